@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Family `network`: TCP connect, failed connect, listen, accept and close, with bytes and owner.
+ *
+ * One hook, the state changes of TCP sockets. It runs in the context of the owner only where the owner holds
+ * the socket's lock; where it does not (the handshake is finished by whatever was running when the packet
+ * came in), the owner is the one remembered for the socket, or for an accepted one that of its listener.
+ */
+#include "vmlinux_min.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "abi.h"
+#include "probe.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_CLOSE 7
+#define TCP_LISTEN 10
+
+/* Bit of sk_flags that is set when the other side's FIN was received. */
+#define SOCK_DONE_BIT 2
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, u64);
+	__type(value, struct socket_owner);
+} SOCKETS SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct listener_key);
+	__type(value, struct socket_owner);
+} LISTENERS SEC(".maps");
+
+/* By reads that every kernel since 5.8 allows; the typed form of the current task came with 5.11. */
+static __always_inline void own_by_current(struct socket_owner *owner)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+
+	owner->pid = bpf_get_current_pid_tgid() >> 32;
+	owner->uid = (u32)bpf_get_current_uid_gid();
+	owner->pid_start_ns = BPF_CORE_READ(leader, start_boottime);
+	owner->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	owner->cgroup_set = (u64)BPF_CORE_READ(task, cgroups);
+	owner->owner = OWNER_CALLER;
+	bpf_core_read(owner->comm, COMM_BYTES, &leader->comm);
+}
+
+static __always_inline void fill_addresses(struct socket_record *record, const struct sock *sk)
+{
+	record->family = sk->__sk_common.skc_family;
+	record->local_port = sk->__sk_common.skc_num;
+	record->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
+	record->netns = sk->__sk_common.skc_net.net->ns.inum;
+	__builtin_memset(record->local, 0, sizeof(record->local));
+	__builtin_memset(record->remote, 0, sizeof(record->remote));
+	if (record->family == AF_INET6) {
+		bpf_probe_read_kernel(record->local, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_probe_read_kernel(record->remote, 16, &sk->__sk_common.skc_v6_daddr);
+	} else {
+		u32 local = sk->__sk_common.skc_rcv_saddr;
+		u32 remote = sk->__sk_common.skc_daddr;
+
+		__builtin_memcpy(record->local, &local, 4);
+		__builtin_memcpy(record->remote, &remote, 4);
+	}
+}
+
+static __always_inline void fill_traffic(struct socket_record *record, const struct sock *sk)
+{
+	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
+	u64 received = BPF_CORE_READ(tcp, bytes_received);
+
+	/* A received FIN takes a number of the sequence space and is counted as a byte. */
+	if (received && (sk->__sk_common.skc_flags & SOCK_DONE_BIT))
+		received -= 1;
+	record->bytes_received = received;
+	record->bytes_sent = BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans);
+	record->retransmits = BPF_CORE_READ(tcp, total_retrans);
+	record->srtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3;
+}
+
+static __always_inline void emit(u16 kind, const struct sock *sk, const struct socket_owner *owner, u64 now)
+{
+	struct socket_record *record = bpf_ringbuf_reserve(&RING, sizeof(*record), 0);
+
+	count_handed_over(record ? 0 : -1);
+	if (!record)
+		return;
+	record->head.time_ns = now;
+	record->head.kind = kind;
+	record->head.flags = 0;
+	record->head.pid = owner->pid;
+	record->pid_start_ns = owner->pid_start_ns;
+	record->cgroup_id = owner->cgroup_id;
+	record->cgroup_set = owner->cgroup_set;
+	record->socket = (u64)sk;
+	record->elapsed_ns = owner->since_ns ? now - owner->since_ns : 0;
+	record->uid = owner->uid;
+	record->error = sk->sk_err;
+	record->owner = owner->owner;
+	record->direction = owner->direction;
+	record->reserved = 0;
+	fill_addresses(record, sk);
+	fill_traffic(record, sk);
+	__builtin_memcpy(record->comm, owner->comm, COMM_BYTES);
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline struct listener_key key_of(const struct sock *sk)
+{
+	struct listener_key key = {
+		.netns = sk->__sk_common.skc_net.net->ns.inum,
+		.port = sk->__sk_common.skc_num,
+	};
+	return key;
+}
+
+static __always_inline void on_connecting(u64 id, u64 now)
+{
+	struct socket_owner owner = {};
+
+	own_by_current(&owner);
+	owner.since_ns = now;
+	owner.direction = DIRECTION_OUTBOUND;
+	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+}
+
+static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now)
+{
+	struct socket_owner *known = bpf_map_lookup_elem(&SOCKETS, &id);
+	struct socket_owner owner = {};
+
+	if (known)
+		owner = *known;
+	owner.direction = DIRECTION_OUTBOUND;
+	emit(KIND_CONNECT, sk, &owner, now);
+	owner.since_ns = now;
+	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+}
+
+static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now)
+{
+	struct listener_key key = key_of(sk);
+	struct socket_owner *listener = bpf_map_lookup_elem(&LISTENERS, &key);
+	struct socket_owner owner = {};
+
+	if (listener) {
+		owner = *listener;
+		owner.owner = OWNER_LISTENER;
+	}
+	owner.since_ns = 0;
+	owner.direction = DIRECTION_INBOUND;
+	emit(KIND_ACCEPT, sk, &owner, now);
+	owner.since_ns = now;
+	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+}
+
+static __always_inline void on_listening(const struct sock *sk, u64 now)
+{
+	struct listener_key key = key_of(sk);
+	struct socket_owner owner = {};
+
+	own_by_current(&owner);
+	owner.direction = DIRECTION_INBOUND;
+	bpf_map_update_elem(&LISTENERS, &key, &owner, BPF_ANY);
+	emit(KIND_LISTEN, sk, &owner, now);
+}
+
+static __always_inline void on_closed(const struct sock *sk, u64 id, int oldstate, u64 now)
+{
+	struct socket_owner *known = bpf_map_lookup_elem(&SOCKETS, &id);
+	struct socket_owner owner = {};
+
+	if (known) {
+		owner = *known;
+		bpf_map_delete_elem(&SOCKETS, &id);
+	}
+	emit(oldstate == TCP_SYN_SENT ? KIND_CONNECT_FAILED : KIND_CLOSE, sk, &owner, now);
+}
+
+/* Whoever works on the socket in its own context knows better than a guess by the listener. */
+static __always_inline void learn_owner(const struct sock *sk, u64 id)
+{
+	struct socket_owner *known;
+
+	if (!sk->sk_lock.owned)
+		return;
+	known = bpf_map_lookup_elem(&SOCKETS, &id);
+	if (known && known->owner != OWNER_CALLER) {
+		own_by_current(known);
+	} else if (!known) {
+		struct socket_owner owner = {};
+
+		own_by_current(&owner);
+		bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+	}
+}
+
+static __always_inline void on_listener_closed(const struct sock *sk)
+{
+	struct listener_key key = key_of(sk);
+	struct socket_owner *listener = bpf_map_lookup_elem(&LISTENERS, &key);
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+
+	/* Another process may listen on the same port (SO_REUSEPORT): its entry stays. */
+	if (listener && listener->pid == pid)
+		bpf_map_delete_elem(&LISTENERS, &key);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_state, const struct sock *sk, const int oldstate, const int newstate)
+{
+	u64 id = (u64)sk;
+	u64 now;
+
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	now = bpf_ktime_get_boot_ns();
+	if (newstate == TCP_SYN_SENT) {
+		on_connecting(id, now);
+	} else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_SENT) {
+		on_connected(sk, id, now);
+	} else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_RECV) {
+		on_accepted(sk, id, now);
+	} else if (newstate == TCP_LISTEN) {
+		on_listening(sk, now);
+	} else if (newstate == TCP_CLOSE && oldstate == TCP_LISTEN) {
+		on_listener_closed(sk);
+	} else if (newstate == TCP_CLOSE && oldstate == TCP_SYN_RECV) {
+		bpf_map_delete_elem(&SOCKETS, &id);
+	} else if (oldstate != TCP_LISTEN && newstate != TCP_SYN_RECV && oldstate != TCP_CLOSE) {
+		learn_owner(sk, id);
+		if (newstate == TCP_CLOSE)
+			on_closed(sk, id, oldstate, now);
+	}
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
