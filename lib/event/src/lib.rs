@@ -1,0 +1,32 @@
+//! The shared nouns of Fleetmend: ids, lanes, the rows of every table, findings, remedies and gaps.
+//!
+//! This crate holds pure types. It opens no file and no socket, starts no task and keeps no state, so that
+//! the agent, the healer, the collector and the tools agree on one description of a fact:
+//!
+//! - a **row** ([`table::Table`]) is a struct whose fields are the columns of one Arrow schema, declared once
+//!   with the `table!` macro; [`table::tables`] lists all of them;
+//! - a **fact** ([`Fact`]) is one row, or one second of metrics, on its way from a collector to the spool;
+//! - a **frame** ([`frame::Frame`]) is a numbered batch of rows of one table: the one record format of spool,
+//!   wire and segment. Its identity is (host, epoch, lane, sequence) and never changes.
+//!
+//! Invariants: a schema only grows (a new column is nullable and raises the table's version); a frame's bytes
+//! are written once, at the agent; everything that is decoded from bytes is bounded and never panics.
+
+pub mod batch;
+pub mod column;
+pub mod fact;
+pub mod frame;
+pub mod healer;
+pub mod id;
+pub mod metric;
+pub mod remedy;
+pub mod table;
+pub mod time;
+pub mod word;
+
+pub use fact::{Fact, FactBuffer};
+pub use frame::{Frame, FrameError};
+pub use id::{ActionId, FindingId, HostId, Lane, Mark, RecordId, Sequence, SpoolEpoch};
+pub use metric::{MetricFrame, SeriesKey, SeriesSet};
+pub use table::{Table, TableInfo, tables};
+pub use time::TimeMicros;

@@ -1,0 +1,97 @@
+//! Metrics inside the agent: a fixed set of series and one vector of values per tick.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::TimeMicros;
+use crate::table::MetricChunk;
+
+/// What one series is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeriesKey {
+    /// OpenTelemetry name.
+    pub name: String,
+    /// Unit in UCUM.
+    pub unit: String,
+    /// Attributes.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl SeriesKey {
+    /// A series with these attributes.
+    pub fn new<const N: usize>(name: &str, unit: &str, labels: [(&str, &str); N]) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        }
+    }
+
+    /// The attributes as the canonical JSON object that tables hold.
+    pub fn labels_json(&self) -> String {
+        serde_json::to_string(&self.labels).unwrap_or_else(|_| "{}".to_owned())
+    }
+}
+
+/// An ordered set of series; a frame's values stand in its order. A changed set is a new `Arc`.
+pub type SeriesSet = Arc<[SeriesKey]>;
+
+/// One tick: the value of every series of a set at one moment. NaN where a value could not be read.
+#[derive(Debug, Clone)]
+pub struct MetricFrame {
+    /// When the values were read.
+    pub time: TimeMicros,
+    /// The series.
+    pub series: SeriesSet,
+    /// Their values, in the same order and number.
+    pub values: Vec<f64>,
+}
+
+/// Turns consecutive frames into one row per series. Frames of different sets yield rows of their own.
+/// Times within 5 % of the step count as regular.
+pub fn chunks(frames: &[MetricFrame]) -> Vec<MetricChunk> {
+    let mut rows = Vec::new();
+    for run in frames.chunk_by(|a, b| Arc::ptr_eq(&a.series, &b.series)) {
+        let Some(first) = run.first() else { continue };
+        let (step_ms, offset_ms) = spacing(run);
+        for (index, key) in first.series.iter().enumerate() {
+            let value = run.iter().map(|frame| frame.values.get(index).copied().unwrap_or(f64::NAN)).collect();
+            rows.push(MetricChunk {
+                name: key.name.clone(),
+                unit: key.unit.clone(),
+                labels: key.labels_json(),
+                start_time: first.time,
+                step_ms,
+                offset_ms: offset_ms.clone(),
+                value,
+            });
+        }
+    }
+    rows
+}
+
+/// Step in milliseconds when the frames are evenly spaced, else each frame's offset from the first.
+fn spacing(run: &[MetricFrame]) -> (u32, Vec<u32>) {
+    let Some(first) = run.first() else { return (0, Vec::new()) };
+    let offset = |frame: &MetricFrame| u32::try_from(frame.time.micros_since(first.time).max(0) / 1_000).unwrap_or(u32::MAX);
+    let offsets: Vec<u32> = run.iter().map(offset).collect();
+    let step = match offsets.as_slice() {
+        [] | [_] => 1_000,
+        [.., last] => (f64::from(*last) / ((offsets.len().saturating_sub(1)).max(1) as f64)).round() as u32,
+    };
+    let tolerance = step / 20;
+    let even = offsets.iter().zip(0_u32..).all(|(offset, index)| offset.abs_diff(index.saturating_mul(step)) <= tolerance);
+    if even && step > 0 { (step, Vec::new()) } else { (0, offsets) }
+}
+
+impl MetricChunk {
+    /// When sample `index` was taken.
+    pub fn sample_time(&self, index: usize) -> TimeMicros {
+        let millis = if self.step_ms > 0 {
+            i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(i64::from(self.step_ms))
+        } else {
+            self.offset_ms.get(index).copied().map_or(0, i64::from)
+        };
+        self.start_time.plus_millis(millis)
+    }
+}
