@@ -112,10 +112,11 @@ impl Node {
     ///
     /// Called at the beginning of a drain and after every end of a task during it.
     pub(crate) fn advance(&self) -> bool {
-        let children_ended = self
-            .live_children()
-            .iter()
-            .fold(true, |ended, child| child.advance() && ended);
+        // Every child has to hear of it, so nothing here may stop at the first that still runs.
+        let mut children_ended = true;
+        for child in self.live_children() {
+            children_ended &= child.advance();
+        }
         if !children_ended {
             return false;
         }
