@@ -82,11 +82,11 @@ struct Met {
 
 impl Met {
     fn server_fault(&self) -> TlsFault {
-        TlsFault::find(self.server.as_ref().err().expect("the server let the peer in")).unwrap()
+        TlsFault::find(self.server.as_ref().expect_err("the server let the peer in")).unwrap()
     }
 
     fn client_fault(&self) -> TlsFault {
-        TlsFault::find(self.client.as_ref().err().expect("the client was served")).unwrap()
+        TlsFault::find(self.client.as_ref().expect_err("the client was served")).unwrap()
     }
 }
 

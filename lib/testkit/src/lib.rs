@@ -1,0 +1,13 @@
+//! What tests of several rooms need: a throw-away fleet with real keys, a wait that has a deadline and says
+//! what it last saw, and a TCP proxy that cuts, stalls and blackholes. A development dependency only.
+//!
+//! Nothing here sleeps for a fixed time, uses a fixed port or a shared file: addresses are bound on port 0,
+//! folders are temporary, and [`wait_for`] looks again until a state is reached.
+
+pub mod fleet;
+pub mod proxy;
+pub mod wait;
+
+pub use fleet::TestFleet;
+pub use proxy::FaultProxy;
+pub use wait::wait_for;
