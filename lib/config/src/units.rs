@@ -167,7 +167,7 @@ impl fmt::Display for ByteSize {
         let binary = BYTE_UNITS.iter().filter(|(name, _)| name.ends_with("iB"));
         let exact = binary
             .into_iter()
-            .find(|(_, factor)| self.0 >= *factor && self.0 % factor == 0);
+            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
         match exact {
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
             None => write!(f, "{}B", self.0),
