@@ -7,7 +7,12 @@ use bytes::Bytes;
 use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch};
 
 /// Types and services of package `fleetmend.v1`.
-#[expect(clippy::pedantic, clippy::allow_attributes_without_reason, clippy::large_futures, reason = "generated code")]
+#[expect(
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    clippy::large_futures,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("fleetmend.v1");
 }
@@ -39,7 +44,10 @@ pub enum WireError {
 /// # Errors
 /// [`WireError::IdLength`] when there are not 16.
 pub fn id_bytes(field: &'static str, bytes: &[u8]) -> Result<[u8; 16], WireError> {
-    bytes.try_into().map_err(|_| WireError::IdLength { field, bytes: bytes.len() })
+    bytes.try_into().map_err(|_| WireError::IdLength {
+        field,
+        bytes: bytes.len(),
+    })
 }
 
 /// A host id field.
@@ -80,7 +88,11 @@ impl TryFrom<v1::Mark> for Mark {
             Ok(v1::Lane::Unspecified) | Err(_) => return Err(WireError::Lane(mark.lane)),
         };
         let epoch = SpoolEpoch::from_bytes(id_bytes("epoch", &mark.epoch)?);
-        Ok(Self { epoch, lane, sequence: Sequence(mark.sequence) })
+        Ok(Self {
+            epoch,
+            lane,
+            sequence: Sequence(mark.sequence),
+        })
     }
 }
 
@@ -91,15 +103,35 @@ mod tests {
     #[test]
     fn mark_comes_back_from_the_wire() {
         for lane in [Lane::Critical, Lane::Events, Lane::Metrics] {
-            let mark = Mark { epoch: SpoolEpoch::random(), lane, sequence: Sequence(7) };
+            let mark = Mark {
+                epoch: SpoolEpoch::random(),
+                lane,
+                sequence: Sequence(7),
+            };
             assert_eq!(Mark::try_from(v1::Mark::from(mark)), Ok(mark));
         }
     }
 
     #[test]
     fn mark_without_lane_or_epoch_is_refused() {
-        let good = v1::Mark::from(Mark { epoch: SpoolEpoch::random(), lane: Lane::Events, sequence: Sequence(1) });
-        assert_eq!(Mark::try_from(v1::Mark { lane: 0, ..good.clone() }), Err(WireError::Lane(0)));
-        assert!(Mark::try_from(v1::Mark { epoch: Bytes::from_static(b"short"), ..good }).is_err());
+        let good = v1::Mark::from(Mark {
+            epoch: SpoolEpoch::random(),
+            lane: Lane::Events,
+            sequence: Sequence(1),
+        });
+        assert_eq!(
+            Mark::try_from(v1::Mark {
+                lane: 0,
+                ..good.clone()
+            }),
+            Err(WireError::Lane(0))
+        );
+        assert!(
+            Mark::try_from(v1::Mark {
+                epoch: Bytes::from_static(b"short"),
+                ..good
+            })
+            .is_err()
+        );
     }
 }

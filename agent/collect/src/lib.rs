@@ -1,1 +1,21 @@
-//! (room)
+//! Collect: everything the agent reads from its host becomes facts here.
+//!
+//! Sources: the kernel's events over BPF ([`bpf`]), processes ([`process`]), host metrics ([`host`]), systemd
+//! units ([`unit`]) and web sites ([`site`]). Each says in `probe_status` how much of its promise it keeps.
+//!
+//! Invariants: no source waits for the hub — what does not fit is dropped, counted, and becomes a gap row
+//! ([`FactSink`]); secrets in arguments are masked ([`masking`]) before a fact leaves this room; a value that
+//! could not be read is missing, never zero; a fault of ours is never reported as a fault of the target.
+
+pub mod config;
+pub mod host;
+pub mod masking;
+mod metrics;
+mod sink;
+pub mod site;
+pub mod unit;
+
+pub use config::{CollectConfig, SiteConfig};
+pub use sink::FactSink;
+pub mod bpf;
+pub mod process;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray, PrimitiveArray, StringArray,
-    TimestampMicrosecondArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray, PrimitiveArray,
+    StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Float64Type, TimeUnit, UInt32Type};
@@ -68,7 +68,10 @@ pub trait Column: Sized {
     }
 }
 
-pub(crate) fn downcast<'a, A: Array + 'static>(array: &'a dyn Array, wanted: &DataType) -> Result<&'a A, RowError> {
+pub(crate) fn downcast<'a, A: Array + 'static>(
+    array: &'a dyn Array,
+    wanted: &DataType,
+) -> Result<&'a A, RowError> {
     array.as_any().downcast_ref::<A>().ok_or_else(|| RowError::Type {
         wanted: wanted.to_string(),
         found: array.data_type().to_string(),
@@ -88,7 +91,11 @@ macro_rules! primitive_column {
 
             fn from_array(array: &dyn Array) -> Result<Vec<Self>, RowError> {
                 let typed = downcast::<$array>(array, &$data_type)?;
-                typed.iter().enumerate().map(|(row, value)| value.ok_or(RowError::Null { row })).collect()
+                typed
+                    .iter()
+                    .enumerate()
+                    .map(|(row, value)| value.ok_or(RowError::Null { row }))
+                    .collect()
             }
         }
 
@@ -175,7 +182,8 @@ impl Column for String {
 
     fn from_array(array: &dyn Array) -> Result<Vec<Self>, RowError> {
         let typed = downcast::<StringArray>(array, &DataType::Utf8)?;
-        let row = |(row, value): (usize, Option<&str>)| value.map(str::to_owned).ok_or(RowError::Null { row });
+        let row =
+            |(row, value): (usize, Option<&str>)| value.map(str::to_owned).ok_or(RowError::Null { row });
         typed.iter().enumerate().map(row).collect()
     }
 }
@@ -212,7 +220,12 @@ fn item_field(item: DataType) -> Arc<Field> {
 fn list_of(lengths: Vec<usize>, items: ArrayRef) -> ArrayRef {
     let field = item_field(items.data_type().clone());
     let nulls: Option<NullBuffer> = None;
-    Arc::new(ListArray::new(field, OffsetBuffer::from_lengths(lengths), items, nulls))
+    Arc::new(ListArray::new(
+        field,
+        OffsetBuffer::from_lengths(lengths),
+        items,
+        nulls,
+    ))
 }
 
 fn from_list<T>(
@@ -229,7 +242,11 @@ fn from_list<T>(
 
 fn primitives<T: ArrowPrimitiveType>(array: &dyn Array) -> Result<Vec<T::Native>, RowError> {
     let typed = downcast::<PrimitiveArray<T>>(array, &T::DATA_TYPE)?;
-    typed.iter().enumerate().map(|(row, value)| value.ok_or(RowError::Null { row })).collect()
+    typed
+        .iter()
+        .enumerate()
+        .map(|(row, value)| value.ok_or(RowError::Null { row }))
+        .collect()
 }
 
 macro_rules! list_column {
@@ -256,13 +273,24 @@ macro_rules! list_column {
     };
 }
 
-list_column!(String, DataType::Utf8, |items: Vec<String>| Arc::new(StringArray::from(items)) as ArrayRef, String::from_array);
-list_column!(f64, DataType::Float64, |items: Vec<f64>| Arc::new(Float64Array::from(items)) as ArrayRef, |array| {
-    primitives::<Float64Type>(array)
-});
-list_column!(u32, DataType::UInt32, |items: Vec<u32>| Arc::new(UInt32Array::from(items)) as ArrayRef, |array| {
-    primitives::<UInt32Type>(array)
-});
+list_column!(
+    String,
+    DataType::Utf8,
+    |items: Vec<String>| Arc::new(StringArray::from(items)) as ArrayRef,
+    String::from_array
+);
+list_column!(
+    f64,
+    DataType::Float64,
+    |items: Vec<f64>| Arc::new(Float64Array::from(items)) as ArrayRef,
+    |array| { primitives::<Float64Type>(array) }
+);
+list_column!(
+    u32,
+    DataType::UInt32,
+    |items: Vec<u32>| Arc::new(UInt32Array::from(items)) as ArrayRef,
+    |array| { primitives::<UInt32Type>(array) }
+);
 
 /// Makes a type that is `Display` and `FromStr` a text column, itself and as an `Option`.
 #[macro_export]
@@ -296,7 +324,9 @@ macro_rules! text_column {
             }
 
             fn from_array(array: &dyn arrow::array::Array) -> Result<Vec<Self>, $crate::column::RowError> {
-                $crate::column::parse_all_optional(<Option<String> as $crate::column::Column>::from_array(array)?)
+                $crate::column::parse_all_optional(<Option<String> as $crate::column::Column>::from_array(
+                    array,
+                )?)
             }
 
             fn absent() -> Option<Self> {
@@ -318,7 +348,9 @@ macro_rules! word_column {
 ///
 /// # Errors
 /// [`RowError::Value`] with the row of the first text that does not parse.
-pub fn parse_all<T: std::str::FromStr<Err: std::fmt::Display>>(texts: Vec<String>) -> Result<Vec<T>, RowError> {
+pub fn parse_all<T: std::str::FromStr<Err: std::fmt::Display>>(
+    texts: Vec<String>,
+) -> Result<Vec<T>, RowError> {
     let parse = |(row, text): (usize, String)| text.parse::<T>().map_err(|error| value_error(row, &error));
     texts.into_iter().enumerate().map(parse).collect()
 }
@@ -331,11 +363,15 @@ pub fn parse_all_optional<T: std::str::FromStr<Err: std::fmt::Display>>(
     texts: Vec<Option<String>>,
 ) -> Result<Vec<Option<T>>, RowError> {
     let parse = |(row, text): (usize, Option<String>)| {
-        text.map(|text| text.parse::<T>().map_err(|error| value_error(row, &error))).transpose()
+        text.map(|text| text.parse::<T>().map_err(|error| value_error(row, &error)))
+            .transpose()
     };
     texts.into_iter().enumerate().map(parse).collect()
 }
 
 fn value_error(row: usize, error: &dyn std::fmt::Display) -> RowError {
-    RowError::Value { row, reason: error.to_string() }
+    RowError::Value {
+        row,
+        reason: error.to_string(),
+    }
 }

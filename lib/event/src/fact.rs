@@ -5,8 +5,8 @@ use arrow::error::ArrowError;
 
 use crate::metric::{MetricFrame, chunks};
 use crate::table::{
-    ActionEvent, Finding, Gap, HostInfo, LedgerEntry, MetricChunk, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
-    ProcessSnapshot, SiteProbe, Table, TableInfo, UnitState, table_by_id,
+    ActionEvent, Finding, Gap, HostInfo, LedgerEntry, MetricChunk, ModelStatus, NetworkEvent, ProbeStatus,
+    ProcessEvent, ProcessSnapshot, SiteProbe, Table, TableInfo, UnitState, table_by_id,
 };
 use crate::{Lane, TimeMicros};
 
@@ -131,7 +131,10 @@ impl Fact {
     }
 }
 
-fn push_batch<T: Table>(batches: &mut Vec<(&'static TableInfo, RecordBatch)>, rows: &[T]) -> Result<(), ArrowError> {
+fn push_batch<T: Table>(
+    batches: &mut Vec<(&'static TableInfo, RecordBatch)>,
+    rows: &[T],
+) -> Result<(), ArrowError> {
     if let Some(table) = table_by_id(T::ID) {
         batches.push((table, T::to_batch(rows)?));
     }

@@ -147,7 +147,11 @@ impl Frame {
 
     /// The same record, shed: identity, table, rows and times stay, the body goes.
     pub fn shed(&self) -> Self {
-        Self { tombstone: true, body: Bytes::new(), ..self.clone() }
+        Self {
+            tombstone: true,
+            body: Bytes::new(),
+            ..self.clone()
+        }
     }
 
     /// Bytes of the encoded frame.
@@ -203,7 +207,10 @@ impl Frame {
     /// [`FrameError`] says what is wrong with the bytes.
     pub fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
         let length = Self::peek_len(bytes)?;
-        let frame = bytes.get(..length).ok_or(FrameError::Truncated { wanted: length, found: bytes.len() })?;
+        let frame = bytes.get(..length).ok_or(FrameError::Truncated {
+            wanted: length,
+            found: bytes.len(),
+        })?;
         let mut reader = Reader { bytes: frame };
         reader.array::<4>()?;
         let checksum = u32::from_le_bytes(reader.array()?);
@@ -212,9 +219,15 @@ impl Frame {
         }
         reader.array::<4>()?;
         let [lane_code, codec] = reader.array()?;
-        let lane = Lane::from_code(lane_code).ok_or(FrameError::Unknown { field: "lane", value: lane_code })?;
+        let lane = Lane::from_code(lane_code).ok_or(FrameError::Unknown {
+            field: "lane",
+            value: lane_code,
+        })?;
         if codec != CODEC_ARROW_ZSTD {
-            return Err(FrameError::Unknown { field: "codec", value: codec });
+            return Err(FrameError::Unknown {
+                field: "codec",
+                value: codec,
+            });
         }
         let table = u16::from_le_bytes(reader.array()?);
         let schema_version = u16::from_le_bytes(reader.array()?);
@@ -223,7 +236,11 @@ impl Frame {
         let epoch = SpoolEpoch::from_bytes(reader.array()?);
         let sequence = Sequence(u64::from_le_bytes(reader.array()?));
         Ok(Self {
-            id: RecordId { epoch, lane, sequence },
+            id: RecordId {
+                epoch,
+                lane,
+                sequence,
+            },
             table,
             schema_version,
             tombstone: flags & FLAG_TOMBSTONE != 0,
@@ -241,7 +258,11 @@ impl Frame {
     /// # Errors
     /// [`BatchError`] says what is wrong with the body.
     pub fn batch(&self) -> Result<Option<arrow::array::RecordBatch>, BatchError> {
-        if self.tombstone { Ok(None) } else { batch::decode(&self.body).map(Some) }
+        if self.tombstone {
+            Ok(None)
+        } else {
+            batch::decode(&self.body).map(Some)
+        }
     }
 }
 
@@ -251,7 +272,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
-        let short = FrameError::Truncated { wanted: HEADER_BYTES, found: self.bytes.len() };
+        let short = FrameError::Truncated {
+            wanted: HEADER_BYTES,
+            found: self.bytes.len(),
+        };
         let (head, tail) = self.bytes.split_first_chunk::<N>().ok_or(short)?;
         self.bytes = tail;
         Ok(*head)

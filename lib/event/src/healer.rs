@@ -15,6 +15,53 @@ pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Version of this protocol; the healer refuses another with a clear error.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// A message of the socket could not be framed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// Longer than either side accepts.
+    #[error("message has {found} bytes, more than the {MESSAGE_BYTES_MAX} allowed")]
+    TooLong {
+        /// Its length.
+        found: usize,
+    },
+    /// Not a message of this protocol.
+    #[error("message is not JSON of this protocol")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// `message` as it goes over the socket: its length, then its JSON.
+///
+/// # Errors
+/// When it is too long.
+pub fn encode_message<T: Serialize>(message: &T) -> Result<Vec<u8>, MessageError> {
+    let body = serde_json::to_vec(message)?;
+    let found = body.len();
+    let length = u32::try_from(found).ok().filter(|_| found <= MESSAGE_BYTES_MAX);
+    let length = length.ok_or(MessageError::TooLong { found })?;
+    Ok([length.to_le_bytes().as_slice(), &body].concat())
+}
+
+/// Length of the message that these four bytes announce.
+///
+/// # Errors
+/// When it is too long: nothing is to be allocated for it.
+pub fn message_len(prefix: [u8; 4]) -> Result<usize, MessageError> {
+    let found = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
+    if found <= MESSAGE_BYTES_MAX {
+        Ok(found)
+    } else {
+        Err(MessageError::TooLong { found })
+    }
+}
+
+/// The message in `body`.
+///
+/// # Errors
+/// When it is none.
+pub fn decode_message<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, MessageError> {
+    Ok(serde_json::from_slice(body)?)
+}
+
 /// A remedy the agent would like to see applied, with the finding that asks for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {

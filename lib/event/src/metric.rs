@@ -23,7 +23,10 @@ impl SeriesKey {
         Self {
             name: name.to_owned(),
             unit: unit.to_owned(),
-            labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            labels: labels
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
         }
     }
 
@@ -55,7 +58,10 @@ pub fn chunks(frames: &[MetricFrame]) -> Vec<MetricChunk> {
         let Some(first) = run.first() else { continue };
         let (step_ms, offset_ms) = spacing(run);
         for (index, key) in first.series.iter().enumerate() {
-            let value = run.iter().map(|frame| frame.values.get(index).copied().unwrap_or(f64::NAN)).collect();
+            let value = run
+                .iter()
+                .map(|frame| frame.values.get(index).copied().unwrap_or(f64::NAN))
+                .collect();
             rows.push(MetricChunk {
                 name: key.name.clone(),
                 unit: key.unit.clone(),
@@ -72,23 +78,42 @@ pub fn chunks(frames: &[MetricFrame]) -> Vec<MetricChunk> {
 
 /// Step in milliseconds when the frames are evenly spaced, else each frame's offset from the first.
 fn spacing(run: &[MetricFrame]) -> (u32, Vec<u32>) {
-    let Some(first) = run.first() else { return (0, Vec::new()) };
-    let offset = |frame: &MetricFrame| u32::try_from(frame.time.micros_since(first.time).max(0) / 1_000).unwrap_or(u32::MAX);
+    let Some(first) = run.first() else {
+        return (0, Vec::new());
+    };
+    let offset = |frame: &MetricFrame| {
+        u32::try_from(frame.time.micros_since(first.time).max(0) / 1_000).unwrap_or(u32::MAX)
+    };
     let offsets: Vec<u32> = run.iter().map(offset).collect();
     let step = match offsets.as_slice() {
         [] | [_] => 1_000,
-        [.., last] => (f64::from(*last) / ((offsets.len().saturating_sub(1)).max(1) as f64)).round() as u32,
+        [.., last] => {
+            let steps = u32::try_from(offsets.len())
+                .unwrap_or(u32::MAX)
+                .saturating_sub(1)
+                .max(1);
+            last.saturating_add(steps / 2) / steps
+        }
     };
     let tolerance = step / 20;
-    let even = offsets.iter().zip(0_u32..).all(|(offset, index)| offset.abs_diff(index.saturating_mul(step)) <= tolerance);
-    if even && step > 0 { (step, Vec::new()) } else { (0, offsets) }
+    let even = offsets
+        .iter()
+        .zip(0_u32..)
+        .all(|(offset, index)| offset.abs_diff(index.saturating_mul(step)) <= tolerance);
+    if even && step > 0 {
+        (step, Vec::new())
+    } else {
+        (0, offsets)
+    }
 }
 
 impl MetricChunk {
     /// When sample `index` was taken.
     pub fn sample_time(&self, index: usize) -> TimeMicros {
         let millis = if self.step_ms > 0 {
-            i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(i64::from(self.step_ms))
+            i64::try_from(index)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(i64::from(self.step_ms))
         } else {
             self.offset_ms.get(index).copied().map_or(0, i64::from)
         };

@@ -77,7 +77,13 @@ pub struct TableInfo {
 impl TableInfo {
     /// The description of `T`.
     pub fn of<T: Table>() -> Self {
-        Self { id: T::ID, name: T::NAME, version: T::VERSION, lane: T::LANE, schema: T::schema() }
+        Self {
+            id: T::ID,
+            name: T::NAME,
+            version: T::VERSION,
+            lane: T::LANE,
+            schema: T::schema(),
+        }
     }
 }
 

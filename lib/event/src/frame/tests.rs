@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::table::{Gap, GapStage, Exactness, Table};
+use crate::table::{Exactness, Gap, GapStage, Table};
 
 fn sample() -> Frame {
     let rows = vec![Gap {
@@ -15,10 +15,24 @@ fn sample() -> Frame {
         stage: GapStage::Spool,
         reason: "spool_quota".into(),
     }];
-    let id = RecordId { epoch: SpoolEpoch::from_bytes([9; 16]), lane: Lane::Critical, sequence: Sequence(3) };
-    let stamp = Stamp { wall: TimeMicros(6), boot_us: 8 };
+    let id = RecordId {
+        epoch: SpoolEpoch::from_bytes([9; 16]),
+        lane: Lane::Critical,
+        sequence: Sequence(3),
+    };
+    let stamp = Stamp {
+        wall: TimeMicros(6),
+        boot_us: 8,
+    };
     let batch = Gap::to_batch(&rows).unwrap();
-    Frame::of_batch(id, &TableInfo::of::<Gap>(), &batch, stamp, (TimeMicros(1), TimeMicros(5))).unwrap()
+    Frame::of_batch(
+        id,
+        &TableInfo::of::<Gap>(),
+        &batch,
+        stamp,
+        (TimeMicros(1), TimeMicros(5)),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -26,7 +40,10 @@ fn frame_comes_back_as_it_was() {
     let frame = sample();
     let decoded = Frame::decode(&frame.encode()).unwrap();
     assert_eq!(decoded, frame);
-    assert_eq!(Gap::from_batch(&decoded.batch().unwrap().unwrap()).unwrap()[0].count, 7);
+    assert_eq!(
+        Gap::from_batch(&decoded.batch().unwrap().unwrap()).unwrap()[0].count,
+        7
+    );
 }
 
 #[test]
@@ -51,7 +68,10 @@ fn shed_frame_keeps_its_number_and_loses_its_body() {
 fn body_over_the_limit_is_refused_by_its_header() {
     let mut bytes = sample().encode().to_vec();
     bytes[8..12].copy_from_slice(&(1_u32 << 30).to_le_bytes());
-    assert_eq!(Frame::decode(&bytes.into()), Err(FrameError::TooLong { bytes: 1 << 30 }));
+    assert_eq!(
+        Frame::decode(&bytes.into()),
+        Err(FrameError::TooLong { bytes: 1 << 30 })
+    );
 }
 
 #[test]
@@ -82,8 +102,8 @@ proptest! {
     #[test]
     fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let compressed = zstd::bulk::compress(&bytes, 1).unwrap();
-        let _ = Frame::decode(&Bytes::from(bytes.clone()));
-        let _ = crate::batch::decode(&bytes);
-        let _ = crate::batch::decode(&compressed);
+        prop_assert!(Frame::decode(&Bytes::from(bytes.clone())).is_err());
+        prop_assert!(crate::batch::decode(&bytes).is_err());
+        prop_assert!(crate::batch::decode(&compressed).is_err());
     }
 }

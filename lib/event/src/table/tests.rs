@@ -47,7 +47,13 @@ fn missing_column_that_must_be_there_is_named() {
     };
     let batch = HostInfo::to_batch(&[row]).unwrap();
     let error = Gap::from_batch(&batch).unwrap_err();
-    assert_eq!(error, RowError::Missing { table: "gaps", column: "table" });
+    assert_eq!(
+        error,
+        RowError::Missing {
+            table: "gaps",
+            column: "table"
+        }
+    );
 }
 
 #[test]
@@ -80,13 +86,20 @@ fn metric_frames_become_one_row_per_series() {
     let mut buffer = FactBuffer::default();
     for second in 0..3_i64 {
         let values = vec![second as f64, f64::NAN];
-        buffer.push(Fact::Metrics(MetricFrame { time: TimeMicros(second * 1_000_000), series: series.clone(), values }));
+        buffer.push(Fact::Metrics(MetricFrame {
+            time: TimeMicros(second * 1_000_000),
+            series: series.clone(),
+            values,
+        }));
     }
     assert_eq!(buffer.len(crate::Lane::Metrics), 3);
     let batches = buffer.take(crate::Lane::Metrics).unwrap();
     let rows = MetricChunk::from_batch(&batches[0].1).unwrap();
     assert_eq!(rows.len(), 2);
-    assert_eq!((rows[0].step_ms, rows[0].value.as_slice()), (1_000, [0.0, 1.0, 2.0].as_slice()));
+    assert_eq!(
+        (rows[0].step_ms, rows[0].value.as_slice()),
+        (1_000, [0.0, 1.0, 2.0].as_slice())
+    );
     assert_eq!(rows[0].labels, r#"{"cpu.mode":"user"}"#);
     assert_eq!(rows[0].sample_time(2), TimeMicros(2_000_000));
     assert!(rows[1].value.iter().all(|value| value.is_nan()));

@@ -1,0 +1,209 @@
+//! What changes slowly or may block: filesystems, temperatures, the clock's own estimate of its error.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use nix::sys::statvfs::statvfs;
+use sysinfo::Components;
+
+use super::Reader;
+use super::proc_file::ProcFile;
+use super::recorder::Recorder;
+
+/// Filesystems that hold no user data.
+const PSEUDO: &[&str] = &[
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "overlay",
+    "proc",
+    "pstore",
+    "ramfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "squashfs",
+    "sysfs",
+    "tracefs",
+];
+/// Network filesystems are left out: a server that is gone would block the sampler.
+const REMOTE: &[&str] = &[
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "ceph",
+    "glusterfs",
+    "fuse.sshfs",
+    "9p",
+    "afs",
+];
+/// Most filesystems that are followed.
+const FILESYSTEMS_MAX: usize = 32;
+
+struct Value {
+    name: &'static str,
+    unit: &'static str,
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+pub(super) struct Slow {
+    every: u64,
+    ticks: u64,
+    mounts: ProcFile,
+    components: Components,
+    values: Vec<Value>,
+}
+
+impl Slow {
+    pub(super) fn new(every: u64) -> Self {
+        Self {
+            every,
+            ticks: 0,
+            mounts: ProcFile::new("/proc/self/mounts"),
+            components: Components::new_with_refreshed_list(),
+            values: Vec::new(),
+        }
+    }
+
+    fn refresh(&mut self) -> io::Result<()> {
+        self.values.clear();
+        let mounts = self.mounts.read()?.to_owned();
+        let mut seen = BTreeSet::new();
+        for line in mounts.lines() {
+            let mut words = line.split(' ');
+            let (Some(device), Some(point), Some(kind)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
+            let wanted = !PSEUDO.contains(&kind) && !REMOTE.contains(&kind);
+            if wanted && (kind == "tmpfs" || seen.insert(device.to_owned())) && seen.len() <= FILESYSTEMS_MAX
+            {
+                self.filesystem(device, &unescape(point), kind);
+            }
+        }
+        self.components.refresh(false);
+        let temperatures = self
+            .components
+            .iter()
+            .filter_map(|part| Some((part.label().to_owned(), part.temperature()?)));
+        for (label, celsius) in temperatures.collect::<Vec<_>>() {
+            self.push(
+                "hw.temperature",
+                "Cel",
+                vec![("hw.name", label)],
+                f64::from(celsius),
+            );
+        }
+        Ok(())
+    }
+
+    fn filesystem(&mut self, device: &str, point: &str, kind: &str) {
+        let Ok(status) = statvfs(point) else { return };
+        let unit = status.fragment_size() as f64;
+        let (blocks, free, available) = (
+            status.blocks() as f64 * unit,
+            status.blocks_free() as f64 * unit,
+            status.blocks_available() as f64 * unit,
+        );
+        if blocks == 0.0 {
+            return;
+        }
+        let labels = |state: Option<&str>| {
+            let mut labels = vec![
+                ("system.device", device.to_owned()),
+                ("system.filesystem.mountpoint", point.to_owned()),
+                ("system.filesystem.type", kind.to_owned()),
+            ];
+            labels.extend(state.map(|state| ("system.filesystem.state", state.to_owned())));
+            labels
+        };
+        let used = blocks - free;
+        self.push("system.filesystem.usage", "By", labels(Some("used")), used);
+        self.push("system.filesystem.usage", "By", labels(Some("free")), available);
+        self.push(
+            "system.filesystem.usage",
+            "By",
+            labels(Some("reserved")),
+            free - available,
+        );
+        // As df does it: what root keeps for itself counts for nobody.
+        self.push(
+            "system.filesystem.utilization",
+            "1",
+            labels(None),
+            used / (used + available),
+        );
+        let (files, files_free) = (status.files() as f64, status.files_free() as f64);
+        self.push(
+            "system.linux.filesystem.inodes",
+            "{inode}",
+            labels(Some("used")),
+            files - files_free,
+        );
+        self.push(
+            "system.linux.filesystem.inodes",
+            "{inode}",
+            labels(Some("free")),
+            files_free,
+        );
+    }
+
+    fn push(
+        &mut self,
+        name: &'static str,
+        unit: &'static str,
+        labels: Vec<(&'static str, String)>,
+        value: f64,
+    ) {
+        self.values.push(Value {
+            name,
+            unit,
+            labels,
+            value,
+        });
+    }
+}
+
+impl Reader for Slow {
+    fn name(&self) -> &'static str {
+        "filesystems and temperatures"
+    }
+
+    fn read(&mut self, recorder: &mut Recorder, _seconds: f64) -> io::Result<()> {
+        let result = if self.ticks.is_multiple_of(self.every) {
+            self.refresh()
+        } else {
+            Ok(())
+        };
+        self.ticks = self.ticks.wrapping_add(1);
+        for value in &self.values {
+            let labels: Vec<(&str, &str)> = value
+                .labels
+                .iter()
+                .map(|(key, value)| (*key, value.as_str()))
+                .collect();
+            recorder.record(value.name, value.unit, &labels, value.value);
+        }
+        result
+    }
+}
+
+/// Undoes the octal escapes of /proc/self/mounts.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
+}

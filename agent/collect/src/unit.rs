@@ -1,0 +1,272 @@
+//! systemd units, over D-Bus, where systemd runs.
+//!
+//! All units are listed every interval; a row is written for each that changed, and for all of them every
+//! [`FULL_EVERY`] listings, so that a store that lost the change still learns the state.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use fleetmend_event::TimeMicros;
+use fleetmend_event::table::{ProbeState, ProbeStatus, UnitState};
+use fleetmend_shutdown::{TaskKind, Tasks};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::warn;
+use zbus::proxy;
+
+use crate::FactSink;
+
+/// Where systemd says that it is the init of this host.
+const SYSTEMD_RUNTIME: &str = "/run/systemd/system";
+/// Listings between two full reports.
+const FULL_EVERY: u64 = 6;
+/// Longest wait for an answer of systemd.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most units that are followed.
+const UNITS_MAX: usize = 2_000;
+
+/// Units could not be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum UnitError {
+    /// systemd is not this host's init.
+    #[error("systemd is not running here ({SYSTEMD_RUNTIME} does not exist)")]
+    NotRunning,
+    /// The bus refused or broke.
+    #[error("systemd did not answer over D-Bus")]
+    Bus(#[from] zbus::Error),
+    /// The bus took too long.
+    #[error("systemd did not answer over D-Bus within {CALL_TIMEOUT:?}")]
+    Timeout,
+}
+
+type Listed = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    zbus::zvariant::OwnedObjectPath,
+    u32,
+    String,
+    zbus::zvariant::OwnedObjectPath,
+);
+
+#[proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn list_units(&self) -> zbus::Result<Vec<Listed>>;
+}
+
+#[proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Service {
+    #[zbus(property, name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
+    #[zbus(property, name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn result(&self) -> zbus::Result<String>;
+}
+
+/// Lists every service unit once.
+///
+/// # Errors
+/// [`UnitError`] says whether systemd is absent or did not answer.
+pub async fn list_units() -> Result<Vec<UnitState>, UnitError> {
+    if !Path::new(SYSTEMD_RUNTIME).exists() {
+        return Err(UnitError::NotRunning);
+    }
+    timeout(CALL_TIMEOUT, list_over_bus())
+        .await
+        .map_err(|_| UnitError::Timeout)?
+}
+
+async fn list_over_bus() -> Result<Vec<UnitState>, UnitError> {
+    let connection = zbus::Connection::system().await?;
+    let listed = ManagerProxy::new(&connection).await?.list_units().await?;
+    let time = TimeMicros::now();
+    let mut units = Vec::new();
+    for (unit, description, load_state, active_state, sub_state, _, path, ..) in listed {
+        if !unit.ends_with(".service") || units.len() >= UNITS_MAX {
+            continue;
+        }
+        let service = ServiceProxy::builder(&connection)
+            .path(path)?
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        units.push(UnitState {
+            time,
+            unit,
+            description,
+            load_state,
+            active_state,
+            sub_state,
+            main_pid: service.main_pid().await.unwrap_or(0),
+            restart_count: service.n_restarts().await.unwrap_or(0),
+            result: service.result().await.unwrap_or_default(),
+        });
+    }
+    Ok(units)
+}
+
+/// Starts following units.
+pub fn spawn(tasks: &Tasks, every: Duration, sink: FactSink) {
+    let token = tasks.token();
+    tasks.spawn("units", TaskKind::BestEffort, async move {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut follower = Follower::default();
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
+                _ = ticks.tick() => {}
+            }
+            let listed = list_units().await;
+            follower.report(listed, &sink);
+        }
+    });
+}
+
+#[derive(Default)]
+struct Follower {
+    known: BTreeMap<String, UnitState>,
+    listings: u64,
+    last_state: Option<(ProbeState, String)>,
+}
+
+impl Follower {
+    fn report(&mut self, listed: Result<Vec<UnitState>, UnitError>, sink: &FactSink) {
+        let full = self.listings.is_multiple_of(FULL_EVERY);
+        self.listings = self.listings.saturating_add(1);
+        let status = match listed {
+            Ok(units) => {
+                let reason = format!("{} service units", units.len());
+                self.report_units(units, full, sink);
+                (ProbeState::Real, reason, "")
+            }
+            Err(error @ UnitError::NotRunning) => (
+                ProbeState::Broken,
+                error.to_string(),
+                "nothing to do on a host without systemd: its units are not watched",
+            ),
+            Err(error) => {
+                let reason = format!(
+                    "{error}: {}",
+                    std::error::Error::source(&error).map_or_else(String::new, ToString::to_string)
+                );
+                (
+                    ProbeState::Degraded,
+                    reason,
+                    "check that dbus is running: systemctl status dbus",
+                )
+            }
+        };
+        let (state, reason, hint) = status;
+        let changed = self.last_state.as_ref() != Some(&(state, reason.clone()));
+        if changed && state != ProbeState::Real {
+            warn!(reason, "units are not watched");
+        }
+        if changed || full {
+            sink.offer(self.status(state, reason.clone(), hint).into());
+        }
+        self.last_state = Some((state, reason));
+    }
+
+    fn report_units(&mut self, units: Vec<UnitState>, full: bool, sink: &FactSink) {
+        let mut now = BTreeMap::new();
+        for unit in units {
+            let changed = self.known.get(&unit.unit).is_none_or(|known| {
+                UnitState {
+                    time: unit.time,
+                    ..known.clone()
+                } != unit
+            });
+            if full || changed {
+                sink.offer(unit.clone().into());
+            }
+            now.insert(unit.unit.clone(), unit);
+        }
+        self.known = now;
+    }
+
+    fn status(&self, state: ProbeState, reason: String, hint: &str) -> ProbeStatus {
+        ProbeStatus {
+            time: TimeMicros::now(),
+            probe: "systemd.units".to_owned(),
+            state,
+            reason,
+            hint: hint.to_owned(),
+            seen: self.listings,
+            delivered: self.listings,
+            lost: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetmend_event::Fact;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn unit(name: &str, active_state: &str) -> UnitState {
+        UnitState {
+            time: TimeMicros::now(),
+            unit: name.into(),
+            description: String::new(),
+            load_state: "loaded".into(),
+            active_state: active_state.into(),
+            sub_state: "running".into(),
+            main_pid: 1,
+            restart_count: 0,
+            result: "success".into(),
+        }
+    }
+
+    fn units_sent(receiver: &mut mpsc::Receiver<Fact>) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Ok(fact) = receiver.try_recv() {
+            if let Fact::UnitState(unit) = fact {
+                names.push(unit.unit.clone());
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn only_what_changed_is_written_between_full_reports() {
+        let (sender, mut receiver) = mpsc::channel(100);
+        let sink = FactSink::new(sender);
+        let mut follower = Follower::default();
+        follower.report(
+            Ok(vec![unit("a.service", "active"), unit("b.service", "active")]),
+            &sink,
+        );
+        assert_eq!(units_sent(&mut receiver), ["a.service", "b.service"]);
+        follower.report(
+            Ok(vec![unit("a.service", "failed"), unit("b.service", "active")]),
+            &sink,
+        );
+        assert_eq!(units_sent(&mut receiver), ["a.service"]);
+    }
+
+    #[test]
+    fn absence_of_systemd_is_said_and_is_no_unit_failure() {
+        let (sender, mut receiver) = mpsc::channel(100);
+        Follower::default().report(Err(UnitError::NotRunning), &FactSink::new(sender));
+        let Ok(Fact::ProbeStatus(status)) = receiver.try_recv() else {
+            panic!("no status row")
+        };
+        assert_eq!(status.state, ProbeState::Broken);
+        assert!(status.reason.contains("systemd is not running"));
+        assert!(receiver.try_recv().is_err());
+    }
+}

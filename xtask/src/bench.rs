@@ -1,0 +1,118 @@
+//! `bench`, `lab` and `eval`: they build what they need and hand over to the programs of `tests` and `models`.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::layout::{self, Profile};
+use crate::setup;
+use crate::step::{command, run, step};
+
+/// Arguments of `bench`.
+#[derive(clap::Args)]
+pub(crate) struct BenchArguments {
+    /// Which: footprint, ingest or sensor
+    name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Further arguments for the benchmark
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// Arguments of `lab`.
+#[derive(clap::Args)]
+pub(crate) struct LabArguments {
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum LabCommand {
+    /// Inject one fault and print its timeline
+    Run {
+        /// runaway-process, disk-fill, reverse-shell-pattern, site-down or unknown-site
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// State folder of the running instance
+        #[arg(long)]
+        state: Option<PathBuf>,
+    },
+    /// Say which faults there are
+    List,
+}
+
+/// Arguments of `eval`.
+#[derive(clap::Args)]
+pub(crate) struct EvalArguments {
+    /// Which model: host-anomaly
+    model: String,
+    /// Folder with series, or with folders of series
+    #[arg(long)]
+    data: Vec<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a benchmark with everything built in release.
+pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
+    crate::checks::prepare()?;
+    let packages = ["fleetmend-agent", "fleetmend-healer", "fleetmend-collector", "fleetmend-cli", "fleetmend-tests"];
+    build(Profile::Release, &packages)?;
+    let mut program = Command::new(layout::binary(Profile::Release, "fleetmend-bench"));
+    program.arg(&arguments.name).args(arguments.json.then_some("--json")).args(&arguments.rest);
+    hand_over(&mut program, Profile::Release)
+}
+
+/// Runs a lab against the running instance.
+pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
+    build(Profile::Quick, &["fleetmend-tests"])?;
+    let mut program = Command::new(layout::binary(Profile::Quick, "fleetmend-lab"));
+    match &arguments.command {
+        LabCommand::List => program.arg("list"),
+        LabCommand::Run { name, json, state } => {
+            let state = state.clone().map_or_else(layout::up_state, Ok)?;
+            program.args(["run", name]).args(json.then_some("--json")).arg("--state").arg(state)
+        }
+    };
+    hand_over(&mut program, Profile::Quick)
+}
+
+/// Runs an evaluation through the shipped code, in release.
+pub(crate) fn eval(arguments: &EvalArguments) -> Result<()> {
+    if arguments.model != "host-anomaly" {
+        bail!("unknown model {:?}; there is host-anomaly", arguments.model);
+    }
+    setup::packages(setup::BUILD_PACKAGES)?;
+    build(Profile::Release, &["fleetmend-eval"])?;
+    let mut program = Command::new(layout::binary(Profile::Release, "fleetmend-eval"));
+    program.arg(&arguments.model).args(arguments.json.then_some("--json"));
+    for folder in &arguments.data {
+        program.arg("--data").arg(folder);
+    }
+    hand_over(&mut program, Profile::Release)
+}
+
+fn build(profile: Profile, packages: &[&str]) -> Result<()> {
+    step(&format!("build {}", packages.join(", ")), || {
+        let mut cargo = command("cargo", &["build", "--quiet"]);
+        cargo.args(profile.flags()).current_dir(layout::root());
+        for package in packages {
+            cargo.args(["--package", package]);
+        }
+        run(&mut cargo)
+    })
+}
+
+fn hand_over(program: &mut Command, profile: Profile) -> Result<()> {
+    program.env("FLEETMEND_BIN_DIR", layout::target().join(profile.folder()));
+    program.env("FLEETMEND_SOURCE_DIR", layout::root());
+    program.env("FLEETMEND_ONNXRUNTIME", setup::onnxruntime()?);
+    let status = program.stdin(Stdio::null()).status().with_context(|| crate::step::line(program))?;
+    std::process::exit(status.code().unwrap_or(1));
+}

