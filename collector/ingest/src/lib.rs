@@ -1,1 +1,4 @@
 //! (room)
+
+pub mod enrol;
+pub mod listener;

@@ -1,0 +1,264 @@
+//! The audit of the room: what was refused, and what changed who may speak.
+//!
+//! Bounded three ways: rows of one source per minute, rows of everybody per minute, rows kept. What a minute
+//! had too many of is counted, and the count goes into the next row (`suppressed`), so that a flood is seen
+//! and cannot fill the disk.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use fleetmend_event::{HostId, TimeMicros};
+use sqlx::{Row as _, SqlitePool};
+
+use super::{EnrolError, metrics};
+
+const WINDOW: Duration = Duration::from_mins(1);
+/// Refusals of one source that are written per minute.
+const PER_SOURCE_MAX: u32 = 20;
+/// Refusals of all sources that are written per minute.
+const TOTAL_MAX: u32 = 600;
+/// Longest detail, in characters.
+const DETAIL_CHARS_MAX: usize = 400;
+/// Old rows are deleted once in so many writes.
+const PRUNE_EVERY: u64 = 256;
+
+/// What a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditKind {
+    /// A TLS handshake.
+    Handshake,
+    /// A request to enrol.
+    Enrol,
+    /// A request to renew.
+    Renew,
+    /// A request to recover.
+    Recover,
+    /// A stream of a host: a stolen host id, a record identity used twice, a malformed message.
+    Stream,
+    /// Two live streams of one host.
+    Clone,
+    /// A host enrolled.
+    Enrolled,
+    /// A host recovered from an expired certificate.
+    Recovered,
+    /// A host was revoked.
+    Revoked,
+}
+
+impl AuditKind {
+    /// The word in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AuditKind::Handshake => "handshake",
+            AuditKind::Enrol => "enrol",
+            AuditKind::Renew => "renew",
+            AuditKind::Recover => "recover",
+            AuditKind::Stream => "stream",
+            AuditKind::Clone => "clone",
+            AuditKind::Enrolled => "enrolled",
+            AuditKind::Recovered => "recovered",
+            AuditKind::Revoked => "revoked",
+        }
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// When.
+    pub at: TimeMicros,
+    /// About what: see [`AuditKind::as_str`].
+    pub kind: String,
+    /// Whether something was refused.
+    pub refused: bool,
+    /// From which address.
+    pub source: Option<String>,
+    /// Which host.
+    pub host: Option<HostId>,
+    /// What happened, beginning with a code word.
+    pub detail: String,
+    /// How many refusals were left out since the row before.
+    pub suppressed: i64,
+}
+
+/// Writes the audit. Clones write the same one.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    pool: SqlitePool,
+    rows_max: u32,
+    window: Arc<Mutex<Window>>,
+}
+
+#[derive(Debug)]
+struct Window {
+    begun: Instant,
+    total: u32,
+    sources: HashMap<IpAddr, u32>,
+    suppressed: i64,
+    written: u64,
+}
+
+impl Audit {
+    pub(super) fn new(pool: SqlitePool, rows_max: u32) -> Self {
+        let window = Window {
+            begun: Instant::now(),
+            total: 0,
+            sources: HashMap::new(),
+            suppressed: 0,
+            written: 0,
+        };
+        Self {
+            pool,
+            rows_max,
+            window: Arc::new(Mutex::new(window)),
+        }
+    }
+
+    /// Writes a refusal, unless the source or everybody together had too many this minute.
+    pub async fn refused(&self, kind: AuditKind, source: IpAddr, host: Option<HostId>, detail: &str) {
+        tracing::debug!(kind = kind.as_str(), %source, ?host, detail, "refused");
+        let admitted = self.window().admit(source, Instant::now());
+        match admitted {
+            Some(suppressed) => {
+                self.write(kind, true, Some(source), host, detail, suppressed)
+                    .await
+            }
+            None => metrics::suppressed(),
+        }
+    }
+
+    /// Writes what changed who may speak; such rows are not limited.
+    pub async fn noted(&self, kind: AuditKind, source: Option<IpAddr>, host: Option<HostId>, detail: &str) {
+        self.write(kind, false, source, host, detail, 0).await;
+    }
+
+    /// The newest rows, newest first.
+    pub async fn newest(&self, limit: u32) -> Result<Vec<AuditRow>, EnrolError> {
+        let rows = sqlx::query("SELECT * FROM ingest_audit ORDER BY id DESC LIMIT ?")
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+        let row_of = |row: &sqlx::sqlite::SqliteRow| {
+            Ok(AuditRow {
+                at: TimeMicros(row.try_get("at")?),
+                kind: row.try_get("kind")?,
+                refused: row.try_get("refused")?,
+                source: row.try_get("source")?,
+                host: row
+                    .try_get::<Option<String>, _>("host_id")?
+                    .and_then(|text| text.parse().ok()),
+                detail: row.try_get("detail")?,
+                suppressed: row.try_get("suppressed")?,
+            })
+        };
+        rows.iter().map(row_of).collect()
+    }
+
+    fn window(&self) -> std::sync::MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(
+        &self,
+        kind: AuditKind,
+        refused: bool,
+        source: Option<IpAddr>,
+        host: Option<HostId>,
+        detail: &str,
+        suppressed: i64,
+    ) {
+        let detail: String = detail
+            .chars()
+            .filter(|character| !character.is_control())
+            .take(DETAIL_CHARS_MAX)
+            .collect();
+        let written = sqlx::query(
+            "INSERT INTO ingest_audit (at, kind, refused, source, host_id, detail, suppressed)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(TimeMicros::now().0)
+        .bind(kind.as_str())
+        .bind(refused)
+        .bind(source.map(|source| source.to_string()))
+        .bind(host.map(|host| host.to_string()))
+        .bind(detail)
+        .bind(suppressed)
+        .execute(&self.pool)
+        .await;
+        match written {
+            Ok(_) => metrics::audited(),
+            Err(error) => tracing::error!(%error, kind = kind.as_str(), "audit row could not be written"),
+        }
+        if self.window().prune_is_due() {
+            self.prune().await;
+        }
+    }
+
+    async fn prune(&self) {
+        let pruned =
+            sqlx::query("DELETE FROM ingest_audit WHERE id <= (SELECT max(id) FROM ingest_audit) - ?")
+                .bind(i64::from(self.rows_max))
+                .execute(&self.pool)
+                .await;
+        if let Err(error) = pruned {
+            tracing::warn!(%error, "old audit rows could not be deleted");
+        }
+    }
+}
+
+impl Window {
+    /// How many refusals were left out before this one, when it is to be written.
+    fn admit(&mut self, source: IpAddr, now: Instant) -> Option<i64> {
+        if now.duration_since(self.begun) >= WINDOW {
+            self.begun = now;
+            self.total = 0;
+            self.sources.clear();
+        }
+        // Sources are entered only while rows are written, so there are never more than TOTAL_MAX of them.
+        let full = self.total >= TOTAL_MAX
+            || self
+                .sources
+                .get(&source)
+                .is_some_and(|count| *count >= PER_SOURCE_MAX);
+        if full {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
+        }
+        self.total += 1;
+        *self.sources.entry(source).or_insert(0) += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+
+    fn prune_is_due(&mut self) -> bool {
+        self.written = self.written.wrapping_add(1);
+        self.written.is_multiple_of(PRUNE_EVERY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_not_written() {
+        let now = Instant::now();
+        let mut window = Window {
+            begun: now,
+            total: 0,
+            sources: HashMap::new(),
+            suppressed: 0,
+            written: 0,
+        };
+        let (loud, quiet): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let written = (0..1000).filter(|_| window.admit(loud, now).is_some()).count();
+        assert_eq!(written, 20);
+        assert_eq!(window.admit(quiet, now), Some(980));
+        for number in 0..20_000_u32 {
+            window.admit(IpAddr::V4(number.into()), now);
+        }
+        assert!(window.sources.len() <= 600);
+        assert!(window.admit(loud, now + WINDOW).is_some());
+    }
+}

@@ -1,0 +1,157 @@
+//! The table of hosts.
+
+use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_identity::{Fingerprint, PeerIdentity, RevokedSet};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
+
+use super::{EnrolError, HostFacts};
+
+/// Longest text a host may say of itself, in characters.
+const FACT_CHARS_MAX: usize = 255;
+
+/// A host as the collector knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrolledHost {
+    /// Its id.
+    pub host: HostId,
+    /// Fingerprint of its key.
+    pub key: Fingerprint,
+    /// What it called itself when it enrolled.
+    pub hostname: String,
+    /// When it enrolled first.
+    pub enrolled_at: TimeMicros,
+    /// When it was revoked.
+    pub revoked_at: Option<TimeMicros>,
+    /// Serial number of its last certificate.
+    pub serial: String,
+    /// When its last certificate ends.
+    pub not_after: TimeMicros,
+}
+
+fn host_of(row: &SqliteRow) -> Result<EnrolledHost, EnrolError> {
+    let text = |column: &str| row.try_get::<String, _>(column);
+    Ok(EnrolledHost {
+        host: text("host_id")?
+            .parse()
+            .map_err(|_| EnrolError::Damaged("host id"))?,
+        key: text("key")?
+            .parse()
+            .map_err(|_| EnrolError::Damaged("key fingerprint"))?,
+        hostname: text("hostname")?,
+        enrolled_at: TimeMicros(row.try_get("enrolled_at")?),
+        revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(TimeMicros),
+        serial: text("serial")?,
+        not_after: TimeMicros(row.try_get("not_after")?),
+    })
+}
+
+pub(super) async fn by_key(
+    connection: &mut SqliteConnection,
+    key: &Fingerprint,
+) -> Result<Option<EnrolledHost>, EnrolError> {
+    let row = sqlx::query("SELECT * FROM ingest_hosts WHERE key = ?")
+        .bind(key.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(host_of).transpose()
+}
+
+pub(super) async fn by_id(
+    connection: &mut SqliteConnection,
+    host: HostId,
+) -> Result<Option<EnrolledHost>, EnrolError> {
+    let row = sqlx::query("SELECT * FROM ingest_hosts WHERE host_id = ?")
+        .bind(host.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(host_of).transpose()
+}
+
+pub(super) async fn all(pool: &SqlitePool) -> Result<Vec<EnrolledHost>, EnrolError> {
+    let rows = sqlx::query("SELECT * FROM ingest_hosts ORDER BY enrolled_at, host_id")
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(host_of).collect()
+}
+
+/// Adds the host, or takes over what it now says of itself.
+pub(super) async fn put(
+    connection: &mut SqliteConnection,
+    host: HostId,
+    peer: &PeerIdentity,
+    facts: &HostFacts,
+    now: TimeMicros,
+) -> Result<(), EnrolError> {
+    let short = |text: &str| -> String {
+        text.chars()
+            .filter(|character| !character.is_control())
+            .take(FACT_CHARS_MAX)
+            .collect()
+    };
+    sqlx::query(
+        "INSERT INTO ingest_hosts (host_id, key, hostname, machine_id_digest, enrolled_at, serial, not_after)
+         VALUES (?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (host_id) DO UPDATE SET
+             hostname = excluded.hostname, machine_id_digest = excluded.machine_id_digest",
+    )
+    .bind(host.to_string())
+    .bind(peer.key.to_string())
+    .bind(short(&facts.hostname))
+    .bind(short(&facts.machine_id_digest))
+    .bind(now.0)
+    .bind(&peer.serial)
+    .bind(peer.not_after.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Records the host's new certificate.
+pub(super) async fn issued(
+    connection: &mut SqliteConnection,
+    host: HostId,
+    peer: &PeerIdentity,
+) -> Result<(), EnrolError> {
+    sqlx::query("UPDATE ingest_hosts SET serial = ?, not_after = ? WHERE host_id = ?")
+        .bind(&peer.serial)
+        .bind(peer.not_after.0)
+        .bind(host.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Marks the host as revoked and returns its key; `None` when there is no such host.
+pub(super) async fn revoke(
+    pool: &SqlitePool,
+    host: HostId,
+    now: TimeMicros,
+) -> Result<Option<Fingerprint>, EnrolError> {
+    let row = sqlx::query(
+        "UPDATE ingest_hosts SET revoked_at = coalesce(revoked_at, ?) WHERE host_id = ? RETURNING key",
+    )
+    .bind(now.0)
+    .bind(host.to_string())
+    .fetch_optional(pool)
+    .await?;
+    let key = |row: SqliteRow| -> Result<Fingerprint, EnrolError> {
+        row.try_get::<String, _>("key")?
+            .parse()
+            .map_err(|_| EnrolError::Damaged("key fingerprint"))
+    };
+    row.map(key).transpose()
+}
+
+/// The hosts that are revoked.
+pub(super) async fn revoked(pool: &SqlitePool) -> Result<RevokedSet, EnrolError> {
+    let rows = sqlx::query("SELECT * FROM ingest_hosts WHERE revoked_at IS NOT NULL")
+        .fetch_all(pool)
+        .await?;
+    let mut set = RevokedSet::default();
+    for row in &rows {
+        let host = host_of(row)?;
+        set.insert(host.host, host.key);
+    }
+    Ok(set)
+}

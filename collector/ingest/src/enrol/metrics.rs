@@ -1,0 +1,32 @@
+//! Metrics of enrolment.
+
+/// Hosts enrolled, again included.
+const ENROLLED: &str = "fleetmend_collector_ingest_enrolled_hosts_total";
+/// Certificates renewed.
+const RENEWED: &str = "fleetmend_collector_ingest_renewed_certificates_total";
+/// Requests for a certificate that were refused, by reason.
+const REFUSED: &str = "fleetmend_collector_ingest_refused_requests_total";
+/// Audit rows written.
+const AUDITED: &str = "fleetmend_collector_ingest_audit_rows_total";
+/// Audit rows left out because their source or the whole listener had too many.
+const SUPPRESSED: &str = "fleetmend_collector_ingest_audit_suppressed_rows_total";
+
+pub(super) fn enrolled() {
+    metrics::counter!(ENROLLED).increment(1);
+}
+
+pub(super) fn renewed() {
+    metrics::counter!(RENEWED).increment(1);
+}
+
+pub(super) fn refused(reason: &'static str) {
+    metrics::counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+pub(super) fn audited() {
+    metrics::counter!(AUDITED).increment(1);
+}
+
+pub(super) fn suppressed() {
+    metrics::counter!(SUPPRESSED).increment(1);
+}

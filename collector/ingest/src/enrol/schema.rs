@@ -1,0 +1,70 @@
+//! Tables of the room, made step by step; each step runs once, in its own transaction.
+
+use sqlx::{Row as _, SqlitePool};
+
+use super::EnrolError;
+
+/// Never edited once released: a change is a new step.
+const STEPS: [&str; 1] = ["
+CREATE TABLE ingest_enrolment_tokens (
+    digest TEXT PRIMARY KEY,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    uses INTEGER NOT NULL,
+    uses_left INTEGER NOT NULL CHECK (uses_left >= 0),
+    revoked_at INTEGER
+) STRICT;
+CREATE TABLE ingest_enrolments (
+    token TEXT NOT NULL,
+    host_id TEXT NOT NULL,
+    enrolled_at INTEGER NOT NULL,
+    PRIMARY KEY (token, host_id)
+) STRICT;
+CREATE TABLE ingest_hosts (
+    host_id TEXT PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    hostname TEXT NOT NULL,
+    machine_id_digest TEXT NOT NULL,
+    enrolled_at INTEGER NOT NULL,
+    revoked_at INTEGER,
+    serial TEXT NOT NULL,
+    not_after INTEGER NOT NULL
+) STRICT;
+CREATE TABLE ingest_audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    refused INTEGER NOT NULL,
+    source TEXT,
+    host_id TEXT,
+    detail TEXT NOT NULL,
+    suppressed INTEGER NOT NULL
+) STRICT;
+"];
+
+/// Runs the steps that were not run yet.
+pub(super) async fn migrate(pool: &SqlitePool) -> Result<(), EnrolError> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::raw_sql(
+        "CREATE TABLE IF NOT EXISTS ingest_migrations (step INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT",
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let done: i64 = sqlx::query("SELECT coalesce(max(step), 0) FROM ingest_migrations")
+        .fetch_one(&mut *transaction)
+        .await?
+        .try_get(0)?;
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    if done > known {
+        return Err(EnrolError::Newer { found: done, known });
+    }
+    for (step, sql) in (1_i64..).zip(STEPS).skip(usize::try_from(done).unwrap_or(0)) {
+        sqlx::raw_sql(sql).execute(&mut *transaction).await?;
+        sqlx::query("INSERT INTO ingest_migrations (step, at) VALUES (?, ?)")
+            .bind(step)
+            .bind(fleetmend_event::TimeMicros::now().0)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    Ok(transaction.commit().await?)
+}

@@ -1,0 +1,121 @@
+//! The table of tokens.
+
+use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_identity::Fingerprint;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
+
+use super::{EnrolError, Refusal};
+
+/// Tokens that are listed at once.
+const LISTED_MAX: i64 = 1000;
+
+/// A token as it is shown: without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenState {
+    /// First digits of the hash of its secret.
+    pub id: String,
+    /// When it was issued.
+    pub created_at: TimeMicros,
+    /// Until when it can be used.
+    pub expires_at: TimeMicros,
+    /// How many hosts it was for.
+    pub uses: u32,
+    /// How many hosts it can still enrol.
+    pub uses_left: u32,
+    /// When it was revoked.
+    pub revoked_at: Option<TimeMicros>,
+}
+
+pub(super) async fn insert(
+    pool: &SqlitePool,
+    digest: &Fingerprint,
+    now: TimeMicros,
+    expires: TimeMicros,
+    uses: u32,
+) -> Result<(), EnrolError> {
+    sqlx::query(
+        "INSERT INTO ingest_enrolment_tokens (digest, created_at, expires_at, uses, uses_left) VALUES (?, ?, ?, ?, ?)",
+    )
+    .bind(digest.to_string())
+    .bind(now.0)
+    .bind(expires.0)
+    .bind(i64::from(uses))
+    .bind(i64::from(uses))
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Takes one use of the token for `host`, or none if the host took one before.
+pub(super) async fn take(
+    connection: &mut SqliteConnection,
+    digest: &Fingerprint,
+    host: HostId,
+    now: TimeMicros,
+) -> Result<(), Refusal> {
+    let text = digest.to_string();
+    let row =
+        sqlx::query("SELECT expires_at, uses_left, revoked_at FROM ingest_enrolment_tokens WHERE digest = ?")
+            .bind(&text)
+            .fetch_optional(&mut *connection)
+            .await?
+            .ok_or(Refusal::TokenUnknown)?;
+    if row.try_get::<Option<i64>, _>("revoked_at")?.is_some() {
+        return Err(Refusal::TokenRevoked);
+    }
+    if now.0 >= row.try_get::<i64, _>("expires_at")? {
+        return Err(Refusal::TokenExpired);
+    }
+    let first =
+        sqlx::query("INSERT OR IGNORE INTO ingest_enrolments (token, host_id, enrolled_at) VALUES (?, ?, ?)")
+            .bind(&text)
+            .bind(host.to_string())
+            .bind(now.0)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+    if first == 0 {
+        return Ok(());
+    }
+    if row.try_get::<i64, _>("uses_left")? == 0 {
+        return Err(Refusal::TokenUsed);
+    }
+    sqlx::query("UPDATE ingest_enrolment_tokens SET uses_left = uses_left - 1 WHERE digest = ?")
+        .bind(&text)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn all(pool: &SqlitePool) -> Result<Vec<TokenState>, EnrolError> {
+    let rows = sqlx::query("SELECT * FROM ingest_enrolment_tokens ORDER BY created_at DESC LIMIT ?")
+        .bind(LISTED_MAX)
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(state_of).collect()
+}
+
+fn state_of(row: &SqliteRow) -> Result<TokenState, EnrolError> {
+    let number = |column: &str| -> Result<u32, EnrolError> {
+        u32::try_from(row.try_get::<i64, _>(column)?).map_err(|_| EnrolError::Damaged("number of uses"))
+    };
+    Ok(TokenState {
+        id: row.try_get::<String, _>("digest")?.chars().take(16).collect(),
+        created_at: TimeMicros(row.try_get("created_at")?),
+        expires_at: TimeMicros(row.try_get("expires_at")?),
+        uses: number("uses")?,
+        uses_left: number("uses_left")?,
+        revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(TimeMicros),
+    })
+}
+
+pub(super) async fn revoke(pool: &SqlitePool, id: &str, now: TimeMicros) -> Result<bool, EnrolError> {
+    let done =
+        sqlx::query("UPDATE ingest_enrolment_tokens SET revoked_at = ? WHERE substr(digest, 1, 16) = ?")
+            .bind(now.0)
+            .bind(id)
+            .execute(pool)
+            .await?;
+    Ok(done.rows_affected() > 0)
+}
