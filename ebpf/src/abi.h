@@ -75,13 +75,17 @@ struct process_identity {
 	char parent_comm[COMM_BYTES];
 };
 
-/* Followed by `filename_len` bytes of filename, then `argv_len` bytes of NUL-separated arguments. */
+/* Followed by `filename_len` bytes of the program's path (of a script: its interpreter's),
+ * then `argv_len` bytes of NUL-separated arguments. */
 struct exec_record {
 	struct record_head head;
 	struct process_identity process;
+	u64 exe_inode;
+	u32 exe_device; /* the kernel's own encoding: only good for comparing */
 	u32 argv_total; /* bytes of the whole argument area */
 	u16 argv_len;
 	u16 filename_len;
+	u32 reserved;
 };
 
 struct fork_record {
@@ -148,7 +152,7 @@ struct socket_owner {
 
 _Static_assert(sizeof(struct record_head) == 16, "record_head");
 _Static_assert(sizeof(struct process_identity) == 88, "process_identity");
-_Static_assert(sizeof(struct exec_record) == 112, "exec_record");
+_Static_assert(sizeof(struct exec_record) == 128, "exec_record");
 _Static_assert(sizeof(struct fork_record) == 104, "fork_record");
 _Static_assert(sizeof(struct exit_record) == 144, "exit_record");
 _Static_assert(sizeof(struct socket_record) == 152, "socket_record");

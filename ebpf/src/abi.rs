@@ -98,7 +98,7 @@ pub enum SocketEventKind {
 
 record! {
     /// `exec_record`, without the text that follows it.
-    pub struct ExecRecord("exec_record", 112) {
+    pub struct ExecRecord("exec_record", 128) {
         time_ns: u64 = 0, "head.time_ns";
         kind: u16 = 8, "head.kind";
         flags: u16 = 10, "head.flags";
@@ -114,9 +114,11 @@ record! {
         loginuid: u32 = 64, "process.loginuid";
         comm: [u8; 16] = 72, "process.comm";
         parent_comm: [u8; 16] = 88, "process.parent_comm";
-        argv_total: u32 = 104, "argv_total";
-        argv_len: u16 = 108, "argv_len";
-        filename_len: u16 = 110, "filename_len";
+        exe_inode: u64 = 104, "exe_inode";
+        exe_device: u32 = 112, "exe_device";
+        argv_total: u32 = 116, "argv_total";
+        argv_len: u16 = 120, "argv_len";
+        filename_len: u16 = 122, "filename_len";
     }
 }
 
@@ -199,7 +201,7 @@ pub enum Record<'a> {
     Exec {
         /// The fixed part.
         record: ExecRecord,
-        /// The path as it was given to the kernel.
+        /// The program's path as it was given to the kernel; of a script, its interpreter's.
         filename: &'a [u8],
         /// The arguments, each ended by a NUL; the last may be cut.
         argv: &'a [u8],

@@ -55,10 +55,18 @@ static __always_inline void own_by_current(struct socket_owner *owner)
 	bpf_core_read(owner->comm, COMM_BYTES, &leader->comm);
 }
 
+/* The kernel gives the number of an automatic port back before it tells that the socket is closed. */
+static __always_inline u16 local_port(const struct sock *sk)
+{
+	u16 port = sk->__sk_common.skc_num;
+
+	return port ? port : __builtin_bswap16(BPF_CORE_READ((const struct inet_sock *)sk, inet_sport));
+}
+
 static __always_inline void fill_addresses(struct socket_record *record, const struct sock *sk)
 {
 	record->family = sk->__sk_common.skc_family;
-	record->local_port = sk->__sk_common.skc_num;
+	record->local_port = local_port(sk);
 	record->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
 	record->netns = sk->__sk_common.skc_net.net->ns.inum;
 	__builtin_memset(record->local, 0, sizeof(record->local));
@@ -120,7 +128,7 @@ static __always_inline struct listener_key key_of(const struct sock *sk)
 {
 	struct listener_key key = {
 		.netns = sk->__sk_common.skc_net.net->ns.inum,
-		.port = sk->__sk_common.skc_num,
+		.port = local_port(sk),
 	};
 	return key;
 }

@@ -66,6 +66,7 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 	u32 zero = 0;
 	struct exec_scratch *scratch = bpf_map_lookup_elem(&EXEC_SCRATCH, &zero);
 	struct exec_record *record;
+	struct inode *exe;
 	unsigned long start, end;
 	u64 used, total, wanted;
 	u16 flags = 0;
@@ -77,7 +78,7 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 	fill_head(&record->head, KIND_EXEC, task->tgid);
 	fill_identity(&record->process, task);
 
-	got = bpf_probe_read_kernel_str(scratch->data, FILENAME_BYTES_MAX, bprm->filename);
+	got = bpf_probe_read_kernel_str(scratch->data, FILENAME_BYTES_MAX, bprm->interp);
 	used = got > 0 ? got - 1 : 0;
 	if (used >= FILENAME_BYTES_MAX)
 		used = FILENAME_BYTES_MAX - 1;
@@ -103,7 +104,11 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 	record->filename_len = used;
 	record->argv_len = wanted;
 	record->argv_total = total > UID_UNSET ? UID_UNSET : total;
-	if (task->mm->exe_file->f_inode->i_nlink == 0)
+	exe = task->mm->exe_file->f_inode;
+	record->exe_inode = exe->i_ino;
+	record->exe_device = exe->i_sb->s_dev;
+	record->reserved = 0;
+	if (exe->i_nlink == 0)
 		flags |= FLAG_EXE_DELETED;
 	record->head.flags = flags;
 

@@ -58,8 +58,13 @@ struct cred {
 	kuid_t euid;
 };
 
+struct super_block {
+	u32 s_dev;
+};
+
 struct inode {
 	unsigned long i_ino;
+	struct super_block *i_sb;
 	unsigned int i_nlink;
 };
 
@@ -119,7 +124,7 @@ struct task_struct {
 };
 
 struct linux_binprm {
-	const char *filename;
+	const char *interp;
 };
 
 struct ns_common {
@@ -159,6 +164,10 @@ struct sock {
 	socket_lock_t sk_lock;
 	u16 sk_protocol;
 	int sk_err;
+};
+
+struct inet_sock {
+	__be16 inet_sport;
 };
 
 struct tcp_sock {

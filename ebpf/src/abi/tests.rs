@@ -200,7 +200,7 @@ fn parser_refuses_short_and_unknown_records() {
 fn parser_refuses_text_that_is_longer_than_the_record() {
     let mut bytes = vec![0; ExecRecord::SIZE + 4];
     bytes[8] = 1;
-    bytes[110] = 5;
+    bytes[122] = 5;
     let wanted = ExecRecord::SIZE + 5;
     assert_eq!(
         Record::parse(&bytes),
@@ -216,8 +216,8 @@ fn parser_reads_the_text_of_an_exec() {
     let mut bytes = vec![0; ExecRecord::SIZE];
     bytes[8] = 1;
     bytes[12..16].copy_from_slice(&77_u32.to_le_bytes());
-    bytes[108..110].copy_from_slice(&5_u16.to_le_bytes());
-    bytes[110..112].copy_from_slice(&7_u16.to_le_bytes());
+    bytes[120..122].copy_from_slice(&5_u16.to_le_bytes());
+    bytes[122..124].copy_from_slice(&7_u16.to_le_bytes());
     bytes.extend_from_slice(b"/bin/lsls\0-l");
     let Ok(Record::Exec {
         record,

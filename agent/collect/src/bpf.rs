@@ -1,0 +1,53 @@
+//! The kernel's events: loads the probe families, drains their rings, and makes facts of the records.
+//!
+//! Each family (`fleetmend_ebpf::Family`) is an object of its own with a ring of its own. One that the kernel
+//! refuses (no permission, no BTF, a hook that is missing, the verifier) is reported with the kernel's own words
+//! and leaves the others as they are. Where processes cannot be traced, /proc is read each second instead.
+//!
+//! The rings wake nobody: a thread looks every [`BpfConfig::drain_busy_ms`] while there is something, and backs
+//! off to [`BpfConfig::drain_idle_ms_max`] while there is nothing, which keeps the traced programs fast and an
+//! idle host idle.
+//!
+//! Invariants:
+//! - every event that a probe saw is delivered as a fact or counted in a [`fleetmend_event::table::Gap`]: with
+//!   stage `kernel` and reason `ring_full` (or `probe_busy`, when the kernel skipped the probe) when it never came,
+//!   with stage `collect` when the channel was full or the record could not be read; a gap waits until the channel
+//!   takes it;
+//! - each family has a [`fleetmend_event::table::ProbeStatus`] at the start, when it changes, and every minute; one that
+//!   lost events within the last minute is DEGRADED, not REAL;
+//! - the drain never waits for the channel, and holds no more than one record;
+//! - process times (`start_boot_ns`) are rounded as [`crate::process::ProcessKey`] says.
+//!
+//! Tasks: `sensor-drain` (thread, critical: without it events are lost without an end) and `process-observer`
+//! (thread, critical). Channel: the bounded one that wiring gives.
+//!
+//! Privileges: [`BpfSensor::load`] needs CAP_BPF and CAP_PERFMON (or root); for now the agent itself is the loader,
+//! once, before it reads any input. [`BpfSensor::run`] needs no more than the descriptors it holds (on kernels before
+//! 5.19 with `unprivileged_bpf_disabled` reading the counters needs CAP_BPF still), so the sandbox is set between the
+//! two.
+//!
+//! Limits: TCP only; the process that accepted is known once it acts on the connection itself, before that the
+//! listening one is named; connections that were open at the start have no duration.
+
+mod clock;
+mod config;
+mod diagnose;
+mod drain;
+mod enrich;
+mod error;
+mod family;
+mod listeners;
+mod loss;
+pub(crate) mod metric;
+mod outlet;
+mod sensor;
+mod sockets;
+
+#[cfg(test)]
+mod tests;
+
+pub use clock::BootClock;
+pub use config::BpfConfig;
+pub use error::FamilyError;
+pub(crate) use outlet::Outlet;
+pub use sensor::BpfSensor;

@@ -1,0 +1,39 @@
+//! Configuration of the sensor.
+
+use serde::Deserialize;
+
+/// How the probes run.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BpfConfig {
+    /// Whether processes are traced; when not, /proc is read each second instead.
+    pub process: bool,
+    /// Whether TCP connections are traced.
+    pub network: bool,
+    /// Bytes of the ring of process events: a power of two, at least a page.
+    pub process_ring_bytes: u32,
+    /// Bytes of the ring of network events: a power of two, at least a page.
+    pub network_ring_bytes: u32,
+    /// Time between two looks at the rings while they fill, in milliseconds.
+    pub drain_busy_ms: u64,
+    /// Longest time between two looks at the rings while they are empty, in milliseconds.
+    pub drain_idle_ms_max: u64,
+    /// Time between two rows of a probe's state, in seconds.
+    pub status_interval_s: u64,
+}
+
+impl Default for BpfConfig {
+    fn default() -> Self {
+        Self {
+            process: true,
+            network: true,
+            // Two seconds of 10,000 execs a second; with the maps of the families 12 MiB of the 24 MiB budget.
+            process_ring_bytes: 4 * 1024 * 1024,
+            network_ring_bytes: 2 * 1024 * 1024,
+            drain_busy_ms: 5,
+            // A fifth of the quarter second from an event to its finding.
+            drain_idle_ms_max: 50,
+            status_interval_s: 60,
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The thread that empties the rings.
+
+use std::time::{Duration, Instant};
+
+use fleetmend_ebpf::Family;
+use fleetmend_ebpf::abi::Record;
+use fleetmend_event::table::{NetworkEvent, ProbeState, ProbeStatus, ProcessEvent, Table};
+use fleetmend_event::{Fact, TimeMicros};
+
+use super::clock::BootClock;
+use super::config::BpfConfig;
+use super::enrich::Enricher;
+use super::family::LoadedFamily;
+use super::loss::LossWatch;
+use super::metric;
+use super::outlet::Outlet;
+use super::sensor::{FamilyState, Standing};
+use super::sockets::network_event;
+
+/// Records read from one ring before the next one has its turn.
+const TURN_RECORDS_MAX: usize = 16_384;
+/// Time between two looks at the counters.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Time between two looks when there is no ring at all.
+const NO_RING: Duration = Duration::from_millis(500);
+
+/// A family and what is known of its losses.
+struct Source {
+    loaded: Box<LoadedFamily>,
+    standing: Standing,
+    losses: LossWatch,
+    read: u64,
+    delivered: u64,
+    told: Option<ProbeState>,
+}
+
+/// See the module.
+pub(crate) struct Drain {
+    sources: Vec<Source>,
+    /// Families that do not run, with their rows.
+    refused: Vec<ProbeStatus>,
+    enricher: Enricher,
+    outlet: Outlet,
+    config: BpfConfig,
+    next_housekeeping: Instant,
+    next_status: Instant,
+}
+
+impl Drain {
+    pub(crate) fn new(
+        states: Vec<FamilyState>,
+        enricher: Enricher,
+        outlet: Outlet,
+        config: BpfConfig,
+    ) -> Self {
+        let now = Instant::now();
+        let mut sources = Vec::new();
+        let mut refused = Vec::new();
+        for state in states {
+            match state {
+                FamilyState::Loaded(loaded, standing) => {
+                    let losses = LossWatch::new(loaded.family, TimeMicros::now());
+                    sources.push(Source {
+                        loaded,
+                        standing,
+                        losses,
+                        read: 0,
+                        delivered: 0,
+                        told: None,
+                    });
+                }
+                FamilyState::Refused(status) => refused.push(status),
+            }
+        }
+        Self {
+            sources,
+            refused,
+            enricher,
+            outlet,
+            config,
+            next_housekeeping: now,
+            next_status: now,
+        }
+    }
+
+    /// Empties the rings until `stopped` says so, then once more.
+    pub(crate) fn run(&mut self, stopped: impl Fn() -> bool) {
+        let busy = Duration::from_millis(self.config.drain_busy_ms.max(1));
+        let idle_max = Duration::from_millis(self.config.drain_idle_ms_max).max(busy);
+        let mut wait = busy;
+        while !stopped() {
+            let read = self.drain();
+            self.keep_house();
+            wait = if read > 0 { busy } else { (wait * 2).min(idle_max) };
+            std::thread::sleep(if self.sources.is_empty() { NO_RING } else { wait });
+        }
+        self.drain();
+        self.look_at_losses();
+        self.outlet.flush_gaps();
+    }
+
+    /// Reads what the rings hold; returns how many records.
+    pub(crate) fn drain(&mut self) -> usize {
+        let Self {
+            sources,
+            enricher,
+            outlet,
+            ..
+        } = self;
+        let mut total = 0;
+        for source in sources {
+            for _ in 0..TURN_RECORDS_MAX {
+                let Some(item) = source.loaded.ring.next() else {
+                    break;
+                };
+                total += 1;
+                source.read += 1;
+                let sent = match Record::parse(&item) {
+                    Ok(record) => outlet.send(fact_of(enricher, record)),
+                    Err(error) => {
+                        tracing::debug!(%error, "record of a probe cannot be read");
+                        outlet.note_dropped(table_id(source.loaded.family), TimeMicros::now(), 1);
+                        false
+                    }
+                };
+                if sent {
+                    source.delivered += 1;
+                } else {
+                    source.losses.note(1, TimeMicros::now());
+                }
+            }
+        }
+        total
+    }
+
+    /// What is due once a second, and once in a status interval.
+    fn keep_house(&mut self) {
+        let now = Instant::now();
+        if now < self.next_housekeeping {
+            return;
+        }
+        self.next_housekeeping = now + HOUSEKEEPING;
+        self.enricher.clock = BootClock::now();
+        self.look_at_losses();
+        let all = now >= self.next_status;
+        if all {
+            self.next_status = now + Duration::from_secs(self.config.status_interval_s.max(1));
+            self.enricher.forget_paths();
+        }
+        self.send_status(all);
+        self.outlet.flush_gaps();
+    }
+
+    pub(crate) fn look_at_losses(&mut self) {
+        for source in &mut self.sources {
+            let family = source.loaded.family.as_str();
+            metrics::counter!(metric::RECORDS_READ, "family" => family).absolute(source.read);
+            match source.loaded.counts() {
+                Ok(counts) => {
+                    for gap in source.losses.look(counts, TimeMicros::now()) {
+                        self.outlet.send_gap(gap);
+                    }
+                }
+                Err(error) => tracing::warn!(family, %error, "cannot read the counters of the probes"),
+            }
+            metrics::counter!(metric::RECORDS_LOST, "family" => family).absolute(source.losses.lost());
+        }
+    }
+
+    /// Rows of the families that changed, or of all.
+    fn send_status(&mut self, all: bool) {
+        let now = TimeMicros::now();
+        for source in &mut self.sources {
+            let status = source.status(now);
+            if all || source.told != Some(status.state) {
+                source.told = Some(status.state);
+                self.outlet.send(Fact::from(status));
+            }
+        }
+        for status in self.refused.iter().filter(|_| all) {
+            self.outlet.send(Fact::from(ProbeStatus {
+                time: now,
+                ..status.clone()
+            }));
+        }
+    }
+
+    /// The present rows, for tests and for the counters of `status`.
+    #[cfg(test)]
+    pub(crate) fn statuses(&self) -> Vec<ProbeStatus> {
+        self.sources
+            .iter()
+            .map(|source| source.status(TimeMicros::now()))
+            .collect()
+    }
+}
+
+impl Source {
+    fn status(&self, now: TimeMicros) -> ProbeStatus {
+        let counts = self.losses.counts();
+        let lost = self.losses.lost();
+        let Standing { state, reason, hint } = &self.standing;
+        let mut status = ProbeStatus {
+            time: now,
+            probe: probe_name(self.loaded.family),
+            state: *state,
+            reason: reason.clone(),
+            hint: hint.clone(),
+            seen: counts.seen,
+            delivered: self.delivered,
+            lost,
+        };
+        if self.losses.recent(now) {
+            status.state = ProbeState::Degraded;
+            let separator = if status.reason.is_empty() { "" } else { "; " };
+            status.reason.push_str(&format!(
+                "{separator}events were lost within the last minute, {lost} in all"
+            ));
+            if status.hint.is_empty() {
+                status.hint = format!("raise {}_ring_bytes if this goes on", self.loaded.family.as_str());
+            }
+        }
+        status
+    }
+}
+
+/// Name of a family in `probe_status`.
+pub(crate) fn probe_name(family: Family) -> String {
+    format!("bpf.{}", family.as_str())
+}
+
+const fn table_id(family: Family) -> u16 {
+    match family {
+        Family::Process => ProcessEvent::ID,
+        Family::Network => NetworkEvent::ID,
+    }
+}
+
+fn fact_of(enricher: &mut Enricher, record: Record<'_>) -> Fact {
+    match record {
+        Record::Exec {
+            record,
+            filename,
+            argv,
+        } => enricher.exec(&record, filename, argv).into(),
+        Record::Fork(record) => enricher.fork(&record).into(),
+        Record::Exit(record) => enricher.exit(&record).into(),
+        Record::Socket(kind, record) => network_event(kind, &record, &enricher.clock).into(),
+    }
+}

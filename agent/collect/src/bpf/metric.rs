@@ -1,0 +1,12 @@
+//! Names of the sensor's metrics.
+
+/// Records read from the rings, by `family`.
+pub(crate) const RECORDS_READ: &str = "fleetmend_agent_collect_bpf_records_total";
+/// Facts that did not reach the channel or the ring, by `family` and `reason`.
+pub(crate) const RECORDS_LOST: &str = "fleetmend_agent_collect_bpf_records_lost_total";
+/// Facts handed to the channel, by `source`.
+pub(crate) const FACTS_SENT: &str = "fleetmend_agent_collect_sensor_facts_sent_total";
+/// Facts that the channel did not take, by `source`.
+pub(crate) const FACTS_DROPPED: &str = "fleetmend_agent_collect_sensor_facts_dropped_total";
+/// Processes that the inventory had no room for.
+pub(crate) const PROCESSES_DROPPED: &str = "fleetmend_agent_collect_processes_dropped_total";

@@ -1,0 +1,169 @@
+//! The way out of a collecting thread: a bounded channel that is never waited for.
+
+use std::collections::BTreeMap;
+
+use fleetmend_event::table::{Exactness, Gap, GapStage, table_by_id};
+use fleetmend_event::{Fact, TimeMicros};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::metric;
+
+/// Gaps that wait for the channel to take them; those of one table are one.
+const GAPS_WAITING_MAX: usize = 64;
+
+/// Sends facts without waiting. What the channel does not take is dropped and becomes a gap, which waits here
+/// until the channel takes it.
+pub(crate) struct Outlet {
+    sender: Sender<Fact>,
+    source: &'static str,
+    dropped: BTreeMap<u16, Dropped>,
+    waiting: Vec<Gap>,
+    sent_count: u64,
+    dropped_count: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Dropped {
+    from: TimeMicros,
+    to: TimeMicros,
+    count: u64,
+}
+
+impl Outlet {
+    pub(crate) fn new(sender: Sender<Fact>, source: &'static str) -> Self {
+        Self {
+            sender,
+            source,
+            dropped: BTreeMap::new(),
+            waiting: Vec::new(),
+            sent_count: 0,
+            dropped_count: 0,
+        }
+    }
+
+    /// Sends one fact; says whether the channel took it.
+    pub(crate) fn send(&mut self, fact: Fact) -> bool {
+        let Err(error) = self.sender.try_send(fact) else {
+            self.sent_count += 1;
+            return true;
+        };
+        let (TrySendError::Full(fact) | TrySendError::Closed(fact)) = error;
+        self.note_dropped(fact.table_id(), fact.time(), 1);
+        false
+    }
+
+    /// Counts a row that could not even be made.
+    pub(crate) fn note_dropped(&mut self, table_id: u16, time: TimeMicros, count: u64) {
+        self.dropped_count += count;
+        let noted = self.dropped.entry(table_id).or_insert(Dropped {
+            from: time,
+            to: time,
+            count: 0,
+        });
+        noted.from = noted.from.min(time);
+        noted.to = noted.to.max(time);
+        noted.count += count;
+    }
+
+    /// Sends a gap, now or as soon as the channel takes it.
+    pub(crate) fn send_gap(&mut self, gap: Gap) {
+        if let Err(TrySendError::Full(Fact::Gap(gap)) | TrySendError::Closed(Fact::Gap(gap))) =
+            self.sender.try_send(Fact::from(gap))
+        {
+            self.keep(*gap);
+        }
+    }
+
+    /// Turns what was dropped into gaps, and sends those that wait. Call it about once a second.
+    pub(crate) fn flush_gaps(&mut self) {
+        metrics::counter!(metric::FACTS_SENT, "source" => self.source)
+            .increment(std::mem::take(&mut self.sent_count));
+        metrics::counter!(metric::FACTS_DROPPED, "source" => self.source)
+            .increment(std::mem::take(&mut self.dropped_count));
+        for (table_id, dropped) in std::mem::take(&mut self.dropped) {
+            let Some(table) = table_by_id(table_id) else {
+                continue;
+            };
+            self.keep(Gap {
+                time: TimeMicros::now(),
+                table: table.name.to_owned(),
+                lane: table.lane,
+                from_time: dropped.from,
+                to_time: dropped.to,
+                count: dropped.count,
+                exactness: Exactness::Exact,
+                stage: GapStage::Collect,
+                reason: "channel_full".to_owned(),
+            });
+        }
+        for gap in std::mem::take(&mut self.waiting) {
+            self.send_gap(gap);
+        }
+    }
+
+    /// A gap of the same table, stage and reason is widened; beyond the bound the last one is.
+    fn keep(&mut self, gap: Gap) {
+        let full = self.waiting.len() >= GAPS_WAITING_MAX;
+        let alike = |kept: &&mut Gap| {
+            full || (kept.table == gap.table && kept.stage == gap.stage && kept.reason == gap.reason)
+        };
+        match self.waiting.iter_mut().rev().find(alike) {
+            Some(kept) => {
+                if kept.table != gap.table {
+                    "*".clone_into(&mut kept.table);
+                }
+                kept.from_time = kept.from_time.min(gap.from_time);
+                kept.to_time = kept.to_time.max(gap.to_time);
+                kept.count += gap.count;
+            }
+            None => self.waiting.push(gap),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetmend_event::table::{ProbeState, ProbeStatus};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn status(time: i64) -> Fact {
+        Fact::from(ProbeStatus {
+            time: TimeMicros(time),
+            probe: "bpf.process".into(),
+            state: ProbeState::Real,
+            reason: String::new(),
+            hint: String::new(),
+            seen: 0,
+            delivered: 0,
+            lost: 0,
+        })
+    }
+
+    #[test]
+    fn what_a_full_channel_refuses_becomes_one_gap_with_its_range() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut outlet = Outlet::new(sender, "test");
+        assert!(outlet.send(status(1)));
+        for time in [5, 3, 9] {
+            assert!(!outlet.send(status(time)));
+        }
+        outlet.flush_gaps();
+        assert!(
+            matches!(receiver.try_recv(), Ok(Fact::ProbeStatus(_))),
+            "the first fact"
+        );
+        assert!(receiver.try_recv().is_err(), "the gap waits for room");
+        outlet.flush_gaps();
+        let Ok(Fact::Gap(gap)) = receiver.try_recv() else {
+            panic!("the gap")
+        };
+        assert_eq!(
+            (gap.table.as_str(), gap.count, gap.stage),
+            ("probe_status", 3, GapStage::Collect)
+        );
+        assert_eq!((gap.from_time, gap.to_time), (TimeMicros(3), TimeMicros(9)));
+    }
+}

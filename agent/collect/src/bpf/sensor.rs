@@ -1,0 +1,277 @@
+//! Loading the families, and starting what drains them.
+
+use std::io;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use fleetmend_ebpf::Family;
+use fleetmend_event::table::{ProbeState, ProbeStatus};
+use fleetmend_event::{Fact, TimeMicros};
+use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
+use tokio::sync::mpsc::Sender;
+
+use super::config::BpfConfig;
+use super::diagnose::{Diagnosis, diagnose};
+use super::drain::{Drain, probe_name};
+use super::enrich::Enricher;
+use super::error::FamilyError;
+use super::family::LoadedFamily;
+use super::listeners::listeners;
+use super::outlet::Outlet;
+use crate::process::{EventSource, Inventory, Observer};
+
+/// How long the drain waits for the first reading of /proc, so that parents are known; the rings hold what comes
+/// meanwhile.
+const FIRST_READING: Duration = Duration::from_secs(5);
+/// How soon the observer notices that it is to end.
+const CANCEL_LOOK: Duration = Duration::from_millis(250);
+
+/// What a family promises and keeps, apart from losses.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    pub(crate) state: ProbeState,
+    pub(crate) reason: String,
+    pub(crate) hint: String,
+}
+
+/// A family after the attempt to load it.
+pub(crate) enum FamilyState {
+    Loaded(Box<LoadedFamily>, Standing),
+    Refused(ProbeStatus),
+}
+
+/// The probes in the kernel, loaded and not yet drained. Dropping it unloads them.
+pub struct BpfSensor {
+    config: BpfConfig,
+    families: Vec<FamilyState>,
+    /// Whether processes that begin are told by the kernel.
+    execs_traced: bool,
+}
+
+impl BpfSensor {
+    /// Loads every family that is switched on, each on its own, and says how each stands. Never fails: what the
+    /// kernel refuses is DEGRADED or BROKEN in the rows. [`run`](Self::run) sends the same rows as facts.
+    ///
+    /// Takes some tens of milliseconds; needs the privileges named in the module. Call it before the sandbox is set.
+    pub fn load(config: BpfConfig) -> (Self, Vec<ProbeStatus>) {
+        Self::load_objects(config, Family::object)
+    }
+
+    /// As [`load`](Self::load), with other objects than the ones that were compiled in.
+    pub(crate) fn load_objects(
+        config: BpfConfig,
+        object: impl Fn(Family) -> &'static [u8],
+    ) -> (Self, Vec<ProbeStatus>) {
+        let mut families = Vec::new();
+        let mut execs_traced = false;
+        for family in Family::ALL.iter().copied() {
+            let (wanted, ring_bytes) = match family {
+                Family::Process => (config.process, config.process_ring_bytes),
+                Family::Network => (config.network, config.network_ring_bytes),
+            };
+            let state = match wanted.then(|| LoadedFamily::load(family, object(family), ring_bytes)) {
+                Some(Ok(loaded)) => {
+                    execs_traced |= family == Family::Process && loaded.has("on_exec");
+                    FamilyState::Loaded(Box::new(loaded), Standing::default())
+                }
+                Some(Err(error)) => FamilyState::Refused(refusal(family, &diagnose_and_log(family, &error))),
+                None => FamilyState::Refused(refusal(family, &switched_off(family))),
+            };
+            families.push(state);
+        }
+        for state in &mut families {
+            if let FamilyState::Loaded(loaded, standing) = state {
+                *standing = Standing::of(loaded, execs_traced);
+            }
+        }
+        let sensor = Self {
+            config,
+            families,
+            execs_traced,
+        };
+        let statuses = sensor.statuses();
+        (sensor, statuses)
+    }
+
+    /// Whether processes that begin are told by the kernel; when not, /proc is read each second instead.
+    pub fn traces_execs(&self) -> bool {
+        self.execs_traced
+    }
+
+    /// Starts the threads `sensor-drain` and `process-observer`, which fill `inventory` and send facts to `sender`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn run(mut self, tasks: &Tasks, sender: Sender<Fact>, inventory: Inventory) -> io::Result<()> {
+        self.seed_listeners(&inventory);
+        let source = if self.execs_traced {
+            EventSource::Kernel
+        } else {
+            EventSource::Observer
+        };
+        let observer = Observer::new(
+            inventory.clone(),
+            source,
+            Outlet::new(sender.clone(), "process-observer"),
+        );
+        let (ready, first_reading) = mpsc::sync_channel(1);
+        tasks.spawn_thread("process-observer", TaskKind::Critical, move |token| {
+            observe(observer, &token, &ready).map_err(Into::into)
+        })?;
+        let outlet = Outlet::new(sender, "sensor-drain");
+        let Self { config, families, .. } = self;
+        tasks.spawn_thread("sensor-drain", TaskKind::Critical, move |token| {
+            // Late or not, the rings must be emptied: without the reading some parents are unknown for a while.
+            if first_reading.recv_timeout(FIRST_READING).is_err() {
+                tracing::warn!("first reading of the processes is late");
+            }
+            Drain::new(families, Enricher::new(inventory), outlet, config).run(|| token.is_cancelled());
+            Ok(())
+        })
+    }
+
+    /// Takes the sensor apart for a test that drains by hand.
+    #[cfg(test)]
+    pub(crate) fn into_drain(mut self, sender: Sender<Fact>, inventory: Inventory) -> Drain {
+        self.seed_listeners(&inventory);
+        Drain::new(
+            self.families,
+            Enricher::new(inventory),
+            Outlet::new(sender, "test"),
+            self.config,
+        )
+    }
+
+    fn statuses(&self) -> Vec<ProbeStatus> {
+        let row = |state: &FamilyState| match state {
+            FamilyState::Refused(status) => status.clone(),
+            FamilyState::Loaded(loaded, standing) => ProbeStatus {
+                time: TimeMicros::now(),
+                probe: probe_name(loaded.family),
+                state: standing.state,
+                reason: standing.reason.clone(),
+                hint: standing.hint.clone(),
+                seen: 0,
+                delivered: 0,
+                lost: 0,
+            },
+        };
+        self.families.iter().map(row).collect()
+    }
+
+    fn seed_listeners(&mut self, inventory: &Inventory) {
+        for state in &mut self.families {
+            let FamilyState::Loaded(loaded, standing) = state else {
+                continue;
+            };
+            if loaded.family != Family::Network {
+                continue;
+            }
+            if let Err(error) = loaded.seed_listeners(&listeners(inventory.proc())) {
+                let Diagnosis { reason, hint } = diagnose_and_log(Family::Network, &error);
+                let reason = format!("owners of sockets that listened before are not known: {reason}");
+                *standing = Standing {
+                    state: ProbeState::Degraded,
+                    reason,
+                    hint,
+                };
+            }
+        }
+    }
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            state: ProbeState::Real,
+            reason: String::new(),
+            hint: String::new(),
+        }
+    }
+}
+
+impl Standing {
+    fn of(loaded: &LoadedFamily, execs_traced: bool) -> Self {
+        let Some((_, Diagnosis { hint, .. })) = loaded.missing.first() else {
+            return Self::default();
+        };
+        let mut reasons: Vec<String> = loaded
+            .missing
+            .iter()
+            .map(|(_, diagnosis)| diagnosis.reason.clone())
+            .collect();
+        if loaded.family == Family::Process && !execs_traced {
+            reasons.push(PROC_INSTEAD.to_owned());
+        }
+        Self {
+            state: ProbeState::Degraded,
+            reason: reasons.join("; "),
+            hint: hint.clone(),
+        }
+    }
+}
+
+const PROC_INSTEAD: &str = "/proc is read each second instead, so short-lived processes are missed";
+
+/// Processes can be read from /proc, connections cannot.
+fn refusal(family: Family, diagnosis: &Diagnosis) -> ProbeStatus {
+    let (state, reason) = match family {
+        Family::Process => (
+            ProbeState::Degraded,
+            format!("{}; {PROC_INSTEAD}", diagnosis.reason),
+        ),
+        Family::Network => (ProbeState::Broken, diagnosis.reason.clone()),
+    };
+    ProbeStatus {
+        time: TimeMicros::now(),
+        probe: probe_name(family),
+        state,
+        reason,
+        hint: diagnosis.hint.clone(),
+        seen: 0,
+        delivered: 0,
+        lost: 0,
+    }
+}
+
+fn switched_off(family: Family) -> Diagnosis {
+    Diagnosis {
+        reason: "switched off by the configuration".to_owned(),
+        hint: format!("set collect.bpf.{} = true to switch it on", family.as_str()),
+    }
+}
+
+fn diagnose_and_log(family: Family, error: &FamilyError) -> Diagnosis {
+    let diagnosis = diagnose(error);
+    tracing::warn!(
+        family = family.as_str(),
+        reason = diagnosis.reason,
+        "probes cannot be loaded as they should"
+    );
+    diagnosis
+}
+
+/// Body of the observer's thread.
+fn observe(
+    mut observer: Observer,
+    token: &CancellationToken,
+    ready: &mpsc::SyncSender<()>,
+) -> io::Result<()> {
+    let first = observer.round();
+    // The drain may have given up waiting.
+    if ready.try_send(()).is_err() {
+        tracing::debug!("nobody waits for the first reading any more");
+    }
+    first?;
+    while !token.is_cancelled() {
+        let due = Instant::now() + observer.interval();
+        while Instant::now() < due {
+            if token.is_cancelled() {
+                return Ok(());
+            }
+            std::thread::sleep(CANCEL_LOOK);
+        }
+        observer.round()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! The probes on the kernel that runs the tests. They need the privilege to load BPF programs.
+
+mod connections;
+mod processes;
+mod sensor;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fleetmend_ebpf::Family;
+use fleetmend_event::table::{
+    ConnectionOwner, Gap, GapStage, NetworkEvent, NetworkEventKind, ProbeState, ProbeStatus, ProcessEvent,
+    ProcessEventKind, Source,
+};
+use fleetmend_event::{Fact, TimeMicros};
+use fleetmend_shutdown::Tasks;
+use tokio::sync::mpsc;
+
+use super::drain::Drain;
+use super::{BpfConfig, BpfSensor, Outlet};
+use crate::masking::MASK;
+use crate::process::{EventSource, Inventory, Observer, ProcessConfig, ProcessKey};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const CHANNEL: usize = 100_000;
+
+/// Small enough to load several at once.
+fn config() -> BpfConfig {
+    BpfConfig {
+        process_ring_bytes: 1 << 20,
+        network_ring_bytes: 1 << 19,
+        ..BpfConfig::default()
+    }
+}
+
+/// Whether this user may load probes; where CI runs, it has to.
+fn may_load(statuses: &[ProbeStatus]) -> bool {
+    let refused: Vec<&ProbeStatus> = statuses
+        .iter()
+        .filter(|status| status.state != ProbeState::Real)
+        .collect();
+    if refused.is_empty() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "the kernel refused the probes: {refused:?}"
+    );
+    assert!(
+        !nix::unistd::geteuid().is_root(),
+        "the kernel refused the probes of root: {refused:?}"
+    );
+    println!("COULD NOT RUN: no privilege to load BPF programs: {refused:?}");
+    false
+}
+
+/// A loaded sensor that is drained by hand.
+struct Rig {
+    drain: Drain,
+    receiver: mpsc::Receiver<Fact>,
+    facts: Vec<Fact>,
+    inventory: Inventory,
+}
+
+impl Rig {
+    fn start(config: BpfConfig) -> Option<Rig> {
+        let (sensor, statuses) = BpfSensor::load(config);
+        if !may_load(&statuses) {
+            return None;
+        }
+        let inventory = Inventory::new(ProcessConfig::default());
+        let (sender, receiver) = mpsc::channel(CHANNEL);
+        let mut observer = Observer::new(
+            inventory.clone(),
+            EventSource::Kernel,
+            Outlet::new(sender.clone(), "test"),
+        );
+        observer.round().unwrap();
+        let drain = sensor.into_drain(sender, inventory.clone());
+        Some(Rig {
+            drain,
+            receiver,
+            facts: Vec::new(),
+            inventory,
+        })
+    }
+
+    fn collect(&mut self) {
+        self.drain.drain();
+        while let Ok(fact) = self.receiver.try_recv() {
+            self.facts.push(fact);
+        }
+    }
+
+    /// Drains until a fact is what is wanted.
+    fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(&Fact) -> Option<T>) -> T {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            self.collect();
+            if let Some(found) = self.facts.iter().find_map(&wanted) {
+                return found;
+            }
+            assert!(
+                Instant::now() < end,
+                "{what} did not come; the last facts: {:#?}",
+                self.facts.iter().rev().take(5)
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn process(&mut self, pid: u32, kind: ProcessEventKind) -> ProcessEvent {
+        self.wait_for(&format!("{kind} of {pid}"), |fact| match fact {
+            Fact::ProcessEvent(row) if row.pid == pid && row.kind == kind => Some((**row).clone()),
+            _ => None,
+        })
+    }
+
+    fn network(&mut self, what: &str, wanted: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
+        self.wait_for(what, |fact| match fact {
+            Fact::NetworkEvent(row) if wanted(row) => Some((**row).clone()),
+            _ => None,
+        })
+    }
+}
+
+/// Runs a program to its end and returns its pid.
+fn run(command: &mut Command) -> u32 {
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    child.wait().unwrap();
+    pid
+}

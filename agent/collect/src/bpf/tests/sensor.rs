@@ -1,0 +1,192 @@
+//! The sensor as a whole: loss, refusal, running, and the way without probes.
+
+use super::*;
+
+#[test]
+fn records_that_find_the_ring_full_are_all_counted_in_gaps() {
+    let Some(mut rig) = Rig::start(BpfConfig {
+        process_ring_bytes: 4096,
+        ..config()
+    }) else {
+        return;
+    };
+    for _ in 0..40 {
+        run(&mut Command::new("/bin/true"));
+    }
+    let end = Instant::now() + DEADLINE;
+    loop {
+        rig.collect();
+        rig.drain.look_at_losses();
+        rig.collect();
+        let is_loss = |gap: &Gap| gap.table == "process_events" && gap.stage == GapStage::Kernel;
+        let gaps = rig.facts.iter().filter_map(|fact| match fact {
+            Fact::Gap(gap) if is_loss(gap) => Some(gap.count),
+            _ => None,
+        });
+        let in_gaps: u64 = gaps.sum();
+        let status = rig
+            .drain
+            .statuses()
+            .into_iter()
+            .find(|status| status.probe == "bpf.process")
+            .unwrap();
+        // Other programs of this machine go on meanwhile: equal once nothing is on its way.
+        if in_gaps >= 60 && status.seen == status.delivered + in_gaps && status.lost == in_gaps {
+            assert_eq!(status.state, ProbeState::Degraded);
+            assert!(status.reason.contains("lost"), "{status:?}");
+            break;
+        }
+        assert!(Instant::now() < end, "{in_gaps} in gaps, {status:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn damaged_object_breaks_its_own_family_alone() {
+    static DAMAGED: &[u8] = b"\x7fELF this is not an object";
+    let damage = |damaged: Family| {
+        BpfSensor::load_objects(config(), move |family| {
+            if family == damaged {
+                DAMAGED
+            } else {
+                family.object()
+            }
+        })
+    };
+    let (sensor, statuses) = damage(Family::Network);
+    let state = |statuses: &[ProbeStatus], probe: &str| {
+        statuses
+            .iter()
+            .find(|status| status.probe == probe)
+            .cloned()
+            .unwrap()
+    };
+    let network = state(&statuses, "bpf.network");
+    assert_eq!(network.state, ProbeState::Broken);
+    assert!(
+        network.reason.contains("network") && !network.hint.is_empty(),
+        "{network:?}"
+    );
+    let others: Vec<ProbeStatus> = statuses
+        .into_iter()
+        .filter(|status| status.probe != "bpf.network")
+        .collect();
+    if !may_load(&others) {
+        return;
+    }
+    assert!(sensor.traces_execs());
+
+    let (sensor, statuses) = damage(Family::Process);
+    let process = state(&statuses, "bpf.process");
+    assert_eq!(
+        (process.state, sensor.traces_execs()),
+        (ProbeState::Degraded, false)
+    );
+    assert!(process.reason.contains("short-lived"), "{process:?}");
+    assert_eq!(state(&statuses, "bpf.network").state, ProbeState::Real);
+}
+
+/// Receives until a fact is what is wanted.
+async fn receive<T>(
+    receiver: &mut mpsc::Receiver<Fact>,
+    what: &str,
+    wanted: impl Fn(&Fact) -> Option<T>,
+) -> T {
+    let found = async {
+        loop {
+            let fact = receiver.recv().await.expect("the sensor runs");
+            if let Some(found) = wanted(&fact) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, found)
+        .await
+        .unwrap_or_else(|_| panic!("{what} did not come"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_sensor_tells_its_state_the_inventory_and_what_begins() {
+    let (sensor, statuses) = BpfSensor::load(config());
+    if !may_load(&statuses) {
+        return;
+    }
+    let (sender, mut receiver) = mpsc::channel(CHANNEL);
+    let tasks = Tasks::new();
+    let inventory = Inventory::new(ProcessConfig::default());
+    sensor.run(&tasks, sender, inventory).unwrap();
+    let own = std::process::id();
+    receive(&mut receiver, "snapshot of this process", |fact| match fact {
+        Fact::ProcessSnapshot(row) if row.pid == own => Some(()),
+        _ => None,
+    })
+    .await;
+    receive(&mut receiver, "state of the probes", |fact| match fact {
+        Fact::ProbeStatus(row) if row.probe == "bpf.process" => (row.state == ProbeState::Real).then_some(()),
+        _ => None,
+    })
+    .await;
+    let pid = run(&mut Command::new("/bin/true"));
+    let begun = Instant::now();
+    receive(&mut receiver, "exec", |fact| match fact {
+        Fact::ProcessEvent(row) if row.pid == pid && row.kind == ProcessEventKind::Exec => Some(()),
+        _ => None,
+    })
+    .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        begun.elapsed()
+    );
+    let report = tasks.drain(DEADLINE).await;
+    assert!(report.stragglers.is_empty(), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_probes_processes_are_read_from_proc() {
+    let (sensor, statuses) = BpfSensor::load(BpfConfig {
+        process: false,
+        network: false,
+        ..config()
+    });
+    assert!(
+        statuses
+            .iter()
+            .any(|status| status.probe == "bpf.process" && status.state == ProbeState::Degraded)
+    );
+    let (sender, mut receiver) = mpsc::channel(CHANNEL);
+    let tasks = Tasks::new();
+    sensor
+        .run(&tasks, sender, Inventory::new(ProcessConfig::default()))
+        .unwrap();
+    let own = std::process::id();
+    receive(&mut receiver, "first reading", |fact| match fact {
+        Fact::ProcessSnapshot(row) if row.pid == own => Some(()),
+        _ => None,
+    })
+    .await;
+    receive(&mut receiver, "state of the probes", |fact| {
+        matches!(fact, Fact::ProbeStatus(_)).then_some(())
+    })
+    .await;
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", "read line", "x", "--token=abc"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let wanted = |kind| {
+        move |fact: &Fact| match fact {
+            Fact::ProcessEvent(row) if row.pid == pid && row.kind == kind => Some((**row).clone()),
+            _ => None,
+        }
+    };
+    let exec = receive(&mut receiver, "exec", wanted(ProcessEventKind::Exec)).await;
+    assert_eq!((exec.source, exec.ppid), (Source::Proc, own));
+    assert_eq!(exec.args.last().map(String::as_str), Some("--token=[masked]"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    receive(&mut receiver, "exit", wanted(ProcessEventKind::Exit)).await;
+    let report = tasks.drain(DEADLINE).await;
+    assert!(report.stragglers.is_empty(), "{report:?}");
+}
