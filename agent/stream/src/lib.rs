@@ -1,1 +1,4 @@
 //! (room)
+
+pub mod connector;
+pub mod enrol;

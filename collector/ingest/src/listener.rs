@@ -268,3 +268,6 @@ impl AsyncWrite for TlsConnection {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests;

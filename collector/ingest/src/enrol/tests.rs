@@ -1,1 +1,555 @@
+//! Enrolment over its real listener: TLS, gRPC, SQLite on disk.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fleetmend_identity::host::Grant;
+use fleetmend_identity::tls::TlsFault;
+use fleetmend_identity::{HostIdentity, HostKey, PeerKind, Signed};
+use fleetmend_proto::v1::enrolment_client::EnrolmentClient;
+use fleetmend_proto::{PROTOCOL_VERSION, v1};
+use fleetmend_shutdown::Tasks;
+use fleetmend_testkit::{TestFleet, wait_for};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const HOUR: Duration = Duration::from_hours(1);
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+struct Scene {
+    fleet: TestFleet,
+    enroller: Enroller,
+    address: SocketAddr,
+    tasks: Tasks,
+}
+
+async fn pool(fleet: &TestFleet) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(fleet.folder().join("control.sqlite"))
+        .create_if_missing(true)
+        .busy_timeout(PATIENCE);
+    SqlitePoolOptions::new()
+        .max_connections(8)
+        .connect_with(options)
+        .await
+        .unwrap()
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self::with(EnrolConfig::default()).await
+    }
+
+    async fn with(config: EnrolConfig) -> Self {
+        let fleet = TestFleet::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = EnrolConfig {
+            address: address.to_string(),
+            ..config
+        };
+        let enroller = Enroller::open(pool(&fleet).await, fleet.authority().clone(), config)
+            .await
+            .unwrap();
+        let tasks = Tasks::new();
+        serve(enroller.clone(), listener, &tasks).unwrap();
+        Self {
+            fleet,
+            enroller,
+            address,
+            tasks,
+        }
+    }
+
+    async fn token(&self) -> EnrolmentToken {
+        self.enroller.issue_token(HOUR, 1).await.unwrap()
+    }
+
+    fn tls(&self) -> Arc<ClientConfig> {
+        tls::client_for_enrolment(self.fleet.root().fingerprint(), &TrustedTime::system()).unwrap()
+    }
+
+    async fn ask(&self, token: &EnrolmentToken, key: &HostKey) -> Result<v1::EnrollResponse, Status> {
+        let request = v1::EnrollRequest {
+            protocol: PROTOCOL_VERSION,
+            secret: Bytes::copy_from_slice(token.secret().expose()),
+            csr: key.request().unwrap().into(),
+            hostname: "web-1".to_owned(),
+            machine_id_digest: String::new(),
+        };
+        let mut client = EnrolmentClient::new(channel(self.address, self.tls()).await);
+        client.enroll(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn audit_of(&self, code: &str) -> Vec<AuditRow> {
+        let rows = self.enroller.audit().newest(1000).await.unwrap();
+        rows.into_iter()
+            .filter(|row| row.detail.starts_with(code))
+            .collect()
+    }
+
+    /// Nothing else stopped: another host can still enrol.
+    async fn still_serves(&self) {
+        self.ask(&self.token().await, &HostKey::generate().unwrap())
+            .await
+            .unwrap();
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.tasks.begin("test ended");
+    }
+}
+
+async fn channel(address: SocketAddr, tls: Arc<ClientConfig>) -> Channel {
+    let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
+        let tls = tls.clone();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let stream = tokio_rustls::TlsConnector::from(tls)
+                .connect(tls::server_name(), stream)
+                .await?;
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
+        }
+    });
+    Endpoint::from_static("http://collector")
+        .connect_with_connector(connector)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_token_makes_a_host_with_a_certificate_under_the_pinned_root() {
+    let scene = Scene::new().await;
+    let key = Arc::new(HostKey::generate().unwrap());
+    let answer = scene.ask(&scene.token().await, &key).await.unwrap();
+    let grant = Grant {
+        chain: answer
+            .chain
+            .iter()
+            .map(|certificate| certificate.to_vec())
+            .collect(),
+        bundle: Signed::from_bytes(answer.trust_bundle.as_bytes()).unwrap(),
+        collectors: answer.collectors,
+        enrolment: scene.address.to_string(),
+    };
+    let identity = HostIdentity::accept(key.clone(), scene.fleet.root().fingerprint(), grant).unwrap();
+    assert_eq!(identity.host().as_bytes().as_slice(), answer.host_id.as_ref());
+    assert_eq!(identity.collectors(), ["localhost:7444"]);
+    let hosts = scene.enroller.hosts().await.unwrap();
+    assert_eq!(
+        (hosts.len(), hosts[0].host, hosts[0].key),
+        (1, identity.host(), key.fingerprint())
+    );
+    assert_eq!(
+        (hosts[0].hostname.as_str(), hosts[0].serial.as_str()),
+        ("web-1", identity.peer().serial.as_str())
+    );
+    assert_eq!(scene.enroller.tokens().await.unwrap()[0].uses_left, 0);
+}
+
+#[tokio::test]
+async fn a_reused_token_is_refused_audited_and_stops_nobody_else() {
+    let scene = Scene::new().await;
+    let token = scene.token().await;
+    scene.ask(&token, &HostKey::generate().unwrap()).await.unwrap();
+    let refusal = scene
+        .ask(&token, &HostKey::generate().unwrap())
+        .await
+        .unwrap_err();
+    assert_eq!(refusal.code(), Code::PermissionDenied);
+    assert!(
+        refusal.message().contains("already used") && refusal.message().contains("token create"),
+        "{refusal}"
+    );
+    let rows = scene.audit_of("token_used").await;
+    assert_eq!(
+        (rows.len(), rows[0].refused, rows[0].source.as_deref()),
+        (1, true, Some("127.0.0.1"))
+    );
+    let text = token.expose();
+    assert!(!format!("{:?}", scene.enroller.audit().newest(100).await.unwrap()).contains(text.as_str()));
+    scene.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_given_again_to_the_same_key_with_the_same_host_id() {
+    let scene = Scene::new().await;
+    let (token, key) = (scene.token().await, HostKey::generate().unwrap());
+    let first = scene.ask(&token, &key).await.unwrap();
+    let second = scene.ask(&token, &key).await.unwrap();
+    assert_eq!(first.host_id, second.host_id);
+    let third = scene.ask(&scene.token().await, &key).await.unwrap();
+    assert_eq!(first.host_id, third.host_id);
+    assert_eq!(scene.enroller.hosts().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn one_token_asked_for_by_many_at_once_makes_one_host() {
+    let scene = Scene::new().await;
+    let token = scene.token().await;
+    let request = |key: HostKey| key.request().unwrap();
+    let requests: Vec<_> = (0..16).map(|_| request(HostKey::generate().unwrap())).collect();
+    let facts = HostFacts::default();
+    let asked = requests
+        .iter()
+        .map(|csr| scene.enroller.enrol(HERE, token.secret().expose(), csr, &facts));
+    let outcomes = futures::future::join_all(asked).await;
+    assert_eq!(
+        outcomes.iter().filter(|outcome| outcome.is_ok()).count(),
+        1,
+        "{outcomes:?}"
+    );
+    let refused = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+    assert!(
+        refused
+            .clone()
+            .all(|refusal| matches!(refusal, Refusal::TokenUsed)),
+        "{outcomes:?}"
+    );
+    assert_eq!(scene.enroller.hosts().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn unknown_expired_and_revoked_tokens_are_told_apart() {
+    let scene = Scene::new().await;
+    let key = HostKey::generate().unwrap();
+    let root = scene.fleet.root().fingerprint();
+    let invented = EnrolmentToken::new("a:1", root, TokenSecret::generate()).unwrap();
+    assert!(
+        scene
+            .ask(&invented, &key)
+            .await
+            .unwrap_err()
+            .message()
+            .contains("does not know")
+    );
+    let expired = scene.enroller.issue_token(Duration::ZERO, 1).await.unwrap();
+    assert!(
+        scene
+            .ask(&expired, &key)
+            .await
+            .unwrap_err()
+            .message()
+            .contains("expired")
+    );
+    let revoked = scene.token().await;
+    assert!(
+        scene
+            .enroller
+            .revoke_token(&revoked.secret().digest().short())
+            .await
+            .unwrap()
+    );
+    assert!(
+        scene
+            .ask(&revoked, &key)
+            .await
+            .unwrap_err()
+            .message()
+            .contains("revoked")
+    );
+    for code in ["token_unknown", "token_expired", "token_revoked"] {
+        assert_eq!(scene.audit_of(code).await.len(), 1, "{code}");
+    }
+    assert!(scene.enroller.hosts().await.unwrap().is_empty());
+    scene.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_revoked_host_gets_no_certificate_any_more_and_stays_revoked_over_a_restart() {
+    let scene = Scene::new().await;
+    let key = HostKey::generate().unwrap();
+    let request = key.request().unwrap();
+    let facts = HostFacts::default();
+    let token = scene.token().await;
+    let enrolled = scene
+        .enroller
+        .enrol(HERE, token.secret().expose(), &request, &facts)
+        .await
+        .unwrap();
+    let peer = enrolled.certificate.peer.clone();
+    let closing = scene.enroller.revocations().clone();
+    let told = async {
+        tokio::join!(
+            closing.revoked(&peer),
+            scene.enroller.revoke_host(enrolled.host, "stolen")
+        )
+    };
+    assert!(
+        tokio::time::timeout(PATIENCE, told)
+            .await
+            .expect("open streams were not told")
+            .1
+            .unwrap()
+    );
+
+    let refusal = scene.ask(&scene.token().await, &key).await.unwrap_err();
+    assert!(refusal.message().contains("this host was revoked"), "{refusal}");
+    assert!(matches!(
+        scene.enroller.renew(HERE, &peer, &request).await,
+        Err(Refusal::HostRevoked)
+    ));
+    assert!(matches!(
+        scene.enroller.recover(HERE, enrolled.host, &request).await,
+        Err(Refusal::HostRevoked)
+    ));
+    assert!(
+        !scene
+            .enroller
+            .revoke_host(HostId::random(), "nobody")
+            .await
+            .unwrap()
+    );
+
+    let authority = scene.fleet.authority().clone();
+    let again = Enroller::open(pool(&scene.fleet).await, authority, EnrolConfig::default())
+        .await
+        .unwrap();
+    assert!(again.revocations().current().contains(&peer));
+    scene.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_host_renews_with_its_own_key_only() {
+    let scene = Scene::new().await;
+    let (key, other) = (HostKey::generate().unwrap(), HostKey::generate().unwrap());
+    let facts = HostFacts::default();
+    let token = scene.token().await;
+    let request = key.request().unwrap();
+    let enrolled = scene
+        .enroller
+        .enrol(HERE, token.secret().expose(), &request, &facts)
+        .await
+        .unwrap();
+    let renewed = scene
+        .enroller
+        .renew(HERE, &enrolled.certificate.peer, &request)
+        .await
+        .unwrap();
+    assert_eq!(renewed.peer.kind, PeerKind::Host(enrolled.host));
+    assert_ne!(renewed.peer.serial, enrolled.certificate.peer.serial);
+    assert_eq!(
+        scene.enroller.hosts().await.unwrap()[0].serial,
+        renewed.peer.serial
+    );
+    let swapped = scene
+        .enroller
+        .renew(HERE, &renewed.peer, &other.request().unwrap())
+        .await;
+    assert!(matches!(swapped, Err(Refusal::OtherKey)));
+    let stolen = scene
+        .enroller
+        .recover(HERE, enrolled.host, &other.request().unwrap())
+        .await;
+    assert!(matches!(stolen, Err(Refusal::OtherKey)));
+    assert_eq!(scene.audit_of("other_key").await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_expired_host_recovers_within_the_grace_and_not_after() {
+    let short = EnrolConfig {
+        certificate_lifetime_s: 0,
+        ..EnrolConfig::default()
+    };
+    let scene = Scene::with(short.clone()).await;
+    let key = HostKey::generate().unwrap();
+    let request = key.request().unwrap();
+    let token = scene.token().await;
+    let facts = HostFacts::default();
+    let enrolled = scene
+        .enroller
+        .enrol(HERE, token.secret().expose(), &request, &facts)
+        .await
+        .unwrap();
+    let recovered = scene
+        .enroller
+        .recover(HERE, enrolled.host, &request)
+        .await
+        .unwrap();
+    assert_eq!(recovered.peer.kind, PeerKind::Host(enrolled.host));
+    assert_eq!(
+        scene
+            .audit_of("serial")
+            .await
+            .iter()
+            .filter(|row| row.kind == "recovered")
+            .count(),
+        1
+    );
+
+    let unforgiving = EnrolConfig {
+        recovery_grace_s: 0,
+        ..short
+    };
+    let authority = scene.fleet.authority().clone();
+    let strict = Enroller::open(pool(&scene.fleet).await, authority, unforgiving)
+        .await
+        .unwrap();
+    let late = async || {
+        strict
+            .recover(HERE, enrolled.host, &request)
+            .await
+            .err()
+            .map(|refusal| refusal.code())
+    };
+    wait_for(PATIENCE, late, |code| *code == Some("too_late"))
+        .await
+        .unwrap();
+    assert!(matches!(
+        strict.recover(HERE, HostId::random(), &request).await,
+        Err(Refusal::HostUnknown)
+    ));
+}
+
+#[tokio::test]
+async fn a_source_that_is_refused_again_and_again_is_held_off() {
+    let scene = Scene::with(EnrolConfig {
+        refusals_per_minute: 5,
+        ..EnrolConfig::default()
+    })
+    .await;
+    let root = scene.fleet.root().fingerprint();
+    let key = HostKey::generate().unwrap();
+    for _ in 0..5 {
+        let guess = EnrolmentToken::new("a:1", root, TokenSecret::generate()).unwrap();
+        assert_eq!(
+            scene.ask(&guess, &key).await.unwrap_err().code(),
+            Code::Unauthenticated
+        );
+    }
+    let good = scene.token().await;
+    assert_eq!(
+        scene.ask(&good, &key).await.unwrap_err().code(),
+        Code::ResourceExhausted
+    );
+    let elsewhere: IpAddr = "10.9.8.7".parse().unwrap();
+    let request = key.request().unwrap();
+    let facts = HostFacts::default();
+    scene
+        .enroller
+        .enrol(elsewhere, good.secret().expose(), &request, &facts)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn plain_text_and_garbage_are_audited_and_stop_nobody_else() {
+    let scene = Scene::new().await;
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 600],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(scene.address).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "the connection was kept open");
+        assert!(
+            answer.len() < 32,
+            "something was served in plain text: {answer:?}"
+        );
+    }
+    let rows = wait_for(
+        PATIENCE,
+        async || scene.audit_of("not_tls").await.len(),
+        |count| *count == 3,
+    )
+    .await;
+    rows.unwrap();
+    scene.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_huge_message_is_refused_and_stops_nobody_else() {
+    let scene = Scene::new().await;
+    let request = v1::EnrollRequest {
+        hostname: "x".repeat(1024 * 1024),
+        ..v1::EnrollRequest::default()
+    };
+    let mut client = EnrolmentClient::new(channel(scene.address, scene.tls()).await);
+    assert_eq!(client.enroll(request).await.unwrap_err().code(), Code::OutOfRange);
+    scene.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_malformed_request_and_another_protocol_are_told_what_is_wrong() {
+    let scene = Scene::new().await;
+    let token = scene.token().await;
+    let mut client = EnrolmentClient::new(channel(scene.address, scene.tls()).await);
+    let request = v1::EnrollRequest {
+        protocol: PROTOCOL_VERSION,
+        secret: Bytes::copy_from_slice(token.secret().expose()),
+        csr: Bytes::from_static(b"not a request"),
+        ..v1::EnrollRequest::default()
+    };
+    let refusal = client.enroll(request.clone()).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::InvalidArgument);
+    assert!(
+        refusal.message().contains("certificate signing request"),
+        "{refusal}"
+    );
+    let newer = v1::EnrollRequest {
+        protocol: 99,
+        ..request
+    };
+    assert!(
+        client
+            .enroll(newer)
+            .await
+            .unwrap_err()
+            .message()
+            .contains("protocol 1, not 99")
+    );
+    // The token was not spent by the failed attempts.
+    scene.ask(&token, &HostKey::generate().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_time_is_signed_for_the_nonce_that_was_sent() {
+    let scene = Scene::new().await;
+    let mut client = EnrolmentClient::new(channel(scene.address, scene.tls()).await);
+    let nonce = [9; 16];
+    let answer = client
+        .time(v1::TimeRequest {
+            nonce: Bytes::copy_from_slice(&nonce),
+        })
+        .await
+        .unwrap();
+    let signed = Signed::from_bytes(answer.into_inner().envelope.as_bytes()).unwrap();
+    let time = TrustedTime::system();
+    time.observe_answer(&signed, &scene.fleet.authority().anchors(), &nonce)
+        .unwrap();
+    assert_eq!(time.now().1, fleetmend_identity::TimeSource::Collector);
+    let short = client
+        .time(v1::TimeRequest {
+            nonce: Bytes::from_static(b"short"),
+        })
+        .await;
+    assert_eq!(short.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_client_that_pins_another_root_does_not_send_its_secret() {
+    let scene = Scene::new().await;
+    let other = TestFleet::new().unwrap();
+    let tls = tls::client_for_enrolment(other.root().fingerprint(), &TrustedTime::system()).unwrap();
+    let stream = TcpStream::connect(scene.address).await.unwrap();
+    let error = tokio_rustls::TlsConnector::from(tls)
+        .connect(tls::server_name(), stream)
+        .await
+        .unwrap_err();
+    assert_eq!(TlsFault::find(&error), Some(TlsFault::TheirsUnknown));
+    scene.still_serves().await;
+}
