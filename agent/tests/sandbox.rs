@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Runs `fleetmend-agent sandbox-test`: its exit code, the sandbox it reports, and outcome by call.
+/// Runs `fleetmend-agent sandbox-test`: its exit code, its answer, and outcome by call.
 fn sandbox_test(flags: &[&str]) -> (Option<i32>, Value, BTreeMap<String, String>) {
     let output = Command::new(env!("CARGO_BIN_EXE_fleetmend-agent"))
         .args(["sandbox-test", "--json"])
@@ -28,7 +28,7 @@ fn sandbox_test(flags: &[&str]) -> (Option<i32>, Value, BTreeMap<String, String>
 
 #[test]
 fn sandboxed_agent_fails_at_everything_forbidden() {
-    let (code, sandbox, outcomes) = sandbox_test(&[]);
+    let (code, answer, outcomes) = sandbox_test(&[]);
     for call in [
         "ptrace",
         "process_vm_writev",
@@ -50,6 +50,13 @@ fn sandboxed_agent_fails_at_everything_forbidden() {
     assert_eq!(outcomes.get("clone3").map(String::as_str), Some("absent"));
     assert_eq!(code, Some(0));
 
+    let needs = answer["needs"].as_object().expect("needs");
+    assert!(
+        needs.len() >= 4 && needs.values().all(|met| *met == Value::Bool(true)),
+        "{needs:?}"
+    );
+
+    let sandbox = &answer["sandbox"];
     assert_eq!(sandbox["no_new_privs"], Value::Bool(true));
     let kept = sandbox["capabilities"].as_array().expect("list");
     let allowed = ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_BPF"];

@@ -1,11 +1,12 @@
 //! `fleetmend-agent sandbox-test`.
 
 use std::io::Write;
-use std::process::ExitCode;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::attempts::{Outcome, Victim, attempt_forbidden};
 use super::{SandboxConfig, enter};
@@ -22,7 +23,7 @@ pub(crate) struct SandboxTest {
 }
 
 impl SandboxTest {
-    /// Runs it; the exit code is 1 when anything forbidden was not stopped.
+    /// Runs it; the exit code is 1 when anything forbidden was not stopped, or anything needed was.
     ///
     /// # Errors
     /// When the sandbox cannot be entered, or the attempts cannot be prepared.
@@ -34,9 +35,16 @@ impl SandboxTest {
         };
         let attempts = attempt_forbidden(&victim).context("prepare the attempts")?;
         let stopped = attempts.iter().all(super::attempts::Attempt::is_stopped);
+        let needs = needs();
+        let spared = needs.iter().all(|(_, met)| *met);
         let mut out = std::io::stdout().lock();
         if self.json {
-            let result = json!({ "sandbox": report, "attempts": attempts, "all_stopped": stopped });
+            let needs: serde_json::Map<String, Value> = needs
+                .into_iter()
+                .map(|(need, met)| (need.to_owned(), Value::Bool(met)))
+                .collect();
+            let result =
+                json!({ "sandbox": report, "attempts": attempts, "all_stopped": stopped, "needs": needs });
             writeln!(out, "{result}").context("print the result")?;
         } else {
             if let Some(report) = &report {
@@ -56,11 +64,40 @@ impl SandboxTest {
                 };
                 writeln!(out, "{:<22} {outcome}", attempt.call).context("print an attempt")?;
             }
+            for (need, met) in needs {
+                let outcome = if met { "works" } else { "STOPPED" };
+                writeln!(out, "{need:<22} {outcome}").context("print a need")?;
+            }
         }
-        Ok(if stopped {
+        Ok(if stopped && spared {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         })
     }
+}
+
+/// What the agent goes on doing, so that a filter that is too strict is found here and not in the field.
+fn needs() -> Vec<(&'static str, bool)> {
+    let child = || {
+        Command::new("true")
+            .stdin(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    let connection = || {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        TcpStream::connect(listener.local_addr()?)
+    };
+    vec![
+        (
+            "start a thread",
+            std::thread::Builder::new()
+                .spawn(|| {})
+                .is_ok_and(|thread| thread.join().is_ok()),
+        ),
+        ("start a program", child()),
+        ("connect", connection().is_ok()),
+        ("read of pid 1", std::fs::read("/proc/1/stat").is_ok()),
+    ]
 }
