@@ -142,7 +142,8 @@ fn cli(profile: Profile) -> Package {
         name: "fleetmend",
         summary: "command line of a Fleetmend collector",
         description: &[
-            "Shows hosts, findings, actions and alerts, asks the store in SQL, and follows facts live.",
+            "Shows hosts, findings, actions and alerts, asks the store in SQL, and",
+            "follows facts live.",
         ],
         depends: &[],
         recommends: &[],
