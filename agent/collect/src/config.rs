@@ -13,8 +13,6 @@ pub struct CollectConfig {
     pub host_interval_ms: u64,
     /// Seconds between two listings of systemd's units.
     pub unit_interval_s: u64,
-    /// Whether BPF programs are loaded; without them processes are read from /proc.
-    pub bpf: bool,
     /// Sites to probe.
     pub sites: Vec<SiteConfig>,
     /// Resolver for the sites' names, instead of the system's: address and port.
@@ -29,7 +27,6 @@ impl Default for CollectConfig {
         Self {
             host_interval_ms: 1_000,
             unit_interval_s: 10,
-            bpf: true,
             sites: Vec::new(),
             resolver: None,
             witness: None,
@@ -55,16 +52,16 @@ impl CollectConfig {
         for (index, site) in self.sites.iter().enumerate() {
             if !names.insert(site.name.as_str()) {
                 faults.push((
-                    format!("sites.{index}.name"),
+                    format!("sites[{index}].name"),
                     format!("{:?} is used twice: give each site a name of its own", site.name),
                 ));
             }
             if let Err(reason) = site.parsed_url() {
-                faults.push((format!("sites.{index}.url"), reason));
+                faults.push((format!("sites[{index}].url"), reason));
             }
             if site.timeout_ms >= site.interval_s.saturating_mul(1_000) {
                 faults.push((
-                    format!("sites.{index}.timeout_ms"),
+                    format!("sites[{index}].timeout_ms"),
                     "must be shorter than interval_s".to_owned(),
                 ));
             }

@@ -1,1 +1,22 @@
-//! (room)
+//! Detect: facts become findings, on the host.
+//!
+//! Three sources of findings, all behind [`Detector`]: limits that were crossed ([`limits`]), Sigma rules
+//! ([`sigma`]), and the host-anomaly model ([`anomaly`], computed by ONNX on a thread of its own, [`onnx`]).
+//! [`tracker`] counts equal ones together and knows what still holds.
+//!
+//! Invariants: looking at a fact never waits and never does input or output, so that the hub can do it on the
+//! way to the spool; what is unknown neither raises nor resolves; a model or rule that cannot be loaded is
+//! reported with its reason while everything else goes on; every map is bounded.
+
+pub mod anomaly;
+pub mod config;
+mod detector;
+mod host_model;
+pub mod limits;
+mod metrics;
+pub mod onnx;
+pub mod sigma;
+pub mod tracker;
+
+pub use config::{AnomalyConfig, DetectConfig, LimitsConfig};
+pub use detector::Detector;

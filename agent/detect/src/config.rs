@@ -1,0 +1,145 @@
+//! Configuration of this room.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What is detected, and from when on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DetectConfig {
+    /// Folders of Sigma rules, read with all folders below them. Packaged rules first, then the site's own.
+    pub rule_dirs: Vec<PathBuf>,
+    /// Seconds without a new match after which a Sigma finding is resolved.
+    pub sigma_quiet_s: u64,
+    /// Limits on processes, filesystems, units and sites.
+    pub limits: LimitsConfig,
+    /// The host-anomaly model.
+    pub anomaly: AnomalyConfig,
+}
+
+impl Default for DetectConfig {
+    fn default() -> Self {
+        Self {
+            rule_dirs: vec![
+                PathBuf::from("/usr/share/fleetmend/rules"),
+                PathBuf::from("/etc/fleetmend/rules"),
+            ],
+            sigma_quiet_s: 600,
+            limits: LimitsConfig::default(),
+            anomaly: AnomalyConfig::default(),
+        }
+    }
+}
+
+/// Limits that are findings when crossed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// CPU use of one process, in percent of one core, above which it may be running away.
+    pub process_cpu_core_pct: f64,
+    /// Seconds it must stay there.
+    pub process_cpu_for_s: u64,
+    /// Used share of a filesystem, in percent, from which it is full.
+    pub filesystem_used_pct: f64,
+    /// Used share below which it is no longer full; the distance keeps a finding from flapping.
+    pub filesystem_clear_pct: f64,
+    /// Consecutive probes that must find a site down.
+    pub site_down_probes: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            process_cpu_core_pct: 90.0,
+            process_cpu_for_s: 300,
+            filesystem_used_pct: 90.0,
+            filesystem_clear_pct: 85.0,
+            site_down_probes: 2,
+        }
+    }
+}
+
+/// The host-anomaly model's settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AnomalyConfig {
+    /// Whether the model runs.
+    pub enabled: bool,
+    /// Folder of the model: graph, manifest and golden data.
+    pub model_dir: PathBuf,
+    /// The ONNX Runtime library.
+    pub onnxruntime: PathBuf,
+    /// Where what was learnt is kept over restarts.
+    pub state_file: PathBuf,
+    /// Seconds of one window.
+    pub window_s: f64,
+    /// Seconds that are watched before the first fit; nothing is raised until then.
+    pub warmup_s: f64,
+    /// Wanted alerts per host and day.
+    pub alerts_per_day: f64,
+}
+
+impl Default for AnomalyConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            model_dir: PathBuf::from("/usr/share/fleetmend/models/host-anomaly"),
+            onnxruntime: PathBuf::from("/usr/lib/fleetmend/libonnxruntime.so"),
+            state_file: PathBuf::from("/var/lib/fleetmend/agent/host-anomaly.state"),
+            window_s: 5.0,
+            warmup_s: 3_600.0,
+            alerts_per_day: 1.0,
+        }
+    }
+}
+
+impl DetectConfig {
+    /// What is wrong with the values, each with the key it concerns.
+    pub fn faults(&self) -> Vec<(String, String)> {
+        let limits = &self.limits;
+        let mut faults = Vec::new();
+        let mut check = |wrong: bool, key: &str, reason: &str| {
+            if wrong {
+                faults.push((key.to_owned(), reason.to_owned()));
+            }
+        };
+        check(
+            !(limits.process_cpu_core_pct > 0.0),
+            "limits.process_cpu_core_pct",
+            "must be above 0",
+        );
+        let used = limits.filesystem_used_pct;
+        check(
+            !(used > 0.0 && used <= 100.0),
+            "limits.filesystem_used_pct",
+            "must be above 0 and at most 100",
+        );
+        check(
+            limits.filesystem_clear_pct >= used,
+            "limits.filesystem_clear_pct",
+            "must be below filesystem_used_pct",
+        );
+        check(
+            limits.site_down_probes == 0,
+            "limits.site_down_probes",
+            "must be at least 1",
+        );
+        check(
+            !(self.anomaly.window_s >= 1.0),
+            "anomaly.window_s",
+            "must be at least 1",
+        );
+        check(
+            !(self.anomaly.warmup_s >= self.anomaly.window_s * 4.0),
+            "anomaly.warmup_s",
+            "must be at least four windows",
+        );
+        check(
+            !(self.anomaly.alerts_per_day > 0.0),
+            "anomaly.alerts_per_day",
+            "must be above 0",
+        );
+        faults
+    }
+}

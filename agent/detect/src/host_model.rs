@@ -1,0 +1,251 @@
+//! The host-anomaly model as the detector uses it: frames in, findings and a state out.
+
+use std::path::Path;
+
+use fleetmend_event::table::{
+    Finding, FindingKind, ModelState, ModelStatus, ProbeState, ProbeStatus, Severity, SubjectKind,
+};
+use fleetmend_event::{MetricFrame, TimeMicros};
+use fleetmend_models::Bundle;
+use fleetmend_shutdown::Tasks;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::anomaly::{FeatureExtractor, HostAnomalyConfig, Scored, build, worker};
+use crate::config::AnomalyConfig;
+use crate::onnx::Runtime;
+use crate::tracker::{FindingTracker, Notice, Subject};
+
+/// Rule name of its findings, and name in `model_status`.
+const HOST_ANOMALY: &str = "host-anomaly";
+/// Scores that may wait for the detector; it takes them every second, at most one window's worth arrives.
+const SCORES_MAX: usize = 256;
+/// Everyday windows in a row after which an anomaly is over.
+const CALM_WINDOWS: u32 = 6;
+/// Features named in a finding.
+const FACTORS_MAX: usize = 8;
+
+struct Running {
+    extractor: FeatureExtractor,
+    queue: worker::Handle,
+    scores: mpsc::Receiver<Scored>,
+}
+
+pub(crate) struct HostModel {
+    running: Option<Running>,
+    version: String,
+    digest: String,
+    state: ModelState,
+    reason: String,
+    windows: u64,
+    fitted_at: Option<TimeMicros>,
+    last: Option<Scored>,
+    calm: u32,
+    changed: bool,
+}
+
+impl HostModel {
+    /// Loads the model and starts its thread. A fault is kept as the state's reason.
+    pub(crate) fn start(config: &AnomalyConfig, tasks: &Tasks) -> Self {
+        let mut model = Self {
+            running: None,
+            version: String::new(),
+            digest: String::new(),
+            state: ModelState::Refused,
+            reason: "switched off in the configuration (detect.anomaly.enabled)".to_owned(),
+            windows: 0,
+            fitted_at: None,
+            last: None,
+            calm: 0,
+            changed: false,
+        };
+        if !config.enabled {
+            return model;
+        }
+        match load(config, tasks, &mut model) {
+            Ok(running) => {
+                info!(version = model.version, "host-anomaly model loaded");
+                model.running = Some(running);
+                model.state = ModelState::Learning;
+                model.reason = format!(
+                    "learning what is normal here; it raises nothing for the first {} s",
+                    config.warmup_s
+                );
+            }
+            Err(reason) => {
+                warn!(
+                    reason,
+                    "host-anomaly model refused; rules and limits go on without it"
+                );
+                model.reason = reason;
+            }
+        }
+        model
+    }
+
+    /// Takes one tick of metrics.
+    pub(crate) fn observe(&mut self, frame: &MetricFrame) {
+        let Some(running) = &mut self.running else { return };
+        if let Some(vector) = running.extractor.push(frame) {
+            self.windows = self.windows.saturating_add(1);
+            running.queue.offer(vector);
+        }
+    }
+
+    /// Takes the scores that arrived; returns the rows that follow from them.
+    pub(crate) fn findings(&mut self, tracker: &mut FindingTracker) -> Vec<Finding> {
+        let Some(running) = &mut self.running else {
+            return Vec::new();
+        };
+        let mut scores = Vec::new();
+        while let Ok(scored) = running.scores.try_recv() {
+            scores.push(scored);
+        }
+        scores
+            .into_iter()
+            .filter_map(|scored| self.judge(scored, tracker))
+            .collect()
+    }
+
+    fn judge(&mut self, scored: Scored, tracker: &mut FindingTracker) -> Option<Finding> {
+        let subject = Subject::named(SubjectKind::Host, HOST_ANOMALY);
+        if self.state == ModelState::Learning {
+            self.state = ModelState::Active;
+            self.reason = "scoring against what was learnt on this host".to_owned();
+            self.fitted_at = Some(scored.time);
+            self.changed = true;
+        }
+        if scored.regime_accepted {
+            self.reason = "a new regime was accepted as normal after it stayed for hours".to_owned();
+            self.fitted_at = Some(scored.time);
+            self.changed = true;
+        }
+        self.calm = if scored.unusual {
+            0
+        } else {
+            self.calm.saturating_add(1)
+        };
+        let row = if scored.unusual {
+            tracker.notice(scored.time, notice(&scored, subject))
+        } else if self.calm >= CALM_WINDOWS {
+            tracker.resolve(scored.time, HOST_ANOMALY, &subject)
+        } else {
+            None
+        };
+        self.last = Some(scored);
+        row
+    }
+
+    /// Whether the state changed since it was asked last.
+    pub(crate) fn changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(crate) fn status(&self) -> ModelStatus {
+        ModelStatus {
+            time: TimeMicros::now(),
+            model: HOST_ANOMALY.to_owned(),
+            version: self.version.clone(),
+            digest: self.digest.clone(),
+            state: self.state,
+            reason: self.reason.clone(),
+            windows: self.windows,
+            fitted_at: self.fitted_at,
+            inference_p99_us: None,
+            score: self.last.as_ref().map(|scored| scored.score),
+        }
+    }
+
+    pub(crate) fn probe_status(&self) -> ProbeStatus {
+        let absent: Vec<&str> = self
+            .running
+            .as_ref()
+            .map(|running| running.extractor.absent())
+            .unwrap_or_default();
+        let state = match (&self.running, absent.is_empty()) {
+            (None, _) => ProbeState::Broken,
+            (Some(_), false) => ProbeState::Degraded,
+            (Some(_), true) => ProbeState::Real,
+        };
+        let missing = if absent.is_empty() {
+            String::new()
+        } else {
+            format!("; not measured on this host: {}", absent.join(", "))
+        };
+        ProbeStatus {
+            time: TimeMicros::now(),
+            probe: "detect.host-anomaly".to_owned(),
+            state,
+            reason: format!("{}: {}{missing}", self.state, self.reason),
+            hint: String::new(),
+            seen: self.windows,
+            delivered: self.windows,
+            lost: 0,
+        }
+    }
+}
+
+fn load(config: &AnomalyConfig, tasks: &Tasks, model: &mut HostModel) -> Result<Running, String> {
+    let chain = |error: &dyn std::error::Error| {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    };
+    let bundle = Bundle::read(&config.model_dir).map_err(|error| chain(&error))?;
+    model.version = bundle.manifest().version.to_string();
+    model.digest = fleetmend_models::sha256_hex(bundle.graph());
+    let runtime = Runtime::load(Some(Path::new(&config.onnxruntime))).map_err(|error| chain(&error))?;
+    let settings = HostAnomalyConfig {
+        window_s: config.window_s,
+        warmup_s: config.warmup_s,
+        alerts_per_day: config.alerts_per_day,
+        ..HostAnomalyConfig::default()
+    };
+    let extractor = FeatureExtractor::new(bundle.schema(), config.window_s);
+    let anomaly = build(settings, &bundle, &runtime).map_err(|error| chain(&error))?;
+    let (sender, scores) = mpsc::channel(SCORES_MAX);
+    let queue = worker::spawn(tasks, anomaly, Some(config.state_file.clone()), sender)
+        .map_err(|error| chain(&error))?;
+    Ok(Running {
+        extractor,
+        queue,
+        scores,
+    })
+}
+
+fn notice(scored: &Scored, subject: Subject) -> Notice {
+    let top = scored.top.iter().take(FACTORS_MAX);
+    let factors = top.map(|part| {
+        json!({"feature": part.feature, "unit": part.unit, "value": part.value, "expected": part.expected, "contribution": part.contribution})
+    });
+    let first = scored
+        .top
+        .first()
+        .map_or("no single feature", |part| part.feature.as_str());
+    let layers = scored.layers.iter().map(|layer| {
+        (
+            layer.layer.name().to_owned(),
+            json!({"score": layer.score, "p": layer.p}),
+        )
+    });
+    Notice {
+        kind: FindingKind::Anomaly,
+        rule: HOST_ANOMALY.to_owned(),
+        title: format!("this host behaves unlike itself, most of all {first}"),
+        severity: Severity::Medium,
+        score: Some(scored.score),
+        subject,
+        techniques: Vec::new(),
+        tactics: Vec::new(),
+        factors: factors.collect(),
+        evidence: json!({
+            "p": scored.p, "surprise": scored.surprise, "episodes_per_day": scored.per_day,
+            "layers": layers.collect::<serde_json::Map<_, _>>(),
+        }),
+    }
+}

@@ -1,0 +1,40 @@
+//! Metrics of this room.
+
+use metrics::{counter, gauge};
+
+/// Facts looked at, by table.
+const FACTS: &str = "fleetmend_agent_detect_facts_total";
+/// Finding rows raised, by kind.
+const FINDINGS: &str = "fleetmend_agent_detect_findings_total";
+/// Findings that hold at present.
+const FINDINGS_OPEN: &str = "fleetmend_agent_detect_findings_open";
+/// Findings forgotten because too many were open.
+const FINDINGS_EVICTED: &str = "fleetmend_agent_detect_findings_evicted_total";
+/// Facts that found the room's queue full.
+const FACTS_DROPPED: &str = "fleetmend_agent_detect_facts_dropped_total";
+/// Sigma rules, by state.
+const SIGMA_RULES: &str = "fleetmend_agent_detect_sigma_rules";
+
+pub(crate) fn fact(table: &'static str) {
+    counter!(FACTS, "table" => table).increment(1);
+}
+
+pub(crate) fn finding(kind: &'static str) {
+    counter!(FINDINGS, "kind" => kind).increment(1);
+}
+
+pub(crate) fn findings_open(count: usize) {
+    gauge!(FINDINGS_OPEN).set(count as f64);
+}
+
+pub(crate) fn finding_evicted() {
+    counter!(FINDINGS_EVICTED).increment(1);
+}
+
+pub(crate) fn fact_dropped() {
+    counter!(FACTS_DROPPED).increment(1);
+}
+
+pub(crate) fn sigma_rules(state: &'static str, count: usize) {
+    gauge!(SIGMA_RULES, "state" => state).set(count as f64);
+}
