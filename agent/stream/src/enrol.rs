@@ -101,7 +101,7 @@ pub async fn renew(
     let csr = identity.current().key().request()?.into();
     let mut client = CarrierClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let answer = called(&link, client.renew(v1::RenewRequest { csr })).await?;
-    adopt(identity, &answer)
+    adopt(identity, &answer).await
 }
 
 /// Gets a new certificate over the enrolment listener after the present one has ended: the enrolled key is
@@ -121,7 +121,7 @@ pub async fn recover(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Result
     let csr = current.key().request()?.into();
     let mut client = EnrolmentClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let answer = called(&link, client.recover(v1::RecoverRequest { host_id, csr })).await?;
-    adopt(identity, &answer)
+    adopt(identity, &answer).await
 }
 
 /// Asks the enrolment listener what time it is and sets the trusted time by the signed answer: for a host
@@ -145,7 +145,7 @@ pub async fn ask_time(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Resul
     Ok(time.now().0)
 }
 
-fn adopt(identity: &LiveIdentity, answer: &v1::RenewResponse) -> Result<(), EnrolError> {
+async fn adopt(identity: &LiveIdentity, answer: &v1::RenewResponse) -> Result<(), EnrolError> {
     let chain = answer
         .chain
         .iter()
@@ -158,7 +158,10 @@ fn adopt(identity: &LiveIdentity, answer: &v1::RenewResponse) -> Result<(), Enro
         .renewed(chain, bundle)
         .map_err(EnrolError::Answer)?;
     let until = renewed.peer().not_after;
-    identity.replace(renewed)?;
+    let present = identity.clone();
+    // The file is synced to disk: not on the runtime.
+    let written = tokio::task::spawn_blocking(move || present.replace(renewed)).await;
+    written.map_err(|_| EnrolError::Interrupted)??;
     tracing::info!(%until, "certificate renewed");
     Ok(())
 }

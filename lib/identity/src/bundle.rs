@@ -106,10 +106,19 @@ impl TrustBundle {
     }
 
     /// Reads a bundle from a file that only its owner may change, and checks that one of its own roots signed
-    /// it. Trust in the file comes from its owner: the healer's is root's.
+    /// it.
     pub fn read(path: &Path) -> Result<(Signed<TrustBundle>, TrustBundle), IdentityError> {
-        let bytes = files::read_trusted(path)?.ok_or_else(|| missing(path))?;
-        let signed = Signed::from_bytes(&bytes)?;
+        Self::parse(&files::read_trusted(path)?.ok_or_else(|| missing(path))?)
+    }
+
+    /// As [`TrustBundle::read`], from a file that is root's or our own: where a privileged process has its
+    /// trust anchors from. It is trusted because of its owner, who wrote it at enrolment.
+    pub fn read_own(path: &Path) -> Result<(Signed<TrustBundle>, TrustBundle), IdentityError> {
+        Self::parse(&files::read_own(path)?.ok_or_else(|| missing(path))?)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<(Signed<TrustBundle>, TrustBundle), IdentityError> {
+        let signed = Signed::from_bytes(bytes)?;
         let opened = Self::open_pinned(&signed, &signed.signer())?;
         Ok((signed, opened))
     }

@@ -30,6 +30,14 @@ pub enum IdentityError {
         /// The permission bits it should have.
         wanted: u32,
     },
+    /// A file that must be root's or our own belongs to somebody else.
+    #[error("{} belongs to uid {owner}, who could change it; check its content, then run: chown root {}", path.display(), path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// A file holds something else than it should.
     #[error("{} is not a valid {what}: {reason}", path.display())]
     Content {

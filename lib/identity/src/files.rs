@@ -60,6 +60,27 @@ pub fn read_trusted(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityE
     read_checked(path, 0o022, PUBLIC_MODE)
 }
 
+/// As [`read_trusted`], and its owner must be root or whoever runs this process: what a privileged process
+/// trusts may not have been put there by an unprivileged one.
+pub fn read_own(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
+    let Some(content) = read_trusted(path)? else {
+        return Ok(None);
+    };
+    let owner = fs::metadata(path).map_err(failed("inspect", path))?.uid();
+    // The owner of a process's folder in /proc is its effective user.
+    let ours = fs::metadata("/proc/self")
+        .map_err(failed("inspect", Path::new("/proc/self")))?
+        .uid();
+    if owner == 0 || owner == ours {
+        Ok(Some(content))
+    } else {
+        Err(IdentityError::Owner {
+            path: path.to_owned(),
+            owner,
+        })
+    }
+}
+
 fn read_checked(path: &Path, refused: u32, wanted: u32) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -165,6 +186,24 @@ mod tests {
             Err(IdentityError::AlreadyThere { .. })
         ));
         assert!(read_private(&folder.path().join("none")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_not_our_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("anchors");
+        write_public(&path, b"trust me").unwrap();
+        assert!(read_own(&path).unwrap().is_some());
+        if chown(&path, Some(65534), Some(65534)).is_ok() {
+            let error = read_own(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("uid 65534") && error.contains("chown root"),
+                "{error}"
+            );
+        } else {
+            // Only root can give a file away.
+            assert_ne!(fs::metadata("/proc/self").unwrap().uid(), 0);
+        }
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub enum EnrolError {
     /// The collector's time.
     #[error("the collector's time was not taken over")]
     Time(#[from] TimeError),
+    /// The new identity was not written, because the process is ending.
+    #[error("the renewed identity was not written because the agent is ending; the present one stays in use")]
+    Interrupted,
     /// No collector is known.
     #[error(
         "this host was told no collector address when it enrolled; set the collector's enrolment configuration and enrol this host again"
@@ -70,7 +73,7 @@ impl EnrolError {
             EnrolError::Connect(_) | EnrolError::Failed { .. } | EnrolError::Silent { .. } => true,
             EnrolError::Refused { retry, .. } => *retry,
             EnrolError::Answer(_) | EnrolError::OtherHost | EnrolError::NoCollector => false,
-            EnrolError::Identity(_) | EnrolError::Time(_) => true,
+            EnrolError::Identity(_) | EnrolError::Time(_) | EnrolError::Interrupted => true,
         }
     }
 
