@@ -1,0 +1,248 @@
+//! Catalogue: what is registered, in SQLite.
+//!
+//! One transaction registers the Parquet files of a compaction, takes the marks of its segments over and marks the
+//! segments as compacted. A segment that is not marked is read again at the next start, a Parquet file that is not
+//! registered is not there: whichever moment a kill chooses, each row is stored once.
+
+use std::path::Path;
+use std::time::Duration;
+
+use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch, TimeMicros};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{Row, Sqlite, Transaction};
+
+use crate::error::CatalogueError;
+
+/// A Parquet file as it is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileRow {
+    pub(crate) id: i64,
+    /// Relative to the folder of Parquet files.
+    pub(crate) path: String,
+    pub(crate) table: String,
+    pub(crate) day: i64,
+    pub(crate) from: TimeMicros,
+    pub(crate) to: TimeMicros,
+    pub(crate) ingested_to: TimeMicros,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) digest: String,
+}
+
+/// What one compaction or merge changes.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// Files that are new; their ids are not read.
+    pub(crate) added: Vec<FileRow>,
+    /// Ids of files whose rows are in the new ones.
+    pub(crate) removed: Vec<i64>,
+    /// Segments whose rows are in the new files.
+    pub(crate) segments: Vec<u64>,
+    /// Marks to take over.
+    pub(crate) marks: Vec<(HostId, Mark, TimeMicros)>,
+}
+
+/// The catalogue.
+#[derive(Debug, Clone)]
+pub(crate) struct Catalogue {
+    pool: SqlitePool,
+}
+
+impl Catalogue {
+    /// Opens or makes the catalogue at `path`; returns whether it was made.
+    pub(crate) async fn open(path: &Path) -> Result<(Self, bool), CatalogueError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // Segments are deleted once they are registered, so a registration must survive a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new().max_connections(2).connect_with(options).await.map_err(failed("open"))?;
+        sqlx::migrate!("./migrations").run(&pool).await?;
+        let catalogue = Self { pool };
+        let made = catalogue.make_identity().await?;
+        Ok((catalogue, made))
+    }
+
+    async fn make_identity(&self) -> Result<bool, CatalogueError> {
+        let epoch = uuid::Uuid::new_v4();
+        let done = sqlx::query("INSERT OR IGNORE INTO store_identity (id, epoch, created_at) VALUES (1, ?, ?)")
+            .bind(epoch.as_bytes().as_slice())
+            .bind(TimeMicros::now().0)
+            .execute(&self.pool)
+            .await
+            .map_err(failed("make the store's identity"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// The life of this store.
+    pub(crate) async fn epoch(&self) -> Result<[u8; 16], CatalogueError> {
+        let row = sqlx::query("SELECT epoch FROM store_identity WHERE id = 1")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(failed("read the store's identity"))?;
+        sixteen(&row, 0, "a store epoch")
+    }
+
+    /// Every mark that was taken over.
+    pub(crate) async fn marks(&self) -> Result<Vec<(HostId, Mark, TimeMicros)>, CatalogueError> {
+        let rows = sqlx::query("SELECT host, epoch, lane, sequence, seen_at FROM marks")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("read marks"))?;
+        let mark = |row: &SqliteRow| {
+            let lane = u8::try_from(row.get::<i64, _>(2)).ok().and_then(Lane::from_code);
+            let lane = lane.ok_or(CatalogueError::Invalid { what: "a lane" })?;
+            let sequence = Sequence(unsigned(row.get(3)));
+            let epoch = SpoolEpoch::from_bytes(sixteen(row, 1, "a spool epoch")?);
+            Ok((HostId::from_bytes(sixteen(row, 0, "a host id")?), Mark { epoch, lane, sequence }, TimeMicros(row.get(4))))
+        };
+        rows.iter().map(mark).collect()
+    }
+
+    /// Every live Parquet file.
+    pub(crate) async fn files(&self) -> Result<Vec<FileRow>, CatalogueError> {
+        const LIVE: &str = "SELECT id, path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, digest \
+                            FROM parquet_files WHERE state = 'live' ORDER BY id";
+        let rows = sqlx::query(LIVE).fetch_all(&self.pool).await.map_err(failed("read Parquet files"))?;
+        let file = |row: &SqliteRow| FileRow {
+            id: row.get(0),
+            path: row.get(1),
+            table: row.get(2),
+            day: row.get(3),
+            from: TimeMicros(row.get(4)),
+            to: TimeMicros(row.get(5)),
+            ingested_to: TimeMicros(row.get(6)),
+            rows: unsigned(row.get(7)),
+            bytes: unsigned(row.get(8)),
+            digest: row.get(9),
+        };
+        Ok(rows.iter().map(file).collect())
+    }
+
+    /// Segments that are compacted and not yet deleted.
+    pub(crate) async fn compacted_segments(&self) -> Result<Vec<u64>, CatalogueError> {
+        let rows = sqlx::query("SELECT number FROM compacted_segments")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("read compacted segments"))?;
+        Ok(rows.iter().map(|row| unsigned(row.get(0))).collect())
+    }
+
+    /// Applies `change` in one transaction; returns the ids of the files added, in order.
+    ///
+    /// # Cancel safety
+    /// Dropped before its end it changes nothing, or everything when the commit was under way.
+    pub(crate) async fn apply(&self, change: &Change) -> Result<Vec<i64>, CatalogueError> {
+        let failure = failed("register files");
+        let mut transaction = self.pool.begin().await.map_err(failed("register files"))?;
+        let ids = write_change(&mut transaction, change).await.map_err(failure)?;
+        transaction.commit().await.map_err(failed("register files"))?;
+        Ok(ids)
+    }
+
+    /// Forgets compacted segments whose files are deleted.
+    pub(crate) async fn forget_segments(&self, numbers: &[u64]) -> Result<(), CatalogueError> {
+        for number in numbers {
+            sqlx::query("DELETE FROM compacted_segments WHERE number = ?")
+                .bind(signed(*number))
+                .execute(&self.pool)
+                .await
+                .map_err(failed("forget a segment"))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets files that expired, in one transaction.
+    pub(crate) async fn forget_files(&self, ids: &[i64]) -> Result<(), CatalogueError> {
+        self.apply(&Change { removed: ids.to_vec(), ..Change::default() }).await.map(|_| ())
+    }
+
+    /// Marks a file as damaged: it stays known, and is not read any more.
+    pub(crate) async fn set_damaged(&self, id: i64) -> Result<(), CatalogueError> {
+        sqlx::query("UPDATE parquet_files SET state = 'damaged' WHERE id = ?")
+            .bind(id)
+            .execute(&self.pool)
+            .await
+            .map_err(failed("mark a damaged file"))?;
+        Ok(())
+    }
+
+    /// Forgets marks of streams not heard of since `before`.
+    pub(crate) async fn forget_marks(&self, before: TimeMicros) -> Result<(), CatalogueError> {
+        sqlx::query("DELETE FROM marks WHERE seen_at < ?")
+            .bind(before.0)
+            .execute(&self.pool)
+            .await
+            .map_err(failed("forget marks"))?;
+        Ok(())
+    }
+
+    /// Closes the file in order.
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+async fn write_change(transaction: &mut Transaction<'_, Sqlite>, change: &Change) -> Result<Vec<i64>, sqlx::Error> {
+    let mut ids = Vec::with_capacity(change.added.len());
+    for file in &change.added {
+        const ADD: &str = "INSERT INTO parquet_files (path, table_name, day, from_time, to_time, ingested_to, row_count, \
+                           bytes, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let done = sqlx::query(ADD)
+            .bind(&file.path)
+            .bind(&file.table)
+            .bind(file.day)
+            .bind(file.from.0)
+            .bind(file.to.0)
+            .bind(file.ingested_to.0)
+            .bind(signed(file.rows))
+            .bind(signed(file.bytes))
+            .bind(&file.digest)
+            .execute(&mut **transaction)
+            .await?;
+        ids.push(done.last_insert_rowid());
+    }
+    for id in &change.removed {
+        sqlx::query("DELETE FROM parquet_files WHERE id = ?").bind(id).execute(&mut **transaction).await?;
+    }
+    for number in &change.segments {
+        sqlx::query("INSERT OR IGNORE INTO compacted_segments (number, compacted_at) VALUES (?, ?)")
+            .bind(signed(*number))
+            .bind(TimeMicros::now().0)
+            .execute(&mut **transaction)
+            .await?;
+    }
+    for (host, mark, seen_at) in &change.marks {
+        const RAISE: &str = "INSERT INTO marks (host, epoch, lane, sequence, seen_at) VALUES (?, ?, ?, ?, ?) \
+                             ON CONFLICT (host, epoch, lane) DO UPDATE SET sequence = max(sequence, excluded.sequence), \
+                             seen_at = max(seen_at, excluded.seen_at)";
+        sqlx::query(RAISE)
+            .bind(host.as_bytes().as_slice())
+            .bind(mark.epoch.as_bytes().as_slice())
+            .bind(i64::from(mark.lane.code()))
+            .bind(signed(mark.sequence.0))
+            .bind(seen_at.0)
+            .execute(&mut **transaction)
+            .await?;
+    }
+    Ok(ids)
+}
+
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> CatalogueError {
+    move |source| CatalogueError::Sql { action, source }
+}
+
+fn sixteen(row: &SqliteRow, column: usize, what: &'static str) -> Result<[u8; 16], CatalogueError> {
+    row.get::<Vec<u8>, _>(column).try_into().map_err(|_| CatalogueError::Invalid { what })
+}
+
+/// SQLite's integers are signed; numbers of ours never reach their end.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}

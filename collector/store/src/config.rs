@@ -1,0 +1,165 @@
+//! What the store may use, and for how long it keeps what.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Configuration of the store; every key has a default but the folder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Folder that holds segments, Parquet files and the catalogue.
+    pub folder: PathBuf,
+    /// Bytes after which a segment is sealed. Bounds the memory of one compaction (about eight times as much).
+    pub segment_bytes_max: u64,
+    /// Seconds after which a segment with rows is sealed, so that a quiet collector compacts too.
+    pub segment_age_s_max: u64,
+    /// Bytes of decoded rows kept in memory for queries over what is not compacted yet.
+    pub hot_cache_bytes_max: u64,
+    /// Bytes of frames that may wait for the writer; more make `commit` wait.
+    pub queue_bytes_max: u32,
+    /// How long `commit` waits for room and for the disk before it gives up.
+    pub commit_timeout_ms: u64,
+    /// Free bytes of the file system below which nothing more is accepted: compaction and catalogue need room.
+    pub free_bytes_min: u64,
+    /// How often maintenance looks for sealed segments, expired files and files to check.
+    pub maintenance_interval_ms: u64,
+    /// Small files of one table and day that are merged into one.
+    pub merge_files_min: usize,
+    /// Parquet files of at least this size are not merged any more.
+    pub merge_bytes_max: u64,
+    /// Limits of queries.
+    pub query: QueryConfig,
+    /// How long and how much is kept.
+    pub retention: RetentionConfig,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::from("/var/lib/fleetmend-collector/store"),
+            segment_bytes_max: 32 << 20,
+            segment_age_s_max: 600,
+            hot_cache_bytes_max: 64 << 20,
+            queue_bytes_max: 64 << 20,
+            commit_timeout_ms: 10_000,
+            free_bytes_min: 64 << 20,
+            maintenance_interval_ms: 5_000,
+            merge_files_min: 8,
+            merge_bytes_max: 64 << 20,
+            query: QueryConfig::default(),
+            retention: RetentionConfig::default(),
+        }
+    }
+}
+
+/// Limits that no query may exceed, whatever its caller asks for.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueryConfig {
+    /// Queries that run at once; more wait within their own timeout.
+    pub concurrent_max: usize,
+    /// Threads of the query runtime.
+    pub threads: usize,
+    /// Memory of one query for sorting, joining and grouping; what can spill goes to disk beyond it.
+    pub memory_bytes_max: usize,
+    /// Bytes that all queries together may spill to disk.
+    pub spill_bytes_max: u64,
+    /// Rows of one answer.
+    pub rows_max: usize,
+    /// Time of one query.
+    pub timeout_ms_max: u64,
+}
+
+impl Default for QueryConfig {
+    fn default() -> Self {
+        Self {
+            concurrent_max: 4,
+            threads: 2,
+            memory_bytes_max: 128 << 20,
+            spill_bytes_max: 1 << 30,
+            rows_max: 100_000,
+            timeout_ms_max: 60_000,
+        }
+    }
+}
+
+/// How long and how much is kept; a table's own entry goes before the common one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Days after which a file is deleted, counted from the last time anything in it was received.
+    pub age_days: u32,
+    /// Bytes of Parquet files a table may hold; the oldest are deleted first.
+    pub table_bytes_max: u64,
+    /// Other limits for single tables, by name.
+    pub tables: BTreeMap<String, TableRetention>,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { age_days: 30, table_bytes_max: 8 << 30, tables: BTreeMap::new() }
+    }
+}
+
+/// Limits of one table; what is left out is the common limit.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TableRetention {
+    /// Days.
+    pub age_days: Option<u32>,
+    /// Bytes of Parquet files.
+    pub bytes_max: Option<u64>,
+}
+
+impl StoreConfig {
+    /// Everything that is wrong with it, as key and reason.
+    pub fn faults(&self) -> Vec<(String, String)> {
+        let mut faults = Vec::new();
+        let mut least = |key: &str, value: u64, least: u64| {
+            if value < least {
+                faults.push((key.to_owned(), format!("must be at least {least}")));
+            }
+        };
+        least("segment_bytes_max", self.segment_bytes_max, 64 << 10);
+        least("segment_age_s_max", self.segment_age_s_max, 1);
+        least("queue_bytes_max", self.queue_bytes_max.into(), 1 << 20);
+        least("commit_timeout_ms", self.commit_timeout_ms, 100);
+        least("maintenance_interval_ms", self.maintenance_interval_ms, 10);
+        least("merge_files_min", self.merge_files_min as u64, 2);
+        least("query.concurrent_max", self.query.concurrent_max as u64, 1);
+        least("query.threads", self.query.threads as u64, 1);
+        least("query.memory_bytes_max", self.query.memory_bytes_max as u64, 1 << 20);
+        least("query.rows_max", self.query.rows_max as u64, 1);
+        least("query.timeout_ms_max", self.query.timeout_ms_max, 1);
+        least("retention.age_days", self.retention.age_days.into(), 1);
+        for name in self.retention.tables.keys() {
+            if fleetmend_event::table::table_by_name(name).is_none() {
+                faults.push((format!("retention.tables.{name}"), "no table has this name".to_owned()));
+            }
+        }
+        faults
+    }
+
+    pub(crate) fn commit_timeout(&self) -> Duration {
+        Duration::from_millis(self.commit_timeout_ms)
+    }
+
+    pub(crate) fn segments_folder(&self) -> PathBuf {
+        self.folder.join("segments")
+    }
+
+    pub(crate) fn parquet_folder(&self) -> PathBuf {
+        self.folder.join("parquet")
+    }
+
+    pub(crate) fn aside_folder(&self) -> PathBuf {
+        self.folder.join("aside")
+    }
+
+    pub(crate) fn spill_folder(&self) -> PathBuf {
+        self.folder.join("spill")
+    }
+}

@@ -1,0 +1,63 @@
+//! Gaps: the latest losses, in memory, so that every answer can say what it may lack.
+
+use std::collections::VecDeque;
+
+use fleetmend_event::table::Gap;
+use fleetmend_event::{HostId, TimeMicros};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+/// Gaps kept in memory; older ones are in the table `gaps` only.
+const GAPS_MAX: usize = 10_000;
+/// Gaps told with one answer.
+pub(crate) const GAPS_TOLD_MAX: usize = 100;
+
+/// A loss and the host it happened on; the store's own losses carry [`crate::OWN_HOST`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HostGap {
+    /// The host.
+    pub host_id: HostId,
+    /// The loss.
+    #[serde(flatten)]
+    pub gap: Gap,
+}
+
+/// A part of a table that a query read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Name of the table.
+    pub(crate) table: &'static str,
+    /// From when.
+    pub(crate) from: TimeMicros,
+    /// Until when.
+    pub(crate) to: TimeMicros,
+}
+
+/// The latest gaps.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps {
+    latest: Mutex<VecDeque<HostGap>>,
+}
+
+impl Gaps {
+    /// Adds a gap that is stored.
+    pub(crate) fn add(&self, host_id: HostId, gap: Gap) {
+        let mut latest = self.latest.lock();
+        if latest.len() >= GAPS_MAX {
+            latest.pop_front();
+        }
+        latest.push_back(HostGap { host_id, gap });
+    }
+
+    /// The newest gaps that touch any of `reaches`, `newer` ones first, at most [`GAPS_TOLD_MAX`].
+    pub(crate) fn touching(&self, reaches: &[Reach], newer: Vec<HostGap>) -> Vec<HostGap> {
+        let touches = |gap: &Gap| {
+            reaches.iter().any(|reach| {
+                (gap.table == "*" || gap.table == reach.table) && gap.from_time <= reach.to && gap.to_time >= reach.from
+            })
+        };
+        let latest = self.latest.lock();
+        let held = newer.iter().chain(latest.iter().rev());
+        held.filter(|held| touches(&held.gap)).take(GAPS_TOLD_MAX).cloned().collect()
+    }
+}

@@ -1,0 +1,208 @@
+//! Identities: which records are stored, so that sending twice stores once.
+//!
+//! A *stream* is (host, epoch, lane). Its mark is the highest number that is durable; every number up to it was
+//! stored or declared lost. The digests of a stream's latest records are kept to tell a repetition from a forgery;
+//! a number whose digest is not known any more counts as a repetition.
+//!
+//! Numbers that are being written stand in a [`Pending`], which becomes true only once they are durable.
+
+use std::collections::{HashMap, VecDeque};
+
+use fleetmend_event::{HostId, Lane, Mark, RecordId, Sequence, SpoolEpoch, TimeMicros};
+
+/// Digests kept per stream. An agent repeats at most what was on the wire when a stream broke.
+const DIGESTS_MAX: usize = 256;
+
+/// Who numbers records.
+pub(crate) type StreamKey = (HostId, SpoolEpoch, Lane);
+
+/// First 16 bytes of a record's SHA-256.
+pub(crate) type Digest = [u8; 16];
+
+#[derive(Debug, Clone, Default)]
+struct Stream {
+    mark: u64,
+    /// Digests of the records up to `mark`, the newest last; `None` where it is not known.
+    digests: VecDeque<Option<Digest>>,
+    /// Records before this number will never come: the sender does not have them.
+    lost_before: Option<u64>,
+    seen_at: TimeMicros,
+}
+
+/// What to do with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Store it; `missing` records before it are lost.
+    New {
+        /// How many numbers are skipped.
+        missing: u64,
+    },
+    /// It is stored already.
+    Duplicate,
+    /// Another record is stored under its identity.
+    Conflict,
+    /// A number was skipped.
+    OutOfOrder {
+        /// Number that was expected.
+        expected: u64,
+    },
+}
+
+/// Every stream the store knows.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    streams: HashMap<StreamKey, Stream>,
+}
+
+/// Records accepted but not durable yet.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    streams: HashMap<StreamKey, Vec<(u64, Option<Digest>)>>,
+}
+
+impl Marks {
+    /// What to do with record `id` of `host`, after those in `pending`.
+    pub(crate) fn judge(&self, pending: &Pending, host: HostId, id: RecordId, record: Candidate) -> Verdict {
+        let key = (host, id.epoch, id.lane);
+        let stream = self.streams.get(&key);
+        let waiting = pending.streams.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let known = stream.is_some() || !waiting.is_empty();
+        let mark = waiting.last().map_or_else(|| stream.map_or(0, |stream| stream.mark), |(number, _)| *number);
+        let number = id.sequence.0;
+        if number == 0 {
+            return Verdict::OutOfOrder { expected: mark.saturating_add(1) };
+        }
+        if number > mark {
+            let missing = number.saturating_sub(mark).saturating_sub(1);
+            let declared = stream.and_then(|stream| stream.lost_before).is_some_and(|before| number <= before);
+            return if missing == 0 || declared || !known {
+                Verdict::New { missing }
+            } else {
+                Verdict::OutOfOrder { expected: mark.saturating_add(1) }
+            };
+        }
+        let held = waiting.iter().find(|(held, _)| *held == number).map(|(_, digest)| *digest);
+        let stored = held.or_else(|| stream.and_then(|stream| stream.digest_of(number))).flatten();
+        match (stored, record) {
+            // What was shed after it was sent is still the record that is stored.
+            (_, Candidate::Tombstone) | (None, Candidate::Rows(_)) => Verdict::Duplicate,
+            (Some(stored), Candidate::Rows(digest)) if stored == digest => Verdict::Duplicate,
+            (Some(_), Candidate::Rows(_)) => Verdict::Conflict,
+        }
+    }
+
+    /// Makes what was pending true.
+    pub(crate) fn apply(&mut self, pending: &Pending, now: TimeMicros) {
+        for (key, records) in &pending.streams {
+            let stream = self.streams.entry(*key).or_default();
+            for (number, digest) in records {
+                stream.advance(*number, *digest);
+            }
+            stream.seen_at = now;
+        }
+    }
+
+    /// Takes over a mark from the catalogue or a record from a segment.
+    pub(crate) fn raise(&mut self, key: StreamKey, number: u64, digest: Option<Digest>, seen_at: TimeMicros) {
+        let stream = self.streams.entry(key).or_default();
+        if number > stream.mark {
+            stream.advance(number, digest);
+        }
+        stream.seen_at = stream.seen_at.max(seen_at);
+    }
+
+    /// Allows the next record of the stream to be any up to `id`.
+    pub(crate) fn declare_lost(&mut self, host: HostId, id: RecordId) {
+        let stream = self.streams.entry((host, id.epoch, id.lane)).or_default();
+        stream.lost_before = Some(id.sequence.0);
+    }
+
+    /// The marks of `host`.
+    pub(crate) fn of_host(&self, host: HostId) -> Vec<Mark> {
+        let of_host = self.streams.iter().filter(|((owner, ..), _)| *owner == host);
+        of_host.map(|((_, epoch, lane), stream)| mark(*epoch, *lane, stream.mark)).collect()
+    }
+
+    /// The mark of one stream.
+    pub(crate) fn of_stream(&self, (host, epoch, lane): StreamKey) -> Mark {
+        mark(epoch, lane, self.streams.get(&(host, epoch, lane)).map_or(0, |stream| stream.mark))
+    }
+
+    /// When a stream was last heard of.
+    pub(crate) fn seen_at(&self, key: StreamKey) -> Option<TimeMicros> {
+        self.streams.get(&key).map(|stream| stream.seen_at).filter(|at| at.0 > 0)
+    }
+
+    /// Every mark, with when its stream was last heard of.
+    pub(crate) fn all(&self) -> Vec<(HostId, Mark, TimeMicros)> {
+        let row = |((host, epoch, lane), stream): (&StreamKey, &Stream)| (*host, mark(*epoch, *lane, stream.mark), stream.seen_at);
+        self.streams.iter().map(row).collect()
+    }
+
+    /// Forgets streams not heard of since `before`; returns how many.
+    pub(crate) fn forget_before(&mut self, before: TimeMicros) -> usize {
+        let count = self.streams.len();
+        self.streams.retain(|_, stream| stream.seen_at >= before);
+        count.saturating_sub(self.streams.len())
+    }
+}
+
+/// What a record that came is compared by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Candidate {
+    /// A record with rows.
+    Rows(Digest),
+    /// A record whose rows were shed.
+    Tombstone,
+}
+
+impl Pending {
+    /// Notes an accepted record.
+    pub(crate) fn accept(&mut self, host: HostId, id: RecordId, digest: Option<Digest>) {
+        self.streams.entry((host, id.epoch, id.lane)).or_default().push((id.sequence.0, digest));
+    }
+
+    /// Highest number that waits in a stream.
+    pub(crate) fn last_of(&self, key: &StreamKey) -> Option<u64> {
+        self.streams.get(key).and_then(|records| records.last()).map(|(number, _)| *number)
+    }
+
+    /// Takes the last accepted records of a commit back, as many as `accepted` names.
+    pub(crate) fn take_back(&mut self, host: HostId, accepted: &[RecordId]) {
+        for id in accepted.iter().rev() {
+            let key = (host, id.epoch, id.lane);
+            if let Some(records) = self.streams.get_mut(&key) {
+                records.pop();
+                if records.is_empty() {
+                    self.streams.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn advance(&mut self, number: u64, digest: Option<Digest>) {
+        if number != self.mark.saturating_add(1) {
+            self.digests.clear();
+        }
+        self.mark = number;
+        self.digests.push_back(digest);
+        if self.digests.len() > DIGESTS_MAX {
+            self.digests.pop_front();
+        }
+        if self.lost_before.is_some_and(|before| before <= number) {
+            self.lost_before = None;
+        }
+    }
+
+    fn digest_of(&self, number: u64) -> Option<Option<Digest>> {
+        let back = usize::try_from(self.mark.checked_sub(number)?).ok()?;
+        let index = self.digests.len().checked_sub(back.checked_add(1)?)?;
+        self.digests.get(index).copied()
+    }
+}
+
+fn mark(epoch: SpoolEpoch, lane: Lane, number: u64) -> Mark {
+    Mark { epoch, lane, sequence: Sequence(number) }
+}

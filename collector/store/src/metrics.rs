@@ -1,0 +1,56 @@
+//! Names of the store's metrics, in one place.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Frames made durable.
+pub(crate) const FRAMES: &str = "fleetmend_collector_store_frames_total";
+/// Rows made durable; a metric sample is a row.
+pub(crate) const ROWS: &str = "fleetmend_collector_store_rows_total";
+/// Frames that were stored already, by identity.
+pub(crate) const DUPLICATES: &str = "fleetmend_collector_store_duplicate_frames_total";
+/// Commits refused, by reason.
+pub(crate) const REFUSED: &str = "fleetmend_collector_store_refused_commits_total";
+/// Frames whose rows could not be read and that were stored as a gap.
+pub(crate) const UNREADABLE: &str = "fleetmend_collector_store_unreadable_frames_total";
+/// Seconds from the first frame of a group to its fsync.
+pub(crate) const GROUP_SECONDS: &str = "fleetmend_collector_store_group_commit_seconds";
+/// Bytes written to segments.
+pub(crate) const SEGMENT_BYTES: &str = "fleetmend_collector_store_segment_bytes_total";
+/// Rows written to Parquet files.
+pub(crate) const COMPACTED_ROWS: &str = "fleetmend_collector_store_compacted_rows_total";
+/// Seconds of one compaction.
+pub(crate) const COMPACTION_SECONDS: &str = "fleetmend_collector_store_compaction_seconds";
+/// Steps of maintenance that failed, by step.
+pub(crate) const MAINTENANCE_FAILURES: &str = "fleetmend_collector_store_maintenance_failures_total";
+/// Parquet files deleted because of their age or size.
+pub(crate) const EXPIRED_FILES: &str = "fleetmend_collector_store_expired_files_total";
+/// Files set aside because they are damaged.
+pub(crate) const DAMAGED_FILES: &str = "fleetmend_collector_store_damaged_files_total";
+/// Queries by outcome.
+pub(crate) const QUERIES: &str = "fleetmend_collector_store_queries_total";
+/// Seconds of one query.
+pub(crate) const QUERY_SECONDS: &str = "fleetmend_collector_store_query_seconds";
+/// Frames not compacted yet.
+pub(crate) const HOT_FRAMES: &str = "fleetmend_collector_store_hot_frames_count";
+/// Bytes of Parquet files.
+pub(crate) const PARQUET_BYTES: &str = "fleetmend_collector_store_parquet_bytes";
+
+/// Describes every metric to the recorder.
+pub fn describe() {
+    describe_counter!(FRAMES, Unit::Count, "frames made durable");
+    describe_counter!(ROWS, Unit::Count, "rows made durable; a metric sample is a row");
+    describe_counter!(DUPLICATES, Unit::Count, "frames that were stored already");
+    describe_counter!(REFUSED, Unit::Count, "commits refused, by reason");
+    describe_counter!(UNREADABLE, Unit::Count, "frames whose rows could not be read, stored as a gap");
+    describe_histogram!(GROUP_SECONDS, Unit::Seconds, "from the first frame of a group to its fsync");
+    describe_counter!(SEGMENT_BYTES, Unit::Bytes, "bytes written to segments");
+    describe_counter!(COMPACTED_ROWS, Unit::Count, "rows written to Parquet files");
+    describe_histogram!(COMPACTION_SECONDS, Unit::Seconds, "one compaction");
+    describe_counter!(MAINTENANCE_FAILURES, Unit::Count, "steps of maintenance that failed, by step");
+    describe_counter!(EXPIRED_FILES, Unit::Count, "Parquet files deleted because of age or size");
+    describe_counter!(DAMAGED_FILES, Unit::Count, "files set aside because they are damaged");
+    describe_counter!(QUERIES, Unit::Count, "queries, by outcome");
+    describe_histogram!(QUERY_SECONDS, Unit::Seconds, "one query");
+    describe_gauge!(HOT_FRAMES, Unit::Count, "frames not compacted yet");
+    describe_gauge!(PARQUET_BYTES, Unit::Bytes, "bytes of Parquet files");
+}

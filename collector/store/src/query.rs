@@ -1,0 +1,237 @@
+//! Queries: SQL over everything stored, hot frames and Parquet files together.
+//!
+//! Every table of [`fleetmend_event::table::tables`] is there under its name, with the columns of its rows and with
+//! `host_id` and `ingested_at`; `metrics` has one row per sample. `SHOW TABLES` and `DESCRIBE` work. A query sees
+//! each table as it was when the query first named it. The function `label(labels, 'key')` reads one attribute of a metric.
+//!
+//! # Limits
+//! Only queries are answered: plans that define, change, copy or set anything are refused before they run. One
+//! query has its memory, its time and its rows; what sorts or groups beyond the memory spills to the store's own
+//! folder, within a bound. Queries run on threads of their own, so that reading files there disturbs nobody.
+//!
+//! # Damage
+//! A file that is missing or cut short is noticed when it is planned for. A query that fails while it reads has the
+//! digests of its files checked; those that differ are set aside and the query runs again over the rest. Either way
+//! the loss is a gap row, and the answer names the gaps that touch what it read.
+
+mod answer;
+mod functions;
+mod hot;
+mod prune;
+mod session;
+mod table;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use futures::StreamExt;
+use metrics::{counter, histogram};
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+use crate::config::{QueryConfig, StoreConfig};
+use crate::error::{OpenError, QueryError};
+use crate::inner::Inner;
+use crate::metrics as names;
+pub use answer::{Answer, to_json_rows};
+pub(crate) use session::Scope;
+
+/// What one query may take; the store's configuration caps each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// Rows of the answer; more are cut off and the answer says so.
+    pub rows_max: usize,
+    /// Time, waiting for a turn included.
+    pub timeout: Duration,
+    /// Bytes for sorting, joining and grouping, and of the answer.
+    pub memory_bytes_max: usize,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        Self { rows_max: 10_000, timeout: Duration::from_secs(30), memory_bytes_max: 128 << 20 }
+    }
+}
+
+impl QueryLimits {
+    fn within(self, config: &QueryConfig) -> Self {
+        Self {
+            rows_max: self.rows_max.min(config.rows_max),
+            timeout: self.timeout.min(Duration::from_millis(config.timeout_ms_max)),
+            memory_bytes_max: self.memory_bytes_max.min(config.memory_bytes_max),
+        }
+    }
+}
+
+/// The query engine.
+pub(crate) struct Engine {
+    /// Taken when the engine ends.
+    runtime: Option<Runtime>,
+    state: SessionState,
+    turns: Arc<Semaphore>,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // A runtime must not wait for its threads inside another one.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Stops a query whose caller has gone.
+struct StopOnDrop(tokio::task::AbortHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Engine {
+    /// An engine with its own threads.
+    pub(crate) fn new(config: &StoreConfig) -> Result<Self, OpenError> {
+        let failed = |error: &dyn std::error::Error| OpenError::Engine(error.to_string());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.query.threads)
+            .thread_name("store-query")
+            .enable_time()
+            .build()
+            .map_err(|error| failed(&error))?;
+        let state = session::base_state(config).map_err(|error| failed(&error))?;
+        Ok(Self { runtime: Some(runtime), state, turns: Arc::new(Semaphore::new(config.query.concurrent_max)) })
+    }
+
+    /// Answers a query.
+    pub(crate) async fn sql(&self, inner: &Arc<Inner>, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
+        let limits = limits.within(&inner.config.query);
+        let started = Instant::now();
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
+        let turn = tokio::time::timeout(limits.timeout, self.turns.clone().acquire_owned());
+        let turn = turn.await.map_err(|_| QueryError::Busy)?.map_err(|_| QueryError::Closed)?;
+        let (state, inner, query) = (self.state.clone(), inner.clone(), query.to_owned());
+        let left = limits.timeout.saturating_sub(started.elapsed());
+        let task = runtime.spawn(async move {
+            let _turn = turn;
+            run(&state, &inner, &query, limits).await
+        });
+        let _stop = StopOnDrop(task.abort_handle());
+        let outcome = match tokio::time::timeout(left, task).await {
+            Err(_) => Err(QueryError::Timeout { timeout: limits.timeout }),
+            Ok(Err(error)) => Err(QueryError::Failed { reason: error.to_string() }),
+            Ok(Ok(outcome)) => outcome,
+        };
+        let result = if outcome.is_ok() { "answered" } else { "failed" };
+        counter!(names::QUERIES, "outcome" => result).increment(1);
+        histogram!(names::QUERY_SECONDS).record(started.elapsed().as_secs_f64());
+        outcome.map(|answer| Answer { took: started.elapsed(), ..answer })
+    }
+
+    /// Keeps the newest gaps at hand.
+    pub(crate) async fn load_gaps(&self, inner: &Arc<Inner>) -> Result<(), QueryError> {
+        use fleetmend_event::Table;
+        let query = "SELECT * FROM gaps ORDER BY time DESC LIMIT 10000";
+        let answer = self.sql(inner, query, QueryLimits::default()).await?;
+        let failed = |reason: String| QueryError::Failed { reason };
+        for batch in answer.batches.iter().rev() {
+            let hosts = crate::shape::typed::<arrow::array::StringArray>(batch, crate::shape::HOST_ID);
+            let hosts = hosts.map_err(|error| failed(error.to_string()))?;
+            let gaps = fleetmend_event::table::Gap::from_batch(batch).map_err(|error| failed(error.to_string()))?;
+            for (gap, host) in gaps.into_iter().zip(hosts.iter()).rev() {
+                if let Some(host) = host.and_then(|host| host.parse().ok()) {
+                    inner.gaps.add(host, gap);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A session over exactly `scope`, for merging files; spilling and memory as for a query.
+    pub(crate) fn session(&self, scope: Arc<Scope>, memory_bytes_max: usize) -> Result<datafusion::prelude::SessionContext, QueryError> {
+        session::context(&self.state, scope, memory_bytes_max).map_err(|error| answer::failure(&error, memory_bytes_max))
+    }
+
+    /// Runs work on the engine's threads.
+    pub(crate) async fn on_threads<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, QueryError> {
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
+        let task = runtime.spawn(work);
+        let _stop = StopOnDrop(task.abort_handle());
+        task.await.map_err(|error| QueryError::Failed { reason: error.to_string() })
+    }
+}
+
+async fn run(state: &SessionState, inner: &Arc<Inner>, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
+    let mut retried = false;
+    loop {
+        let scope = Scope::of_store(inner);
+        match attempt(state, &scope, query, limits).await {
+            Ok(mut answer) => {
+                answer.gaps = inner.gaps_touching(&scope.reaches());
+                return Ok(answer);
+            }
+            Err(Stop::Refused(error)) => return Err(error),
+            Err(Stop::Broken(error)) => {
+                let damaged = set_damaged_aside(inner, &scope);
+                if damaged == 0 || retried {
+                    return Err(answer::failure(&error, limits.memory_bytes_max));
+                }
+                retried = true;
+            }
+        }
+    }
+}
+
+enum Stop {
+    Refused(QueryError),
+    Broken(DataFusionError),
+}
+
+impl From<DataFusionError> for Stop {
+    fn from(error: DataFusionError) -> Self {
+        Stop::Broken(error)
+    }
+}
+
+async fn attempt(state: &SessionState, scope: &Arc<Scope>, query: &str, limits: QueryLimits) -> Result<Answer, Stop> {
+    let context = session::context(state, scope.clone(), limits.memory_bytes_max)?;
+    let plan = session::plan(&context, query).await.map_err(Stop::Refused)?;
+    let frame = context.execute_logical_plan(plan).await?;
+    let mut stream = frame.execute_stream().await?;
+    let schema = answer::plain_schema(&stream.schema());
+    let mut answer = Answer { schema, ..Answer::default() };
+    let (mut rows, mut bytes) = (0_usize, 0_usize);
+    while let Some(batch) = stream.next().await {
+        let batch: RecordBatch = answer::plain(&answer.schema, &batch?)?;
+        let room = limits.rows_max.saturating_sub(rows);
+        answer.truncated = batch.num_rows() > room;
+        let batch = batch.slice(0, batch.num_rows().min(room));
+        rows = rows.saturating_add(batch.num_rows());
+        bytes = bytes.saturating_add(batch.get_array_memory_size());
+        if bytes > limits.memory_bytes_max {
+            return Err(Stop::Refused(QueryError::Memory { bytes_max: limits.memory_bytes_max }));
+        }
+        if batch.num_rows() > 0 {
+            answer.batches.push(batch);
+        }
+        if answer.truncated {
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// Checks every file the query read; returns how many were set aside.
+fn set_damaged_aside(inner: &Arc<Inner>, scope: &Scope) -> usize {
+    let mut count = 0_usize;
+    for file in scope.files() {
+        if let Some(reason) = file.deep_fault() {
+            inner.set_aside(&file, &reason);
+            count = count.saturating_add(1);
+        }
+    }
+    count
+}

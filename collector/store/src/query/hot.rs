@@ -1,0 +1,103 @@
+//! Hot frames as a stream of rows.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+
+use super::prune::Prune;
+use crate::error::ReadError;
+use crate::inner::Inner;
+use crate::shape::{Chunks, SampleBuilder, SqlTable, with_system_columns};
+use crate::view::HotFrame;
+
+/// Some frames of one table.
+pub(crate) struct HotPartition {
+    pub(crate) table: &'static SqlTable,
+    pub(crate) index: usize,
+    pub(crate) frames: Vec<Arc<HotFrame>>,
+    /// What is given: the projected columns.
+    pub(crate) schema: SchemaRef,
+    pub(crate) projection: Option<Vec<usize>>,
+    pub(crate) prune: Arc<Prune>,
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for HotPartition {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "HotPartition({}, {} frames)", self.table.info.name, self.frames.len())
+    }
+}
+
+impl PartitionStream for HotPartition {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let reader = Reader {
+            table: self.table,
+            index: self.index,
+            schema: self.schema.clone(),
+            projection: self.projection.clone(),
+            prune: self.prune.clone(),
+            inner: self.inner.clone(),
+        };
+        let frames = self.frames.clone();
+        let batches = frames.into_iter().filter_map(move |frame| reader.read(&frame).transpose());
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
+    }
+}
+
+struct Reader {
+    table: &'static SqlTable,
+    index: usize,
+    schema: SchemaRef,
+    projection: Option<Vec<usize>>,
+    prune: Arc<Prune>,
+    inner: Arc<Inner>,
+}
+
+impl Reader {
+    /// The rows of one frame; `None` when it has none that matter. A frame that cannot be read any more is a gap.
+    fn read(&self, frame: &Arc<HotFrame>) -> Result<Option<RecordBatch>> {
+        match frame.batch(self.table) {
+            Ok(batch) if self.table.is_metrics() => self.samples(frame, &batch),
+            Ok(batch) => {
+                let rows = with_system_columns(self.table, &batch, frame.host, frame.ingested_at).map_err(external)?;
+                let rows = match &self.projection {
+                    Some(columns) => rows.project(columns)?,
+                    None => rows,
+                };
+                Ok((rows.num_rows() > 0).then_some(rows))
+            }
+            Err(error) => {
+                self.inner.lose_frame(frame, self.index, &error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn samples(&self, frame: &HotFrame, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
+        let chunks = Chunks::of(batch).map_err(external)?;
+        let host = frame.host.to_string();
+        let mut builder = SampleBuilder::new(self.schema.clone());
+        for row in 0..chunks.len() {
+            if self.prune.wants_name(chunks.name(row)) {
+                let sample = chunks.sample_of(row, &host);
+                for (time, value) in chunks.samples(row) {
+                    builder.push(sample, time, value, frame.ingested_at);
+                }
+            }
+        }
+        if builder.len() == 0 { Ok(None) } else { Ok(Some(builder.finish()?)) }
+    }
+}
+
+fn external(error: ReadError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

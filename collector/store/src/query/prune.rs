@@ -1,0 +1,146 @@
+//! What a filter says about which frames and files can matter.
+
+use std::collections::HashSet;
+
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use fleetmend_event::{HostId, TimeMicros};
+
+use crate::shape::{HOST_ID, TIME};
+
+/// A necessary condition on rows: what does not meet it is left out before it is read. Times are inclusive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prune {
+    pub(crate) from: TimeMicros,
+    pub(crate) to: TimeMicros,
+    hosts: Option<HashSet<String>>,
+    names: Option<HashSet<String>>,
+}
+
+impl Prune {
+    /// What all of `filters` together demand.
+    pub(crate) fn of(filters: &[Expr]) -> Self {
+        let mut prune = Self { from: TimeMicros(i64::MIN), to: TimeMicros(i64::MAX), hosts: None, names: None };
+        filters.iter().for_each(|filter| prune.narrow(filter));
+        prune
+    }
+
+    /// Whether anything between these times can matter.
+    pub(crate) fn touches(&self, from: TimeMicros, to: TimeMicros) -> bool {
+        from <= self.to && to >= self.from
+    }
+
+    /// Whether rows of this host can matter.
+    pub(crate) fn wants_host(&self, host: HostId) -> bool {
+        self.hosts.as_ref().is_none_or(|hosts| hosts.contains(&host.to_string()))
+    }
+
+    /// Whether samples of this metric can matter.
+    pub(crate) fn wants_name(&self, name: &str) -> bool {
+        self.names.as_ref().is_none_or(|names| names.contains(name))
+    }
+
+    fn narrow(&mut self, filter: &Expr) {
+        match filter {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+                self.narrow(left);
+                self.narrow(right);
+            }
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                if let (Some(column), Some(value)) = (column_of(left), literal_of(right)) {
+                    self.compare(column, *op, value);
+                } else if let (Some(value), Some(column)) = (literal_of(left), column_of(right))
+                    && let Some(op) = op.swap()
+                {
+                    self.compare(column, op, value);
+                }
+            }
+            Expr::Between(between) if !between.negated => {
+                if let Some(column) = column_of(&between.expr) {
+                    if let Some(low) = literal_of(&between.low) {
+                        self.compare(column, Operator::GtEq, low);
+                    }
+                    if let Some(high) = literal_of(&between.high) {
+                        self.compare(column, Operator::LtEq, high);
+                    }
+                }
+            }
+            Expr::InList(list) if !list.negated => {
+                let texts: Option<HashSet<String>> = list.list.iter().map(|item| literal_of(item).and_then(text_of)).collect();
+                if let (Some(column), Some(texts)) = (column_of(&list.expr), texts) {
+                    self.among(column, texts);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn compare(&mut self, column: &str, op: Operator, value: &ScalarValue) {
+        if column == TIME {
+            let Some((floor, ceiling)) = micros_of(value) else { return };
+            match op {
+                Operator::Eq => {
+                    self.from = self.from.max(floor);
+                    self.to = self.to.min(ceiling);
+                }
+                Operator::Gt | Operator::GtEq => self.from = self.from.max(floor),
+                Operator::Lt | Operator::LtEq => self.to = self.to.min(ceiling),
+                _ => {}
+            }
+        } else if op == Operator::Eq
+            && let Some(text) = text_of(value)
+        {
+            self.among(column, HashSet::from([text]));
+        }
+    }
+
+    fn among(&mut self, column: &str, texts: HashSet<String>) {
+        let held = match column {
+            HOST_ID => &mut self.hosts,
+            "name" => &mut self.names,
+            _ => return,
+        };
+        *held = Some(match held.take() {
+            None => texts,
+            Some(earlier) => earlier.intersection(&texts).cloned().collect(),
+        });
+    }
+}
+
+/// The column an expression is, also when the planner casts it to another unit of time or kind of text.
+fn column_of(expression: &Expr) -> Option<&str> {
+    match expression {
+        Expr::Column(column) => Some(column.name()),
+        Expr::Cast(cast) if cast.field.data_type().is_temporal() || cast.field.data_type().is_string() => column_of(&cast.expr),
+        _ => None,
+    }
+}
+
+fn literal_of(expression: &Expr) -> Option<&ScalarValue> {
+    match expression {
+        Expr::Literal(value, _) => Some(value),
+        _ => None,
+    }
+}
+
+fn text_of(value: &ScalarValue) -> Option<String> {
+    match value {
+        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text)) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// The microseconds around a timestamp.
+fn micros_of(value: &ScalarValue) -> Option<(TimeMicros, TimeMicros)> {
+    let (floor, ceiling) = match value {
+        ScalarValue::TimestampSecond(Some(value), _) => (value.checked_mul(1_000_000)?, value.checked_mul(1_000_000)?),
+        ScalarValue::TimestampMillisecond(Some(value), _) => (value.checked_mul(1_000)?, value.checked_mul(1_000)?),
+        ScalarValue::TimestampMicrosecond(Some(value), _) => (*value, *value),
+        ScalarValue::TimestampNanosecond(Some(value), _) => {
+            let floor = value.div_euclid(1_000);
+            (floor, floor.saturating_add(i64::from(value.rem_euclid(1_000) > 0)))
+        }
+        _ => return None,
+    };
+    Some((TimeMicros(floor), TimeMicros(ceiling)))
+}

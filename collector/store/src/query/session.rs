@@ -1,0 +1,141 @@
+//! Sessions: what a query may see and use.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider};
+use datafusion::catalog::CatalogProviderList;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use parking_lot::Mutex;
+
+use super::answer;
+use super::functions;
+use super::prune::Prune;
+use super::table::FactTable;
+use crate::config::StoreConfig;
+use crate::error::QueryError;
+use crate::gaps::Reach;
+use crate::inner::Inner;
+use crate::shape::{sql_tables, table_index_by_name};
+use crate::view::{ParquetFile, TableView};
+
+const CATALOG: &str = "fleetmend";
+const SCHEMA: &str = "facts";
+
+/// What one query sees: each table as it was when it was first named, and what was read of it.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    pub(crate) inner: Arc<Inner>,
+    /// Tables that were named, by place. Given beforehand when files are merged.
+    views: Mutex<HashMap<usize, Arc<TableView>>>,
+    reaches: Mutex<Vec<Reach>>,
+}
+
+impl Scope {
+    /// Everything in the store.
+    pub(crate) fn of_store(inner: &Arc<Inner>) -> Arc<Self> {
+        Arc::new(Self { inner: inner.clone(), views: Mutex::default(), reaches: Mutex::default() })
+    }
+
+    /// Only these files of one table.
+    pub(crate) fn of_files(inner: &Arc<Inner>, table: usize, files: Vec<Arc<ParquetFile>>) -> Arc<Self> {
+        let view = Arc::new(TableView { hot: Vec::new(), files });
+        Arc::new(Self { inner: inner.clone(), views: Mutex::new(HashMap::from([(table, view)])), reaches: Mutex::default() })
+    }
+
+    /// The table at this place.
+    pub(crate) fn view(&self, table: usize) -> Arc<TableView> {
+        self.views.lock().entry(table).or_insert_with(|| Arc::new(self.inner.view.table(table))).clone()
+    }
+
+    /// Notes what a scan reads.
+    pub(crate) fn note(&self, table: &'static str, prune: &Prune) {
+        self.reaches.lock().push(Reach { table, from: prune.from, to: prune.to });
+    }
+
+    /// What was read.
+    pub(crate) fn reaches(&self) -> Vec<Reach> {
+        self.reaches.lock().clone()
+    }
+
+    /// Every file of the tables that were named.
+    pub(crate) fn files(&self) -> Vec<Arc<ParquetFile>> {
+        self.views.lock().values().flat_map(|view| view.files.iter().cloned()).collect()
+    }
+}
+
+/// The schema with every table, seen through one scope.
+#[derive(Debug)]
+struct Facts {
+    scope: Arc<Scope>,
+}
+
+#[async_trait]
+impl SchemaProvider for Facts {
+    fn table_names(&self) -> Vec<String> {
+        sql_tables().iter().map(|table| table.info.name.to_owned()).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let table = table_index_by_name(name).and_then(|index| FactTable::new(index, &self.scope));
+        Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        table_index_by_name(name).is_some()
+    }
+}
+
+/// What all sessions share: functions, settings, the cache of file footers and the spill folder.
+pub(crate) fn base_state(config: &StoreConfig) -> Result<SessionState> {
+    let session = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(true)
+        .with_target_partitions(config.query.threads)
+        // Rows are read back by column type: text is plain text everywhere.
+        .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
+        .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
+        .set_str("datafusion.execution.time_zone", "UTC");
+    let spill = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![config.spill_folder()]))
+        .with_max_temp_directory_size(config.query.spill_bytes_max);
+    let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(spill).build_arc()?;
+    let state = SessionStateBuilder::new_with_default_features().with_config(session).with_runtime_env(runtime).build();
+    let context = SessionContext::new_with_state(state);
+    context.register_udf(functions::label());
+    Ok(context.state())
+}
+
+/// A session that sees `scope` and may use so much memory.
+pub(crate) fn context(base: &SessionState, scope: Arc<Scope>, memory_bytes_max: usize) -> Result<SessionContext> {
+    let pool = Arc::new(FairSpillPool::new(memory_bytes_max));
+    let runtime = RuntimeEnvBuilder::from_runtime_env(base.runtime_env()).with_memory_pool(pool).build_arc()?;
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(SCHEMA, Arc::new(Facts { scope }))?;
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+    let state = SessionStateBuilder::new_from_existing(base.clone())
+        .with_catalog_list(Arc::new(catalogs))
+        .with_runtime_env(runtime)
+        .build();
+    Ok(SessionContext::new_with_state(state))
+}
+
+/// The plan of a query; anything else is refused.
+pub(crate) async fn plan(context: &SessionContext, query: &str) -> Result<LogicalPlan, QueryError> {
+    let invalid = |error: DataFusionError| answer::failure(&error, 0);
+    let plan = context.state().create_logical_plan(query).await.map_err(invalid)?;
+    let only_queries = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    only_queries
+        .verify_plan(&plan)
+        .map_err(|error| QueryError::Refused { reason: error.find_root().message().into_owned() })?;
+    Ok(plan)
+}

@@ -1,0 +1,145 @@
+//! A table in SQL: hot frames and Parquet files, pruned by what the query asks for.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, project_schema};
+use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::union::UnionExec;
+
+use super::hot::HotPartition;
+use super::prune::Prune;
+use super::session::Scope;
+use crate::shape::{SqlTable, sql_tables};
+use crate::view::{HotFrame, ParquetFile};
+
+/// Hot frames below this number are read by one task.
+const FRAMES_PER_PARTITION_MIN: usize = 32;
+
+/// One table as a query sees it.
+#[derive(Debug)]
+pub(crate) struct FactTable {
+    table: &'static SqlTable,
+    index: usize,
+    scope: Arc<Scope>,
+}
+
+impl FactTable {
+    /// The table at this place.
+    pub(crate) fn new(index: usize, scope: &Arc<Scope>) -> Option<Self> {
+        sql_tables().get(index).map(|table| Self { table, index, scope: scope.clone() })
+    }
+
+    fn hot(&self, prune: &Arc<Prune>, projection: Option<&Vec<usize>>, partitions: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let wanted = |frame: &&Arc<HotFrame>| prune.touches(frame.from, frame.to) && prune.wants_host(frame.host) && !frame.is_lost();
+        let view = self.scope.view(self.index);
+        let frames: Vec<Arc<HotFrame>> = view.hot.iter().filter(wanted).cloned().collect();
+        if frames.is_empty() {
+            return Ok(None);
+        }
+        let schema = project_schema(&self.table.schema, projection)?;
+        let share = frames.len().div_ceil(partitions.max(1)).max(FRAMES_PER_PARTITION_MIN);
+        let partition = |frames: &[Arc<HotFrame>]| -> Arc<dyn PartitionStream> {
+            Arc::new(HotPartition {
+                table: self.table,
+                index: self.index,
+                frames: frames.to_vec(),
+                schema: schema.clone(),
+                projection: projection.cloned(),
+                prune: prune.clone(),
+                inner: self.scope.inner.clone(),
+            })
+        };
+        let partitions = frames.chunks(share).map(partition).collect();
+        Ok(Some(Arc::new(StreamingTableExec::try_new(schema.clone(), partitions, None, no_order(), false, None)?)))
+    }
+
+    fn parquet(
+        &self,
+        state: &dyn Session,
+        prune: &Prune,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let view = self.scope.view(self.index);
+        let files: Vec<PartitionedFile> =
+            view.files.iter().filter(|file| prune.touches(file.from, file.to)).filter_map(|file| self.usable(file)).collect();
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let mut source = ParquetSource::new(self.table.schema.clone());
+        if let Some(predicate) = conjunction(filters.to_vec()) {
+            let schema = DFSchema::try_from(self.table.schema.as_ref().clone())?;
+            source = source.with_predicate(state.create_physical_expr(predicate, &schema)?);
+        }
+        let groups = FileGroup::new(files).split_files(state.config().target_partitions());
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+            .with_file_groups(groups)
+            .with_projection_indices(projection.cloned())?
+            .build();
+        Ok(Some(DataSourceExec::from_data_source(config)))
+    }
+
+    /// The file for a scan, unless it is damaged at first sight.
+    fn usable(&self, file: &Arc<ParquetFile>) -> Option<PartitionedFile> {
+        match file.fault() {
+            None => Some(PartitionedFile::new(file.path.to_string_lossy(), file.bytes)),
+            Some(reason) => {
+                self.scope.inner.set_aside(file, &reason);
+                None
+            }
+        }
+    }
+}
+
+/// Frames are in no order that the planner could use.
+fn no_order() -> Option<LexOrdering> {
+    None
+}
+
+#[async_trait]
+impl TableProvider for FactTable {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let prune = Arc::new(Prune::of(filters));
+        self.scope.note(self.table.info.name, &prune);
+        let hot = self.hot(&prune, projection, state.config().target_partitions())?;
+        let parquet = self.parquet(state, &prune, projection, filters)?;
+        let plans: Vec<Arc<dyn ExecutionPlan>> = hot.into_iter().chain(parquet).collect();
+        if plans.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(project_schema(&self.table.schema, projection)?)));
+        }
+        UnionExec::try_new(plans)
+    }
+
+    /// The filters narrow what is read; the engine applies them to the rows all the same.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+}

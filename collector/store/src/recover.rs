@@ -1,0 +1,249 @@
+//! Recovery: what a start finds in the folder becomes the view, the marks and, where something is damaged, a gap.
+//!
+//! - A segment that the catalogue knows as compacted is deleted.
+//! - The cut-off end of the newest segment is cut away: nothing of it was acknowledged.
+//! - Any other damage is copied to the folder `aside`, and the segment is written anew with its whole entries and
+//!   with one gap row per damage, so that the loss is recorded exactly when the damage disappears.
+//! - An identity that was seen already is left out. (A write that failed half-way and was sent again lies in two
+//!   segments.)
+//! - A Parquet file that the catalogue does not know is left over from a compaction that did not finish, whose
+//!   segments are still there; it is deleted. When the catalogue itself was made anew, it is moved to `aside`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fleetmend_event::table::{Exactness, Gap, GapStage};
+use fleetmend_event::{Fact, Frame, HostId, Lane, Mark, Sequence, TimeMicros};
+
+use crate::commit::{digest, rows_of};
+use crate::config::StoreConfig;
+use crate::error::OpenError;
+use crate::inner::SegmentState;
+use crate::mark::Marks;
+use crate::own::{OWN_HOST, own_frames};
+use crate::segment::{Damage, Entry, Scan, SegmentFile, number_of, put_entry, scan};
+use crate::view::{HotFrame, View};
+
+/// What recovery works on.
+pub(crate) struct Recovery<'a> {
+    /// Where everything lies.
+    pub(crate) config: &'a StoreConfig,
+    /// Gets the rows.
+    pub(crate) view: &'a View,
+}
+
+/// What recovery found.
+pub(crate) struct Recovered {
+    /// Every stream's mark.
+    pub(crate) marks: Marks,
+    /// Segments to compact.
+    pub(crate) segments: BTreeMap<u64, SegmentState>,
+    /// Number of the next segment.
+    pub(crate) next_number: u64,
+    /// Compacted segments whose files are gone now.
+    pub(crate) deleted: Vec<u64>,
+}
+
+impl Recovery<'_> {
+    /// Reads every segment that is not compacted.
+    pub(crate) fn segments(&self, marks: Vec<(HostId, Mark, TimeMicros)>, compacted: &[u64]) -> Result<Recovered, OpenError> {
+        let mut all = Marks::default();
+        for (host, mark, seen_at) in marks {
+            all.raise((host, mark.epoch, mark.lane), mark.sequence.0, None, seen_at);
+        }
+        let folder = self.config.segments_folder();
+        let found = list_segments(&folder)?;
+        let newest = found.last().map(|(number, _)| *number);
+        let highest = newest.into_iter().chain(compacted.iter().copied()).max().unwrap_or(0);
+        let mut recovered = Recovered {
+            marks: all,
+            segments: BTreeMap::new(),
+            next_number: highest.saturating_add(1),
+            deleted: compacted.to_vec(),
+        };
+        let compacted: HashSet<u64> = compacted.iter().copied().collect();
+        for (number, path) in found {
+            if compacted.contains(&number) {
+                fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            } else {
+                self.segment(&mut recovered, number, &path, Some(number) == newest)?;
+            }
+        }
+        Ok(recovered)
+    }
+
+    fn segment(&self, recovered: &mut Recovered, number: u64, path: &Path, is_newest: bool) -> Result<(), OpenError> {
+        let bytes = Bytes::from(fs::read(path).map_err(io_error("read", path))?);
+        let mut found = scan(&bytes);
+        let torn = found.damage.last().copied().filter(|damage| damage.is_tail && is_newest);
+        let damage: Vec<Damage> = found.damage.iter().copied().filter(|damage| Some(*damage) != torn).collect();
+        let gaps = damage.iter().map(|damage| damage_gap(&found, *damage)).collect::<Vec<_>>();
+        if !damage.is_empty() {
+            self.keep_aside(number, &bytes, &damage)?;
+            tracing::error!(segment = number, damaged = damage.len(), "segment is damaged; what is lost is a gap");
+            let anew = self.write_anew(path, &bytes, &found, gaps)?;
+            found = scan(&anew);
+        } else if let Some(torn) = torn {
+            tracing::warn!(segment = number, bytes = torn.bytes, "cut off the unfinished end of a segment");
+            cut(path, torn.offset).map_err(io_error("cut", path))?;
+        }
+        self.take_over(recovered, number, path, found).map_err(io_error("open", path))
+    }
+
+    fn take_over(&self, recovered: &mut Recovered, number: u64, path: &Path, found: Scan) -> io::Result<()> {
+        let file = SegmentFile::open(number, path)?;
+        let bytes = fs::metadata(path)?.len();
+        let mut state = SegmentState { path: path.to_owned(), bytes, sealed: true, marks: HashMap::new() };
+        let mut hot = Vec::new();
+        for entry in found.entries {
+            let id = entry.frame.id;
+            let key = (entry.host, id.epoch, id.lane);
+            if id.sequence.0 <= recovered.marks.of_stream(key).sequence.0 {
+                continue;
+            }
+            let digest = (!entry.frame.tombstone).then(|| digest(&entry.frame.encode()));
+            recovered.marks.raise(key, id.sequence.0, digest, entry.ingested_at);
+            state.marks.insert(key, id.sequence.0);
+            if !entry.frame.tombstone {
+                hot.extend(self.hot_frame(&file, &entry));
+            }
+        }
+        // Through the view's cache segment by segment, so that memory stays bounded.
+        self.view.add_hot(hot);
+        recovered.segments.insert(number, state);
+        Ok(())
+    }
+
+    fn hot_frame(&self, file: &Arc<SegmentFile>, entry: &Entry) -> Option<(usize, Arc<HotFrame>)> {
+        match rows_of(&entry.frame) {
+            Ok((table, rows)) => {
+                let length = u32::try_from(entry.frame.encoded_len()).unwrap_or(u32::MAX);
+                Some((table, HotFrame::new(file, entry.offset, length, entry.host, entry.ingested_at, &rows)))
+            }
+            Err((table, reason)) => {
+                // Rows are checked before they are stored: only another build can have written these.
+                tracing::error!(segment = file.number, table, reason, rows = entry.frame.rows, "stored rows cannot be read");
+                None
+            }
+        }
+    }
+
+    fn keep_aside(&self, number: u64, bytes: &Bytes, damage: &[Damage]) -> Result<(), OpenError> {
+        for Damage { offset, bytes: length, .. } in damage {
+            let path = self.config.aside_folder().join(format!("segment-{number:020}-{offset}.bin"));
+            let from = usize::try_from(*offset).unwrap_or(usize::MAX);
+            let to = from.saturating_add(usize::try_from(*length).unwrap_or(usize::MAX));
+            fs::write(&path, bytes.get(from..to).unwrap_or_default()).map_err(io_error("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the segment by one with its whole entries and with `gaps`; returns the new bytes.
+    fn write_anew(&self, path: &Path, bytes: &Bytes, found: &Scan, gaps: Vec<Gap>) -> Result<Bytes, OpenError> {
+        let mut anew = crate::segment::header_of(path);
+        for entry in &found.entries {
+            put_entry(&mut anew, entry.host, entry.ingested_at, &entry.frame.encode());
+        }
+        let facts = gaps.into_iter().map(Fact::from).collect();
+        // Each rewritten segment has an epoch of its own, so that its gaps are numbered from 1.
+        let frames = own_frames(crate::own::new_own_epoch(), facts).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot record a gap");
+            Vec::new()
+        });
+        for (frame, number) in frames.into_iter().zip(1_u64..) {
+            let mut id = frame.template.id;
+            id.sequence = Sequence(number);
+            let encoded = Frame { id, ..frame.template }.encode();
+            put_entry(&mut anew, OWN_HOST, TimeMicros::now(), &encoded);
+        }
+        tracing::info!(path = %path.display(), was = bytes.len(), is = anew.len(), "writing a damaged segment anew");
+        replace_file(path, &anew).map_err(io_error("replace", path))?;
+        Ok(anew.into())
+    }
+}
+
+fn damage_gap(found: &Scan, damage: Damage) -> Gap {
+    let before = found.entries.iter().rev().find(|entry| entry.offset < damage.offset);
+    let after = found.entries.iter().find(|entry| entry.offset > damage.offset);
+    let now = TimeMicros::now();
+    let from = before.map(|entry| entry.frame.from_time.min(entry.ingested_at));
+    let to = after.map(|entry| entry.frame.to_time.max(entry.ingested_at)).unwrap_or(now);
+    Gap {
+        time: now,
+        table: "*".to_owned(),
+        lane: Lane::Critical,
+        from_time: from.or(after.map(|entry| entry.frame.from_time)).unwrap_or(now).min(to),
+        to_time: to,
+        count: 1,
+        exactness: Exactness::AtLeast,
+        stage: GapStage::Store,
+        reason: format!("corrupt segment: {} bytes", damage.bytes),
+    }
+}
+
+/// Deletes Parquet files that are not registered, or moves them aside when the catalogue was made anew.
+pub(crate) fn sweep_parquet(config: &StoreConfig, registered: &HashSet<PathBuf>, catalogue_is_new: bool) -> Result<(), OpenError> {
+    let folder = config.parquet_folder();
+    for table in list(&folder)? {
+        if !table.is_dir() {
+            continue;
+        }
+        for path in list(&table)? {
+            let is_parquet = path.extension().is_some_and(|extension| extension == "parquet");
+            let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
+            if is_temporary || (is_parquet && !registered.contains(&path) && !catalogue_is_new) {
+                fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            } else if is_parquet && !registered.contains(&path) {
+                let name = path.file_name().unwrap_or_default();
+                let to = config.aside_folder().join(name);
+                tracing::error!(from = %path.display(), to = %to.display(), "the catalogue is new: a Parquet file it does not know is moved aside");
+                fs::rename(&path, &to).map_err(io_error("move", &path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn list_segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
+    let mut found = Vec::new();
+    for path in list(folder)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match number_of(name) {
+            Some(number) => found.push((number, path)),
+            None if name.ends_with(".tmp") => fs::remove_file(&path).map_err(io_error("delete", &path))?,
+            None => tracing::warn!(path = %path.display(), "not a segment; left alone"),
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let entries = fs::read_dir(folder).map_err(io_error("list", folder))?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(io_error("list", folder))).collect()
+}
+
+fn cut(path: &Path, length: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(length)?;
+    file.sync_all()
+}
+
+/// Replaces a file in one step, durably.
+fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {
+    let path = path.to_owned();
+    move |source| OpenError::Io { action, path, source }
+}

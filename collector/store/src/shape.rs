@@ -1,0 +1,154 @@
+//! The shape of rows: what a frame holds, and what SQL shows of it.
+//!
+//! A frame's rows are first aligned to this build's schema of their table: columns by name, unknown columns left
+//! out, missing nullable ones null. SQL shows the aligned columns and, after them, `host_id` (text) and
+//! `ingested_at` (when the store took them). Only `metrics` looks different: a frame holds one row per series and
+//! batch, SQL one row per sample, `time, host_id, name, unit, labels, value, ingested_at`, where a sample that
+//! could not be taken has a null value.
+
+mod expand;
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow::compute::{max, min};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use fleetmend_event::table::{MetricChunk, TableInfo, tables};
+use fleetmend_event::{HostId, Table, TimeMicros};
+
+use crate::error::ReadError;
+pub(crate) use expand::{Chunks, Sample, SampleBuilder};
+
+/// Column that names the host in every table.
+pub(crate) const HOST_ID: &str = "host_id";
+/// Column that says when the store took the row.
+pub(crate) const INGESTED_AT: &str = "ingested_at";
+/// Column that every query is pruned by.
+pub(crate) const TIME: &str = "time";
+
+/// A table as SQL shows it.
+#[derive(Debug)]
+pub(crate) struct SqlTable {
+    /// What the wire knows of it.
+    pub(crate) info: &'static TableInfo,
+    /// Columns in SQL.
+    pub(crate) schema: SchemaRef,
+    /// Columns by which its Parquet files are sorted.
+    pub(crate) sort: &'static [&'static str],
+}
+
+impl SqlTable {
+    /// Whether its frames hold chunks of samples.
+    pub(crate) fn is_metrics(&self) -> bool {
+        self.info.id == MetricChunk::ID
+    }
+}
+
+/// Every table, in the order of [`tables`].
+pub(crate) fn sql_tables() -> &'static [SqlTable] {
+    static TABLES: LazyLock<Vec<SqlTable>> = LazyLock::new(|| tables().iter().map(sql_table).collect());
+    &TABLES
+}
+
+/// Place of the table with this number among [`sql_tables`].
+pub(crate) fn table_index(id: u16) -> Option<usize> {
+    sql_tables().iter().position(|table| table.info.id == id)
+}
+
+/// Place of the table with this name among [`sql_tables`].
+pub(crate) fn table_index_by_name(name: &str) -> Option<usize> {
+    sql_tables().iter().position(|table| table.info.name == name)
+}
+
+/// The type of every time column.
+pub(crate) fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+fn sql_table(info: &'static TableInfo) -> SqlTable {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let time = |name: &str| Field::new(name, time_type(), false);
+    if info.id == MetricChunk::ID {
+        let fields = vec![
+            time(TIME),
+            text(HOST_ID),
+            text("name"),
+            text("unit"),
+            text("labels"),
+            Field::new("value", DataType::Float64, true),
+            time(INGESTED_AT),
+        ];
+        return SqlTable {
+            info,
+            schema: Arc::new(Schema::new(fields)),
+            sort: &["name", "labels", HOST_ID, TIME],
+        };
+    }
+    let mut fields: Vec<Field> = info.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.push(text(HOST_ID));
+    fields.push(time(INGESTED_AT));
+    SqlTable { info, schema: Arc::new(Schema::new(fields)), sort: &[TIME, HOST_ID] }
+}
+
+/// Decoded rows of one frame, aligned to this build's schema.
+#[derive(Debug, Clone)]
+pub(crate) struct Rows {
+    /// The rows, with the columns of [`TableInfo::schema`].
+    pub(crate) batch: RecordBatch,
+    /// Earliest time in them, by the rows themselves.
+    pub(crate) from: TimeMicros,
+    /// Latest time in them.
+    pub(crate) to: TimeMicros,
+    /// How many rows SQL shows.
+    pub(crate) count: u64,
+}
+
+/// Aligns `batch` to the schema of `table` and measures it.
+pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadError> {
+    let shape = |reason: String| ReadError::Shape { table: table.info.name, reason };
+    let column = |field: &Arc<Field>| -> Result<ArrayRef, ReadError> {
+        match batch.column_by_name(field.name()) {
+            Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
+            Some(array) => {
+                Err(shape(format!("column {} has type {} instead of {}", field.name(), array.data_type(), field.data_type())))
+            }
+            None if field.is_nullable() => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            None => Err(shape(format!("column {} is missing", field.name()))),
+        }
+    };
+    let columns = table.info.schema.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
+    let batch = RecordBatch::try_new(table.info.schema.clone(), columns).map_err(|error| shape(error.to_string()))?;
+    let (from, to, count) = if table.is_metrics() {
+        Chunks::of(&batch)?.extent()
+    } else {
+        let times = typed::<TimestampMicrosecondArray>(&batch, TIME)?;
+        let now = TimeMicros::default().0;
+        let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+        (TimeMicros(min(times).unwrap_or(now)), TimeMicros(max(times).unwrap_or(now)), rows)
+    };
+    Ok(Rows { batch, from, to, count })
+}
+
+/// The rows as SQL shows them, all columns. Not for metrics, which [`Chunks`] expands.
+pub(crate) fn with_system_columns(
+    table: &SqlTable,
+    batch: &RecordBatch,
+    host: HostId,
+    ingested_at: TimeMicros,
+) -> Result<RecordBatch, ReadError> {
+    let rows = batch.num_rows();
+    let host = host.to_string();
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(host.as_str(), rows))));
+    columns.push(Arc::new(TimestampMicrosecondArray::from_value(ingested_at.0, rows).with_timezone("UTC")));
+    RecordBatch::try_new(table.schema.clone(), columns)
+        .map_err(|error| ReadError::Shape { table: table.info.name, reason: error.to_string() })
+}
+
+/// A column of a known type.
+pub(crate) fn typed<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a A, ReadError> {
+    batch
+        .column_by_name(name)
+        .and_then(|column| column.as_any().downcast_ref::<A>())
+        .ok_or_else(|| ReadError::Shape { table: "", reason: format!("column {name} is missing or has another type") })
+}

@@ -1,0 +1,187 @@
+//! Metric chunks as samples.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, Float64Array, Float64Builder, Int64Builder, ListArray, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, UInt32Array,
+};
+use arrow::datatypes::SchemaRef;
+use fleetmend_event::TimeMicros;
+
+use super::typed;
+use crate::error::ReadError;
+
+/// The columns of an aligned batch of chunks.
+pub(crate) struct Chunks<'a> {
+    name: &'a StringArray,
+    unit: &'a StringArray,
+    labels: &'a StringArray,
+    start: &'a TimestampMicrosecondArray,
+    step_ms: &'a UInt32Array,
+    offset_ms: &'a ListArray,
+    offsets: &'a UInt32Array,
+    value: &'a ListArray,
+    values: &'a Float64Array,
+}
+
+/// Who a sample belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Sample<'a> {
+    /// Metric.
+    pub(crate) name: &'a str,
+    /// Attributes as JSON.
+    pub(crate) labels: &'a str,
+    /// Host.
+    pub(crate) host: &'a str,
+    /// Unit.
+    pub(crate) unit: &'a str,
+}
+
+impl<'a> Chunks<'a> {
+    /// The columns of `batch`, which must be aligned.
+    pub(crate) fn of(batch: &'a RecordBatch) -> Result<Self, ReadError> {
+        let inner = |list: &'a ListArray| list.values().as_any();
+        let wrong = || ReadError::Shape { table: "metrics", reason: "a list column has another type".to_owned() };
+        let offset_ms = typed::<ListArray>(batch, "offset_ms")?;
+        let value = typed::<ListArray>(batch, "value")?;
+        Ok(Self {
+            name: typed(batch, "name")?,
+            unit: typed(batch, "unit")?,
+            labels: typed(batch, "labels")?,
+            start: typed(batch, "start_time")?,
+            step_ms: typed(batch, "step_ms")?,
+            offset_ms,
+            offsets: inner(offset_ms).downcast_ref().ok_or_else(wrong)?,
+            value,
+            values: inner(value).downcast_ref().ok_or_else(wrong)?,
+        })
+    }
+
+    /// How many chunks.
+    pub(crate) fn len(&self) -> usize {
+        self.name.len()
+    }
+
+    /// Name of the metric of chunk `row`.
+    pub(crate) fn name(&self, row: usize) -> &'a str {
+        self.name.value(row)
+    }
+
+    /// Who the samples of chunk `row` belong to.
+    pub(crate) fn sample_of(&self, row: usize, host: &'a str) -> Sample<'a> {
+        Sample { name: self.name.value(row), labels: self.labels.value(row), host, unit: self.unit.value(row) }
+    }
+
+    /// The samples of chunk `row`: time in microseconds and value, NaN where none could be taken.
+    pub(crate) fn samples(&self, row: usize) -> impl Iterator<Item = (i64, f64)> + '_ {
+        let range = |list: &ListArray| {
+            let offsets = list.value_offsets();
+            let at = |index: usize| offsets.get(index).and_then(|offset| usize::try_from(*offset).ok()).unwrap_or(0);
+            at(row)..at(row.saturating_add(1))
+        };
+        let start = self.start.value(row);
+        let step = i64::from(self.step_ms.value(row)).saturating_mul(1_000);
+        let values = self.values.values().get(range(self.value)).unwrap_or_default();
+        let offsets = self.offsets.values().get(range(self.offset_ms)).unwrap_or_default();
+        values.iter().zip(0_i64..).map(move |(value, index)| {
+            let after = if step > 0 {
+                index.saturating_mul(step)
+            } else {
+                let millis = usize::try_from(index).ok().and_then(|index| offsets.get(index)).copied();
+                i64::from(millis.unwrap_or(0)).saturating_mul(1_000)
+            };
+            (start.saturating_add(after), *value)
+        })
+    }
+
+    /// Earliest and latest time, and the number of samples.
+    pub(crate) fn extent(&self) -> (TimeMicros, TimeMicros, u64) {
+        let (mut from, mut to, mut count) = (i64::MAX, i64::MIN, 0_u64);
+        for row in 0..self.len() {
+            for (time, _) in self.samples(row) {
+                from = from.min(time);
+                to = to.max(time);
+                count = count.saturating_add(1);
+            }
+        }
+        if count == 0 { (TimeMicros(0), TimeMicros(0), 0) } else { (TimeMicros(from), TimeMicros(to), count) }
+    }
+}
+
+/// Builds rows of the SQL table `metrics`, of only some of its columns.
+pub(crate) struct SampleBuilder {
+    schema: SchemaRef,
+    columns: Vec<SampleColumn>,
+    rows: usize,
+}
+
+enum SampleColumn {
+    Time(Int64Builder),
+    Host(StringBuilder),
+    Name(StringBuilder),
+    Unit(StringBuilder),
+    Labels(StringBuilder),
+    Value(Float64Builder),
+    IngestedAt(Int64Builder),
+}
+
+impl SampleBuilder {
+    /// For the columns of `schema`, which is a projection of the table's.
+    pub(crate) fn new(schema: SchemaRef) -> Self {
+        let column = |name: &str| match name {
+            "time" => SampleColumn::Time(Int64Builder::new()),
+            "host_id" => SampleColumn::Host(StringBuilder::new()),
+            "name" => SampleColumn::Name(StringBuilder::new()),
+            "unit" => SampleColumn::Unit(StringBuilder::new()),
+            "labels" => SampleColumn::Labels(StringBuilder::new()),
+            "value" => SampleColumn::Value(Float64Builder::new()),
+            _ => SampleColumn::IngestedAt(Int64Builder::new()),
+        };
+        let columns = schema.fields().iter().map(|field| column(field.name())).collect();
+        Self { schema, columns, rows: 0 }
+    }
+
+    /// Rows so far.
+    pub(crate) fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds one sample.
+    pub(crate) fn push(&mut self, sample: Sample<'_>, time: i64, value: f64, ingested_at: TimeMicros) {
+        for column in &mut self.columns {
+            match column {
+                SampleColumn::Time(builder) => builder.append_value(time),
+                SampleColumn::Host(builder) => builder.append_value(sample.host),
+                SampleColumn::Name(builder) => builder.append_value(sample.name),
+                SampleColumn::Unit(builder) => builder.append_value(sample.unit),
+                SampleColumn::Labels(builder) => builder.append_value(sample.labels),
+                SampleColumn::Value(builder) if value.is_nan() => builder.append_null(),
+                SampleColumn::Value(builder) => builder.append_value(value),
+                SampleColumn::IngestedAt(builder) => builder.append_value(ingested_at.0),
+            }
+        }
+        self.rows = self.rows.saturating_add(1);
+    }
+
+    /// The rows since the last call.
+    pub(crate) fn finish(&mut self) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let time = |builder: &mut Int64Builder| -> ArrayRef {
+            let micros = builder.finish();
+            Arc::new(micros.reinterpret_cast::<arrow::datatypes::TimestampMicrosecondType>().with_timezone("UTC"))
+        };
+        let column = |column: &mut SampleColumn| -> ArrayRef {
+            match column {
+                SampleColumn::Time(builder) | SampleColumn::IngestedAt(builder) => time(builder),
+                SampleColumn::Host(builder)
+                | SampleColumn::Name(builder)
+                | SampleColumn::Unit(builder)
+                | SampleColumn::Labels(builder) => Arc::new(builder.finish()),
+                SampleColumn::Value(builder) => Arc::new(builder.finish()),
+            }
+        };
+        let columns = self.columns.iter_mut().map(column).collect();
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+    }
+}

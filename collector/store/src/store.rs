@@ -1,0 +1,326 @@
+//! The store as the binary sees it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use fleetmend_event::table::TableInfo;
+use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId, TimeMicros};
+use fleetmend_shutdown::{TaskKind, Tasks};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::catalogue::{Catalogue, FileRow};
+use crate::commit::{Command, prepare};
+use crate::config::StoreConfig;
+use crate::error::{CommitError, OpenError, QueryError};
+use crate::gaps::Gaps;
+use crate::inner::{Health, Inner, Parts, SetAside, gap_of_file};
+use crate::own::{OWN_HOST, is_own_epoch, new_own_epoch};
+use crate::query::{Answer, Engine, QueryLimits};
+use crate::recover::{Recovery, io_error, sweep_parquet};
+use crate::shape::table_index_by_name;
+use crate::view::{ParquetFile, View};
+use crate::writer::Writer;
+use crate::task;
+
+/// Rows that have just become durable.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Whose they are.
+    pub host: HostId,
+    /// Their table.
+    pub table: &'static TableInfo,
+    /// The rows, with the columns of [`TableInfo::schema`]; metrics as chunks.
+    pub batch: RecordBatch,
+    /// When the store took them.
+    pub ingested_at: TimeMicros,
+}
+
+/// What the store holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoreStats {
+    /// Frames not compacted yet.
+    pub hot_frames: u64,
+    /// Rows not compacted yet; a metric sample is a row.
+    pub hot_rows: u64,
+    /// Segments, the one being written included.
+    pub segments: u64,
+    /// Bytes of sealed segments.
+    pub sealed_segment_bytes: u64,
+    /// Every table's Parquet files.
+    pub tables: Vec<TableStats>,
+}
+
+/// What the Parquet files of a table hold.
+#[derive(Debug, Clone, Serialize)]
+pub struct TableStats {
+    /// Name of the table.
+    pub table: &'static str,
+    /// Files.
+    pub files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The store. Clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) engine: Arc<Engine>,
+    /// Taken by `run`.
+    start: Arc<Mutex<Option<(mpsc::Receiver<Command>, u64)>>>,
+}
+
+impl Store {
+    /// Opens or makes the store in its folder, and recovers what a kill or a power cut left.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what stands in the way. Damaged files do not: they are set aside and become gaps.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the next call starts again.
+    pub async fn open(config: StoreConfig) -> Result<Store, OpenError> {
+        if let Some((key, reason)) = config.faults().into_iter().next() {
+            return Err(OpenError::Config { key, reason });
+        }
+        let lock = make_folders(&config)?;
+        let (catalogue, catalogue_is_new) = Catalogue::open(&config.folder.join("catalogue.sqlite")).await?;
+        let epoch = catalogue.epoch().await?;
+        let (marks, compacted, rows) = (catalogue.marks().await?, catalogue.compacted_segments().await?, catalogue.files().await?);
+        let blocking_config = config.clone();
+        let recover = move || {
+            let view = View::new(blocking_config.hot_cache_bytes_max);
+            let recovery = Recovery { config: &blocking_config, view: &view };
+            let recovered = recovery.segments(marks, &compacted)?;
+            let aside = register_files(&blocking_config, &view, rows, catalogue_is_new)?;
+            Ok::<_, OpenError>((view, recovered, aside))
+        };
+        let joined = tokio::task::spawn_blocking(recover).await;
+        let (view, recovered, aside) = joined.map_err(|error| OpenError::Engine(error.to_string()))??;
+        catalogue.forget_segments(&recovered.deleted).await?;
+        let engine = Engine::new(&config)?;
+        let (inner, commands) = Inner::new(Parts {
+            config,
+            epoch,
+            own_epoch: new_own_epoch(),
+            catalogue,
+            view,
+            gaps: Gaps::default(),
+            segments: recovered.segments,
+            marks: recovered.marks,
+            aside,
+            lock,
+        });
+        let store = Store { inner, engine: Arc::new(engine), start: Arc::new(Mutex::new(Some((commands, recovered.next_number)))) };
+        store.load_gaps().await;
+        Ok(store)
+    }
+
+    /// Starts the writer and maintenance. Whoever commits belongs into a child of `tasks`, so that it ends first.
+    ///
+    /// # Errors
+    /// When the system refuses a thread. A second call does nothing.
+    pub fn run(&self, tasks: &Tasks) -> std::io::Result<()> {
+        let Some((commands, next_number)) = self.start.lock().take() else { return Ok(()) };
+        let writer = Writer::new(self.inner.clone(), commands, next_number);
+        let runtime = Handle::current();
+        tasks.spawn_thread("store-writer", TaskKind::Critical, move |token| {
+            writer.run(&runtime, &token);
+            Ok(())
+        })?;
+        let maintenance = tasks.child("store-maintenance");
+        let token = maintenance.token();
+        maintenance.spawn("store-maintenance", TaskKind::Critical, task::maintain(self.clone(), token));
+        Ok(())
+    }
+
+    /// Makes frames of a host durable and returns the marks of their streams. A record that is stored already is
+    /// left out; rows that cannot be read become a gap and their record a tombstone.
+    ///
+    /// # Errors
+    /// [`CommitError`]; none of the frames was stored, except after [`CommitError::Busy`], when they may be yet.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the frames may become durable all the same. Sending again stores them once.
+    pub async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Result<Vec<Mark>, CommitError> {
+        if host == OWN_HOST || frames.iter().any(|frame| is_own_epoch(frame.id.epoch)) {
+            return Err(CommitError::Reserved);
+        }
+        let config = &self.inner.config;
+        let deadline = Instant::now() + config.commit_timeout();
+        let busy = |_| CommitError::Busy { waited: config.commit_timeout() };
+        let bytes: usize = frames.iter().map(Frame::encoded_len).fold(0, usize::saturating_add);
+        let share = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, config.queue_bytes_max);
+        let room = self.inner.room.clone().acquire_many_owned(share);
+        let room = timeout_at(deadline, room).await.map_err(busy)?.map_err(|_| CommitError::Closed)?;
+        let prepared = tokio::task::spawn_blocking(|| frames.into_iter().map(prepare).collect());
+        let frames = prepared.await.map_err(|error| CommitError::Unavailable { reason: error.to_string() })?;
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Command::Commit { host, frames, reply, room }, answer, deadline).await?
+    }
+
+    /// What is durable of a host: the answer to its hello.
+    pub fn marks(&self, host: HostId) -> Vec<Mark> {
+        let mut marks = self.inner.marks.lock().of_host(host);
+        marks.retain(|mark| !is_own_epoch(mark.epoch));
+        marks
+    }
+
+    /// Says that a host does not have the records before `id` any more: the next record of that stream may be any
+    /// up to it, and what is skipped becomes a gap. For a sender that, told the marks, begins after them.
+    pub fn declare_lost(&self, host: HostId, id: RecordId) {
+        self.inner.marks.lock().declare_lost(host, id);
+    }
+
+    /// Stores a fact of the collector itself under [`OWN_HOST`]; returns once it is durable.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    ///
+    /// # Cancel safety
+    /// May be dropped; the fact may become durable all the same.
+    pub async fn append_own(&self, fact: Fact) -> Result<(), CommitError> {
+        self.inner.append(OWN_HOST, vec![fact]).await
+    }
+
+    /// Stores facts that the collector knows of a host, such as a gap, under that host.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    ///
+    /// # Cancel safety
+    /// May be dropped; the facts may become durable all the same.
+    pub async fn append_for(&self, host: HostId, facts: Vec<Fact>) -> Result<(), CommitError> {
+        self.inner.append(host, facts).await
+    }
+
+    /// Answers a query; see [`crate::query`] for what it may be.
+    ///
+    /// # Errors
+    /// [`QueryError`] says what is wrong with the query, or which limit it met.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the query is then stopped.
+    pub async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
+        self.engine.sql(&self.inner, query, limits).await
+    }
+
+    /// The life of this store: changes when it is made anew or restored.
+    pub fn epoch(&self) -> [u8; 16] {
+        self.inner.epoch
+    }
+
+    /// Rows from now on, each after it became durable. One that falls behind is told how many it missed.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Committed>> {
+        self.inner.committed.subscribe()
+    }
+
+    /// Whether the store takes records, and why not.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.inner.health()
+    }
+
+    /// What the store holds.
+    pub fn stats(&self) -> StoreStats {
+        let (hot_frames, hot_rows) = self.inner.view.hot_count();
+        let files = self.inner.view.files();
+        let segments = self.inner.segments.lock();
+        let tables = crate::shape::sql_tables().iter().zip(0_usize..).map(|(table, index)| {
+            let of_table = files.iter().filter(|file| file.table == index);
+            let start = TableStats { table: table.info.name, files: 0, rows: 0, bytes: 0 };
+            of_table.fold(start, |sum, file| TableStats {
+                files: sum.files.saturating_add(1),
+                rows: sum.rows.saturating_add(file.rows),
+                bytes: sum.bytes.saturating_add(file.bytes),
+                ..sum
+            })
+        });
+        StoreStats {
+            hot_frames,
+            hot_rows,
+            segments: segments.len() as u64,
+            sealed_segment_bytes: segments.values().map(|segment| segment.bytes).sum(),
+            tables: tables.collect(),
+        }
+    }
+
+    /// Seals the segment being written, so that the next maintenance compacts it.
+    ///
+    /// # Errors
+    /// When the writer does not answer in time.
+    pub async fn seal(&self) -> Result<(), CommitError> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = Instant::now() + self.inner.config.commit_timeout();
+        self.inner.ask(Command::Seal { reply }, answer, deadline).await
+    }
+
+    /// Brings back the gaps that are compacted already; those in segments were read by recovery.
+    async fn load_gaps(&self) {
+        if let Err(error) = self.engine.load_gaps(&self.inner).await {
+            tracing::warn!(%error, "cannot read the gaps of former times; answers do not name them");
+        }
+    }
+}
+
+/// Makes the folders and takes the lock.
+fn make_folders(config: &StoreConfig) -> Result<fs::File, OpenError> {
+    for folder in [config.segments_folder(), config.parquet_folder(), config.aside_folder(), config.spill_folder()] {
+        fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
+    }
+    let path = config.folder.join("LOCK");
+    let lock = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io_error("open", &path))?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { path: config.folder.clone() }),
+        Err(error) => Err(io_error("lock", &path)(error.into())),
+    }
+}
+
+/// Shows the registered files; those missing or cut short are set aside.
+fn register_files(config: &StoreConfig, view: &View, rows: Vec<FileRow>, catalogue_is_new: bool) -> Result<Vec<SetAside>, OpenError> {
+    let folder = config.parquet_folder();
+    let mut aside = Vec::new();
+    let mut files = Vec::new();
+    let mut known = HashSet::new();
+    for row in rows {
+        known.insert(folder.join(&row.path));
+        let Some(file) = parquet_file(&folder, row) else { continue };
+        match file.fault() {
+            None => files.push(Arc::new(file)),
+            Some(reason) => {
+                tracing::error!(path = %file.path.display(), reason, "Parquet file is damaged and set aside");
+                file.rename_aside();
+                aside.push(SetAside { file_id: file.id, gap: gap_of_file(&file, &reason) });
+            }
+        }
+    }
+    sweep_parquet(config, &known, catalogue_is_new)?;
+    view.add_files(files);
+    Ok(aside)
+}
+
+/// A registered file as the view holds it; `None` for a table this build does not know.
+pub(crate) fn parquet_file(folder: &Path, row: FileRow) -> Option<ParquetFile> {
+    let table = table_index_by_name(&row.table)?;
+    Some(ParquetFile {
+        id: row.id,
+        path: folder.join(row.path),
+        table,
+        day: row.day,
+        from: row.from,
+        to: row.to,
+        ingested_to: row.ingested_to,
+        rows: row.rows,
+        bytes: row.bytes,
+        digest: row.digest,
+        doomed: std::sync::atomic::AtomicBool::new(false),
+    })
+}

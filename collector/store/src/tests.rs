@@ -1,0 +1,5 @@
+//! The store as a whole, on a real disk.
+
+mod commit;
+mod query;
+mod testbed;

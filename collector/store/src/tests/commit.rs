@@ -1,0 +1,190 @@
+use fleetmend_event::table::ProcessEvent;
+use fleetmend_event::{Fact, Lane, RecordId, Sequence, SpoolEpoch};
+
+use super::testbed::{Host, START, exec, folder, frame_of, open};
+use crate::{CommitError, OWN_HOST};
+
+const EXECS: &str = "SELECT count(*) FROM process_events";
+
+#[tokio::test]
+async fn acknowledged_rows_are_there_after_a_kill() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let frames = vec![host.execs(5), host.metrics(3), host.execs(7)];
+    let marks = bed.store.commit(host.id, frames).await.unwrap();
+    assert!(marks.iter().any(|mark| mark.lane == Lane::Events && mark.sequence == Sequence(2)));
+    // What a kill leaves: the files as they are, without a drain, and half an entry.
+    let copy = super::testbed::folder();
+    copy_folder(folder.path(), copy.path());
+    let segment = std::fs::read_dir(copy.path().join("segments")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes.extend_from_slice(&bytes.clone()[24..90]);
+    std::fs::write(&segment, bytes).unwrap();
+
+    let again = open(copy.path()).await;
+    assert_eq!(again.number(EXECS).await, 12);
+    assert_eq!(again.number("SELECT count(*) FROM metrics").await, 30);
+    assert_eq!(again.number("SELECT count(*) FROM gaps").await, 0);
+    let mut marks = again.store.marks(host.id);
+    marks.sort_by_key(|mark| mark.lane);
+    let numbers: Vec<u64> = marks.iter().map(|mark| mark.sequence.0).collect();
+    assert_eq!(numbers, [2, 1]);
+    again.close().await;
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn record_sent_twice_is_stored_once() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let frames = vec![host.execs(5), host.execs(7)];
+    bed.store.commit(host.id, frames.clone()).await.unwrap();
+    bed.store.commit(host.id, frames.clone()).await.unwrap();
+    assert_eq!(bed.number(EXECS).await, 12);
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    let mut more = frames.clone();
+    more.push(host.execs(1));
+    bed.store.commit(host.id, more).await.unwrap();
+    assert_eq!(bed.number(EXECS).await, 13);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn other_record_under_a_stored_number_is_refused() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let first = host.execs(5);
+    bed.store.commit(host.id, vec![first.clone()]).await.unwrap();
+    let forged = frame_of(first.id, &[exec(START, 99)], START, START);
+    let error = bed.store.commit(host.id, vec![forged.clone(), host.execs(1)]).await.unwrap_err();
+    assert_eq!(error, CommitError::Conflict { id: first.id });
+    assert_eq!(bed.number(EXECS).await, 5);
+    // A record that was shed after it had been stored is the same record.
+    bed.store.commit(host.id, vec![first.shed()]).await.unwrap();
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    let error = bed.store.commit(host.id, vec![forged]).await.unwrap_err();
+    assert_eq!(error, CommitError::Conflict { id: first.id });
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn skipped_number_is_refused_until_it_is_declared_lost() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let (first, _second, third) = (host.execs(1), host.execs(2), host.execs(4));
+    bed.store.commit(host.id, vec![first]).await.unwrap();
+    let error = bed.store.commit(host.id, vec![third.clone()]).await.unwrap_err();
+    assert_eq!(error, CommitError::OutOfOrder { id: third.id, expected: 2, found: 3 });
+    bed.store.declare_lost(host.id, third.id);
+    bed.store.commit(host.id, vec![third]).await.unwrap();
+    assert_eq!(bed.number(EXECS).await, 5);
+    let answer = bed.store.sql("SELECT comm FROM process_events", crate::QueryLimits::default()).await.unwrap();
+    assert_eq!(answer.gaps.len(), 1);
+    assert_eq!((answer.gaps[0].host_id, answer.gaps[0].gap.count), (host.id, 1));
+    assert_eq!(bed.number("SELECT count(*) FROM gaps WHERE stage = 'restore'").await, 1);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn unreadable_rows_become_a_gap_and_stop_nobody() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let mut garbage = host.execs(5);
+    garbage.body = bytes::Bytes::from_static(b"not arrow");
+    let mut unknown = host.execs(3);
+    unknown.table = 999;
+    let marks = bed.store.commit(host.id, vec![garbage, unknown, host.execs(2)]).await.unwrap();
+    assert_eq!(marks[0].sequence, Sequence(3));
+    assert_eq!(bed.number(EXECS).await, 2);
+    assert_eq!(bed.number("SELECT CAST(sum(count) AS BIGINT) FROM gaps WHERE stage = 'ingest'").await, 8);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn reserved_identity_is_refused() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    assert_eq!(bed.store.commit(OWN_HOST, vec![host.execs(1)]).await.unwrap_err(), CommitError::Reserved);
+    let epoch = SpoolEpoch::from_bytes(*b"FMSTORE\012345678");
+    let id = RecordId { epoch, lane: Lane::Events, sequence: Sequence(1) };
+    let frame = frame_of::<ProcessEvent>(id, &[exec(START, 1)], START, START);
+    assert_eq!(bed.store.commit(host.id, vec![frame]).await.unwrap_err(), CommitError::Reserved);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn flipped_byte_costs_its_record_and_is_told_once() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    for _ in 0..3 {
+        bed.store.commit(host.id, vec![host.execs(4)]).await.unwrap();
+    }
+    bed.close().await;
+    let segment = std::fs::read_dir(folder.path().join("segments")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&segment, bytes).unwrap();
+    for _ in 0..2 {
+        let bed = open(folder.path()).await;
+        assert_eq!(bed.number(EXECS).await, 8);
+        assert_eq!(bed.number("SELECT count(*) FROM gaps WHERE stage = 'store'").await, 1);
+        assert_eq!(bed.store.marks(host.id)[0].sequence, Sequence(3));
+        bed.close().await;
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("aside")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn own_fact_is_stored_and_subscribers_see_it() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut live = bed.store.subscribe();
+    bed.store.append_own(Fact::from(exec(START, 7))).await.unwrap();
+    let committed = live.recv().await.unwrap();
+    assert_eq!((committed.host, committed.table.name, committed.batch.num_rows()), (OWN_HOST, "process_events", 1));
+    assert_eq!(bed.number(EXECS).await, 1);
+    assert!(bed.store.marks(OWN_HOST).is_empty());
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn second_store_in_one_folder_is_refused() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let error = crate::Store::open(super::testbed::config(folder.path())).await.err().unwrap();
+    assert!(matches!(error, crate::OpenError::Locked { .. }), "{error}");
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn closed_store_says_so() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let store = bed.store.clone();
+    bed.close().await;
+    let mut host = Host::new();
+    assert_eq!(store.commit(host.id, vec![host.execs(1)]).await.unwrap_err(), CommitError::Closed);
+}
+
+pub(super) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}

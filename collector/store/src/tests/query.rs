@@ -1,0 +1,114 @@
+use std::time::Duration;
+
+use super::testbed::{Bed, Host, START, folder, open};
+use crate::{QueryError, QueryLimits, to_json_rows};
+
+async fn filled(folder: &std::path::Path) -> (Bed, Host) {
+    let bed = open(folder).await;
+    let mut host = Host::new();
+    let frames = vec![host.execs(10), host.metrics(3), host.metrics(3)];
+    bed.store.commit(host.id, frames).await.unwrap();
+    (bed, host)
+}
+
+#[tokio::test]
+async fn metrics_are_one_row_per_sample() {
+    let folder = folder();
+    let (bed, host) = filled(folder.path()).await;
+    let query = "SELECT time, host_id, name, unit, labels, value, label(labels, 'cpu.mode') AS mode FROM metrics \
+                 WHERE name = 'system.metric.001' AND value = 3 ORDER BY time";
+    let answer = bed.store.sql(query, QueryLimits::default()).await.unwrap();
+    let rows = to_json_rows(&answer.batches).unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0]["time"], "2026-01-01T00:00:13Z");
+    assert_eq!(rows[0]["host_id"], host.id.to_string());
+    assert_eq!((rows[0]["value"].as_f64(), rows[0]["mode"].as_str()), (Some(3.0), Some("user")));
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 60);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn value_that_could_not_be_taken_is_null() {
+    let folder = folder();
+    let (bed, mut host) = filled(folder.path()).await;
+    let mut chunk = super::testbed::chunk(START, 7);
+    chunk.value = vec![1.0, f64::NAN, 3.0];
+    chunk.step_ms = 0;
+    chunk.offset_ms = vec![0, 1_100, 2_500];
+    let frame = host.frame(&[chunk], START, START + 2_500_000);
+    bed.store.commit(host.id, vec![frame]).await.unwrap();
+    let of = "FROM metrics WHERE name = 'system.metric.007'";
+    assert_eq!(bed.number(&format!("SELECT count(value) {of}")).await, 2);
+    assert_eq!(bed.number(&format!("SELECT CAST(avg(value) AS BIGINT) {of}")).await, 2);
+    assert_eq!(bed.number(&format!("SELECT count(*) {of} AND time > '2026-01-01T00:00:01Z'")).await, 2);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn tables_join_group_and_compare_times() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    let query = "SELECT comm, count(*) AS n FROM process_events GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5";
+    let answer = bed.store.sql(query, QueryLimits::default()).await.unwrap();
+    let rows = to_json_rows(&answer.batches).unwrap();
+    assert_eq!(rows.iter().map(|row| row["n"].as_i64().unwrap()).collect::<Vec<_>>(), [5, 5]);
+    assert_eq!(bed.number("SELECT count(*) FROM process_events WHERE time > now() - interval '1 hour'").await, 0);
+    assert_eq!(bed.number("SELECT count(*) FROM process_events WHERE ingested_at > now() - interval '1 hour'").await, 10);
+    assert_eq!(bed.number("SELECT count(*) FROM process_events a JOIN process_events b ON a.pid = b.ppid").await, 10);
+    assert_eq!(bed.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'facts'").await, 13);
+    assert_eq!(bed.number("SELECT count(*) FROM process_events WHERE host_id = 'nobody'").await, 0);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn statement_that_is_no_query_is_refused() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    for statement in [
+        "DROP TABLE process_events",
+        "CREATE TABLE mine (a INT)",
+        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '/etc'",
+        "INSERT INTO gaps SELECT * FROM gaps",
+        "DELETE FROM gaps",
+        "UPDATE gaps SET count = 0",
+        "COPY gaps TO '/tmp/gaps.parquet'",
+        "SET datafusion.execution.batch_size = 1",
+        "CREATE VIEW v AS SELECT 1",
+        "EXPLAIN ANALYZE INSERT INTO gaps SELECT * FROM gaps",
+        "BEGIN",
+    ] {
+        let error = bed.store.sql(statement, QueryLimits::default()).await.unwrap_err();
+        assert!(matches!(error, QueryError::Refused { .. } | QueryError::Invalid { .. }), "{statement}: {error:?}");
+    }
+    let error = bed.store.sql("SELECT * FROM '/etc/passwd.parquet'", QueryLimits::default()).await.unwrap_err();
+    assert!(matches!(error, QueryError::Invalid { .. }), "{error:?}");
+    let error = bed.store.sql("SELEC nothing", QueryLimits::default()).await.unwrap_err();
+    assert!(matches!(&error, QueryError::Invalid { reason } if reason.contains("SELEC")), "{error:?}");
+    let error = bed.store.sql("SELECT nothing FROM gaps", QueryLimits::default()).await.unwrap_err();
+    assert!(matches!(&error, QueryError::Invalid { reason } if reason.contains("nothing")), "{error:?}");
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn limits_of_rows_time_and_memory_hold() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    let few = QueryLimits { rows_max: 4, ..QueryLimits::default() };
+    let answer = bed.store.sql("SELECT * FROM process_events ORDER BY pid", few).await.unwrap();
+    assert!(answer.truncated);
+    assert_eq!(answer.rows(), 4);
+    let answer = bed.store.sql("SELECT * FROM process_events LIMIT 4", few).await.unwrap();
+    assert!(!answer.truncated);
+
+    let short = QueryLimits { timeout: Duration::from_millis(200), ..QueryLimits::default() };
+    let endless = "SELECT count(*) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 1000000) b WHERE a.value % 7 = b.value % 3";
+    let error = bed.store.sql(endless, short).await.unwrap_err();
+    assert_eq!(error, QueryError::Timeout { timeout: Duration::from_millis(200) });
+
+    let small = QueryLimits { memory_bytes_max: 1 << 20, timeout: Duration::from_secs(60), ..QueryLimits::default() };
+    let hungry = "SELECT a.value, count(DISTINCT b.value) FROM generate_series(1, 300000) a JOIN generate_series(1, 300000) b ON a.value = b.value GROUP BY 1 ORDER BY 2";
+    let error = bed.store.sql(hungry, small).await.unwrap_err();
+    assert!(matches!(error, QueryError::Memory { .. }), "{error:?}");
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
+    bed.close().await;
+}

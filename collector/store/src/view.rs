@@ -1,0 +1,290 @@
+//! View: what there is to query, kept in memory.
+//!
+//! For every table the frames that are not compacted yet (*hot*) and the Parquet files. Compaction replaces hot
+//! frames by a file under one lock, so that a query sees each row once. A query holds what it was given: a deleted
+//! segment stays readable through its open file, and a deleted Parquet file goes when the last query lets go of it.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::RecordBatch;
+use fleetmend_event::{HostId, TimeMicros};
+use parking_lot::{Mutex, RwLock};
+use sha2::{Digest, Sha256};
+
+use crate::error::ReadError;
+use crate::segment::SegmentFile;
+use crate::shape::{Rows, SqlTable, align, sql_tables};
+
+/// A durable frame that is not compacted yet.
+#[derive(Debug)]
+pub(crate) struct HotFrame {
+    /// Where it lies.
+    pub(crate) segment: Arc<SegmentFile>,
+    /// Where in the segment the frame begins.
+    pub(crate) offset: u64,
+    /// Bytes of the frame.
+    pub(crate) length: u32,
+    /// Whose it is.
+    pub(crate) host: HostId,
+    /// When the store took it.
+    pub(crate) ingested_at: TimeMicros,
+    /// Earliest time in it.
+    pub(crate) from: TimeMicros,
+    /// Latest time in it.
+    pub(crate) to: TimeMicros,
+    /// Rows SQL shows of it.
+    pub(crate) rows: u64,
+    /// Its decoded rows, while the cache has room.
+    batch: Mutex<Option<RecordBatch>>,
+    lost: AtomicBool,
+}
+
+impl HotFrame {
+    /// A frame at `offset` of `segment`.
+    pub(crate) fn new(segment: &Arc<SegmentFile>, offset: u64, length: u32, host: HostId, ingested_at: TimeMicros, rows: &Rows) -> Arc<Self> {
+        Arc::new(Self {
+            segment: segment.clone(),
+            offset,
+            length,
+            host,
+            ingested_at,
+            from: rows.from,
+            to: rows.to,
+            rows: rows.count,
+            batch: Mutex::new(Some(rows.batch.clone())),
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    /// Its rows, from memory or from the segment. Reads a file when they are not in memory.
+    pub(crate) fn batch(&self, table: &SqlTable) -> Result<RecordBatch, ReadError> {
+        if let Some(batch) = self.batch.lock().clone() {
+            return Ok(batch);
+        }
+        let frame = self.segment.frame_at(self.offset, self.length)?;
+        let batch = frame.batch()?.ok_or(ReadError::Shape { table: table.info.name, reason: "frame is a tombstone".to_owned() })?;
+        Ok(align(table, &batch)?.batch)
+    }
+
+    /// Notes that it cannot be read any more; says whether that is new.
+    pub(crate) fn give_up(&self) -> bool {
+        !self.lost.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it cannot be read any more; a gap says so.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    fn let_go(&self) {
+        *self.batch.lock() = None;
+    }
+}
+
+/// A registered Parquet file.
+#[derive(Debug)]
+pub(crate) struct ParquetFile {
+    /// Its number in the catalogue.
+    pub(crate) id: i64,
+    /// Where it lies.
+    pub(crate) path: PathBuf,
+    /// Place of its table.
+    pub(crate) table: usize,
+    /// Day it belongs to, in days since 1970.
+    pub(crate) day: i64,
+    /// Earliest time in it.
+    pub(crate) from: TimeMicros,
+    /// Latest time in it.
+    pub(crate) to: TimeMicros,
+    /// Latest time anything in it was received.
+    pub(crate) ingested_to: TimeMicros,
+    /// Its rows.
+    pub(crate) rows: u64,
+    /// Its size.
+    pub(crate) bytes: u64,
+    /// SHA-256 of it, in hex.
+    pub(crate) digest: String,
+    /// Whether it goes when the last query lets go of it.
+    pub(crate) doomed: AtomicBool,
+}
+
+/// Last bytes of every Parquet file.
+const PARQUET_MAGIC: &[u8; 4] = b"PAR1";
+
+impl ParquetFile {
+    /// What is wrong with it at first sight: it is missing, has another size or another end.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let look = || -> std::io::Result<(u64, [u8; 4])> {
+            let file = File::open(&self.path)?;
+            let bytes = file.metadata()?.len();
+            let mut end = [0; 4];
+            file.read_exact_at(&mut end, bytes.saturating_sub(4))?;
+            Ok((bytes, end))
+        };
+        match look() {
+            Err(error) => Some(format!("unreadable file: {}", error.kind())),
+            Ok((bytes, _)) if bytes != self.bytes => Some(format!("file of {bytes} bytes instead of {}", self.bytes)),
+            Ok((_, end)) if end != *PARQUET_MAGIC => Some("file without a Parquet footer".to_owned()),
+            Ok(_) => None,
+        }
+    }
+
+    /// What is wrong with it when all of it is read. Blocks for as long as that takes.
+    pub(crate) fn deep_fault(&self) -> Option<String> {
+        self.fault().or_else(|| match digest_of(&self.path) {
+            Ok(digest) if digest == self.digest => None,
+            Ok(_) => Some("file with another digest".to_owned()),
+            Err(error) => Some(format!("unreadable file: {}", error.kind())),
+        })
+    }
+
+    /// Renames it, so that it is kept for a person and read by nobody.
+    pub(crate) fn rename_aside(&self) {
+        let mut to = self.path.clone().into_os_string();
+        to.push(".corrupt");
+        if let Err(error) = std::fs::rename(&self.path, &to)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot rename a damaged file");
+        }
+    }
+}
+
+/// SHA-256 of a file, in hex. Blocks.
+pub(crate) fn digest_of(path: &Path) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Drop for ParquetFile {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Acquire)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            // The catalogue does not know it any more, so that the next start deletes it.
+            tracing::warn!(path = %self.path.display(), %error, "cannot delete an expired file");
+        }
+    }
+}
+
+/// What a query of one table reads.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TableView {
+    /// Frames that are not compacted yet.
+    pub(crate) hot: Vec<Arc<HotFrame>>,
+    /// Parquet files.
+    pub(crate) files: Vec<Arc<ParquetFile>>,
+}
+
+/// What there is to query.
+#[derive(Debug)]
+pub(crate) struct View {
+    tables: RwLock<Vec<TableView>>,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug)]
+struct Cache {
+    held: VecDeque<(std::sync::Weak<HotFrame>, u64)>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl View {
+    /// An empty view that keeps at most `cache_bytes_max` of decoded rows.
+    pub(crate) fn new(cache_bytes_max: u64) -> Self {
+        Self {
+            tables: RwLock::new(vec![TableView::default(); sql_tables().len()]),
+            cache: Mutex::new(Cache { held: VecDeque::new(), bytes: 0, bytes_max: cache_bytes_max }),
+        }
+    }
+
+    /// Adds durable frames, each with the place of its table.
+    pub(crate) fn add_hot(&self, frames: Vec<(usize, Arc<HotFrame>)>) {
+        {
+            let mut cache = self.cache.lock();
+            for (_, frame) in &frames {
+                cache.hold(frame);
+            }
+        }
+        let mut tables = self.tables.write();
+        for (table, frame) in frames {
+            if let Some(view) = tables.get_mut(table) {
+                view.hot.push(frame);
+            }
+        }
+    }
+
+    /// Adds Parquet files that were registered.
+    pub(crate) fn add_files(&self, files: Vec<Arc<ParquetFile>>) {
+        self.replace(&HashSet::new(), &HashSet::new(), files);
+    }
+
+    /// Puts `added` in the place of the frames of `segments` and of the files `removed`, in one step. The files
+    /// removed are given back.
+    pub(crate) fn replace(&self, segments: &HashSet<u64>, removed: &HashSet<i64>, added: Vec<Arc<ParquetFile>>) -> Vec<Arc<ParquetFile>> {
+        let mut gone = Vec::new();
+        let mut tables = self.tables.write();
+        for view in tables.iter_mut() {
+            if !segments.is_empty() {
+                view.hot.retain(|frame| !segments.contains(&frame.segment.number));
+            }
+            if !removed.is_empty() {
+                let out = view.files.extract_if(.., |file| removed.contains(&file.id));
+                gone.extend(out);
+            }
+        }
+        for file in added {
+            if let Some(view) = tables.get_mut(file.table) {
+                view.files.push(file);
+            }
+        }
+        gone
+    }
+
+    /// What a query of this table reads now.
+    pub(crate) fn table(&self, table: usize) -> TableView {
+        self.tables.read().get(table).cloned().unwrap_or_default()
+    }
+
+    /// Every frame of these segments, each with the place of its table.
+    pub(crate) fn hot_of(&self, segments: &HashSet<u64>) -> Vec<Vec<Arc<HotFrame>>> {
+        let of_table = |view: &TableView| {
+            view.hot.iter().filter(|frame| segments.contains(&frame.segment.number)).cloned().collect()
+        };
+        self.tables.read().iter().map(of_table).collect()
+    }
+
+    /// Every Parquet file.
+    pub(crate) fn files(&self) -> Vec<Arc<ParquetFile>> {
+        self.tables.read().iter().flat_map(|view| view.files.iter().cloned()).collect()
+    }
+
+    /// Frames not compacted yet, and their rows.
+    pub(crate) fn hot_count(&self) -> (u64, u64) {
+        let tables = self.tables.read();
+        let hot = tables.iter().flat_map(|view| &view.hot);
+        hot.fold((0, 0), |(frames, rows), frame| (frames + 1, frame.rows.saturating_add(rows)))
+    }
+}
+
+impl Cache {
+    fn hold(&mut self, frame: &Arc<HotFrame>) {
+        let bytes = frame.batch.lock().as_ref().map_or(0, |batch| batch.get_array_memory_size() as u64);
+        self.held.push_back((Arc::downgrade(frame), bytes));
+        self.bytes = self.bytes.saturating_add(bytes);
+        while self.bytes > self.bytes_max {
+            let Some((oldest, bytes)) = self.held.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(bytes);
+            if let Some(oldest) = oldest.upgrade() {
+                oldest.let_go();
+            }
+        }
+    }
+}

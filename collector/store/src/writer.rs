@@ -1,0 +1,232 @@
+//! The writer: the one thread that appends to segments.
+//!
+//! It takes whatever waits in the queue, up to [`GROUP_BYTES_MAX`], as one group: judges the identities, writes all
+//! entries with one call and one fsync, and only then raises marks, shows the rows to queries, tells subscribers
+//! and answers. While it waits for the disk the next group gathers by itself. When the disk refuses, nothing of
+//! the group counts, every caller gets the reason, and the next group tries again.
+
+mod group;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetmend_event::TimeMicros;
+use fleetmend_shutdown::CancellationToken;
+use metrics::{counter, histogram};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::commit::Command;
+use crate::error::CommitError;
+use crate::inner::{Health, Inner};
+use crate::metrics as names;
+use crate::segment::SegmentWriter;
+use crate::view::HotFrame;
+use crate::shape::sql_tables;
+use crate::Committed;
+pub(crate) use group::Group;
+
+/// Bytes of entries that one group holds at most, unless a single commit is larger.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+/// How often the free space of the file system is looked at.
+const FREE_SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the writer sleeps without work before it looks at the segment's age.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The writer's own state.
+pub(crate) struct Writer {
+    inner: Arc<Inner>,
+    commands: mpsc::Receiver<Command>,
+    active: Option<SegmentWriter>,
+    next_number: u64,
+    space_checked: Option<(Instant, Result<(), String>)>,
+}
+
+impl Writer {
+    /// A writer whose first segment has the number `next_number`.
+    pub(crate) fn new(inner: Arc<Inner>, commands: mpsc::Receiver<Command>, next_number: u64) -> Self {
+        Self { inner, commands, active: None, next_number, space_checked: None }
+    }
+
+    /// Works until `token` is cancelled, then finishes what is queued and seals.
+    pub(crate) fn run(mut self, runtime: &Handle, token: &CancellationToken) {
+        self.inner.set_health(Health::Ready);
+        while let Some(first) = runtime.block_on(self.next(token)) {
+            if let Some(first) = first {
+                self.work(first);
+            }
+            self.seal_when_due();
+        }
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.work(command);
+        }
+        self.seal();
+        self.inner.set_health(Health::NotReady("store is closed".to_owned()));
+    }
+
+    /// The next command; `Some(None)` when there was none for a while, `None` at the end.
+    async fn next(&mut self, token: &CancellationToken) -> Option<Option<Command>> {
+        tokio::select! {
+            biased;
+            () = token.cancelled() => None,
+            command = self.commands.recv() => command.map(Some),
+            () = tokio::time::sleep(IDLE) => Some(None),
+        }
+    }
+
+    fn work(&mut self, first: Command) {
+        let started = Instant::now();
+        let mut group = Group::new(TimeMicros::now());
+        let mut seals = Vec::new();
+        self.stage(&mut group, &mut seals, first);
+        while group.bytes() < GROUP_BYTES_MAX {
+            let Ok(command) = self.commands.try_recv() else { break };
+            self.stage(&mut group, &mut seals, command);
+        }
+        self.settle(group);
+        histogram!(names::GROUP_SECONDS).record(started.elapsed().as_secs_f64());
+        if !seals.is_empty() {
+            self.seal();
+        }
+        for reply in seals {
+            answer(reply, ());
+        }
+    }
+
+    fn stage(&self, group: &mut Group, seals: &mut Vec<oneshot::Sender<()>>, command: Command) {
+        match command {
+            Command::Commit { host, frames, reply, room } => group.commit(&self.inner, host, frames, reply, room),
+            Command::Own { host, frames, reply } => group.own(&self.inner, host, frames, reply),
+            Command::Seal { reply } => seals.push(reply),
+        }
+    }
+
+    fn settle(&mut self, group: Group) {
+        let written = if group.bytes() == 0 { Ok(None) } else { self.write(&group).map(Some) };
+        match written {
+            Ok(place) => {
+                if let Some((offset, segment)) = place {
+                    self.show(&group, offset, &segment);
+                }
+                self.inner.set_health(Health::Ready);
+                group.acknowledge(&self.inner);
+            }
+            Err(reason) => {
+                counter!(names::REFUSED, "reason" => "unavailable").increment(1);
+                self.inner.set_health(Health::NotReady(reason.clone()));
+                group.refuse(&CommitError::Unavailable { reason });
+            }
+        }
+    }
+
+    /// Makes the group durable; returns where it begins.
+    fn write(&mut self, group: &Group) -> Result<(u64, Arc<crate::segment::SegmentFile>), String> {
+        self.check_space()?;
+        let active = match &mut self.active {
+            Some(active) => active,
+            None => {
+                let folder = self.inner.config.segments_folder();
+                let made = SegmentWriter::create(&folder, self.next_number);
+                let made = made.map_err(|error| format!("cannot make a segment: {error}"))?;
+                self.next_number = self.next_number.saturating_add(1);
+                self.inner.add_segment(&made);
+                self.active.insert(made)
+            }
+        };
+        match active.append(group.buffer()) {
+            Ok(offset) => {
+                counter!(names::SEGMENT_BYTES).increment(group.bytes() as u64);
+                Ok((offset, active.reader.clone()))
+            }
+            Err(error) => {
+                let reason = format!("cannot write segment {}: {}", active.reader.number, error.source);
+                if !error.usable {
+                    self.seal();
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// Shows what became durable: marks, rows, subscribers.
+    fn show(&self, group: &Group, offset: u64, segment: &Arc<crate::segment::SegmentFile>) {
+        let mut hot = Vec::with_capacity(group.placed().len());
+        let mut rows_shown = 0_u64;
+        for placed in group.placed() {
+            if let Some((table, rows)) = &placed.rows {
+                let at = offset.saturating_add(placed.offset);
+                let frame = HotFrame::new(segment, at, placed.length, placed.host, group.now(), rows);
+                rows_shown = rows_shown.saturating_add(rows.count);
+                hot.push((*table, frame));
+            }
+        }
+        counter!(names::FRAMES).increment(group.placed().len() as u64);
+        counter!(names::ROWS).increment(rows_shown);
+        self.inner.note_durable(group, segment.number);
+        self.inner.view.add_hot(hot);
+        for placed in group.placed() {
+            if let Some((table, rows)) = &placed.rows {
+                self.inner.note_gaps(placed.host, *table, &rows.batch);
+                self.tell(placed.host, *table, rows, group.now());
+            }
+        }
+    }
+
+    fn tell(&self, host: fleetmend_event::HostId, table: usize, rows: &crate::shape::Rows, ingested_at: TimeMicros) {
+        if self.inner.committed.receiver_count() == 0 {
+            return;
+        }
+        if let Some(table) = sql_tables().get(table).map(|table| table.info) {
+            let committed = Committed { host, table, batch: rows.batch.clone(), ingested_at };
+            // Fails only when the last subscriber has just gone.
+            drop(self.inner.committed.send(Arc::new(committed)));
+        }
+    }
+
+    fn seal_when_due(&mut self) {
+        let config = &self.inner.config;
+        let due = self.active.as_ref().is_some_and(|active| {
+            let age = TimeMicros::now().micros_since(active.made_at) / 1_000_000;
+            active.len() >= config.segment_bytes_max || u64::try_from(age).is_ok_and(|age| age >= config.segment_age_s_max)
+        });
+        if due {
+            self.seal();
+        }
+    }
+
+    fn seal(&mut self) {
+        if self.active.as_ref().is_some_and(|active| !active.is_empty())
+            && let Some(active) = self.active.take()
+        {
+            self.inner.seal_segment(active.reader.number, active.len());
+        }
+    }
+
+    /// Refuses early while too little space is left for compaction and catalogue.
+    fn check_space(&mut self) -> Result<(), String> {
+        if let Some((at, result)) = &self.space_checked
+            && at.elapsed() < FREE_SPACE_INTERVAL
+            && result.is_ok()
+        {
+            return Ok(());
+        }
+        let least = self.inner.config.free_bytes_min;
+        let result = match rustix::fs::statvfs(&self.inner.config.folder) {
+            Ok(stat) if stat.f_bavail.saturating_mul(stat.f_frsize) < least => {
+                Err(format!("less than {least} bytes are free on the file system"))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("cannot read the free space of the file system: {error}")),
+        };
+        self.space_checked = Some((Instant::now(), result.clone()));
+        result
+    }
+}
+
+/// Answers a caller that may have gone.
+pub(crate) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    if reply.send(value).is_err() {
+        tracing::debug!("caller did not wait for the store's answer");
+    }
+}
