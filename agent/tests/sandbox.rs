@@ -21,7 +21,7 @@ fn sandbox_test(flags: &[&str]) -> (Option<i32>, Value, BTreeMap<String, String>
     };
     (
         output.status.code(),
-        answer["sandbox"].clone(),
+        answer.clone(),
         attempts.iter().map(pair).collect(),
     )
 }
