@@ -38,6 +38,7 @@ mod error;
 mod family;
 mod listeners;
 mod loss;
+mod memory;
 pub(crate) mod metric;
 mod outlet;
 mod sensor;

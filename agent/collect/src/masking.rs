@@ -39,7 +39,7 @@ pub fn mask_args(args: &mut [String]) {
 /// Masks the secrets in one piece of text, such as a command line that was already joined.
 pub fn mask_text(text: &str) -> Cow<'_, str> {
     let rules = text_rules();
-    if !rules.any.is_match(text) {
+    if !rules.hints.is_match(text) {
         return Cow::Borrowed(text);
     }
     let mut current = Cow::Borrowed(text);

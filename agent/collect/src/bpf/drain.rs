@@ -17,8 +17,10 @@ use super::outlet::Outlet;
 use super::sensor::{FamilyState, Standing};
 use super::sockets::network_event;
 
-/// Records read from one ring before the next one has its turn.
-const TURN_RECORDS_MAX: usize = 16_384;
+/// Batches read from one ring before the next one has its turn.
+const TURN_BATCHES_MAX: usize = 64;
+/// Facts that are made before they are sent: a receiver that sleeps is then woken once for all of them.
+const BATCH_FACTS: usize = 256;
 /// Time between two looks at the counters.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Time between two looks when there is no ring at all.
@@ -41,6 +43,7 @@ pub(crate) struct Drain {
     refused: Vec<ProbeStatus>,
     enricher: Enricher,
     outlet: Outlet,
+    batch: Vec<Fact>,
     config: BpfConfig,
     next_housekeeping: Instant,
     next_status: Instant,
@@ -77,6 +80,7 @@ impl Drain {
             refused,
             enricher,
             outlet,
+            batch: Vec::with_capacity(BATCH_FACTS),
             config,
             next_housekeeping: now,
             next_status: now,
@@ -96,6 +100,7 @@ impl Drain {
         }
         self.drain();
         self.look_at_losses();
+        self.look_at_skips();
         self.outlet.flush_gaps();
     }
 
@@ -105,28 +110,23 @@ impl Drain {
             sources,
             enricher,
             outlet,
+            batch,
             ..
         } = self;
         let mut total = 0;
         for source in sources {
-            for _ in 0..TURN_RECORDS_MAX {
-                let Some(item) = source.loaded.ring.next() else {
-                    break;
-                };
-                total += 1;
-                source.read += 1;
-                let sent = match Record::parse(&item) {
-                    Ok(record) => outlet.send(fact_of(enricher, record)),
-                    Err(error) => {
-                        tracing::debug!(%error, "record of a probe cannot be read");
-                        outlet.note_dropped(table_id(source.loaded.family), TimeMicros::now(), 1);
-                        false
+            for _ in 0..TURN_BATCHES_MAX {
+                let read = source.read_batch(enricher, outlet, batch);
+                total += read;
+                for fact in batch.drain(..) {
+                    if outlet.send(fact) {
+                        source.delivered += 1;
+                    } else {
+                        source.losses.note(1, TimeMicros::now());
                     }
-                };
-                if sent {
-                    source.delivered += 1;
-                } else {
-                    source.losses.note(1, TimeMicros::now());
+                }
+                if read < BATCH_FACTS {
+                    break;
                 }
             }
         }
@@ -146,6 +146,7 @@ impl Drain {
         if all {
             self.next_status = now + Duration::from_secs(self.config.status_interval_s.max(1));
             self.enricher.forget_paths();
+            self.look_at_skips();
         }
         self.send_status(all);
         self.outlet.flush_gaps();
@@ -157,13 +158,24 @@ impl Drain {
             metrics::counter!(metric::RECORDS_READ, "family" => family).absolute(source.read);
             match source.loaded.counts() {
                 Ok(counts) => {
-                    for gap in source.losses.look(counts, TimeMicros::now()) {
+                    if let Some(gap) = source.losses.look(counts, TimeMicros::now()) {
                         self.outlet.send_gap(gap);
                     }
                 }
                 Err(error) => tracing::warn!(family, %error, "cannot read the counters of the probes"),
             }
             metrics::counter!(metric::RECORDS_LOST, "family" => family).absolute(source.losses.lost());
+        }
+    }
+
+    fn look_at_skips(&mut self) {
+        for source in &mut self.sources {
+            if let Some(gap) = source
+                .losses
+                .look_at_skips(source.loaded.skipped(), TimeMicros::now())
+            {
+                self.outlet.send_gap(gap);
+            }
         }
     }
 
@@ -196,6 +208,27 @@ impl Drain {
 }
 
 impl Source {
+    /// Makes at most a batch of facts; returns how many records were read.
+    fn read_batch(&mut self, enricher: &mut Enricher, outlet: &mut Outlet, batch: &mut Vec<Fact>) -> usize {
+        let mut read = 0;
+        while read < BATCH_FACTS {
+            let Some(item) = self.loaded.ring.next() else {
+                break;
+            };
+            read += 1;
+            match Record::parse(&item) {
+                Ok(record) => batch.push(fact_of(enricher, record)),
+                Err(error) => {
+                    tracing::debug!(%error, "record of a probe cannot be read");
+                    outlet.note_dropped(table_id(self.loaded.family), TimeMicros::now(), 1);
+                    self.losses.note(1, TimeMicros::now());
+                }
+            }
+        }
+        self.read += u64::try_from(read).unwrap_or(u64::MAX);
+        read
+    }
+
     fn status(&self, now: TimeMicros) -> ProbeStatus {
         let counts = self.losses.counts();
         let lost = self.losses.lost();

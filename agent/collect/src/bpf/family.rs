@@ -20,8 +20,6 @@ pub(crate) struct Counts {
     pub(crate) seen: u64,
     pub(crate) delivered: u64,
     pub(crate) ring_full: u64,
-    /// Times that the kernel skipped a program because it ran on that processor already.
-    pub(crate) skipped: u64,
 }
 
 /// A family that runs. Dropping it detaches its programs.
@@ -41,10 +39,14 @@ impl LoadedFamily {
     ///
     /// # Errors
     /// When the object is damaged, its maps are refused, or none of its programs is taken.
-    pub(crate) fn load(family: Family, object: &[u8], ring_bytes: u32) -> Result<Self, FamilyError> {
-        let btf = Btf::from_sys_fs().map_err(|source| FamilyError::NoBtf { source })?;
+    pub(crate) fn load(
+        family: Family,
+        object: &[u8],
+        ring_bytes: u32,
+        btf: &Btf,
+    ) -> Result<Self, FamilyError> {
         let mut object = EbpfLoader::new()
-            .btf(Some(&btf))
+            .btf(Some(btf))
             .map_max_entries("RING", ring_bytes)
             .load(object)
             .map_err(|source| FamilyError::Object {
@@ -64,7 +66,7 @@ impl LoadedFamily {
         let mut missing = Vec::new();
         let mut first_error = None;
         for probe in family.programs() {
-            match attach(&mut object, *probe, &btf) {
+            match attach(&mut object, *probe, btf) {
                 Ok(fd) => programs.push(fd),
                 Err(source) => {
                     let Probe { program, tracepoint } = *probe;
@@ -111,12 +113,12 @@ impl LoadedFamily {
             seen: sum(Counter::Seen)?,
             delivered,
             ring_full,
-            skipped: self.skipped(),
         })
     }
 
-    /// Kernels since 5.12 say how often they skipped a program; before, it counts as never.
-    fn skipped(&self) -> u64 {
+    /// Times that the kernel skipped a program because it ran on that processor already. Kernels since 5.12 say so;
+    /// before, it counts as never. Costs a file for each program.
+    pub(crate) fn skipped(&self) -> u64 {
         let of = |fd: &RawFd| {
             let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
             info.lines()

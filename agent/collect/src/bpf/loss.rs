@@ -16,6 +16,8 @@ pub(crate) struct LossWatch {
     lane: Lane,
     last: Counts,
     last_time: TimeMicros,
+    last_skips: u64,
+    last_skips_time: TimeMicros,
     lost: u64,
     last_loss: Option<TimeMicros>,
 }
@@ -31,40 +33,44 @@ impl LossWatch {
             lane,
             last: Counts::default(),
             last_time: now,
+            last_skips: 0,
+            last_skips_time: now,
             lost: 0,
             last_loss: None,
         }
     }
 
-    /// Compares with the last look; what was lost since lies between the two.
-    pub(crate) fn look(&mut self, counts: Counts, now: TimeMicros) -> Vec<Gap> {
+    /// Compares with the last look at the counters; what was lost since lies between the two.
+    pub(crate) fn look(&mut self, counts: Counts, now: TimeMicros) -> Option<Gap> {
         let from_time = std::mem::replace(&mut self.last_time, now);
         let before = std::mem::replace(&mut self.last, counts);
-        let ring_full = counts.ring_full.saturating_sub(before.ring_full);
-        let skipped = counts.skipped.saturating_sub(before.skipped);
-        let mut gaps = Vec::new();
-        for (count, reason, exactness) in [
-            (ring_full, "ring_full", Exactness::Exact),
-            (skipped, "probe_busy", Exactness::Exact),
-        ] {
-            if count == 0 {
-                continue;
-            }
-            self.lost = self.lost.saturating_add(count);
-            self.last_loss = Some(now);
-            gaps.push(Gap {
-                time: now,
-                table: self.table.to_owned(),
-                lane: self.lane,
-                from_time,
-                to_time: now,
-                count,
-                exactness,
-                stage: GapStage::Kernel,
-                reason: reason.to_owned(),
-            });
+        let count = counts.ring_full.saturating_sub(before.ring_full);
+        self.gap(count, "ring_full", from_time, now)
+    }
+
+    /// Compares with the last look at how often the kernel skipped a probe.
+    pub(crate) fn look_at_skips(&mut self, skipped: u64, now: TimeMicros) -> Option<Gap> {
+        let from_time = std::mem::replace(&mut self.last_skips_time, now);
+        let before = std::mem::replace(&mut self.last_skips, skipped);
+        self.gap(skipped.saturating_sub(before), "probe_busy", from_time, now)
+    }
+
+    fn gap(&mut self, count: u64, reason: &str, from_time: TimeMicros, now: TimeMicros) -> Option<Gap> {
+        if count == 0 {
+            return None;
         }
-        gaps
+        self.note(count, now);
+        Some(Gap {
+            time: now,
+            table: self.table.to_owned(),
+            lane: self.lane,
+            from_time,
+            to_time: now,
+            count,
+            exactness: Exactness::Exact,
+            stage: GapStage::Kernel,
+            reason: reason.to_owned(),
+        })
     }
 
     /// A loss behind the kernel, such as a full channel.
@@ -102,20 +108,24 @@ mod tests {
             seen: 50,
             delivered: 50 - ring_full,
             ring_full,
-            skipped: 0,
         };
-        assert!(watch.look(counts(0), TimeMicros(200)).is_empty());
-        let gaps = watch.look(counts(7), TimeMicros(300));
+        assert_eq!(watch.look(counts(0), TimeMicros(200)), None);
+        let gap = watch.look(counts(7), TimeMicros(300)).unwrap();
         assert_eq!(
-            (gaps[0].from_time, gaps[0].to_time, gaps[0].count),
+            (gap.from_time, gap.to_time, gap.count),
             (TimeMicros(200), TimeMicros(300), 7)
         );
         assert_eq!(
-            (gaps[0].table.as_str(), gaps[0].reason.as_str()),
+            (gap.table.as_str(), gap.reason.as_str()),
             ("process_events", "ring_full")
         );
-        assert!(watch.look(counts(7), TimeMicros(400)).is_empty());
-        assert_eq!(watch.lost(), 7);
-        assert!(watch.recent(TimeMicros(400)) && !watch.recent(TimeMicros(300 + RECENT_US)));
+        assert_eq!(watch.look(counts(7), TimeMicros(400)), None);
+        let skips = watch.look_at_skips(2, TimeMicros(500)).unwrap();
+        assert_eq!(
+            (skips.from_time, skips.count, skips.reason.as_str()),
+            (TimeMicros(100), 2, "probe_busy")
+        );
+        assert_eq!(watch.lost(), 9);
+        assert!(watch.recent(TimeMicros(500)) && !watch.recent(TimeMicros(500 + RECENT_US)));
     }
 }

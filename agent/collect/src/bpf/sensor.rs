@@ -4,6 +4,7 @@ use std::io;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use aya::Btf;
 use fleetmend_ebpf::Family;
 use fleetmend_event::table::{ProbeState, ProbeStatus};
 use fleetmend_event::{Fact, TimeMicros};
@@ -17,6 +18,7 @@ use super::enrich::Enricher;
 use super::error::FamilyError;
 use super::family::LoadedFamily;
 use super::listeners::listeners;
+use super::memory::return_free_memory;
 use super::outlet::Outlet;
 use crate::process::{EventSource, Inventory, Observer};
 
@@ -64,17 +66,25 @@ impl BpfSensor {
     ) -> (Self, Vec<ProbeStatus>) {
         let mut families = Vec::new();
         let mut execs_traced = false;
+        let btf = Btf::from_sys_fs().map_err(|source| FamilyError::NoBtf { source });
         for family in Family::ALL.iter().copied() {
             let (wanted, ring_bytes) = match family {
                 Family::Process => (config.process, config.process_ring_bytes),
                 Family::Network => (config.network, config.network_ring_bytes),
             };
-            let state = match wanted.then(|| LoadedFamily::load(family, object(family), ring_bytes)) {
+            let load = |btf| {
+                LoadedFamily::load(family, object(family), ring_bytes, btf).map_err(|error| diagnose(&error))
+            };
+            let outcome = wanted.then(|| btf.as_ref().map_err(diagnose).and_then(load));
+            let state = match outcome {
                 Some(Ok(loaded)) => {
                     execs_traced |= family == Family::Process && loaded.has("on_exec");
                     FamilyState::Loaded(Box::new(loaded), Standing::default())
                 }
-                Some(Err(error)) => FamilyState::Refused(refusal(family, &diagnose_and_log(family, &error))),
+                Some(Err(diagnosis)) => {
+                    log(family, &diagnosis);
+                    FamilyState::Refused(refusal(family, &diagnosis))
+                }
                 None => FamilyState::Refused(refusal(family, &switched_off(family))),
             };
             families.push(state);
@@ -84,6 +94,8 @@ impl BpfSensor {
                 *standing = Standing::of(loaded, execs_traced);
             }
         }
+        drop(btf);
+        return_free_memory();
         let sensor = Self {
             config,
             families,
@@ -168,7 +180,9 @@ impl BpfSensor {
                 continue;
             }
             if let Err(error) = loaded.seed_listeners(&listeners(inventory.proc())) {
-                let Diagnosis { reason, hint } = diagnose_and_log(Family::Network, &error);
+                let diagnosis = diagnose(&error);
+                log(Family::Network, &diagnosis);
+                let Diagnosis { reason, hint } = diagnosis;
                 let reason = format!("owners of sockets that listened before are not known: {reason}");
                 *standing = Standing {
                     state: ProbeState::Degraded,
@@ -241,14 +255,14 @@ fn switched_off(family: Family) -> Diagnosis {
     }
 }
 
-fn diagnose_and_log(family: Family, error: &FamilyError) -> Diagnosis {
-    let diagnosis = diagnose(error);
+fn log(family: Family, diagnosis: &Diagnosis) {
+    let Diagnosis { reason, hint } = diagnosis;
     tracing::warn!(
         family = family.as_str(),
-        reason = diagnosis.reason,
+        reason,
+        hint,
         "probes cannot be loaded as they should"
     );
-    diagnosis
 }
 
 /// Body of the observer's thread.

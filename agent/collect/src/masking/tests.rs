@@ -203,6 +203,14 @@ proptest! {
     }
 
     #[test]
+    fn text_without_a_hint_matches_no_pattern(text in prop_oneof![near_secrets(), any::<String>()]) {
+        let rules = text_rules();
+        if !rules.hints.is_match(&text) {
+            prop_assert!(rules.each.iter().all(|rule| !rule.pattern.is_match(&text)));
+        }
+    }
+
+    #[test]
     fn masking_arguments_twice_is_masking_once(
         program in prop::sample::select(vec!["mysql", "curl", "sshpass", "/bin/sh", "smbclient", ""]),
         rest in prop::collection::vec(prop_oneof![near_secrets(), any::<String>()], 0..6),
