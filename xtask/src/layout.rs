@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 
 /// Root of the source tree.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
 /// Folder for what is downloaded or made once: `$XDG_CACHE_HOME/fleetmend` or `~/.cache/fleetmend`.
@@ -22,7 +24,8 @@ pub(crate) fn up_state() -> Result<PathBuf> {
 fn user_folder(variable: &str, below_home: &str) -> Result<PathBuf> {
     let base = match std::env::var_os(variable).filter(|value| !value.is_empty()) {
         Some(base) => PathBuf::from(base),
-        None => PathBuf::from(std::env::var_os("HOME").context("find the home folder: HOME is not set")?).join(below_home),
+        None => PathBuf::from(std::env::var_os("HOME").context("find the home folder: HOME is not set")?)
+            .join(below_home),
     };
     Ok(base.join("fleetmend"))
 }

@@ -9,24 +9,43 @@ use crate::layout;
 use crate::step::{command, output, run, step};
 
 /// Packages to compile and run everything.
-pub(crate) const BUILD_PACKAGES: &[&str] =
-    &["build-essential", "clang", "libbpf-dev", "linux-libc-dev", "python3", "python3-venv", "ca-certificates", "pkg-config"];
+pub(crate) const BUILD_PACKAGES: &[&str] = &[
+    "build-essential",
+    "clang",
+    "libbpf-dev",
+    "linux-libc-dev",
+    "python3",
+    "python3-venv",
+    "ca-certificates",
+    "pkg-config",
+];
 
 /// Packages that only tests use.
 pub(crate) const TEST_PACKAGES: &[&str] = &["chromium", "iproute2", "util-linux"];
 
 /// Installs the packages that are missing, or says the one command that would.
 pub(crate) fn packages(wanted: &[&str]) -> Result<()> {
-    let missing: Vec<&str> = wanted.iter().copied().filter(|package| !installed(package)).collect();
+    let missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .filter(|package| !installed(package))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let install = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    let install = format!(
+        "apt-get install --yes --no-install-recommends {}",
+        missing.join(" ")
+    );
     if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
-        bail!("these packages are missing: {}. Install them with: sudo {install}", missing.join(", "));
+        bail!(
+            "these packages are missing: {}. Install them with: sudo {install}",
+            missing.join(", ")
+        );
     }
     step(&format!("install {}", missing.join(", ")), || {
-        let apt = |arguments: &[&str]| run(command("apt-get", arguments).env("DEBIAN_FRONTEND", "noninteractive"));
+        let apt =
+            |arguments: &[&str]| run(command("apt-get", arguments).env("DEBIAN_FRONTEND", "noninteractive"));
         let mut arguments = vec!["install", "--yes", "--quiet", "--no-install-recommends"];
         arguments.extend(&missing);
         if apt(&arguments).is_err() {
@@ -38,7 +57,8 @@ pub(crate) fn packages(wanted: &[&str]) -> Result<()> {
 }
 
 fn installed(package: &str) -> bool {
-    output(&mut command("dpkg-query", &["-W", "-f=${Status}", package])).is_ok_and(|status| status.ends_with("ok installed"))
+    output(&mut command("dpkg-query", &["-W", "-f=${Status}", package]))
+        .is_ok_and(|status| status.ends_with("ok installed"))
 }
 
 /// Whether this process may change the machine.
@@ -57,32 +77,56 @@ struct OnnxLock {
 /// The ONNX Runtime library, taken from its wheel by hash; fetched once.
 pub(crate) fn onnxruntime() -> Result<PathBuf> {
     let lock_path = layout::root().join("models/onnxruntime.lock");
-    let text = std::fs::read_to_string(&lock_path).with_context(|| format!("read {}", lock_path.display()))?;
-    let lock: OnnxLock = serde_json::from_str(&text).with_context(|| format!("parse {}", lock_path.display()))?;
+    let text =
+        std::fs::read_to_string(&lock_path).with_context(|| format!("read {}", lock_path.display()))?;
+    let lock: OnnxLock =
+        serde_json::from_str(&text).with_context(|| format!("parse {}", lock_path.display()))?;
     let folder = layout::cache()?.join(format!("onnxruntime-{}", lock.version));
     let library = folder.join("libonnxruntime.so");
     if library.exists() {
         return Ok(library);
     }
-    step(&format!("fetch ONNX Runtime {} (about 20 MB)", lock.version), || {
-        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        let python = python_venv()?;
-        let requirement = folder.join("requirement.txt");
-        std::fs::write(&requirement, format!("onnxruntime=={} --hash=sha256:{}\n", lock.version, lock.sha256))?;
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]);
-        pip.arg("--dest").arg(&folder).arg("--requirement").arg(&requirement);
-        run(&mut pip)?;
-        let unpack = "import sys,zipfile,os\n\
+    step(
+        &format!("fetch ONNX Runtime {} (about 20 MB)", lock.version),
+        || {
+            std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+            let python = python_venv()?;
+            let requirement = folder.join("requirement.txt");
+            std::fs::write(
+                &requirement,
+                format!("onnxruntime=={} --hash=sha256:{}\n", lock.version, lock.sha256),
+            )?;
+            let mut pip = Command::new(&python);
+            pip.args([
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+            ]);
+            pip.arg("--dest")
+                .arg(&folder)
+                .arg("--requirement")
+                .arg(&requirement);
+            run(&mut pip)?;
+            let unpack = "import sys,zipfile,os\n\
             z=zipfile.ZipFile(sys.argv[1])\n\
             n=[n for n in z.namelist() if n.startswith('onnxruntime/capi/libonnxruntime.so')]\n\
             open(sys.argv[2]+'.new','wb').write(z.read(n[0]))\n\
             os.rename(sys.argv[2]+'.new',sys.argv[2])\n";
-        let mut unzip = Command::new(&python);
-        unzip.arg("-c").arg(unpack).arg(folder.join(&lock.wheel)).arg(&library);
-        run(&mut unzip)?;
-        std::fs::remove_file(folder.join(&lock.wheel)).context("remove the wheel")
-    })?;
+            let mut unzip = Command::new(&python);
+            unzip
+                .arg("-c")
+                .arg(unpack)
+                .arg(folder.join(&lock.wheel))
+                .arg(&library);
+            run(&mut unzip)?;
+            std::fs::remove_file(folder.join(&lock.wheel)).context("remove the wheel")
+        },
+    )?;
     Ok(library)
 }
 
@@ -108,7 +152,14 @@ pub(crate) fn wheel_tool(program: &str, requirement: &str) -> Result<PathBuf> {
     if !path.exists() {
         step(&format!("install {requirement}"), || {
             let mut pip = Command::new(&python);
-            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]);
+            pip.args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                requirement,
+            ]);
             run(&mut pip)
         })?;
     }

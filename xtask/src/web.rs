@@ -26,7 +26,9 @@ pub(crate) fn build() -> Result<()> {
         return Ok(());
     }
     install()?;
-    step("build the dashboard", || run(&mut npm(&["run", "build", "--silent"])?))
+    step("build the dashboard", || {
+        run(&mut npm(&["run", "build", "--silent"])?)
+    })
 }
 
 /// Installs the dashboard's packages as its lock file has them.
@@ -37,7 +39,9 @@ pub(crate) fn install() -> Result<()> {
     if time(&stamp).is_some() && time(&stamp) >= time(&lock) {
         return Ok(());
     }
-    step("fetch the dashboard's packages", || run(&mut npm(&["ci", "--no-audit", "--no-fund", "--silent"])?))
+    step("fetch the dashboard's packages", || {
+        run(&mut npm(&["ci", "--no-audit", "--no-fund", "--silent"])?)
+    })
 }
 
 /// npm in the dashboard's folder, with a Node that is new enough.
@@ -55,7 +59,11 @@ pub(crate) fn npm(arguments: &[&str]) -> Result<Command> {
 
 fn system_node_serves() -> bool {
     let version = output(&mut command("node", &["--version"])).unwrap_or_default();
-    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    let major = version
+        .trim_start_matches('v')
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok());
     major.is_some_and(|major| major >= NODE_MAJOR_MIN)
 }
 
@@ -68,7 +76,11 @@ fn newest(folder: &PathBuf) -> Result<SystemTime> {
             continue;
         }
         let metadata = entry.metadata()?;
-        let time = if metadata.is_dir() { self::newest(&entry.path())? } else { metadata.modified()? };
+        let time = if metadata.is_dir() {
+            self::newest(&entry.path())?
+        } else {
+            metadata.modified()?
+        };
         newest = newest.max(time);
     }
     Ok(newest)

@@ -1,0 +1,62 @@
+//! Waiting for the programs.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::children::Children;
+use super::configure::Instance;
+use super::wait;
+
+/// One attempt's patience.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Waits until `GET path` on loopback answers 200.
+pub(super) fn http(
+    url: &str,
+    path: &str,
+    timeout: Duration,
+    stop: &AtomicBool,
+    children: &mut Children,
+) -> Result<()> {
+    let address = url.trim_start_matches("http://").to_owned();
+    wait("the collector", timeout, stop, children, || {
+        TcpStream::connect(&address).is_ok_and(|stream| {
+            stream.set_read_timeout(Some(ATTEMPT)).is_ok() && answers(stream, path, &address)
+        })
+    })
+}
+
+/// Waits until `path` exists.
+pub(super) fn file(path: &Path, timeout: Duration, stop: &AtomicBool, children: &mut Children) -> Result<()> {
+    wait(&path.display().to_string(), timeout, stop, children, || {
+        path.exists()
+    })
+}
+
+/// Waits until the agent is connected to the collector.
+pub(super) fn agent(
+    instance: &Instance,
+    timeout: Duration,
+    stop: &AtomicBool,
+    children: &mut Children,
+) -> Result<()> {
+    let socket = instance.agent_socket();
+    wait("the agent", timeout, stop, children, || {
+        UnixStream::connect(&socket).is_ok_and(|stream| {
+            stream.set_read_timeout(Some(ATTEMPT)).is_ok() && answers(stream, "/readyz", "agent")
+        })
+    })
+}
+
+fn answers(mut stream: impl Read + Write, path: &str, host: &str) -> bool {
+    let mut answer = String::new();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.lines().next().is_some_and(|line| line.contains(" 200"))
+}
