@@ -29,6 +29,8 @@
 //! a new bundle version. [`TrustedTime`] falls back to the system clock, and says so, until the first time
 //! signed by a collector arrives. This crate starts no task and opens no socket.
 
+#![warn(missing_docs)]
+
 pub mod authority;
 pub mod bundle;
 pub mod error;

@@ -4,6 +4,8 @@
 //! Nothing here sleeps for a fixed time, uses a fixed port or a shared file: addresses are bound on port 0,
 //! folders are temporary, and [`wait_for`] looks again until a state is reached.
 
+#![warn(missing_docs)]
+
 pub mod fleet;
 pub mod proxy;
 pub mod wait;
