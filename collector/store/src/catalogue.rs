@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch, TimeMicros};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::error::CatalogueError;
@@ -58,7 +60,11 @@ impl Catalogue {
             // Segments are deleted once they are registered, so a registration must survive a power cut.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new().max_connections(2).connect_with(options).await.map_err(failed("open"))?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(2)
+            .connect_with(options)
+            .await
+            .map_err(failed("open"))?;
         sqlx::migrate!("./migrations").run(&pool).await?;
         let catalogue = Self { pool };
         let made = catalogue.make_identity().await?;
@@ -67,12 +73,13 @@ impl Catalogue {
 
     async fn make_identity(&self) -> Result<bool, CatalogueError> {
         let epoch = uuid::Uuid::new_v4();
-        let done = sqlx::query("INSERT OR IGNORE INTO store_identity (id, epoch, created_at) VALUES (1, ?, ?)")
-            .bind(epoch.as_bytes().as_slice())
-            .bind(TimeMicros::now().0)
-            .execute(&self.pool)
-            .await
-            .map_err(failed("make the store's identity"))?;
+        let done =
+            sqlx::query("INSERT OR IGNORE INTO store_identity (id, epoch, created_at) VALUES (1, ?, ?)")
+                .bind(epoch.as_bytes().as_slice())
+                .bind(TimeMicros::now().0)
+                .execute(&self.pool)
+                .await
+                .map_err(failed("make the store's identity"))?;
         Ok(done.rows_affected() == 1)
     }
 
@@ -96,7 +103,15 @@ impl Catalogue {
             let lane = lane.ok_or(CatalogueError::Invalid { what: "a lane" })?;
             let sequence = Sequence(unsigned(row.get(3)));
             let epoch = SpoolEpoch::from_bytes(sixteen(row, 1, "a spool epoch")?);
-            Ok((HostId::from_bytes(sixteen(row, 0, "a host id")?), Mark { epoch, lane, sequence }, TimeMicros(row.get(4))))
+            Ok((
+                HostId::from_bytes(sixteen(row, 0, "a host id")?),
+                Mark {
+                    epoch,
+                    lane,
+                    sequence,
+                },
+                TimeMicros(row.get(4)),
+            ))
         };
         rows.iter().map(mark).collect()
     }
@@ -105,7 +120,10 @@ impl Catalogue {
     pub(crate) async fn files(&self) -> Result<Vec<FileRow>, CatalogueError> {
         const LIVE: &str = "SELECT id, path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, digest \
                             FROM parquet_files WHERE state = 'live' ORDER BY id";
-        let rows = sqlx::query(LIVE).fetch_all(&self.pool).await.map_err(failed("read Parquet files"))?;
+        let rows = sqlx::query(LIVE)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("read Parquet files"))?;
         let file = |row: &SqliteRow| FileRow {
             id: row.get(0),
             path: row.get(1),
@@ -156,7 +174,12 @@ impl Catalogue {
 
     /// Forgets files that expired, in one transaction.
     pub(crate) async fn forget_files(&self, ids: &[i64]) -> Result<(), CatalogueError> {
-        self.apply(&Change { removed: ids.to_vec(), ..Change::default() }).await.map(|_| ())
+        self.apply(&Change {
+            removed: ids.to_vec(),
+            ..Change::default()
+        })
+        .await
+        .map(|_| ())
     }
 
     /// Marks a file as damaged: it stays known, and is not read any more.
@@ -185,7 +208,10 @@ impl Catalogue {
     }
 }
 
-async fn write_change(transaction: &mut Transaction<'_, Sqlite>, change: &Change) -> Result<Vec<i64>, sqlx::Error> {
+async fn write_change(
+    transaction: &mut Transaction<'_, Sqlite>,
+    change: &Change,
+) -> Result<Vec<i64>, sqlx::Error> {
     let mut ids = Vec::with_capacity(change.added.len());
     for file in &change.added {
         const ADD: &str = "INSERT INTO parquet_files (path, table_name, day, from_time, to_time, ingested_to, row_count, \
@@ -205,7 +231,10 @@ async fn write_change(transaction: &mut Transaction<'_, Sqlite>, change: &Change
         ids.push(done.last_insert_rowid());
     }
     for id in &change.removed {
-        sqlx::query("DELETE FROM parquet_files WHERE id = ?").bind(id).execute(&mut **transaction).await?;
+        sqlx::query("DELETE FROM parquet_files WHERE id = ?")
+            .bind(id)
+            .execute(&mut **transaction)
+            .await?;
     }
     for number in &change.segments {
         sqlx::query("INSERT OR IGNORE INTO compacted_segments (number, compacted_at) VALUES (?, ?)")
@@ -235,7 +264,9 @@ fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> CatalogueError {
 }
 
 fn sixteen(row: &SqliteRow, column: usize, what: &'static str) -> Result<[u8; 16], CatalogueError> {
-    row.get::<Vec<u8>, _>(column).try_into().map_err(|_| CatalogueError::Invalid { what })
+    row.get::<Vec<u8>, _>(column)
+        .try_into()
+        .map_err(|_| CatalogueError::Invalid { what })
 }
 
 /// SQLite's integers are signed; numbers of ours never reach their end.

@@ -63,25 +63,47 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(frame: Frame) -> Prepared {
     if frame.tombstone {
         let encoded = frame.encode();
-        return Prepared { frame, encoded, candidate: Candidate::Tombstone, digest: None, rows: None, gap: None };
+        return Prepared {
+            frame,
+            encoded,
+            candidate: Candidate::Tombstone,
+            digest: None,
+            rows: None,
+            gap: None,
+        };
     }
     let encoded = frame.encode();
     let digest = digest(&encoded);
     let candidate = Candidate::Rows(digest);
     match rows_of(&frame) {
-        Ok(rows) => Prepared { frame, encoded, candidate, digest: Some(digest), rows: Some(rows), gap: None },
+        Ok(rows) => Prepared {
+            frame,
+            encoded,
+            candidate,
+            digest: Some(digest),
+            rows: Some(rows),
+            gap: None,
+        },
         Err((table, reason)) => {
             let gap = unreadable(&frame, table, &reason);
             let shed = frame.shed();
             let encoded = shed.encode();
-            Prepared { frame: shed, encoded, candidate, digest: Some(digest), rows: None, gap: Some(gap) }
+            Prepared {
+                frame: shed,
+                encoded,
+                candidate,
+                digest: Some(digest),
+                rows: None,
+                gap: Some(gap),
+            }
         }
     }
 }
 
 /// The rows of a frame with the place of their table; otherwise the table's name, as far as known, and the reason.
 pub(crate) fn rows_of(frame: &Frame) -> Result<(usize, Rows), (&'static str, String)> {
-    let place = table_index(frame.table).and_then(|index| sql_tables().get(index).map(|table| (index, table)));
+    let place =
+        table_index(frame.table).and_then(|index| sql_tables().get(index).map(|table| (index, table)));
     let (index, table) = place.ok_or_else(|| ("*", format!("unknown table {}", frame.table)))?;
     let name = table.info.name;
     if !frame.fits() {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub struct StoreConfig {
     /// Folder that holds segments, Parquet files and the catalogue.
     pub folder: PathBuf,
-    /// Bytes after which a segment is sealed. Bounds the memory of one compaction (about eight times as much).
+    /// Bytes after which a segment is sealed. Bounds the memory of one compaction: about a dozen times as much.
     pub segment_bytes_max: u64,
     /// Seconds after which a segment with rows is sealed, so that a quiet collector compacts too.
     pub segment_age_s_max: u64,
@@ -40,7 +40,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             folder: PathBuf::from("/var/lib/fleetmend-collector/store"),
-            segment_bytes_max: 32 << 20,
+            segment_bytes_max: 16 << 20,
             segment_age_s_max: 600,
             hot_cache_bytes_max: 64 << 20,
             queue_bytes_max: 64 << 20,
@@ -100,7 +100,11 @@ pub struct RetentionConfig {
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { age_days: 30, table_bytes_max: 8 << 30, tables: BTreeMap::new() }
+        Self {
+            age_days: 30,
+            table_bytes_max: 8 << 30,
+            tables: BTreeMap::new(),
+        }
     }
 }
 
@@ -131,13 +135,20 @@ impl StoreConfig {
         least("merge_files_min", self.merge_files_min as u64, 2);
         least("query.concurrent_max", self.query.concurrent_max as u64, 1);
         least("query.threads", self.query.threads as u64, 1);
-        least("query.memory_bytes_max", self.query.memory_bytes_max as u64, 1 << 20);
+        least(
+            "query.memory_bytes_max",
+            self.query.memory_bytes_max as u64,
+            1 << 20,
+        );
         least("query.rows_max", self.query.rows_max as u64, 1);
         least("query.timeout_ms_max", self.query.timeout_ms_max, 1);
         least("retention.age_days", self.retention.age_days.into(), 1);
         for name in self.retention.tables.keys() {
             if fleetmend_event::table::table_by_name(name).is_none() {
-                faults.push((format!("retention.tables.{name}"), "no table has this name".to_owned()));
+                faults.push((
+                    format!("retention.tables.{name}"),
+                    "no table has this name".to_owned(),
+                ));
             }
         }
         faults

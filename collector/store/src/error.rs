@@ -190,6 +190,16 @@ pub enum MaintenanceError {
     /// The writer did not take a command.
     #[error("writer does not answer")]
     Writer(#[from] CommitError),
+    /// A merge did not read what its files hold.
+    #[error("merge of table {table} read {found} rows where its files hold {wanted}")]
+    Rows {
+        /// The table.
+        table: &'static str,
+        /// Rows in the files.
+        wanted: u64,
+        /// Rows that were read.
+        found: u64,
+    },
     /// A blocking thread was cancelled or panicked.
     #[error("a blocking step did not finish")]
     Blocking(#[from] tokio::task::JoinError),

@@ -53,11 +53,16 @@ impl Gaps {
     pub(crate) fn touching(&self, reaches: &[Reach], newer: Vec<HostGap>) -> Vec<HostGap> {
         let touches = |gap: &Gap| {
             reaches.iter().any(|reach| {
-                (gap.table == "*" || gap.table == reach.table) && gap.from_time <= reach.to && gap.to_time >= reach.from
+                (gap.table == "*" || gap.table == reach.table)
+                    && gap.from_time <= reach.to
+                    && gap.to_time >= reach.from
             })
         };
         let latest = self.latest.lock();
         let held = newer.iter().chain(latest.iter().rev());
-        held.filter(|held| touches(&held.gap)).take(GAPS_TOLD_MAX).cloned().collect()
+        held.filter(|held| touches(&held.gap))
+            .take(GAPS_TOLD_MAX)
+            .cloned()
+            .collect()
     }
 }

@@ -74,7 +74,10 @@ pub(crate) struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Inner").field("folder", &self.config.folder).finish_non_exhaustive()
+        formatter
+            .debug_struct("Inner")
+            .field("folder", &self.config.folder)
+            .finish_non_exhaustive()
     }
 }
 
@@ -100,7 +103,9 @@ const COMMANDS_MAX: usize = 1_024;
 impl Inner {
     pub(crate) fn new(parts: Parts) -> (Arc<Self>, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let room = Arc::new(Semaphore::new(usize::try_from(parts.config.queue_bytes_max).unwrap_or(usize::MAX)));
+        let room = Arc::new(Semaphore::new(
+            usize::try_from(parts.config.queue_bytes_max).unwrap_or(usize::MAX),
+        ));
         let inner = Self {
             config: parts.config,
             epoch: parts.epoch,
@@ -140,7 +145,9 @@ impl Inner {
     }
 
     pub(crate) fn judge(&self, pending: &crate::mark::Pending, host: HostId, prepared: &Prepared) -> Verdict {
-        self.marks.lock().judge(pending, host, prepared.frame.id, prepared.candidate)
+        self.marks
+            .lock()
+            .judge(pending, host, prepared.frame.id, prepared.candidate)
     }
 
     pub(crate) fn marks_of(&self, streams: &[StreamKey]) -> Vec<Mark> {
@@ -158,7 +165,10 @@ impl Inner {
         let mut segments = self.segments.lock();
         if let Some(segment) = segments.get_mut(&number) {
             for placed in group.placed() {
-                let mark = segment.marks.entry((placed.host, placed.id.epoch, placed.id.lane)).or_default();
+                let mark = segment
+                    .marks
+                    .entry((placed.host, placed.id.epoch, placed.id.lane))
+                    .or_default();
                 *mark = placed.id.sequence.0.max(*mark);
             }
         }
@@ -166,7 +176,10 @@ impl Inner {
 
     /// Keeps gaps at hand when `batch` holds some.
     pub(crate) fn note_gaps(&self, host: HostId, table: usize, batch: &arrow::array::RecordBatch) {
-        if sql_tables().get(table).is_none_or(|table| table.info.id != Gap::ID) {
+        if sql_tables()
+            .get(table)
+            .is_none_or(|table| table.info.id != Gap::ID)
+        {
             return;
         }
         match Gap::from_batch(batch) {
@@ -177,7 +190,12 @@ impl Inner {
     }
 
     pub(crate) fn add_segment(&self, made: &SegmentWriter) {
-        let state = SegmentState { path: made.reader.path.clone(), bytes: 0, sealed: false, marks: HashMap::new() };
+        let state = SegmentState {
+            path: made.reader.path.clone(),
+            bytes: 0,
+            sealed: false,
+            marks: HashMap::new(),
+        };
         self.segments.lock().insert(made.reader.number, state);
     }
 
@@ -194,27 +212,51 @@ impl Inner {
         let deadline = Instant::now() + self.config.commit_timeout();
         let epoch = self.own_epoch;
         let frames = tokio::task::spawn_blocking(move || own_frames(epoch, facts));
-        let frames = frames.await.map_err(|error| CommitError::Encode { reason: error.to_string() })??;
+        let frames = frames.await.map_err(|error| CommitError::Encode {
+            reason: error.to_string(),
+        })??;
         let (reply, receiver) = oneshot::channel();
-        self.ask(Command::Own { host, frames, reply }, receiver, deadline).await?.map(|_| ())
+        self.ask(Command::Own { host, frames, reply }, receiver, deadline)
+            .await?
+            .map(|_| ())
     }
 
     /// Gives the writer a command and waits for its answer.
-    pub(crate) async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>, deadline: Instant) -> Result<T, CommitError> {
-        let busy = || CommitError::Busy { waited: self.config.commit_timeout() };
-        timeout_at(deadline, self.commands.send(command)).await.map_err(|_| busy())?.map_err(|_| CommitError::Closed)?;
-        timeout_at(deadline, answer).await.map_err(|_| busy())?.map_err(|_| CommitError::Closed)
+    pub(crate) async fn ask<T>(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<T>,
+        deadline: Instant,
+    ) -> Result<T, CommitError> {
+        let busy = || CommitError::Busy {
+            waited: self.config.commit_timeout(),
+        };
+        timeout_at(deadline, self.commands.send(command))
+            .await
+            .map_err(|_| busy())?
+            .map_err(|_| CommitError::Closed)?;
+        timeout_at(deadline, answer)
+            .await
+            .map_err(|_| busy())?
+            .map_err(|_| CommitError::Closed)
     }
 
     /// Takes a damaged Parquet file out of the view and renames it; [`Self::settle_set_aside`] does the rest.
     pub(crate) fn set_aside(&self, file: &Arc<ParquetFile>, reason: &str) {
-        if self.view.replace(&HashSet::new(), &HashSet::from([file.id]), Vec::new()).is_empty() {
+        if self
+            .view
+            .replace(&HashSet::new(), &HashSet::from([file.id]), Vec::new())
+            .is_empty()
+        {
             return;
         }
         tracing::error!(path = %file.path.display(), reason, rows = file.rows, "Parquet file is damaged and set aside");
         metrics::counter!(names::DAMAGED_FILES).increment(1);
         file.rename_aside();
-        self.aside.lock().push(SetAside { file_id: file.id, gap: gap_of_file(file, reason) });
+        self.aside.lock().push(SetAside {
+            file_id: file.id,
+            gap: gap_of_file(file, reason),
+        });
         self.wake.notify_one();
     }
 
@@ -242,8 +284,15 @@ impl Inner {
 
     /// The newest gaps that touch what was read, those not written yet included.
     pub(crate) fn gaps_touching(&self, reaches: &[Reach]) -> Vec<HostGap> {
-        let unwritten: Vec<HostGap> =
-            self.aside.lock().iter().map(|aside| HostGap { host_id: OWN_HOST, gap: aside.gap.clone() }).collect();
+        let unwritten: Vec<HostGap> = self
+            .aside
+            .lock()
+            .iter()
+            .map(|aside| HostGap {
+                host_id: OWN_HOST,
+                gap: aside.gap.clone(),
+            })
+            .collect();
         self.gaps.touching(reaches, unwritten)
     }
 
@@ -254,7 +303,10 @@ impl Inner {
             return Ok(());
         }
         // The gap comes first: said twice after a kill in between is better than never.
-        let facts = waiting.iter().map(|aside| Fact::from(aside.gap.clone())).collect();
+        let facts = waiting
+            .iter()
+            .map(|aside| Fact::from(aside.gap.clone()))
+            .collect();
         self.append(OWN_HOST, facts).await?;
         self.aside.lock().drain(..waiting.len());
         for aside in waiting.iter().filter(|aside| aside.file_id > 0) {

@@ -1,4 +1,37 @@
-//! The store.
+//! The store: it makes frames durable, answers SQL over them, and keeps them as long as it is told to.
+//!
+//! It is the only room that links DataFusion. Rows come as frames of [`fleetmend_event`] and are gone through
+//! three forms: *hot* in append-only segments (`segment.rs` is their specification), then *compacted* in sorted
+//! Parquet files, then deleted. The catalogue, a SQLite file of the store's own, says which files there are.
+//!
+//! # Invariants
+//! - [`Store::commit`] returns after an fsync: what was acknowledged survives a kill and a power cut.
+//! - The identity (host, epoch, lane, sequence) is stored once, whatever is sent twice. Another record under a
+//!   stored identity is refused, and so is a skipped number, unless [`Store::declare_lost`] said that what is
+//!   skipped will never come. A stream that the store does not know may begin anywhere. Digests are kept for
+//!   the latest 256 records of a stream that are not compacted; before these, a repetition is told by its number alone.
+//! - Rows that cannot be read, records that never came and files that are damaged become gap rows, and stop nothing
+//!   else. An [`Answer`] names the gaps that touch what it read.
+//! - A query sees every row of a table once, also while it is compacted. Rows in one frame keep their order.
+//! - Bounded: the queue of commits in bytes and number (a full one makes `commit` wait, then fail), the decoded hot
+//!   rows, the memory, time, rows and spill of queries, the gaps kept at hand, the backlog of subscribers.
+//! - A disk that refuses makes `commit` fail with [`CommitError::Unavailable`] and [`Store::health`] say why;
+//!   the next commit tries again, and no one need restart anything.
+//!
+//! # Tasks
+//! - `store-writer`, a thread, critical: takes commands from one `mpsc` (1,024 and
+//!   [`StoreConfig::queue_bytes_max`]), writes groups, tells a `broadcast` of [`Committed`] (1,024, a slow subscriber
+//!   misses the oldest). At the drain it finishes what is queued and seals; it ends after maintenance.
+//! - `store-maintenance`, critical: sets aside, compacts, merges, deletes what expired, checks every file's digest
+//!   once a day. Woken by a sealed segment, else by its interval. A step that fails is tried again.
+//! - The query engine has a runtime of its own, so that queries that read files do not hold up anybody else; it ends
+//!   with the last clone of [`Store`].
+//!
+//! # Limits of today
+//! One store, one process (the folder is locked). Hot rows are found by scanning their list, which suits the minutes
+//! until compaction. Damage inside the newest segment's last write cannot be told from a torn write: it is cut off,
+//! and agents that still hold those records send them again. A filled `Parquet` file is not rewritten for a new
+//! column: older rows show null.
 
 pub mod config;
 pub mod error;
@@ -7,11 +40,13 @@ pub mod query;
 
 mod catalogue;
 mod commit;
+mod compact;
 mod gaps;
 mod inner;
 mod mark;
 mod own;
 mod recover;
+mod retain;
 mod segment;
 mod shape;
 mod store;

@@ -67,22 +67,35 @@ impl Marks {
         let stream = self.streams.get(&key);
         let waiting = pending.streams.get(&key).map(Vec::as_slice).unwrap_or_default();
         let known = stream.is_some() || !waiting.is_empty();
-        let mark = waiting.last().map_or_else(|| stream.map_or(0, |stream| stream.mark), |(number, _)| *number);
+        let mark = waiting
+            .last()
+            .map_or_else(|| stream.map_or(0, |stream| stream.mark), |(number, _)| *number);
         let number = id.sequence.0;
         if number == 0 {
-            return Verdict::OutOfOrder { expected: mark.saturating_add(1) };
+            return Verdict::OutOfOrder {
+                expected: mark.saturating_add(1),
+            };
         }
         if number > mark {
             let missing = number.saturating_sub(mark).saturating_sub(1);
-            let declared = stream.and_then(|stream| stream.lost_before).is_some_and(|before| number <= before);
+            let declared = stream
+                .and_then(|stream| stream.lost_before)
+                .is_some_and(|before| number <= before);
             return if missing == 0 || declared || !known {
                 Verdict::New { missing }
             } else {
-                Verdict::OutOfOrder { expected: mark.saturating_add(1) }
+                Verdict::OutOfOrder {
+                    expected: mark.saturating_add(1),
+                }
             };
         }
-        let held = waiting.iter().find(|(held, _)| *held == number).map(|(_, digest)| *digest);
-        let stored = held.or_else(|| stream.and_then(|stream| stream.digest_of(number))).flatten();
+        let held = waiting
+            .iter()
+            .find(|(held, _)| *held == number)
+            .map(|(_, digest)| *digest);
+        let stored = held
+            .or_else(|| stream.and_then(|stream| stream.digest_of(number)))
+            .flatten();
         match (stored, record) {
             // What was shed after it was sent is still the record that is stored.
             (_, Candidate::Tombstone) | (None, Candidate::Rows(_)) => Verdict::Duplicate,
@@ -120,23 +133,28 @@ impl Marks {
     /// The marks of `host`.
     pub(crate) fn of_host(&self, host: HostId) -> Vec<Mark> {
         let of_host = self.streams.iter().filter(|((owner, ..), _)| *owner == host);
-        of_host.map(|((_, epoch, lane), stream)| mark(*epoch, *lane, stream.mark)).collect()
+        of_host
+            .map(|((_, epoch, lane), stream)| mark(*epoch, *lane, stream.mark))
+            .collect()
     }
 
     /// The mark of one stream.
     pub(crate) fn of_stream(&self, (host, epoch, lane): StreamKey) -> Mark {
-        mark(epoch, lane, self.streams.get(&(host, epoch, lane)).map_or(0, |stream| stream.mark))
+        mark(
+            epoch,
+            lane,
+            self.streams
+                .get(&(host, epoch, lane))
+                .map_or(0, |stream| stream.mark),
+        )
     }
 
     /// When a stream was last heard of.
     pub(crate) fn seen_at(&self, key: StreamKey) -> Option<TimeMicros> {
-        self.streams.get(&key).map(|stream| stream.seen_at).filter(|at| at.0 > 0)
-    }
-
-    /// Every mark, with when its stream was last heard of.
-    pub(crate) fn all(&self) -> Vec<(HostId, Mark, TimeMicros)> {
-        let row = |((host, epoch, lane), stream): (&StreamKey, &Stream)| (*host, mark(*epoch, *lane, stream.mark), stream.seen_at);
-        self.streams.iter().map(row).collect()
+        self.streams
+            .get(&key)
+            .map(|stream| stream.seen_at)
+            .filter(|at| at.0 > 0)
     }
 
     /// Forgets streams not heard of since `before`; returns how many.
@@ -159,12 +177,18 @@ pub(crate) enum Candidate {
 impl Pending {
     /// Notes an accepted record.
     pub(crate) fn accept(&mut self, host: HostId, id: RecordId, digest: Option<Digest>) {
-        self.streams.entry((host, id.epoch, id.lane)).or_default().push((id.sequence.0, digest));
+        self.streams
+            .entry((host, id.epoch, id.lane))
+            .or_default()
+            .push((id.sequence.0, digest));
     }
 
     /// Highest number that waits in a stream.
     pub(crate) fn last_of(&self, key: &StreamKey) -> Option<u64> {
-        self.streams.get(key).and_then(|records| records.last()).map(|(number, _)| *number)
+        self.streams
+            .get(key)
+            .and_then(|records| records.last())
+            .map(|(number, _)| *number)
     }
 
     /// Takes the last accepted records of a commit back, as many as `accepted` names.
@@ -204,5 +228,12 @@ impl Stream {
 }
 
 fn mark(epoch: SpoolEpoch, lane: Lane, number: u64) -> Mark {
-    Mark { epoch, lane, sequence: Sequence(number) }
+    Mark {
+        epoch,
+        lane,
+        sequence: Sequence(number),
+    }
 }
+
+#[cfg(test)]
+mod tests;

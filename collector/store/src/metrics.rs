@@ -41,14 +41,34 @@ pub fn describe() {
     describe_counter!(ROWS, Unit::Count, "rows made durable; a metric sample is a row");
     describe_counter!(DUPLICATES, Unit::Count, "frames that were stored already");
     describe_counter!(REFUSED, Unit::Count, "commits refused, by reason");
-    describe_counter!(UNREADABLE, Unit::Count, "frames whose rows could not be read, stored as a gap");
-    describe_histogram!(GROUP_SECONDS, Unit::Seconds, "from the first frame of a group to its fsync");
+    describe_counter!(
+        UNREADABLE,
+        Unit::Count,
+        "frames whose rows could not be read, stored as a gap"
+    );
+    describe_histogram!(
+        GROUP_SECONDS,
+        Unit::Seconds,
+        "from the first frame of a group to its fsync"
+    );
     describe_counter!(SEGMENT_BYTES, Unit::Bytes, "bytes written to segments");
     describe_counter!(COMPACTED_ROWS, Unit::Count, "rows written to Parquet files");
     describe_histogram!(COMPACTION_SECONDS, Unit::Seconds, "one compaction");
-    describe_counter!(MAINTENANCE_FAILURES, Unit::Count, "steps of maintenance that failed, by step");
-    describe_counter!(EXPIRED_FILES, Unit::Count, "Parquet files deleted because of age or size");
-    describe_counter!(DAMAGED_FILES, Unit::Count, "files set aside because they are damaged");
+    describe_counter!(
+        MAINTENANCE_FAILURES,
+        Unit::Count,
+        "steps of maintenance that failed, by step"
+    );
+    describe_counter!(
+        EXPIRED_FILES,
+        Unit::Count,
+        "Parquet files deleted because of age or size"
+    );
+    describe_counter!(
+        DAMAGED_FILES,
+        Unit::Count,
+        "files set aside because they are damaged"
+    );
     describe_counter!(QUERIES, Unit::Count, "queries, by outcome");
     describe_histogram!(QUERY_SECONDS, Unit::Seconds, "one query");
     describe_gauge!(HOT_FRAMES, Unit::Count, "frames not compacted yet");

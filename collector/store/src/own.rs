@@ -57,19 +57,37 @@ pub(crate) fn own_frames(epoch: SpoolEpoch, facts: Vec<Fact>) -> Result<Vec<OwnF
     Ok(frames)
 }
 
-fn own_frame(epoch: SpoolEpoch, info: &'static TableInfo, batch: &arrow::array::RecordBatch) -> Result<OwnFrame, CommitError> {
+fn own_frame(
+    epoch: SpoolEpoch,
+    info: &'static TableInfo,
+    batch: &arrow::array::RecordBatch,
+) -> Result<OwnFrame, CommitError> {
     let encode = |reason: String| CommitError::Encode { reason };
     let place = table_index(info.id).and_then(|index| sql_tables().get(index).map(|table| (index, table)));
     let (index, table) = place.ok_or_else(|| encode("table is not known".to_owned()))?;
     let rows = align(table, batch).map_err(|error| encode(error.to_string()))?;
-    let id = RecordId { epoch, lane: info.lane, sequence: Sequence(0) };
-    let stamp = Stamp { wall: TimeMicros::now(), boot_us: boot_micros() };
-    let template =
-        Frame::of_batch(id, info, batch, stamp, (rows.from, rows.to)).map_err(|error| encode(error.to_string()))?;
+    let id = RecordId {
+        epoch,
+        lane: info.lane,
+        sequence: Sequence(0),
+    };
+    let stamp = Stamp {
+        wall: TimeMicros::now(),
+        boot_us: boot_micros(),
+    };
+    let template = Frame::of_batch(id, info, batch, stamp, (rows.from, rows.to))
+        .map_err(|error| encode(error.to_string()))?;
     if !template.fits() {
-        return Err(encode(format!("rows of table {} need more than {FRAME_BODY_BYTES_MAX} bytes", info.name)));
+        return Err(encode(format!(
+            "rows of table {} need more than {FRAME_BODY_BYTES_MAX} bytes",
+            info.name
+        )));
     }
-    Ok(OwnFrame { template, table: index, rows })
+    Ok(OwnFrame {
+        template,
+        table: index,
+        rows,
+    })
 }
 
 /// A gap for records of a stream that never came.
@@ -80,12 +98,18 @@ pub(crate) fn never_received(frame: &Frame, missing: u64, last_seen: Option<Time
         time: TimeMicros::now(),
         table: "*".to_owned(),
         lane: frame.id.lane,
-        from_time: last_seen.unwrap_or(frame.from_time.plus_micros(reach.saturating_neg())).min(frame.from_time),
+        from_time: last_seen
+            .unwrap_or(frame.from_time.plus_micros(reach.saturating_neg()))
+            .min(frame.from_time),
         to_time: frame.from_time,
         count: missing,
         exactness: Exactness::AtLeast,
         stage: GapStage::Restore,
-        reason: format!("records {} to {} never received", sequence.saturating_sub(missing), sequence.saturating_sub(1)),
+        reason: format!(
+            "records {} to {} never received",
+            sequence.saturating_sub(missing),
+            sequence.saturating_sub(1)
+        ),
     }
 }
 
@@ -107,5 +131,7 @@ pub(crate) fn unreadable(frame: &Frame, table: &str, reason: &str) -> Gap {
 fn boot_micros() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(now.tv_nsec / 1_000).unwrap_or(0))
+    seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(u64::try_from(now.tv_nsec / 1_000).unwrap_or(0))
 }

@@ -36,6 +36,7 @@ use crate::config::{QueryConfig, StoreConfig};
 use crate::error::{OpenError, QueryError};
 use crate::inner::Inner;
 use crate::metrics as names;
+pub(crate) use answer::failure;
 pub use answer::{Answer, to_json_rows};
 pub(crate) use session::Scope;
 
@@ -52,7 +53,11 @@ pub struct QueryLimits {
 
 impl Default for QueryLimits {
     fn default() -> Self {
-        Self { rows_max: 10_000, timeout: Duration::from_secs(30), memory_bytes_max: 128 << 20 }
+        Self {
+            rows_max: 10_000,
+            timeout: Duration::from_secs(30),
+            memory_bytes_max: 128 << 20,
+        }
     }
 }
 
@@ -103,16 +108,28 @@ impl Engine {
             .build()
             .map_err(|error| failed(&error))?;
         let state = session::base_state(config).map_err(|error| failed(&error))?;
-        Ok(Self { runtime: Some(runtime), state, turns: Arc::new(Semaphore::new(config.query.concurrent_max)) })
+        Ok(Self {
+            runtime: Some(runtime),
+            state,
+            turns: Arc::new(Semaphore::new(config.query.concurrent_max)),
+        })
     }
 
     /// Answers a query.
-    pub(crate) async fn sql(&self, inner: &Arc<Inner>, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
+    pub(crate) async fn sql(
+        &self,
+        inner: &Arc<Inner>,
+        query: &str,
+        limits: QueryLimits,
+    ) -> Result<Answer, QueryError> {
         let limits = limits.within(&inner.config.query);
         let started = Instant::now();
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
         let turn = tokio::time::timeout(limits.timeout, self.turns.clone().acquire_owned());
-        let turn = turn.await.map_err(|_| QueryError::Busy)?.map_err(|_| QueryError::Closed)?;
+        let turn = turn
+            .await
+            .map_err(|_| QueryError::Busy)?
+            .map_err(|_| QueryError::Closed)?;
         let (state, inner, query) = (self.state.clone(), inner.clone(), query.to_owned());
         let left = limits.timeout.saturating_sub(started.elapsed());
         let task = runtime.spawn(async move {
@@ -121,14 +138,21 @@ impl Engine {
         });
         let _stop = StopOnDrop(task.abort_handle());
         let outcome = match tokio::time::timeout(left, task).await {
-            Err(_) => Err(QueryError::Timeout { timeout: limits.timeout }),
-            Ok(Err(error)) => Err(QueryError::Failed { reason: error.to_string() }),
+            Err(_) => Err(QueryError::Timeout {
+                timeout: limits.timeout,
+            }),
+            Ok(Err(error)) => Err(QueryError::Failed {
+                reason: error.to_string(),
+            }),
             Ok(Ok(outcome)) => outcome,
         };
         let result = if outcome.is_ok() { "answered" } else { "failed" };
         counter!(names::QUERIES, "outcome" => result).increment(1);
         histogram!(names::QUERY_SECONDS).record(started.elapsed().as_secs_f64());
-        outcome.map(|answer| Answer { took: started.elapsed(), ..answer })
+        outcome.map(|answer| Answer {
+            took: started.elapsed(),
+            ..answer
+        })
     }
 
     /// Keeps the newest gaps at hand.
@@ -140,7 +164,8 @@ impl Engine {
         for batch in answer.batches.iter().rev() {
             let hosts = crate::shape::typed::<arrow::array::StringArray>(batch, crate::shape::HOST_ID);
             let hosts = hosts.map_err(|error| failed(error.to_string()))?;
-            let gaps = fleetmend_event::table::Gap::from_batch(batch).map_err(|error| failed(error.to_string()))?;
+            let gaps =
+                fleetmend_event::table::Gap::from_batch(batch).map_err(|error| failed(error.to_string()))?;
             for (gap, host) in gaps.into_iter().zip(hosts.iter()).rev() {
                 if let Some(host) = host.and_then(|host| host.parse().ok()) {
                     inner.gaps.add(host, gap);
@@ -151,20 +176,35 @@ impl Engine {
     }
 
     /// A session over exactly `scope`, for merging files; spilling and memory as for a query.
-    pub(crate) fn session(&self, scope: Arc<Scope>, memory_bytes_max: usize) -> Result<datafusion::prelude::SessionContext, QueryError> {
-        session::context(&self.state, scope, memory_bytes_max).map_err(|error| answer::failure(&error, memory_bytes_max))
+    pub(crate) fn session(
+        &self,
+        scope: Arc<Scope>,
+        memory_bytes_max: usize,
+    ) -> Result<datafusion::prelude::SessionContext, QueryError> {
+        session::context(&self.state, scope, memory_bytes_max)
+            .map_err(|error| answer::failure(&error, memory_bytes_max))
     }
 
     /// Runs work on the engine's threads.
-    pub(crate) async fn on_threads<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, QueryError> {
+    pub(crate) async fn on_threads<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, QueryError> {
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
         let task = runtime.spawn(work);
         let _stop = StopOnDrop(task.abort_handle());
-        task.await.map_err(|error| QueryError::Failed { reason: error.to_string() })
+        task.await.map_err(|error| QueryError::Failed {
+            reason: error.to_string(),
+        })
     }
 }
 
-async fn run(state: &SessionState, inner: &Arc<Inner>, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
+async fn run(
+    state: &SessionState,
+    inner: &Arc<Inner>,
+    query: &str,
+    limits: QueryLimits,
+) -> Result<Answer, QueryError> {
     let mut retried = false;
     loop {
         let scope = Scope::of_store(inner);
@@ -196,13 +236,21 @@ impl From<DataFusionError> for Stop {
     }
 }
 
-async fn attempt(state: &SessionState, scope: &Arc<Scope>, query: &str, limits: QueryLimits) -> Result<Answer, Stop> {
+async fn attempt(
+    state: &SessionState,
+    scope: &Arc<Scope>,
+    query: &str,
+    limits: QueryLimits,
+) -> Result<Answer, Stop> {
     let context = session::context(state, scope.clone(), limits.memory_bytes_max)?;
     let plan = session::plan(&context, query).await.map_err(Stop::Refused)?;
     let frame = context.execute_logical_plan(plan).await?;
     let mut stream = frame.execute_stream().await?;
     let schema = answer::plain_schema(&stream.schema());
-    let mut answer = Answer { schema, ..Answer::default() };
+    let mut answer = Answer {
+        schema,
+        ..Answer::default()
+    };
     let (mut rows, mut bytes) = (0_usize, 0_usize);
     while let Some(batch) = stream.next().await {
         let batch: RecordBatch = answer::plain(&answer.schema, &batch?)?;
@@ -212,7 +260,9 @@ async fn attempt(state: &SessionState, scope: &Arc<Scope>, query: &str, limits: 
         rows = rows.saturating_add(batch.num_rows());
         bytes = bytes.saturating_add(batch.get_array_memory_size());
         if bytes > limits.memory_bytes_max {
-            return Err(Stop::Refused(QueryError::Memory { bytes_max: limits.memory_bytes_max }));
+            return Err(Stop::Refused(QueryError::Memory {
+                bytes_max: limits.memory_bytes_max,
+            }));
         }
         if batch.num_rows() > 0 {
             answer.batches.push(batch);

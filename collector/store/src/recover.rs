@@ -50,7 +50,11 @@ pub(crate) struct Recovered {
 
 impl Recovery<'_> {
     /// Reads every segment that is not compacted.
-    pub(crate) fn segments(&self, marks: Vec<(HostId, Mark, TimeMicros)>, compacted: &[u64]) -> Result<Recovered, OpenError> {
+    pub(crate) fn segments(
+        &self,
+        marks: Vec<(HostId, Mark, TimeMicros)>,
+        compacted: &[u64],
+    ) -> Result<Recovered, OpenError> {
         let mut all = Marks::default();
         for (host, mark, seen_at) in marks {
             all.raise((host, mark.epoch, mark.lane), mark.sequence.0, None, seen_at);
@@ -58,7 +62,11 @@ impl Recovery<'_> {
         let folder = self.config.segments_folder();
         let found = list_segments(&folder)?;
         let newest = found.last().map(|(number, _)| *number);
-        let highest = newest.into_iter().chain(compacted.iter().copied()).max().unwrap_or(0);
+        let highest = newest
+            .into_iter()
+            .chain(compacted.iter().copied())
+            .max()
+            .unwrap_or(0);
         let mut recovered = Recovered {
             marks: all,
             segments: BTreeMap::new(),
@@ -76,28 +84,60 @@ impl Recovery<'_> {
         Ok(recovered)
     }
 
-    fn segment(&self, recovered: &mut Recovered, number: u64, path: &Path, is_newest: bool) -> Result<(), OpenError> {
+    fn segment(
+        &self,
+        recovered: &mut Recovered,
+        number: u64,
+        path: &Path,
+        is_newest: bool,
+    ) -> Result<(), OpenError> {
         let bytes = Bytes::from(fs::read(path).map_err(io_error("read", path))?);
         let mut found = scan(&bytes);
-        let torn = found.damage.last().copied().filter(|damage| damage.is_tail && is_newest);
-        let damage: Vec<Damage> = found.damage.iter().copied().filter(|damage| Some(*damage) != torn).collect();
-        let gaps = damage.iter().map(|damage| damage_gap(&found, *damage)).collect::<Vec<_>>();
+        let torn = found
+            .damage
+            .last()
+            .copied()
+            .filter(|damage| damage.is_tail && is_newest);
+        let damage: Vec<Damage> = found
+            .damage
+            .iter()
+            .copied()
+            .filter(|damage| Some(*damage) != torn)
+            .collect();
+        let gaps = damage
+            .iter()
+            .map(|damage| damage_gap(&found, *damage))
+            .collect::<Vec<_>>();
         if !damage.is_empty() {
             self.keep_aside(number, &bytes, &damage)?;
-            tracing::error!(segment = number, damaged = damage.len(), "segment is damaged; what is lost is a gap");
+            tracing::error!(
+                segment = number,
+                damaged = damage.len(),
+                "segment is damaged; what is lost is a gap"
+            );
             let anew = self.write_anew(path, &bytes, &found, gaps)?;
             found = scan(&anew);
         } else if let Some(torn) = torn {
-            tracing::warn!(segment = number, bytes = torn.bytes, "cut off the unfinished end of a segment");
+            tracing::warn!(
+                segment = number,
+                bytes = torn.bytes,
+                "cut off the unfinished end of a segment"
+            );
             cut(path, torn.offset).map_err(io_error("cut", path))?;
         }
-        self.take_over(recovered, number, path, found).map_err(io_error("open", path))
+        self.take_over(recovered, number, path, found)
+            .map_err(io_error("open", path))
     }
 
     fn take_over(&self, recovered: &mut Recovered, number: u64, path: &Path, found: Scan) -> io::Result<()> {
         let file = SegmentFile::open(number, path)?;
         let bytes = fs::metadata(path)?.len();
-        let mut state = SegmentState { path: path.to_owned(), bytes, sealed: true, marks: HashMap::new() };
+        let mut state = SegmentState {
+            path: path.to_owned(),
+            bytes,
+            sealed: true,
+            marks: HashMap::new(),
+        };
         let mut hot = Vec::new();
         for entry in found.entries {
             let id = entry.frame.id;
@@ -106,7 +146,9 @@ impl Recovery<'_> {
                 continue;
             }
             let digest = (!entry.frame.tombstone).then(|| digest(&entry.frame.encode()));
-            recovered.marks.raise(key, id.sequence.0, digest, entry.ingested_at);
+            recovered
+                .marks
+                .raise(key, id.sequence.0, digest, entry.ingested_at);
             state.marks.insert(key, id.sequence.0);
             if !entry.frame.tombstone {
                 hot.extend(self.hot_frame(&file, &entry));
@@ -122,19 +164,36 @@ impl Recovery<'_> {
         match rows_of(&entry.frame) {
             Ok((table, rows)) => {
                 let length = u32::try_from(entry.frame.encoded_len()).unwrap_or(u32::MAX);
-                Some((table, HotFrame::new(file, entry.offset, length, entry.host, entry.ingested_at, &rows)))
+                Some((
+                    table,
+                    HotFrame::new(file, entry.offset, length, entry.host, entry.ingested_at, &rows),
+                ))
             }
             Err((table, reason)) => {
                 // Rows are checked before they are stored: only another build can have written these.
-                tracing::error!(segment = file.number, table, reason, rows = entry.frame.rows, "stored rows cannot be read");
+                tracing::error!(
+                    segment = file.number,
+                    table,
+                    reason,
+                    rows = entry.frame.rows,
+                    "stored rows cannot be read"
+                );
                 None
             }
         }
     }
 
     fn keep_aside(&self, number: u64, bytes: &Bytes, damage: &[Damage]) -> Result<(), OpenError> {
-        for Damage { offset, bytes: length, .. } in damage {
-            let path = self.config.aside_folder().join(format!("segment-{number:020}-{offset}.bin"));
+        for Damage {
+            offset,
+            bytes: length,
+            ..
+        } in damage
+        {
+            let path = self
+                .config
+                .aside_folder()
+                .join(format!("segment-{number:020}-{offset}.bin"));
             let from = usize::try_from(*offset).unwrap_or(usize::MAX);
             let to = from.saturating_add(usize::try_from(*length).unwrap_or(usize::MAX));
             fs::write(&path, bytes.get(from..to).unwrap_or_default()).map_err(io_error("write", &path))?;
@@ -143,7 +202,13 @@ impl Recovery<'_> {
     }
 
     /// Replaces the segment by one with its whole entries and with `gaps`; returns the new bytes.
-    fn write_anew(&self, path: &Path, bytes: &Bytes, found: &Scan, gaps: Vec<Gap>) -> Result<Bytes, OpenError> {
+    fn write_anew(
+        &self,
+        path: &Path,
+        bytes: &Bytes,
+        found: &Scan,
+        gaps: Vec<Gap>,
+    ) -> Result<Bytes, OpenError> {
         let mut anew = crate::segment::header_of(path);
         for entry in &found.entries {
             put_entry(&mut anew, entry.host, entry.ingested_at, &entry.frame.encode());
@@ -167,16 +232,25 @@ impl Recovery<'_> {
 }
 
 fn damage_gap(found: &Scan, damage: Damage) -> Gap {
-    let before = found.entries.iter().rev().find(|entry| entry.offset < damage.offset);
+    let before = found
+        .entries
+        .iter()
+        .rev()
+        .find(|entry| entry.offset < damage.offset);
     let after = found.entries.iter().find(|entry| entry.offset > damage.offset);
     let now = TimeMicros::now();
     let from = before.map(|entry| entry.frame.from_time.min(entry.ingested_at));
-    let to = after.map(|entry| entry.frame.to_time.max(entry.ingested_at)).unwrap_or(now);
+    let to = after
+        .map(|entry| entry.frame.to_time.max(entry.ingested_at))
+        .unwrap_or(now);
     Gap {
         time: now,
         table: "*".to_owned(),
         lane: Lane::Critical,
-        from_time: from.or(after.map(|entry| entry.frame.from_time)).unwrap_or(now).min(to),
+        from_time: from
+            .or(after.map(|entry| entry.frame.from_time))
+            .unwrap_or(now)
+            .min(to),
         to_time: to,
         count: 1,
         exactness: Exactness::AtLeast,
@@ -186,7 +260,11 @@ fn damage_gap(found: &Scan, damage: Damage) -> Gap {
 }
 
 /// Deletes Parquet files that are not registered, or moves them aside when the catalogue was made anew.
-pub(crate) fn sweep_parquet(config: &StoreConfig, registered: &HashSet<PathBuf>, catalogue_is_new: bool) -> Result<(), OpenError> {
+pub(crate) fn sweep_parquet(
+    config: &StoreConfig,
+    registered: &HashSet<PathBuf>,
+    catalogue_is_new: bool,
+) -> Result<(), OpenError> {
     let folder = config.parquet_folder();
     for table in list(&folder)? {
         if !table.is_dir() {
@@ -211,7 +289,10 @@ pub(crate) fn sweep_parquet(config: &StoreConfig, registered: &HashSet<PathBuf>,
 fn list_segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
     let mut found = Vec::new();
     for path in list(folder)? {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         match number_of(name) {
             Some(number) => found.push((number, path)),
             None if name.ends_with(".tmp") => fs::remove_file(&path).map_err(io_error("delete", &path))?,
@@ -224,7 +305,9 @@ fn list_segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
     let entries = fs::read_dir(folder).map_err(io_error("list", folder))?;
-    entries.map(|entry| entry.map(|entry| entry.path()).map_err(io_error("list", folder))).collect()
+    entries
+        .map(|entry| entry.map(|entry| entry.path()).map_err(io_error("list", folder)))
+        .collect()
 }
 
 fn cut(path: &Path, length: u64) -> io::Result<()> {
@@ -240,7 +323,8 @@ fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    path.parent()
+        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {

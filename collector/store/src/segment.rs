@@ -70,7 +70,10 @@ fn header(number: u64, made_at: TimeMicros) -> Bytes {
 
 /// A fresh header for the segment that lies at `path`.
 pub(crate) fn header_of(path: &std::path::Path) -> Vec<u8> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     header(number_of(name).unwrap_or(0), TimeMicros::now()).to_vec()
 }
 
@@ -86,3 +89,6 @@ pub(crate) fn put_entry(buffer: &mut Vec<u8>, host: HostId, ingested_at: TimeMic
     buffer.put_slice(&rest);
     buffer.put_slice(frame);
 }
+
+#[cfg(test)]
+mod tests;

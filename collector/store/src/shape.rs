@@ -17,7 +17,7 @@ use fleetmend_event::table::{MetricChunk, TableInfo, tables};
 use fleetmend_event::{HostId, Table, TimeMicros};
 
 use crate::error::ReadError;
-pub(crate) use expand::{Chunks, Sample, SampleBuilder};
+pub(crate) use expand::{Chunks, SampleBuilder};
 
 /// Column that names the host in every table.
 pub(crate) const HOST_ID: &str = "host_id";
@@ -84,10 +84,19 @@ fn sql_table(info: &'static TableInfo) -> SqlTable {
             sort: &["name", "labels", HOST_ID, TIME],
         };
     }
-    let mut fields: Vec<Field> = info.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+    let mut fields: Vec<Field> = info
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone())
+        .collect();
     fields.push(text(HOST_ID));
     fields.push(time(INGESTED_AT));
-    SqlTable { info, schema: Arc::new(Schema::new(fields)), sort: &[TIME, HOST_ID] }
+    SqlTable {
+        info,
+        schema: Arc::new(Schema::new(fields)),
+        sort: &[TIME, HOST_ID],
+    }
 }
 
 /// Decoded rows of one frame, aligned to this build's schema.
@@ -105,28 +114,50 @@ pub(crate) struct Rows {
 
 /// Aligns `batch` to the schema of `table` and measures it.
 pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadError> {
-    let shape = |reason: String| ReadError::Shape { table: table.info.name, reason };
+    let shape = |reason: String| ReadError::Shape {
+        table: table.info.name,
+        reason,
+    };
     let column = |field: &Arc<Field>| -> Result<ArrayRef, ReadError> {
         match batch.column_by_name(field.name()) {
             Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
-            Some(array) => {
-                Err(shape(format!("column {} has type {} instead of {}", field.name(), array.data_type(), field.data_type())))
-            }
+            Some(array) => Err(shape(format!(
+                "column {} has type {} instead of {}",
+                field.name(),
+                array.data_type(),
+                field.data_type()
+            ))),
             None if field.is_nullable() => Ok(new_null_array(field.data_type(), batch.num_rows())),
             None => Err(shape(format!("column {} is missing", field.name()))),
         }
     };
-    let columns = table.info.schema.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    let batch = RecordBatch::try_new(table.info.schema.clone(), columns).map_err(|error| shape(error.to_string()))?;
+    let columns = table
+        .info
+        .schema
+        .fields()
+        .iter()
+        .map(column)
+        .collect::<Result<Vec<_>, _>>()?;
+    let batch =
+        RecordBatch::try_new(table.info.schema.clone(), columns).map_err(|error| shape(error.to_string()))?;
     let (from, to, count) = if table.is_metrics() {
         Chunks::of(&batch)?.extent()
     } else {
         let times = typed::<TimestampMicrosecondArray>(&batch, TIME)?;
         let now = TimeMicros::default().0;
         let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        (TimeMicros(min(times).unwrap_or(now)), TimeMicros(max(times).unwrap_or(now)), rows)
+        (
+            TimeMicros(min(times).unwrap_or(now)),
+            TimeMicros(max(times).unwrap_or(now)),
+            rows,
+        )
     };
-    Ok(Rows { batch, from, to, count })
+    Ok(Rows {
+        batch,
+        from,
+        to,
+        count,
+    })
 }
 
 /// The rows as SQL shows them, all columns. Not for metrics, which [`Chunks`] expands.
@@ -139,16 +170,29 @@ pub(crate) fn with_system_columns(
     let rows = batch.num_rows();
     let host = host.to_string();
     let mut columns = batch.columns().to_vec();
-    columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(host.as_str(), rows))));
-    columns.push(Arc::new(TimestampMicrosecondArray::from_value(ingested_at.0, rows).with_timezone("UTC")));
-    RecordBatch::try_new(table.schema.clone(), columns)
-        .map_err(|error| ReadError::Shape { table: table.info.name, reason: error.to_string() })
+    columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(
+        host.as_str(),
+        rows,
+    ))));
+    columns.push(Arc::new(
+        TimestampMicrosecondArray::from_value(ingested_at.0, rows).with_timezone("UTC"),
+    ));
+    RecordBatch::try_new(table.schema.clone(), columns).map_err(|error| ReadError::Shape {
+        table: table.info.name,
+        reason: error.to_string(),
+    })
 }
 
 /// A column of a known type.
-pub(crate) fn typed<'a, A: Array + 'static>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a A, ReadError> {
+pub(crate) fn typed<'a, A: Array + 'static>(
+    batch: &'a RecordBatch,
+    name: &'static str,
+) -> Result<&'a A, ReadError> {
     batch
         .column_by_name(name)
         .and_then(|column| column.as_any().downcast_ref::<A>())
-        .ok_or_else(|| ReadError::Shape { table: "", reason: format!("column {name} is missing or has another type") })
+        .ok_or_else(|| ReadError::Shape {
+            table: "",
+            reason: format!("column {name} is missing or has another type"),
+        })
 }

@@ -25,9 +25,9 @@ use crate::own::{OWN_HOST, is_own_epoch, new_own_epoch};
 use crate::query::{Answer, Engine, QueryLimits};
 use crate::recover::{Recovery, io_error, sweep_parquet};
 use crate::shape::table_index_by_name;
+use crate::task;
 use crate::view::{ParquetFile, View};
 use crate::writer::Writer;
-use crate::task;
 
 /// Rows that have just become durable.
 #[derive(Debug, Clone)]
@@ -94,11 +94,18 @@ impl Store {
         let lock = make_folders(&config)?;
         let (catalogue, catalogue_is_new) = Catalogue::open(&config.folder.join("catalogue.sqlite")).await?;
         let epoch = catalogue.epoch().await?;
-        let (marks, compacted, rows) = (catalogue.marks().await?, catalogue.compacted_segments().await?, catalogue.files().await?);
+        let (marks, compacted, rows) = (
+            catalogue.marks().await?,
+            catalogue.compacted_segments().await?,
+            catalogue.files().await?,
+        );
         let blocking_config = config.clone();
         let recover = move || {
             let view = View::new(blocking_config.hot_cache_bytes_max);
-            let recovery = Recovery { config: &blocking_config, view: &view };
+            let recovery = Recovery {
+                config: &blocking_config,
+                view: &view,
+            };
             let recovered = recovery.segments(marks, &compacted)?;
             let aside = register_files(&blocking_config, &view, rows, catalogue_is_new)?;
             Ok::<_, OpenError>((view, recovered, aside))
@@ -119,7 +126,11 @@ impl Store {
             aside,
             lock,
         });
-        let store = Store { inner, engine: Arc::new(engine), start: Arc::new(Mutex::new(Some((commands, recovered.next_number)))) };
+        let store = Store {
+            inner,
+            engine: Arc::new(engine),
+            start: Arc::new(Mutex::new(Some((commands, recovered.next_number)))),
+        };
         store.load_gaps().await;
         Ok(store)
     }
@@ -129,7 +140,9 @@ impl Store {
     /// # Errors
     /// When the system refuses a thread. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) -> std::io::Result<()> {
-        let Some((commands, next_number)) = self.start.lock().take() else { return Ok(()) };
+        let Some((commands, next_number)) = self.start.lock().take() else {
+            return Ok(());
+        };
         let writer = Writer::new(self.inner.clone(), commands, next_number);
         let runtime = Handle::current();
         tasks.spawn_thread("store-writer", TaskKind::Critical, move |token| {
@@ -138,7 +151,11 @@ impl Store {
         })?;
         let maintenance = tasks.child("store-maintenance");
         let token = maintenance.token();
-        maintenance.spawn("store-maintenance", TaskKind::Critical, task::maintain(self.clone(), token));
+        maintenance.spawn(
+            "store-maintenance",
+            TaskKind::Critical,
+            task::maintain(self.clone(), token),
+        );
         Ok(())
     }
 
@@ -156,15 +173,38 @@ impl Store {
         }
         let config = &self.inner.config;
         let deadline = Instant::now() + config.commit_timeout();
-        let busy = |_| CommitError::Busy { waited: config.commit_timeout() };
-        let bytes: usize = frames.iter().map(Frame::encoded_len).fold(0, usize::saturating_add);
-        let share = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, config.queue_bytes_max);
+        let busy = |_| CommitError::Busy {
+            waited: config.commit_timeout(),
+        };
+        let bytes: usize = frames
+            .iter()
+            .map(Frame::encoded_len)
+            .fold(0, usize::saturating_add);
+        let share = u32::try_from(bytes)
+            .unwrap_or(u32::MAX)
+            .clamp(1, config.queue_bytes_max);
         let room = self.inner.room.clone().acquire_many_owned(share);
-        let room = timeout_at(deadline, room).await.map_err(busy)?.map_err(|_| CommitError::Closed)?;
+        let room = timeout_at(deadline, room)
+            .await
+            .map_err(busy)?
+            .map_err(|_| CommitError::Closed)?;
         let prepared = tokio::task::spawn_blocking(|| frames.into_iter().map(prepare).collect());
-        let frames = prepared.await.map_err(|error| CommitError::Unavailable { reason: error.to_string() })?;
+        let frames = prepared.await.map_err(|error| CommitError::Unavailable {
+            reason: error.to_string(),
+        })?;
         let (reply, answer) = oneshot::channel();
-        self.inner.ask(Command::Commit { host, frames, reply, room }, answer, deadline).await?
+        self.inner
+            .ask(
+                Command::Commit {
+                    host,
+                    frames,
+                    reply,
+                    room,
+                },
+                answer,
+                deadline,
+            )
+            .await?
     }
 
     /// What is durable of a host: the answer to its hello.
@@ -233,16 +273,24 @@ impl Store {
         let (hot_frames, hot_rows) = self.inner.view.hot_count();
         let files = self.inner.view.files();
         let segments = self.inner.segments.lock();
-        let tables = crate::shape::sql_tables().iter().zip(0_usize..).map(|(table, index)| {
-            let of_table = files.iter().filter(|file| file.table == index);
-            let start = TableStats { table: table.info.name, files: 0, rows: 0, bytes: 0 };
-            of_table.fold(start, |sum, file| TableStats {
-                files: sum.files.saturating_add(1),
-                rows: sum.rows.saturating_add(file.rows),
-                bytes: sum.bytes.saturating_add(file.bytes),
-                ..sum
-            })
-        });
+        let tables = crate::shape::sql_tables()
+            .iter()
+            .zip(0_usize..)
+            .map(|(table, index)| {
+                let of_table = files.iter().filter(|file| file.table == index);
+                let start = TableStats {
+                    table: table.info.name,
+                    files: 0,
+                    rows: 0,
+                    bytes: 0,
+                };
+                of_table.fold(start, |sum, file| TableStats {
+                    files: sum.files.saturating_add(1),
+                    rows: sum.rows.saturating_add(file.rows),
+                    bytes: sum.bytes.saturating_add(file.bytes),
+                    ..sum
+                })
+            });
         StoreStats {
             hot_frames,
             hot_rows,
@@ -272,33 +320,55 @@ impl Store {
 
 /// Makes the folders and takes the lock.
 fn make_folders(config: &StoreConfig) -> Result<fs::File, OpenError> {
-    for folder in [config.segments_folder(), config.parquet_folder(), config.aside_folder(), config.spill_folder()] {
+    for folder in [
+        config.segments_folder(),
+        config.parquet_folder(),
+        config.aside_folder(),
+        config.spill_folder(),
+    ] {
         fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
     }
     let path = config.folder.join("LOCK");
-    let lock = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io_error("open", &path))?;
+    let lock = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { path: config.folder.clone() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
+            path: config.folder.clone(),
+        }),
         Err(error) => Err(io_error("lock", &path)(error.into())),
     }
 }
 
 /// Shows the registered files; those missing or cut short are set aside.
-fn register_files(config: &StoreConfig, view: &View, rows: Vec<FileRow>, catalogue_is_new: bool) -> Result<Vec<SetAside>, OpenError> {
+fn register_files(
+    config: &StoreConfig,
+    view: &View,
+    rows: Vec<FileRow>,
+    catalogue_is_new: bool,
+) -> Result<Vec<SetAside>, OpenError> {
     let folder = config.parquet_folder();
     let mut aside = Vec::new();
     let mut files = Vec::new();
     let mut known = HashSet::new();
     for row in rows {
         known.insert(folder.join(&row.path));
-        let Some(file) = parquet_file(&folder, row) else { continue };
+        let Some(file) = parquet_file(&folder, row) else {
+            continue;
+        };
         match file.fault() {
             None => files.push(Arc::new(file)),
             Some(reason) => {
                 tracing::error!(path = %file.path.display(), reason, "Parquet file is damaged and set aside");
                 file.rename_aside();
-                aside.push(SetAside { file_id: file.id, gap: gap_of_file(&file, &reason) });
+                aside.push(SetAside {
+                    file_id: file.id,
+                    gap: gap_of_file(&file, &reason),
+                });
             }
         }
     }

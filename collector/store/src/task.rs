@@ -1,47 +1,123 @@
 //! Maintenance: everything that is not urgent, one step after the other.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use fleetmend_event::TimeMicros;
 use fleetmend_shutdown::CancellationToken;
 use metrics::{counter, gauge};
 
+use crate::compact::{compact, merge};
 use crate::error::MaintenanceError;
+use crate::inner::Inner;
 use crate::metrics as names;
+use crate::retain::retain;
 use crate::store::Store;
+
+/// How long a stream's mark is remembered after its last record: no spool keeps records for so long.
+const MARKS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How often old marks are looked for.
+const MARKS_INTERVAL: Duration = Duration::from_secs(3600);
+/// How long after the beginning of one check of all files the next one begins.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until `token` is cancelled. A step that fails is tried again at the next turn; none stops the others.
 ///
 /// # Cancel safety
-/// Ends between two steps; a step that is dropped leaves temporary files, which the next start deletes.
+/// Ends within any step; what a step leaves half-done is redone or deleted at the next start.
 pub(crate) async fn maintain(store: Store, token: CancellationToken) -> Result<(), MaintenanceError> {
     let interval = Duration::from_millis(store.inner.config.maintenance_interval_ms);
-    loop {
-        let step = async {
+    let mut scrub = Scrub {
+        after: 0,
+        began: Instant::now(),
+    };
+    let mut marks_checked = Instant::now();
+    let work = async {
+        loop {
             tokio::select! {
                 () = store.inner.wake.notified() => {}
                 () = tokio::time::sleep(interval) => {}
             }
-            turn(&store).await;
-        };
-        tokio::select! {
-            biased;
-            () = token.cancelled() => return Ok(()),
-            () = step => {}
+            note("set_aside", store.inner.settle_set_aside().await);
+            note("compact", compact(&store.inner).await);
+            note("merge", merge(&store.inner, &store.engine).await);
+            note("retain", retain(&store.inner).await);
+            note("scrub", scrub.next(&store.inner).await);
+            if marks_checked.elapsed() >= MARKS_INTERVAL {
+                marks_checked = Instant::now();
+                note("marks", forget_marks(&store.inner).await);
+            }
+            measure(&store.inner);
         }
+    };
+    tokio::select! {
+        biased;
+        () = token.cancelled() => Ok(()),
+        () = work => Ok(()),
     }
 }
 
-async fn turn(store: &Store) {
-    note("set_aside", store.inner.settle_set_aside().await);
-    let (frames, _) = store.inner.view.hot_count();
+/// Reads every file once a day, one per turn, and sets aside what has changed since it was written.
+struct Scrub {
+    /// Files up to this id are checked.
+    after: i64,
+    /// When this round began.
+    began: Instant,
+}
+
+impl Scrub {
+    async fn next(&mut self, inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
+        let next = inner
+            .view
+            .files()
+            .into_iter()
+            .filter(|file| file.id > self.after)
+            .min_by_key(|file| file.id);
+        let Some(file) = next else {
+            if self.began.elapsed() >= SCRUB_INTERVAL {
+                *self = Scrub {
+                    after: 0,
+                    began: Instant::now(),
+                };
+            }
+            return Ok(());
+        };
+        self.after = file.id;
+        let inner = inner.clone();
+        let check = tokio::task::spawn_blocking(move || {
+            if let Some(reason) = file.deep_fault() {
+                inner.set_aside(&file, &reason);
+            }
+        });
+        Ok(check.await?)
+    }
+}
+
+async fn forget_marks(inner: &Inner) -> Result<(), MaintenanceError> {
+    let kept = i64::try_from(MARKS_KEPT.as_micros()).unwrap_or(i64::MAX);
+    let before = TimeMicros::now().plus_micros(kept.saturating_neg());
+    inner.catalogue.forget_marks(before).await?;
+    let forgotten = inner.marks.lock().forget_before(before);
+    if forgotten > 0 {
+        tracing::info!(streams = forgotten, "forgot marks of streams that ended long ago");
+    }
+    Ok(())
+}
+
+fn measure(inner: &Inner) {
+    let (frames, _) = inner.view.hot_count();
     gauge!(names::HOT_FRAMES).set(frames as f64);
-    let bytes: u64 = store.inner.view.files().iter().map(|file| file.bytes).sum();
+    let bytes: u64 = inner.view.files().iter().map(|file| file.bytes).sum();
     gauge!(names::PARQUET_BYTES).set(bytes as f64);
 }
 
 fn note(step: &'static str, outcome: Result<(), MaintenanceError>) {
     if let Err(error) = outcome {
         counter!(names::MAINTENANCE_FAILURES, "step" => step).increment(1);
-        tracing::warn!(step, error = crate::commit::chain(&error), "maintenance step failed; it is tried again");
+        tracing::warn!(
+            step,
+            error = crate::commit::chain(&error),
+            "maintenance step failed; it is tried again"
+        );
     }
 }

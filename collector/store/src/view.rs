@@ -46,7 +46,14 @@ pub(crate) struct HotFrame {
 
 impl HotFrame {
     /// A frame at `offset` of `segment`.
-    pub(crate) fn new(segment: &Arc<SegmentFile>, offset: u64, length: u32, host: HostId, ingested_at: TimeMicros, rows: &Rows) -> Arc<Self> {
+    pub(crate) fn new(
+        segment: &Arc<SegmentFile>,
+        offset: u64,
+        length: u32,
+        host: HostId,
+        ingested_at: TimeMicros,
+        rows: &Rows,
+    ) -> Arc<Self> {
         Arc::new(Self {
             segment: segment.clone(),
             offset,
@@ -67,7 +74,10 @@ impl HotFrame {
             return Ok(batch);
         }
         let frame = self.segment.frame_at(self.offset, self.length)?;
-        let batch = frame.batch()?.ok_or(ReadError::Shape { table: table.info.name, reason: "frame is a tombstone".to_owned() })?;
+        let batch = frame.batch()?.ok_or(ReadError::Shape {
+            table: table.info.name,
+            reason: "frame is a tombstone".to_owned(),
+        })?;
         Ok(align(table, &batch)?.batch)
     }
 
@@ -128,7 +138,9 @@ impl ParquetFile {
         };
         match look() {
             Err(error) => Some(format!("unreadable file: {}", error.kind())),
-            Ok((bytes, _)) if bytes != self.bytes => Some(format!("file of {bytes} bytes instead of {}", self.bytes)),
+            Ok((bytes, _)) if bytes != self.bytes => {
+                Some(format!("file of {bytes} bytes instead of {}", self.bytes))
+            }
             Ok((_, end)) if end != *PARQUET_MAGIC => Some("file without a Parquet footer".to_owned()),
             Ok(_) => None,
         }
@@ -159,7 +171,11 @@ impl ParquetFile {
 pub(crate) fn digest_of(path: &Path) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     std::io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 impl Drop for ParquetFile {
@@ -201,7 +217,11 @@ impl View {
     pub(crate) fn new(cache_bytes_max: u64) -> Self {
         Self {
             tables: RwLock::new(vec![TableView::default(); sql_tables().len()]),
-            cache: Mutex::new(Cache { held: VecDeque::new(), bytes: 0, bytes_max: cache_bytes_max }),
+            cache: Mutex::new(Cache {
+                held: VecDeque::new(),
+                bytes: 0,
+                bytes_max: cache_bytes_max,
+            }),
         }
     }
 
@@ -228,7 +248,12 @@ impl View {
 
     /// Puts `added` in the place of the frames of `segments` and of the files `removed`, in one step. The files
     /// removed are given back.
-    pub(crate) fn replace(&self, segments: &HashSet<u64>, removed: &HashSet<i64>, added: Vec<Arc<ParquetFile>>) -> Vec<Arc<ParquetFile>> {
+    pub(crate) fn replace(
+        &self,
+        segments: &HashSet<u64>,
+        removed: &HashSet<i64>,
+        added: Vec<Arc<ParquetFile>>,
+    ) -> Vec<Arc<ParquetFile>> {
         let mut gone = Vec::new();
         let mut tables = self.tables.write();
         for view in tables.iter_mut() {
@@ -256,31 +281,47 @@ impl View {
     /// Every frame of these segments, each with the place of its table.
     pub(crate) fn hot_of(&self, segments: &HashSet<u64>) -> Vec<Vec<Arc<HotFrame>>> {
         let of_table = |view: &TableView| {
-            view.hot.iter().filter(|frame| segments.contains(&frame.segment.number)).cloned().collect()
+            view.hot
+                .iter()
+                .filter(|frame| segments.contains(&frame.segment.number))
+                .cloned()
+                .collect()
         };
         self.tables.read().iter().map(of_table).collect()
     }
 
     /// Every Parquet file.
     pub(crate) fn files(&self) -> Vec<Arc<ParquetFile>> {
-        self.tables.read().iter().flat_map(|view| view.files.iter().cloned()).collect()
+        self.tables
+            .read()
+            .iter()
+            .flat_map(|view| view.files.iter().cloned())
+            .collect()
     }
 
     /// Frames not compacted yet, and their rows.
     pub(crate) fn hot_count(&self) -> (u64, u64) {
         let tables = self.tables.read();
         let hot = tables.iter().flat_map(|view| &view.hot);
-        hot.fold((0, 0), |(frames, rows), frame| (frames + 1, frame.rows.saturating_add(rows)))
+        hot.fold((0, 0), |(frames, rows), frame| {
+            (frames + 1, frame.rows.saturating_add(rows))
+        })
     }
 }
 
 impl Cache {
     fn hold(&mut self, frame: &Arc<HotFrame>) {
-        let bytes = frame.batch.lock().as_ref().map_or(0, |batch| batch.get_array_memory_size() as u64);
+        let bytes = frame
+            .batch
+            .lock()
+            .as_ref()
+            .map_or(0, |batch| batch.get_array_memory_size() as u64);
         self.held.push_back((Arc::downgrade(frame), bytes));
         self.bytes = self.bytes.saturating_add(bytes);
         while self.bytes > self.bytes_max {
-            let Some((oldest, bytes)) = self.held.pop_front() else { break };
+            let Some((oldest, bytes)) = self.held.pop_front() else {
+                break;
+            };
             self.bytes = self.bytes.saturating_sub(bytes);
             if let Some(oldest) = oldest.upgrade() {
                 oldest.let_go();

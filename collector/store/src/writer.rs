@@ -16,14 +16,14 @@ use metrics::{counter, histogram};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::Committed;
 use crate::commit::Command;
 use crate::error::CommitError;
 use crate::inner::{Health, Inner};
 use crate::metrics as names;
 use crate::segment::SegmentWriter;
-use crate::view::HotFrame;
 use crate::shape::sql_tables;
-use crate::Committed;
+use crate::view::HotFrame;
 pub(crate) use group::Group;
 
 /// Bytes of entries that one group holds at most, unless a single commit is larger.
@@ -45,7 +45,13 @@ pub(crate) struct Writer {
 impl Writer {
     /// A writer whose first segment has the number `next_number`.
     pub(crate) fn new(inner: Arc<Inner>, commands: mpsc::Receiver<Command>, next_number: u64) -> Self {
-        Self { inner, commands, active: None, next_number, space_checked: None }
+        Self {
+            inner,
+            commands,
+            active: None,
+            next_number,
+            space_checked: None,
+        }
     }
 
     /// Works until `token` is cancelled, then finishes what is queued and seals.
@@ -62,7 +68,9 @@ impl Writer {
             self.work(command);
         }
         self.seal();
-        self.inner.set_health(Health::NotReady("store is closed".to_owned()));
+        runtime.block_on(self.inner.catalogue.close());
+        self.inner
+            .set_health(Health::NotReady("store is closed".to_owned()));
     }
 
     /// The next command; `Some(None)` when there was none for a while, `None` at the end.
@@ -81,7 +89,9 @@ impl Writer {
         let mut seals = Vec::new();
         self.stage(&mut group, &mut seals, first);
         while group.bytes() < GROUP_BYTES_MAX {
-            let Ok(command) = self.commands.try_recv() else { break };
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
             self.stage(&mut group, &mut seals, command);
         }
         self.settle(group);
@@ -96,14 +106,23 @@ impl Writer {
 
     fn stage(&self, group: &mut Group, seals: &mut Vec<oneshot::Sender<()>>, command: Command) {
         match command {
-            Command::Commit { host, frames, reply, room } => group.commit(&self.inner, host, frames, reply, room),
+            Command::Commit {
+                host,
+                frames,
+                reply,
+                room,
+            } => group.commit(&self.inner, host, frames, reply, room),
             Command::Own { host, frames, reply } => group.own(&self.inner, host, frames, reply),
             Command::Seal { reply } => seals.push(reply),
         }
     }
 
     fn settle(&mut self, group: Group) {
-        let written = if group.bytes() == 0 { Ok(None) } else { self.write(&group).map(Some) };
+        let written = if group.bytes() == 0 {
+            Ok(None)
+        } else {
+            self.write(&group).map(Some)
+        };
         match written {
             Ok(place) => {
                 if let Some((offset, segment)) = place {
@@ -173,12 +192,23 @@ impl Writer {
         }
     }
 
-    fn tell(&self, host: fleetmend_event::HostId, table: usize, rows: &crate::shape::Rows, ingested_at: TimeMicros) {
+    fn tell(
+        &self,
+        host: fleetmend_event::HostId,
+        table: usize,
+        rows: &crate::shape::Rows,
+        ingested_at: TimeMicros,
+    ) {
         if self.inner.committed.receiver_count() == 0 {
             return;
         }
         if let Some(table) = sql_tables().get(table).map(|table| table.info) {
-            let committed = Committed { host, table, batch: rows.batch.clone(), ingested_at };
+            let committed = Committed {
+                host,
+                table,
+                batch: rows.batch.clone(),
+                ingested_at,
+            };
             // Fails only when the last subscriber has just gone.
             drop(self.inner.committed.send(Arc::new(committed)));
         }
@@ -188,7 +218,8 @@ impl Writer {
         let config = &self.inner.config;
         let due = self.active.as_ref().is_some_and(|active| {
             let age = TimeMicros::now().micros_since(active.made_at) / 1_000_000;
-            active.len() >= config.segment_bytes_max || u64::try_from(age).is_ok_and(|age| age >= config.segment_age_s_max)
+            active.len() >= config.segment_bytes_max
+                || u64::try_from(age).is_ok_and(|age| age >= config.segment_age_s_max)
         });
         if due {
             self.seal();

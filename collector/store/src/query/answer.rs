@@ -29,7 +29,13 @@ pub struct Answer {
 
 impl Default for Answer {
     fn default() -> Self {
-        Self { schema: Arc::new(Schema::empty()), batches: Vec::new(), truncated: false, gaps: Vec::new(), took: Duration::ZERO }
+        Self {
+            schema: Arc::new(Schema::empty()),
+            batches: Vec::new(),
+            truncated: false,
+            gaps: Vec::new(),
+            took: Duration::ZERO,
+        }
     }
 }
 
@@ -64,18 +70,32 @@ pub fn to_json_rows(batches: &[RecordBatch]) -> Result<Vec<Map<String, Value>>, 
 
 /// The engine's schema with plain text columns.
 pub(crate) fn plain_schema(schema: &Schema) -> SchemaRef {
-    let plain = |field: &Arc<Field>| Field::new(field.name(), plain_type(field.data_type()), field.is_nullable());
+    let plain =
+        |field: &Arc<Field>| Field::new(field.name(), plain_type(field.data_type()), field.is_nullable());
     Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()))
 }
 
 /// The engine's batch with plain text columns.
 pub(crate) fn plain(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
     let column = |(array, field): (&arrow::array::ArrayRef, &Arc<Field>)| {
-        if array.data_type() == field.data_type() { Ok(array.clone()) } else { cast(array, field.data_type()) }
+        if array.data_type() == field.data_type() {
+            Ok(array.clone())
+        } else {
+            cast(array, field.data_type())
+        }
     };
-    let columns = batch.columns().iter().zip(schema.fields()).map(column).collect::<Result<Vec<_>, _>>()?;
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(column)
+        .collect::<Result<Vec<_>, _>>()?;
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        schema.clone(),
+        columns,
+        &options,
+    )?)
 }
 
 fn plain_type(data_type: &DataType) -> DataType {
@@ -95,7 +115,9 @@ pub(crate) fn failure(error: &DataFusionError, bytes_max: usize) -> QueryError {
         | DataFusionError::SchemaError(..)
         | DataFusionError::NotImplemented(_)
         | DataFusionError::Configuration(_) => QueryError::Invalid { reason: text(error) },
-        DataFusionError::ArrowError(inner, _) if is_of_the_query(inner) => QueryError::Invalid { reason: text(error) },
+        DataFusionError::ArrowError(inner, _) if is_of_the_query(inner) => {
+            QueryError::Invalid { reason: text(error) }
+        }
         _ => QueryError::Failed { reason: text(error) },
     }
 }
@@ -103,7 +125,13 @@ pub(crate) fn failure(error: &DataFusionError, bytes_max: usize) -> QueryError {
 /// Errors that the query's own arithmetic or casts make.
 fn is_of_the_query(error: &arrow::error::ArrowError) -> bool {
     use arrow::error::ArrowError;
-    matches!(error, ArrowError::DivideByZero | ArrowError::CastError(_) | ArrowError::ParseError(_) | ArrowError::ArithmeticOverflow(_))
+    matches!(
+        error,
+        ArrowError::DivideByZero
+            | ArrowError::CastError(_)
+            | ArrowError::ParseError(_)
+            | ArrowError::ArithmeticOverflow(_)
+    )
 }
 
 fn text(error: &DataFusionError) -> String {

@@ -11,13 +11,25 @@ use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf}
 /// `label(labels, key)`: one attribute of a JSON object of texts; null where there is none.
 pub(crate) fn label() -> ScalarUDF {
     let arguments = vec![DataType::Utf8, DataType::Utf8];
-    create_udf("label", arguments, DataType::Utf8, Volatility::Immutable, Arc::new(|arguments: &[ColumnarValue]| label_of(arguments)))
+    create_udf(
+        "label",
+        arguments,
+        DataType::Utf8,
+        Volatility::Immutable,
+        Arc::new(|arguments: &[ColumnarValue]| label_of(arguments)),
+    )
 }
 
 fn label_of(arguments: &[ColumnarValue]) -> Result<ColumnarValue> {
     let arrays = ColumnarValue::values_to_arrays(arguments)?;
-    let texts = arrays.iter().map(|array| cast(array, &DataType::Utf8)).collect::<Result<Vec<_>, _>>()?;
-    let columns: Vec<&StringArray> = texts.iter().filter_map(|array| array.as_any().downcast_ref()).collect();
+    let texts = arrays
+        .iter()
+        .map(|array| cast(array, &DataType::Utf8))
+        .collect::<Result<Vec<_>, _>>()?;
+    let columns: Vec<&StringArray> = texts
+        .iter()
+        .filter_map(|array| array.as_any().downcast_ref())
+        .collect();
     let [labels, keys] = columns.as_slice() else {
         return datafusion::common::exec_err!("label(labels, key) takes two texts");
     };
@@ -35,5 +47,7 @@ fn label_of(arguments: &[ColumnarValue]) -> Result<ColumnarValue> {
         let value = last.as_ref().and_then(|(_, parsed)| parsed.get(key));
         values.push(value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
     }
-    Ok(ColumnarValue::Array(Arc::new(StringArray::from(values)) as ArrayRef))
+    Ok(ColumnarValue::Array(
+        Arc::new(StringArray::from(values)) as ArrayRef
+    ))
 }

@@ -29,7 +29,12 @@ pub(crate) struct HotPartition {
 
 impl std::fmt::Debug for HotPartition {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "HotPartition({}, {} frames)", self.table.info.name, self.frames.len())
+        write!(
+            formatter,
+            "HotPartition({}, {} frames)",
+            self.table.info.name,
+            self.frames.len()
+        )
     }
 }
 
@@ -48,8 +53,13 @@ impl PartitionStream for HotPartition {
             inner: self.inner.clone(),
         };
         let frames = self.frames.clone();
-        let batches = frames.into_iter().filter_map(move |frame| reader.read(&frame).transpose());
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(batches)))
+        let batches = frames
+            .into_iter()
+            .filter_map(move |frame| reader.read(&frame).transpose());
+        Box::pin(RecordBatchStreamAdapter::new(
+            self.schema.clone(),
+            futures::stream::iter(batches),
+        ))
     }
 }
 
@@ -68,7 +78,8 @@ impl Reader {
         match frame.batch(self.table) {
             Ok(batch) if self.table.is_metrics() => self.samples(frame, &batch),
             Ok(batch) => {
-                let rows = with_system_columns(self.table, &batch, frame.host, frame.ingested_at).map_err(external)?;
+                let rows = with_system_columns(self.table, &batch, frame.host, frame.ingested_at)
+                    .map_err(external)?;
                 let rows = match &self.projection {
                     Some(columns) => rows.project(columns)?,
                     None => rows,
@@ -94,7 +105,11 @@ impl Reader {
                 }
             }
         }
-        if builder.len() == 0 { Ok(None) } else { Ok(Some(builder.finish()?)) }
+        if builder.len() == 0 {
+            Ok(None)
+        } else {
+            Ok(Some(builder.finish()?))
+        }
     }
 }
 

@@ -20,7 +20,12 @@ pub(crate) struct Prune {
 impl Prune {
     /// What all of `filters` together demand.
     pub(crate) fn of(filters: &[Expr]) -> Self {
-        let mut prune = Self { from: TimeMicros(i64::MIN), to: TimeMicros(i64::MAX), hosts: None, names: None };
+        let mut prune = Self {
+            from: TimeMicros(i64::MIN),
+            to: TimeMicros(i64::MAX),
+            hosts: None,
+            names: None,
+        };
         filters.iter().for_each(|filter| prune.narrow(filter));
         prune
     }
@@ -32,7 +37,9 @@ impl Prune {
 
     /// Whether rows of this host can matter.
     pub(crate) fn wants_host(&self, host: HostId) -> bool {
-        self.hosts.as_ref().is_none_or(|hosts| hosts.contains(&host.to_string()))
+        self.hosts
+            .as_ref()
+            .is_none_or(|hosts| hosts.contains(&host.to_string()))
     }
 
     /// Whether samples of this metric can matter.
@@ -42,7 +49,11 @@ impl Prune {
 
     fn narrow(&mut self, filter: &Expr) {
         match filter {
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+            Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::And,
+                right,
+            }) => {
                 self.narrow(left);
                 self.narrow(right);
             }
@@ -66,7 +77,11 @@ impl Prune {
                 }
             }
             Expr::InList(list) if !list.negated => {
-                let texts: Option<HashSet<String>> = list.list.iter().map(|item| literal_of(item).and_then(text_of)).collect();
+                let texts: Option<HashSet<String>> = list
+                    .list
+                    .iter()
+                    .map(|item| literal_of(item).and_then(text_of))
+                    .collect();
                 if let (Some(column), Some(texts)) = (column_of(&list.expr), texts) {
                     self.among(column, texts);
                 }
@@ -77,7 +92,9 @@ impl Prune {
 
     fn compare(&mut self, column: &str, op: Operator, value: &ScalarValue) {
         if column == TIME {
-            let Some((floor, ceiling)) = micros_of(value) else { return };
+            let Some((floor, ceiling)) = micros_of(value) else {
+                return;
+            };
             match op {
                 Operator::Eq => {
                     self.from = self.from.max(floor);
@@ -111,7 +128,9 @@ impl Prune {
 fn column_of(expression: &Expr) -> Option<&str> {
     match expression {
         Expr::Column(column) => Some(column.name()),
-        Expr::Cast(cast) if cast.field.data_type().is_temporal() || cast.field.data_type().is_string() => column_of(&cast.expr),
+        Expr::Cast(cast) if cast.field.data_type().is_temporal() || cast.field.data_type().is_string() => {
+            column_of(&cast.expr)
+        }
         _ => None,
     }
 }
@@ -125,7 +144,9 @@ fn literal_of(expression: &Expr) -> Option<&ScalarValue> {
 
 fn text_of(value: &ScalarValue) -> Option<String> {
     match value {
-        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text)) => Some(text.clone()),
+        ScalarValue::Utf8(Some(text))
+        | ScalarValue::Utf8View(Some(text))
+        | ScalarValue::LargeUtf8(Some(text)) => Some(text.clone()),
         _ => None,
     }
 }
@@ -133,14 +154,91 @@ fn text_of(value: &ScalarValue) -> Option<String> {
 /// The microseconds around a timestamp.
 fn micros_of(value: &ScalarValue) -> Option<(TimeMicros, TimeMicros)> {
     let (floor, ceiling) = match value {
-        ScalarValue::TimestampSecond(Some(value), _) => (value.checked_mul(1_000_000)?, value.checked_mul(1_000_000)?),
-        ScalarValue::TimestampMillisecond(Some(value), _) => (value.checked_mul(1_000)?, value.checked_mul(1_000)?),
+        ScalarValue::TimestampSecond(Some(value), _) => {
+            (value.checked_mul(1_000_000)?, value.checked_mul(1_000_000)?)
+        }
+        ScalarValue::TimestampMillisecond(Some(value), _) => {
+            (value.checked_mul(1_000)?, value.checked_mul(1_000)?)
+        }
         ScalarValue::TimestampMicrosecond(Some(value), _) => (*value, *value),
         ScalarValue::TimestampNanosecond(Some(value), _) => {
             let floor = value.div_euclid(1_000);
-            (floor, floor.saturating_add(i64::from(value.rem_euclid(1_000) > 0)))
+            (
+                floor,
+                floor.saturating_add(i64::from(value.rem_euclid(1_000) > 0)),
+            )
         }
         _ => return None,
     };
     Some((TimeMicros(floor), TimeMicros(ceiling)))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::{cast, col, lit};
+
+    use super::*;
+    use crate::shape::time_type;
+
+    fn micros(value: i64) -> Expr {
+        Expr::Literal(
+            ScalarValue::TimestampMicrosecond(Some(value), Some("UTC".into())),
+            None,
+        )
+    }
+
+    fn nanos(value: i64) -> Expr {
+        Expr::Literal(
+            ScalarValue::TimestampNanosecond(Some(value), Some("UTC".into())),
+            None,
+        )
+    }
+
+    fn span(filters: &[Expr]) -> (i64, i64) {
+        let prune = Prune::of(filters);
+        (prune.from.0, prune.to.0)
+    }
+
+    #[test]
+    fn time_is_bounded_by_comparisons_of_any_unit_and_side() {
+        assert_eq!(
+            span(&[col("time").gt_eq(micros(5)), col("time").lt(micros(9))]),
+            (5, 9)
+        );
+        assert_eq!(span(&[micros(5).lt_eq(col("time"))]), (5, i64::MAX));
+        assert_eq!(
+            span(&[cast(col("time"), time_type()).gt(nanos(5_001))]),
+            (5, i64::MAX)
+        );
+        assert_eq!(span(&[col("time").lt_eq(nanos(5_001))]), (i64::MIN, 6));
+        assert_eq!(
+            span(&[col("time")
+                .between(micros(1), micros(2))
+                .and(col("pid").eq(lit(1)))]),
+            (1, 2)
+        );
+    }
+
+    #[test]
+    fn what_is_not_necessary_does_not_prune() {
+        let either = col("time").gt(micros(5)).or(col("name").eq(lit("a")));
+        assert_eq!(Prune::of(&[either]), Prune::of(&[]));
+        assert_eq!(
+            Prune::of(&[col("name").in_list(vec![lit("a")], true)]),
+            Prune::of(&[])
+        );
+        assert_eq!(Prune::of(&[col("name").not_eq(lit("a"))]), Prune::of(&[]));
+    }
+
+    #[test]
+    fn names_and_hosts_are_intersected() {
+        let host = HostId::from_bytes([1; 16]);
+        let prune = Prune::of(&[
+            col("name").in_list(vec![lit("a"), lit("b")], false),
+            col("name").eq(lit("b")),
+            col("host_id").eq(lit(host.to_string())),
+        ]);
+        assert!(prune.wants_name("b") && !prune.wants_name("a"));
+        assert!(prune.wants_host(host) && !prune.wants_host(HostId::from_bytes([2; 16])));
+    }
 }

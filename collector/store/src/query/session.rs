@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::{
+    CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
+};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -41,23 +43,42 @@ pub(crate) struct Scope {
 impl Scope {
     /// Everything in the store.
     pub(crate) fn of_store(inner: &Arc<Inner>) -> Arc<Self> {
-        Arc::new(Self { inner: inner.clone(), views: Mutex::default(), reaches: Mutex::default() })
+        Arc::new(Self {
+            inner: inner.clone(),
+            views: Mutex::default(),
+            reaches: Mutex::default(),
+        })
     }
 
     /// Only these files of one table.
     pub(crate) fn of_files(inner: &Arc<Inner>, table: usize, files: Vec<Arc<ParquetFile>>) -> Arc<Self> {
-        let view = Arc::new(TableView { hot: Vec::new(), files });
-        Arc::new(Self { inner: inner.clone(), views: Mutex::new(HashMap::from([(table, view)])), reaches: Mutex::default() })
+        let view = Arc::new(TableView {
+            hot: Vec::new(),
+            files,
+        });
+        Arc::new(Self {
+            inner: inner.clone(),
+            views: Mutex::new(HashMap::from([(table, view)])),
+            reaches: Mutex::default(),
+        })
     }
 
     /// The table at this place.
     pub(crate) fn view(&self, table: usize) -> Arc<TableView> {
-        self.views.lock().entry(table).or_insert_with(|| Arc::new(self.inner.view.table(table))).clone()
+        self.views
+            .lock()
+            .entry(table)
+            .or_insert_with(|| Arc::new(self.inner.view.table(table)))
+            .clone()
     }
 
     /// Notes what a scan reads.
     pub(crate) fn note(&self, table: &'static str, prune: &Prune) {
-        self.reaches.lock().push(Reach { table, from: prune.from, to: prune.to });
+        self.reaches.lock().push(Reach {
+            table,
+            from: prune.from,
+            to: prune.to,
+        });
     }
 
     /// What was read.
@@ -67,7 +88,11 @@ impl Scope {
 
     /// Every file of the tables that were named.
     pub(crate) fn files(&self) -> Vec<Arc<ParquetFile>> {
-        self.views.lock().values().flat_map(|view| view.files.iter().cloned()).collect()
+        self.views
+            .lock()
+            .values()
+            .flat_map(|view| view.files.iter().cloned())
+            .collect()
     }
 }
 
@@ -80,7 +105,10 @@ struct Facts {
 #[async_trait]
 impl SchemaProvider for Facts {
     fn table_names(&self) -> Vec<String> {
-        sql_tables().iter().map(|table| table.info.name.to_owned()).collect()
+        sql_tables()
+            .iter()
+            .map(|table| table.info.name.to_owned())
+            .collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -107,17 +135,28 @@ pub(crate) fn base_state(config: &StoreConfig) -> Result<SessionState> {
     let spill = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![config.spill_folder()]))
         .with_max_temp_directory_size(config.query.spill_bytes_max);
-    let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(spill).build_arc()?;
-    let state = SessionStateBuilder::new_with_default_features().with_config(session).with_runtime_env(runtime).build();
+    let runtime = RuntimeEnvBuilder::new()
+        .with_disk_manager_builder(spill)
+        .build_arc()?;
+    let state = SessionStateBuilder::new_with_default_features()
+        .with_config(session)
+        .with_runtime_env(runtime)
+        .build();
     let context = SessionContext::new_with_state(state);
     context.register_udf(functions::label());
     Ok(context.state())
 }
 
 /// A session that sees `scope` and may use so much memory.
-pub(crate) fn context(base: &SessionState, scope: Arc<Scope>, memory_bytes_max: usize) -> Result<SessionContext> {
+pub(crate) fn context(
+    base: &SessionState,
+    scope: Arc<Scope>,
+    memory_bytes_max: usize,
+) -> Result<SessionContext> {
     let pool = Arc::new(FairSpillPool::new(memory_bytes_max));
-    let runtime = RuntimeEnvBuilder::from_runtime_env(base.runtime_env()).with_memory_pool(pool).build_arc()?;
+    let runtime = RuntimeEnvBuilder::from_runtime_env(base.runtime_env())
+        .with_memory_pool(pool)
+        .build_arc()?;
     let catalog = MemoryCatalogProvider::new();
     catalog.register_schema(SCHEMA, Arc::new(Facts { scope }))?;
     let catalogs = MemoryCatalogProviderList::new();
@@ -132,10 +171,19 @@ pub(crate) fn context(base: &SessionState, scope: Arc<Scope>, memory_bytes_max: 
 /// The plan of a query; anything else is refused.
 pub(crate) async fn plan(context: &SessionContext, query: &str) -> Result<LogicalPlan, QueryError> {
     let invalid = |error: DataFusionError| answer::failure(&error, 0);
-    let plan = context.state().create_logical_plan(query).await.map_err(invalid)?;
-    let only_queries = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let plan = context
+        .state()
+        .create_logical_plan(query)
+        .await
+        .map_err(invalid)?;
+    let only_queries = SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false);
     only_queries
         .verify_plan(&plan)
-        .map_err(|error| QueryError::Refused { reason: error.find_root().message().into_owned() })?;
+        .map_err(|error| QueryError::Refused {
+            reason: error.find_root().message().into_owned(),
+        })?;
     Ok(plan)
 }

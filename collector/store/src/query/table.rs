@@ -40,18 +40,32 @@ pub(crate) struct FactTable {
 impl FactTable {
     /// The table at this place.
     pub(crate) fn new(index: usize, scope: &Arc<Scope>) -> Option<Self> {
-        sql_tables().get(index).map(|table| Self { table, index, scope: scope.clone() })
+        sql_tables().get(index).map(|table| Self {
+            table,
+            index,
+            scope: scope.clone(),
+        })
     }
 
-    fn hot(&self, prune: &Arc<Prune>, projection: Option<&Vec<usize>>, partitions: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let wanted = |frame: &&Arc<HotFrame>| prune.touches(frame.from, frame.to) && prune.wants_host(frame.host) && !frame.is_lost();
+    fn hot(
+        &self,
+        prune: &Arc<Prune>,
+        projection: Option<&Vec<usize>>,
+        partitions: usize,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let wanted = |frame: &&Arc<HotFrame>| {
+            prune.touches(frame.from, frame.to) && prune.wants_host(frame.host) && !frame.is_lost()
+        };
         let view = self.scope.view(self.index);
         let frames: Vec<Arc<HotFrame>> = view.hot.iter().filter(wanted).cloned().collect();
         if frames.is_empty() {
             return Ok(None);
         }
         let schema = project_schema(&self.table.schema, projection)?;
-        let share = frames.len().div_ceil(partitions.max(1)).max(FRAMES_PER_PARTITION_MIN);
+        let share = frames
+            .len()
+            .div_ceil(partitions.max(1))
+            .max(FRAMES_PER_PARTITION_MIN);
         let partition = |frames: &[Arc<HotFrame>]| -> Arc<dyn PartitionStream> {
             Arc::new(HotPartition {
                 table: self.table,
@@ -64,7 +78,14 @@ impl FactTable {
             })
         };
         let partitions = frames.chunks(share).map(partition).collect();
-        Ok(Some(Arc::new(StreamingTableExec::try_new(schema.clone(), partitions, None, no_order(), false, None)?)))
+        Ok(Some(Arc::new(StreamingTableExec::try_new(
+            schema.clone(),
+            partitions,
+            None,
+            no_order(),
+            false,
+            None,
+        )?)))
     }
 
     fn parquet(
@@ -75,8 +96,12 @@ impl FactTable {
         filters: &[Expr],
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let view = self.scope.view(self.index);
-        let files: Vec<PartitionedFile> =
-            view.files.iter().filter(|file| prune.touches(file.from, file.to)).filter_map(|file| self.usable(file)).collect();
+        let files: Vec<PartitionedFile> = view
+            .files
+            .iter()
+            .filter(|file| prune.touches(file.from, file.to))
+            .filter_map(|file| self.usable(file))
+            .collect();
         if files.is_empty() {
             return Ok(None);
         }
@@ -133,7 +158,10 @@ impl TableProvider for FactTable {
         let parquet = self.parquet(state, &prune, projection, filters)?;
         let plans: Vec<Arc<dyn ExecutionPlan>> = hot.into_iter().chain(parquet).collect();
         if plans.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(project_schema(&self.table.schema, projection)?)));
+            return Ok(Arc::new(EmptyExec::new(project_schema(
+                &self.table.schema,
+                projection,
+            )?)));
         }
         UnionExec::try_new(plans)
     }

@@ -25,7 +25,11 @@ pub(crate) struct SegmentFile {
 impl SegmentFile {
     /// Opens the segment at `path`.
     pub(crate) fn open(number: u64, path: &Path) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { number, path: path.to_owned(), file: File::open(path)? }))
+        Ok(Arc::new(Self {
+            number,
+            path: path.to_owned(),
+            file: File::open(path)?,
+        }))
     }
 
     /// Reads and checks the frame at `offset`.
@@ -33,8 +37,15 @@ impl SegmentFile {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         self.file
             .read_exact_at(&mut bytes, offset)
-            .map_err(|source| ReadError::Io { segment: self.number, source })?;
-        Frame::decode(&Bytes::from(bytes)).map_err(|source| ReadError::Frame { segment: self.number, offset, source })
+            .map_err(|source| ReadError::Io {
+                segment: self.number,
+                source,
+            })?;
+        Frame::decode(&Bytes::from(bytes)).map_err(|source| ReadError::Frame {
+            segment: self.number,
+            offset,
+            source,
+        })
     }
 }
 
@@ -56,14 +67,21 @@ impl SegmentWriter {
         let path = folder.join(file_name(number));
         let made_at = TimeMicros::now();
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        let made = file.write_all(&header(number, made_at)).and_then(|()| file.sync_data());
+        let made = file
+            .write_all(&header(number, made_at))
+            .and_then(|()| file.sync_data());
         if let Err(error) = made.and_then(|()| File::open(folder)?.sync_all()) {
             // Nothing refers to it yet; left behind it would only stand in the way of the next attempt.
             std::fs::remove_file(&path).or_else(ignore_missing)?;
             return Err(error);
         }
         let reader = SegmentFile::open(number, &path)?;
-        Ok(Self { file, durable: SEGMENT_HEADER_BYTES as u64, made_at, reader })
+        Ok(Self {
+            file,
+            durable: SEGMENT_HEADER_BYTES as u64,
+            made_at,
+            reader,
+        })
     }
 
     /// Bytes that are durable.
@@ -80,7 +98,10 @@ impl SegmentWriter {
     /// what was durable before. A segment whose cut failed too must not be written again.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<u64, AppendError> {
         let offset = self.durable;
-        let written = self.file.write_all_at(bytes, offset).and_then(|()| self.file.sync_data());
+        let written = self
+            .file
+            .write_all_at(bytes, offset)
+            .and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
                 self.durable = offset.saturating_add(bytes.len() as u64);
@@ -88,7 +109,10 @@ impl SegmentWriter {
             }
             Err(source) => {
                 let cut = self.file.set_len(offset).and_then(|()| self.file.sync_data());
-                Err(AppendError { source, usable: cut.is_ok() })
+                Err(AppendError {
+                    source,
+                    usable: cut.is_ok(),
+                })
             }
         }
     }
@@ -104,5 +128,9 @@ pub(crate) struct AppendError {
 }
 
 fn ignore_missing(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }

@@ -67,7 +67,8 @@ pub(crate) fn scan(bytes: &Bytes) -> Scan {
 fn header_is_whole(bytes: &Bytes) -> bool {
     let field = |range: std::ops::Range<usize>| bytes.get(range);
     field(0..4) == Some(&SEGMENT_MAGIC)
-        && field(8..SEGMENT_HEADER_BYTES).is_some_and(|rest| field(4..8) == Some(&crc32c::crc32c(rest).to_le_bytes()))
+        && field(8..SEGMENT_HEADER_BYTES)
+            .is_some_and(|rest| field(4..8) == Some(&crc32c::crc32c(rest).to_le_bytes()))
 }
 
 fn push_damage(result: &mut Scan, bytes: &Bytes, from: usize, to: usize) {
@@ -82,7 +83,9 @@ fn push_damage(result: &mut Scan, bytes: &Bytes, from: usize, to: usize) {
 fn next_entry(bytes: &Bytes, from: usize) -> Option<usize> {
     let mut at = from;
     while let Some(rest) = bytes.get(at..) {
-        let found = rest.windows(ENTRY_MAGIC.len()).position(|window| window == ENTRY_MAGIC)?;
+        let found = rest
+            .windows(ENTRY_MAGIC.len())
+            .position(|window| window == ENTRY_MAGIC)?;
         at = at.saturating_add(found);
         if entry_at(bytes, at).is_some() {
             return Some(at);
@@ -108,7 +111,9 @@ fn entry_at(bytes: &Bytes, at: usize) -> Option<(Entry, usize)> {
     if encoded.get(4..8) != Some(frame_checksum) {
         return None;
     }
-    let frame = Frame::decode(&encoded).ok().filter(|frame| frame.encoded_len() == encoded.len())?;
+    let frame = Frame::decode(&encoded)
+        .ok()
+        .filter(|frame| frame.encoded_len() == encoded.len())?;
     let entry = Entry {
         host: HostId::from_bytes(*host),
         ingested_at: TimeMicros(i64::from_le_bytes(*ingested_at)),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Float64Array, Float64Builder, Int64Builder, ListArray, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, UInt32Array,
+    Array, ArrayRef, Float64Array, Float64Builder, Int64Builder, ListArray, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondArray, UInt32Array,
 };
 use arrow::datatypes::SchemaRef;
 use fleetmend_event::TimeMicros;
@@ -42,7 +42,10 @@ impl<'a> Chunks<'a> {
     /// The columns of `batch`, which must be aligned.
     pub(crate) fn of(batch: &'a RecordBatch) -> Result<Self, ReadError> {
         let inner = |list: &'a ListArray| list.values().as_any();
-        let wrong = || ReadError::Shape { table: "metrics", reason: "a list column has another type".to_owned() };
+        let wrong = || ReadError::Shape {
+            table: "metrics",
+            reason: "a list column has another type".to_owned(),
+        };
         let offset_ms = typed::<ListArray>(batch, "offset_ms")?;
         let value = typed::<ListArray>(batch, "value")?;
         Ok(Self {
@@ -68,27 +71,49 @@ impl<'a> Chunks<'a> {
         self.name.value(row)
     }
 
+    /// When chunk `row` begins, in microseconds.
+    pub(crate) fn start(&self, row: usize) -> i64 {
+        self.start.value(row)
+    }
+
     /// Who the samples of chunk `row` belong to.
     pub(crate) fn sample_of(&self, row: usize, host: &'a str) -> Sample<'a> {
-        Sample { name: self.name.value(row), labels: self.labels.value(row), host, unit: self.unit.value(row) }
+        Sample {
+            name: self.name.value(row),
+            labels: self.labels.value(row),
+            host,
+            unit: self.unit.value(row),
+        }
     }
 
     /// The samples of chunk `row`: time in microseconds and value, NaN where none could be taken.
     pub(crate) fn samples(&self, row: usize) -> impl Iterator<Item = (i64, f64)> + '_ {
         let range = |list: &ListArray| {
             let offsets = list.value_offsets();
-            let at = |index: usize| offsets.get(index).and_then(|offset| usize::try_from(*offset).ok()).unwrap_or(0);
+            let at = |index: usize| {
+                offsets
+                    .get(index)
+                    .and_then(|offset| usize::try_from(*offset).ok())
+                    .unwrap_or(0)
+            };
             at(row)..at(row.saturating_add(1))
         };
         let start = self.start.value(row);
         let step = i64::from(self.step_ms.value(row)).saturating_mul(1_000);
         let values = self.values.values().get(range(self.value)).unwrap_or_default();
-        let offsets = self.offsets.values().get(range(self.offset_ms)).unwrap_or_default();
+        let offsets = self
+            .offsets
+            .values()
+            .get(range(self.offset_ms))
+            .unwrap_or_default();
         values.iter().zip(0_i64..).map(move |(value, index)| {
             let after = if step > 0 {
                 index.saturating_mul(step)
             } else {
-                let millis = usize::try_from(index).ok().and_then(|index| offsets.get(index)).copied();
+                let millis = usize::try_from(index)
+                    .ok()
+                    .and_then(|index| offsets.get(index))
+                    .copied();
                 i64::from(millis.unwrap_or(0)).saturating_mul(1_000)
             };
             (start.saturating_add(after), *value)
@@ -105,7 +130,11 @@ impl<'a> Chunks<'a> {
                 count = count.saturating_add(1);
             }
         }
-        if count == 0 { (TimeMicros(0), TimeMicros(0), 0) } else { (TimeMicros(from), TimeMicros(to), count) }
+        if count == 0 {
+            (TimeMicros(0), TimeMicros(0), 0)
+        } else {
+            (TimeMicros(from), TimeMicros(to), count)
+        }
     }
 }
 
@@ -139,7 +168,11 @@ impl SampleBuilder {
             _ => SampleColumn::IngestedAt(Int64Builder::new()),
         };
         let columns = schema.fields().iter().map(|field| column(field.name())).collect();
-        Self { schema, columns, rows: 0 }
+        Self {
+            schema,
+            columns,
+            rows: 0,
+        }
     }
 
     /// Rows so far.
@@ -168,7 +201,11 @@ impl SampleBuilder {
     pub(crate) fn finish(&mut self) -> Result<RecordBatch, arrow::error::ArrowError> {
         let time = |builder: &mut Int64Builder| -> ArrayRef {
             let micros = builder.finish();
-            Arc::new(micros.reinterpret_cast::<arrow::datatypes::TimestampMicrosecondType>().with_timezone("UTC"))
+            Arc::new(
+                micros
+                    .reinterpret_cast::<arrow::datatypes::TimestampMicrosecondType>()
+                    .with_timezone("UTC"),
+            )
         };
         let column = |column: &mut SampleColumn| -> ArrayRef {
             match column {
@@ -181,7 +218,8 @@ impl SampleBuilder {
             }
         };
         let columns = self.columns.iter_mut().map(column).collect();
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
+        let options =
+            arrow::array::RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
     }
 }

@@ -13,11 +13,20 @@ async fn acknowledged_rows_are_there_after_a_kill() {
     let mut host = Host::new();
     let frames = vec![host.execs(5), host.metrics(3), host.execs(7)];
     let marks = bed.store.commit(host.id, frames).await.unwrap();
-    assert!(marks.iter().any(|mark| mark.lane == Lane::Events && mark.sequence == Sequence(2)));
+    assert!(
+        marks
+            .iter()
+            .any(|mark| mark.lane == Lane::Events && mark.sequence == Sequence(2))
+    );
     // What a kill leaves: the files as they are, without a drain, and half an entry.
     let copy = super::testbed::folder();
     copy_folder(folder.path(), copy.path());
-    let segment = std::fs::read_dir(copy.path().join("segments")).unwrap().next().unwrap().unwrap().path();
+    let segment = std::fs::read_dir(copy.path().join("segments"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes.extend_from_slice(&bytes.clone()[24..90]);
     std::fs::write(&segment, bytes).unwrap();
@@ -60,7 +69,11 @@ async fn other_record_under_a_stored_number_is_refused() {
     let first = host.execs(5);
     bed.store.commit(host.id, vec![first.clone()]).await.unwrap();
     let forged = frame_of(first.id, &[exec(START, 99)], START, START);
-    let error = bed.store.commit(host.id, vec![forged.clone(), host.execs(1)]).await.unwrap_err();
+    let error = bed
+        .store
+        .commit(host.id, vec![forged.clone(), host.execs(1)])
+        .await
+        .unwrap_err();
     assert_eq!(error, CommitError::Conflict { id: first.id });
     assert_eq!(bed.number(EXECS).await, 5);
     // A record that was shed after it had been stored is the same record.
@@ -80,14 +93,29 @@ async fn skipped_number_is_refused_until_it_is_declared_lost() {
     let (first, _second, third) = (host.execs(1), host.execs(2), host.execs(4));
     bed.store.commit(host.id, vec![first]).await.unwrap();
     let error = bed.store.commit(host.id, vec![third.clone()]).await.unwrap_err();
-    assert_eq!(error, CommitError::OutOfOrder { id: third.id, expected: 2, found: 3 });
+    assert_eq!(
+        error,
+        CommitError::OutOfOrder {
+            id: third.id,
+            expected: 2,
+            found: 3
+        }
+    );
     bed.store.declare_lost(host.id, third.id);
     bed.store.commit(host.id, vec![third]).await.unwrap();
     assert_eq!(bed.number(EXECS).await, 5);
-    let answer = bed.store.sql("SELECT comm FROM process_events", crate::QueryLimits::default()).await.unwrap();
+    let answer = bed
+        .store
+        .sql("SELECT comm FROM process_events", crate::QueryLimits::default())
+        .await
+        .unwrap();
     assert_eq!(answer.gaps.len(), 1);
     assert_eq!((answer.gaps[0].host_id, answer.gaps[0].gap.count), (host.id, 1));
-    assert_eq!(bed.number("SELECT count(*) FROM gaps WHERE stage = 'restore'").await, 1);
+    assert_eq!(
+        bed.number("SELECT count(*) FROM gaps WHERE stage = 'restore'")
+            .await,
+        1
+    );
     bed.close().await;
 }
 
@@ -100,10 +128,18 @@ async fn unreadable_rows_become_a_gap_and_stop_nobody() {
     garbage.body = bytes::Bytes::from_static(b"not arrow");
     let mut unknown = host.execs(3);
     unknown.table = 999;
-    let marks = bed.store.commit(host.id, vec![garbage, unknown, host.execs(2)]).await.unwrap();
+    let marks = bed
+        .store
+        .commit(host.id, vec![garbage, unknown, host.execs(2)])
+        .await
+        .unwrap();
     assert_eq!(marks[0].sequence, Sequence(3));
     assert_eq!(bed.number(EXECS).await, 2);
-    assert_eq!(bed.number("SELECT CAST(sum(count) AS BIGINT) FROM gaps WHERE stage = 'ingest'").await, 8);
+    assert_eq!(
+        bed.number("SELECT CAST(sum(count) AS BIGINT) FROM gaps WHERE stage = 'ingest'")
+            .await,
+        8
+    );
     bed.close().await;
 }
 
@@ -112,11 +148,21 @@ async fn reserved_identity_is_refused() {
     let folder = folder();
     let bed = open(folder.path()).await;
     let mut host = Host::new();
-    assert_eq!(bed.store.commit(OWN_HOST, vec![host.execs(1)]).await.unwrap_err(), CommitError::Reserved);
+    assert_eq!(
+        bed.store.commit(OWN_HOST, vec![host.execs(1)]).await.unwrap_err(),
+        CommitError::Reserved
+    );
     let epoch = SpoolEpoch::from_bytes(*b"FMSTORE\012345678");
-    let id = RecordId { epoch, lane: Lane::Events, sequence: Sequence(1) };
+    let id = RecordId {
+        epoch,
+        lane: Lane::Events,
+        sequence: Sequence(1),
+    };
     let frame = frame_of::<ProcessEvent>(id, &[exec(START, 1)], START, START);
-    assert_eq!(bed.store.commit(host.id, vec![frame]).await.unwrap_err(), CommitError::Reserved);
+    assert_eq!(
+        bed.store.commit(host.id, vec![frame]).await.unwrap_err(),
+        CommitError::Reserved
+    );
     bed.close().await;
 }
 
@@ -129,7 +175,12 @@ async fn flipped_byte_costs_its_record_and_is_told_once() {
         bed.store.commit(host.id, vec![host.execs(4)]).await.unwrap();
     }
     bed.close().await;
-    let segment = std::fs::read_dir(folder.path().join("segments")).unwrap().next().unwrap().unwrap().path();
+    let segment = std::fs::read_dir(folder.path().join("segments"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let mut bytes = std::fs::read(&segment).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;
@@ -137,7 +188,11 @@ async fn flipped_byte_costs_its_record_and_is_told_once() {
     for _ in 0..2 {
         let bed = open(folder.path()).await;
         assert_eq!(bed.number(EXECS).await, 8);
-        assert_eq!(bed.number("SELECT count(*) FROM gaps WHERE stage = 'store'").await, 1);
+        assert_eq!(
+            bed.number("SELECT count(*) FROM gaps WHERE stage = 'store'")
+                .await,
+            1
+        );
         assert_eq!(bed.store.marks(host.id)[0].sequence, Sequence(3));
         bed.close().await;
     }
@@ -151,7 +206,10 @@ async fn own_fact_is_stored_and_subscribers_see_it() {
     let mut live = bed.store.subscribe();
     bed.store.append_own(Fact::from(exec(START, 7))).await.unwrap();
     let committed = live.recv().await.unwrap();
-    assert_eq!((committed.host, committed.table.name, committed.batch.num_rows()), (OWN_HOST, "process_events", 1));
+    assert_eq!(
+        (committed.host, committed.table.name, committed.batch.num_rows()),
+        (OWN_HOST, "process_events", 1)
+    );
     assert_eq!(bed.number(EXECS).await, 1);
     assert!(bed.store.marks(OWN_HOST).is_empty());
     bed.close().await;
@@ -161,7 +219,10 @@ async fn own_fact_is_stored_and_subscribers_see_it() {
 async fn second_store_in_one_folder_is_refused() {
     let folder = folder();
     let bed = open(folder.path()).await;
-    let error = crate::Store::open(super::testbed::config(folder.path())).await.err().unwrap();
+    let error = crate::Store::open(super::testbed::config(folder.path()))
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, crate::OpenError::Locked { .. }), "{error}");
     bed.close().await;
 }
@@ -173,7 +234,10 @@ async fn closed_store_says_so() {
     let store = bed.store.clone();
     bed.close().await;
     let mut host = Host::new();
-    assert_eq!(store.commit(host.id, vec![host.execs(1)]).await.unwrap_err(), CommitError::Closed);
+    assert_eq!(
+        store.commit(host.id, vec![host.execs(1)]).await.unwrap_err(),
+        CommitError::Closed
+    );
 }
 
 pub(super) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {

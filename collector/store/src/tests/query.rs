@@ -22,7 +22,10 @@ async fn metrics_are_one_row_per_sample() {
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0]["time"], "2026-01-01T00:00:13Z");
     assert_eq!(rows[0]["host_id"], host.id.to_string());
-    assert_eq!((rows[0]["value"].as_f64(), rows[0]["mode"].as_str()), (Some(3.0), Some("user")));
+    assert_eq!(
+        (rows[0]["value"].as_f64(), rows[0]["mode"].as_str()),
+        (Some(3.0), Some("user"))
+    );
     assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 60);
     bed.close().await;
 }
@@ -39,8 +42,16 @@ async fn value_that_could_not_be_taken_is_null() {
     bed.store.commit(host.id, vec![frame]).await.unwrap();
     let of = "FROM metrics WHERE name = 'system.metric.007'";
     assert_eq!(bed.number(&format!("SELECT count(value) {of}")).await, 2);
-    assert_eq!(bed.number(&format!("SELECT CAST(avg(value) AS BIGINT) {of}")).await, 2);
-    assert_eq!(bed.number(&format!("SELECT count(*) {of} AND time > '2026-01-01T00:00:01Z'")).await, 2);
+    assert_eq!(
+        bed.number(&format!("SELECT CAST(avg(value) AS BIGINT) {of}"))
+            .await,
+        2
+    );
+    assert_eq!(
+        bed.number(&format!("SELECT count(*) {of} AND time > '2026-01-01T00:00:01Z'"))
+            .await,
+        2
+    );
     bed.close().await;
 }
 
@@ -51,12 +62,37 @@ async fn tables_join_group_and_compare_times() {
     let query = "SELECT comm, count(*) AS n FROM process_events GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5";
     let answer = bed.store.sql(query, QueryLimits::default()).await.unwrap();
     let rows = to_json_rows(&answer.batches).unwrap();
-    assert_eq!(rows.iter().map(|row| row["n"].as_i64().unwrap()).collect::<Vec<_>>(), [5, 5]);
-    assert_eq!(bed.number("SELECT count(*) FROM process_events WHERE time > now() - interval '1 hour'").await, 0);
-    assert_eq!(bed.number("SELECT count(*) FROM process_events WHERE ingested_at > now() - interval '1 hour'").await, 10);
-    assert_eq!(bed.number("SELECT count(*) FROM process_events a JOIN process_events b ON a.pid = b.ppid").await, 10);
-    assert_eq!(bed.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'facts'").await, 13);
-    assert_eq!(bed.number("SELECT count(*) FROM process_events WHERE host_id = 'nobody'").await, 0);
+    assert_eq!(
+        rows.iter()
+            .map(|row| row["n"].as_i64().unwrap())
+            .collect::<Vec<_>>(),
+        [5, 5]
+    );
+    assert_eq!(
+        bed.number("SELECT count(*) FROM process_events WHERE time > now() - interval '1 hour'")
+            .await,
+        0
+    );
+    assert_eq!(
+        bed.number("SELECT count(*) FROM process_events WHERE ingested_at > now() - interval '1 hour'")
+            .await,
+        10
+    );
+    assert_eq!(
+        bed.number("SELECT count(*) FROM process_events a JOIN process_events b ON a.pid = b.ppid")
+            .await,
+        10
+    );
+    assert_eq!(
+        bed.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'facts'")
+            .await,
+        13
+    );
+    assert_eq!(
+        bed.number("SELECT count(*) FROM process_events WHERE host_id = 'nobody'")
+            .await,
+        0
+    );
     bed.close().await;
 }
 
@@ -77,15 +113,40 @@ async fn statement_that_is_no_query_is_refused() {
         "EXPLAIN ANALYZE INSERT INTO gaps SELECT * FROM gaps",
         "BEGIN",
     ] {
-        let error = bed.store.sql(statement, QueryLimits::default()).await.unwrap_err();
-        assert!(matches!(error, QueryError::Refused { .. } | QueryError::Invalid { .. }), "{statement}: {error:?}");
+        let error = bed
+            .store
+            .sql(statement, QueryLimits::default())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, QueryError::Refused { .. } | QueryError::Invalid { .. }),
+            "{statement}: {error:?}"
+        );
     }
-    let error = bed.store.sql("SELECT * FROM '/etc/passwd.parquet'", QueryLimits::default()).await.unwrap_err();
+    let error = bed
+        .store
+        .sql("SELECT * FROM '/etc/passwd.parquet'", QueryLimits::default())
+        .await
+        .unwrap_err();
     assert!(matches!(error, QueryError::Invalid { .. }), "{error:?}");
-    let error = bed.store.sql("SELEC nothing", QueryLimits::default()).await.unwrap_err();
-    assert!(matches!(&error, QueryError::Invalid { reason } if reason.contains("SELEC")), "{error:?}");
-    let error = bed.store.sql("SELECT nothing FROM gaps", QueryLimits::default()).await.unwrap_err();
-    assert!(matches!(&error, QueryError::Invalid { reason } if reason.contains("nothing")), "{error:?}");
+    let error = bed
+        .store
+        .sql("SELEC nothing", QueryLimits::default())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, QueryError::Invalid { reason } if reason.contains("SELEC")),
+        "{error:?}"
+    );
+    let error = bed
+        .store
+        .sql("SELECT nothing FROM gaps", QueryLimits::default())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, QueryError::Invalid { reason } if reason.contains("nothing")),
+        "{error:?}"
+    );
     bed.close().await;
 }
 
@@ -93,19 +154,42 @@ async fn statement_that_is_no_query_is_refused() {
 async fn limits_of_rows_time_and_memory_hold() {
     let folder = folder();
     let (bed, _) = filled(folder.path()).await;
-    let few = QueryLimits { rows_max: 4, ..QueryLimits::default() };
-    let answer = bed.store.sql("SELECT * FROM process_events ORDER BY pid", few).await.unwrap();
+    let few = QueryLimits {
+        rows_max: 4,
+        ..QueryLimits::default()
+    };
+    let answer = bed
+        .store
+        .sql("SELECT * FROM process_events ORDER BY pid", few)
+        .await
+        .unwrap();
     assert!(answer.truncated);
     assert_eq!(answer.rows(), 4);
-    let answer = bed.store.sql("SELECT * FROM process_events LIMIT 4", few).await.unwrap();
+    let answer = bed
+        .store
+        .sql("SELECT * FROM process_events LIMIT 4", few)
+        .await
+        .unwrap();
     assert!(!answer.truncated);
 
-    let short = QueryLimits { timeout: Duration::from_millis(200), ..QueryLimits::default() };
+    let short = QueryLimits {
+        timeout: Duration::from_millis(200),
+        ..QueryLimits::default()
+    };
     let endless = "SELECT count(*) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 1000000) b WHERE a.value % 7 = b.value % 3";
     let error = bed.store.sql(endless, short).await.unwrap_err();
-    assert_eq!(error, QueryError::Timeout { timeout: Duration::from_millis(200) });
+    assert_eq!(
+        error,
+        QueryError::Timeout {
+            timeout: Duration::from_millis(200)
+        }
+    );
 
-    let small = QueryLimits { memory_bytes_max: 1 << 20, timeout: Duration::from_secs(60), ..QueryLimits::default() };
+    let small = QueryLimits {
+        memory_bytes_max: 1 << 20,
+        timeout: Duration::from_secs(60),
+        ..QueryLimits::default()
+    };
     let hungry = "SELECT a.value, count(DISTINCT b.value) FROM generate_series(1, 300000) a JOIN generate_series(1, 300000) b ON a.value = b.value GROUP BY 1 ORDER BY 2";
     let error = bed.store.sql(hungry, small).await.unwrap_err();
     assert!(matches!(error, QueryError::Memory { .. }), "{error:?}");

@@ -20,7 +20,12 @@ pub(super) struct Bed {
 }
 
 pub(super) fn config(folder: &Path) -> StoreConfig {
-    StoreConfig { folder: folder.to_owned(), maintenance_interval_ms: 20, free_bytes_min: 0, ..StoreConfig::default() }
+    StoreConfig {
+        folder: folder.to_owned(),
+        maintenance_interval_ms: 20,
+        free_bytes_min: 0,
+        ..StoreConfig::default()
+    }
 }
 
 pub(super) async fn open(folder: &Path) -> Bed {
@@ -43,9 +48,17 @@ impl Bed {
 
     /// The single number that a query gives.
     pub(super) async fn number(&self, query: &str) -> i64 {
-        let answer = self.store.sql(query, crate::QueryLimits::default()).await.expect(query);
+        let answer = self
+            .store
+            .sql(query, crate::QueryLimits::default())
+            .await
+            .expect(query);
         let column = answer.batches.first().expect("one batch").column(0).clone();
-        column.as_any().downcast_ref::<Int64Array>().expect("a 64-bit number").value(0)
+        column
+            .as_any()
+            .downcast_ref::<Int64Array>()
+            .expect("a 64-bit number")
+            .value(0)
     }
 
     /// Waits until a query gives `wanted`.
@@ -56,7 +69,10 @@ impl Bed {
             if last == wanted {
                 return;
             }
-            assert!(std::time::Instant::now() < deadline, "{query}: wanted {wanted}, last seen {last}");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{query}: wanted {wanted}, last seen {last}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -80,20 +96,35 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new() -> Self {
-        Self { id: HostId::random(), epoch: SpoolEpoch::random(), next: [1; 3] }
+        Self {
+            id: HostId::random(),
+            epoch: SpoolEpoch::random(),
+            next: [1; 3],
+        }
     }
 
     pub(super) fn frame<T: Table>(&mut self, rows: &[T], from: i64, to: i64) -> Frame {
         let lane = usize::from(T::LANE.code());
         let sequence = Sequence(self.next[lane]);
         self.next[lane] += 1;
-        frame_of(RecordId { epoch: self.epoch, lane: T::LANE, sequence }, rows, from, to)
+        frame_of(
+            RecordId {
+                epoch: self.epoch,
+                lane: T::LANE,
+                sequence,
+            },
+            rows,
+            from,
+            to,
+        )
     }
 
     /// `count` execs, a millisecond apart.
     pub(super) fn execs(&mut self, count: u32) -> Frame {
         let start = START + i64::try_from(self.next[usize::from(Lane::Events.code())]).unwrap() * 1_000_000;
-        let rows: Vec<ProcessEvent> = (0..count).map(|n| exec(start + i64::from(n) * 1_000, n)).collect();
+        let rows: Vec<ProcessEvent> = (0..count)
+            .map(|n| exec(start + i64::from(n) * 1_000, n))
+            .collect();
         self.frame(&rows, start, start + i64::from(count) * 1_000)
     }
 
@@ -107,8 +138,18 @@ impl Host {
 
 pub(super) fn frame_of<T: Table>(id: RecordId, rows: &[T], from: i64, to: i64) -> Frame {
     let batch = T::to_batch(rows).unwrap();
-    let stamp = Stamp { wall: TimeMicros::now(), boot_us: 1 };
-    Frame::of_batch(id, &TableInfo::of::<T>(), &batch, stamp, (TimeMicros(from), TimeMicros(to))).unwrap()
+    let stamp = Stamp {
+        wall: TimeMicros::now(),
+        boot_us: 1,
+    };
+    Frame::of_batch(
+        id,
+        &TableInfo::of::<T>(),
+        &batch,
+        stamp,
+        (TimeMicros(from), TimeMicros(to)),
+    )
+    .unwrap()
 }
 
 pub(super) fn chunk(start: i64, series: usize) -> MetricChunk {
@@ -134,7 +175,11 @@ pub(super) fn exec(time: i64, pid: u32) -> ProcessEvent {
         parent_comm: Some("sh".into()),
         parent_exe: None,
         parent_command_line: None,
-        comm: if pid.is_multiple_of(2) { "true".into() } else { "false".into() },
+        comm: if pid.is_multiple_of(2) {
+            "true".into()
+        } else {
+            "false".into()
+        },
         exe: Some("/bin/true".into()),
         args: vec!["true".into(), "now".into()],
         args_truncated: false,

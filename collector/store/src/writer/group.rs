@@ -57,7 +57,13 @@ struct Staged {
 impl Group {
     /// An empty group.
     pub(crate) fn new(now: TimeMicros) -> Self {
-        Self { now, buffer: Vec::new(), placed: Vec::new(), pending: Pending::default(), waiting: Vec::new() }
+        Self {
+            now,
+            buffer: Vec::new(),
+            placed: Vec::new(),
+            pending: Pending::default(),
+            waiting: Vec::new(),
+        }
     }
 
     /// Bytes to write.
@@ -86,7 +92,14 @@ impl Group {
     }
 
     /// Adds the frames of a host, all or none.
-    pub(crate) fn commit(&mut self, inner: &Inner, host: HostId, frames: Vec<Prepared>, reply: Reply, room: OwnedSemaphorePermit) {
+    pub(crate) fn commit(
+        &mut self,
+        inner: &Inner,
+        host: HostId,
+        frames: Vec<Prepared>,
+        reply: Reply,
+        room: OwnedSemaphorePermit,
+    ) {
         let mut streams: Vec<StreamKey> = Vec::new();
         let mut accepted: Vec<RecordId> = Vec::new();
         let mut staged: Vec<Staged> = Vec::new();
@@ -107,7 +120,12 @@ impl Group {
                     accepted.push(id);
                     unreadable = unreadable.saturating_add(u64::from(prepared.gap.is_some()));
                     gaps.extend(prepared.gap);
-                    staged.push(Staged { host, id, encoded: prepared.encoded, rows: prepared.rows });
+                    staged.push(Staged {
+                        host,
+                        id,
+                        encoded: prepared.encoded,
+                        rows: prepared.rows,
+                    });
                 }
                 Verdict::Duplicate => duplicates = duplicates.saturating_add(1),
                 verdict => {
@@ -121,18 +139,31 @@ impl Group {
         counter!(names::UNREADABLE).increment(unreadable);
         staged.into_iter().for_each(|entry| self.put(entry));
         self.put_gaps(inner, host, gaps);
-        self.waiting.push(Waiting { streams, reply, _room: Some(room) });
+        self.waiting.push(Waiting {
+            streams,
+            reply,
+            _room: Some(room),
+        });
     }
 
     /// Adds rows of the store.
     pub(crate) fn own(&mut self, inner: &Inner, host: HostId, frames: Vec<OwnFrame>, reply: Reply) {
         let streams = self.put_own(inner, host, frames);
-        self.waiting.push(Waiting { streams, reply, _room: None });
+        self.waiting.push(Waiting {
+            streams,
+            reply,
+            _room: None,
+        });
     }
 
     /// Answers everybody who waits, once the group is durable.
     pub(crate) fn acknowledge(self, inner: &Inner) {
-        for Waiting { streams, reply, _room } in self.waiting {
+        for Waiting {
+            streams,
+            reply,
+            _room,
+        } in self.waiting
+        {
             answer(reply, Ok(inner.marks_of(&streams)));
         }
     }
@@ -158,30 +189,68 @@ impl Group {
 
     fn put_own(&mut self, inner: &Inner, host: HostId, frames: Vec<OwnFrame>) -> Vec<StreamKey> {
         let mut streams = Vec::new();
-        for OwnFrame { template, table, rows } in frames {
+        for OwnFrame {
+            template,
+            table,
+            rows,
+        } in frames
+        {
             let key = (host, inner.own_epoch, template.id.lane);
-            let last = self.pending.last_of(&key).unwrap_or_else(|| inner.marks_of(&[key]).first().map_or(0, |mark| mark.sequence.0));
-            let id = RecordId { epoch: inner.own_epoch, lane: template.id.lane, sequence: Sequence(last).next() };
+            let last = self
+                .pending
+                .last_of(&key)
+                .unwrap_or_else(|| inner.marks_of(&[key]).first().map_or(0, |mark| mark.sequence.0));
+            let id = RecordId {
+                epoch: inner.own_epoch,
+                lane: template.id.lane,
+                sequence: Sequence(last).next(),
+            };
             let encoded = Frame { id, ..template }.encode();
             self.pending.accept(host, id, None);
-            self.put(Staged { host, id, encoded, rows: Some((table, rows)) });
+            self.put(Staged {
+                host,
+                id,
+                encoded,
+                rows: Some((table, rows)),
+            });
             streams.push(key);
         }
         streams
     }
 
-    fn put(&mut self, Staged { host, id, encoded, rows }: Staged) {
+    fn put(
+        &mut self,
+        Staged {
+            host,
+            id,
+            encoded,
+            rows,
+        }: Staged,
+    ) {
         let offset = self.buffer.len().saturating_add(ENTRY_HEAD_BYTES) as u64;
         put_entry(&mut self.buffer, host, self.now, &encoded);
         let length = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
-        self.placed.push(Placed { offset, length, host, id, rows });
+        self.placed.push(Placed {
+            offset,
+            length,
+            host,
+            id,
+            rows,
+        });
     }
 }
 
 fn refuse(reply: Reply, host: HostId, frame: &Frame, verdict: Verdict) {
     let id = frame.id;
     let (reason, error) = match verdict {
-        Verdict::OutOfOrder { expected } => ("out_of_order", CommitError::OutOfOrder { id, expected, found: id.sequence.0 }),
+        Verdict::OutOfOrder { expected } => (
+            "out_of_order",
+            CommitError::OutOfOrder {
+                id,
+                expected,
+                found: id.sequence.0,
+            },
+        ),
         _ => {
             tracing::error!(%host, epoch = %id.epoch, lane = %id.lane, sequence = %id.sequence, "another record under a number that is stored");
             ("conflict", CommitError::Conflict { id })

@@ -1,0 +1,164 @@
+//! Compaction: sealed segments become Parquet files, small Parquet files become larger ones.
+//!
+//! The rows of sealed segments, oldest first, are sorted and written as one file per table and day, compressed with
+//! zstd: metrics by name, labels, host and time, everything else by time and host. A file is written under another
+//! name, synced and renamed; then one transaction registers all files of the step with the marks of its segments,
+//! queries see the files instead of the frames, and the segments are deleted.
+//!
+//! A frame belongs to the day of its earliest time, but to no day further from its reception than a week before
+//! or a day after: so a wild clock makes at most nine files, and a file's true times stand in the catalogue.
+//! Memory is bounded by the segments of one step, about a dozen times their size.
+//!
+//! Files of one table and day are merged when enough of them have about the same size, so that a row is rewritten
+//! a few times only. A merge reads its files through the query engine, which spills to disk when it must.
+
+mod merge;
+mod part;
+mod rows;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fleetmend_event::{HostId, Mark, Sequence, TimeMicros};
+use metrics::{counter, histogram};
+
+use crate::catalogue::{Change, FileRow};
+use crate::error::MaintenanceError;
+use crate::inner::{Inner, SegmentState};
+use crate::mark::StreamKey;
+use crate::metrics as names;
+use crate::store::parquet_file;
+use crate::view::{HotFrame, ParquetFile};
+pub(crate) use merge::merge;
+
+const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
+
+/// Compacts every sealed segment.
+///
+/// # Cancel safety
+/// May be dropped: what was not registered is written again, its files are deleted at the next start.
+pub(crate) async fn compact(inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
+    while let Some(segments) = next_step(inner) {
+        let started = Instant::now();
+        let numbers: HashSet<u64> = segments.keys().copied().collect();
+        let frames = inner.view.hot_of(&numbers);
+        let writer = inner.clone();
+        let added = tokio::task::spawn_blocking(move || write_tables(&writer, frames)).await??;
+        let rows: u64 = added.iter().map(|file| file.rows).sum();
+        let change = Change {
+            added,
+            segments: numbers.iter().copied().collect(),
+            marks: marks_of(inner, &segments),
+            removed: Vec::new(),
+        };
+        let files = register(inner, &change).await?;
+        inner.view.replace(&numbers, &HashSet::new(), files);
+        drop_segments(inner, segments).await?;
+        counter!(names::COMPACTED_ROWS).increment(rows);
+        histogram!(names::COMPACTION_SECONDS).record(started.elapsed().as_secs_f64());
+        tracing::debug!(segments = numbers.len(), rows, "compacted");
+    }
+    Ok(())
+}
+
+/// The oldest sealed segments, at most about one full segment's bytes of them. Always from the oldest on: a
+/// segment may be left out at recovery only when all before it are.
+fn next_step(inner: &Inner) -> Option<BTreeMap<u64, SegmentState>> {
+    let mut step = BTreeMap::new();
+    let mut bytes = 0_u64;
+    for (number, segment) in inner.segments.lock().iter() {
+        bytes = bytes.saturating_add(segment.bytes);
+        if !segment.sealed || (!step.is_empty() && bytes > inner.config.segment_bytes_max) {
+            break;
+        }
+        step.insert(*number, segment.clone());
+    }
+    (!step.is_empty()).then_some(step)
+}
+
+fn marks_of(inner: &Inner, segments: &BTreeMap<u64, SegmentState>) -> Vec<(HostId, Mark, TimeMicros)> {
+    let mut highest: HashMap<StreamKey, u64> = HashMap::new();
+    for (key, number) in segments.values().flat_map(|segment| &segment.marks) {
+        let held = highest.entry(*key).or_default();
+        *held = (*held).max(*number);
+    }
+    let now = TimeMicros::now();
+    let row = |((host, epoch, lane), number): (StreamKey, u64)| {
+        let seen_at = inner.last_seen((host, epoch, lane)).unwrap_or(now);
+        (
+            host,
+            Mark {
+                epoch,
+                lane,
+                sequence: Sequence(number),
+            },
+            seen_at,
+        )
+    };
+    highest.into_iter().map(row).collect()
+}
+
+/// Registers a change; returns the added files as the view holds them.
+async fn register(inner: &Arc<Inner>, change: &Change) -> Result<Vec<Arc<ParquetFile>>, MaintenanceError> {
+    let ids = inner.catalogue.apply(change).await?;
+    let folder = inner.config.parquet_folder();
+    let named = change
+        .added
+        .iter()
+        .zip(ids)
+        .map(|(file, id)| FileRow { id, ..file.clone() });
+    Ok(named
+        .filter_map(|row| parquet_file(&folder, row))
+        .map(Arc::new)
+        .collect())
+}
+
+async fn drop_segments(
+    inner: &Arc<Inner>,
+    segments: BTreeMap<u64, SegmentState>,
+) -> Result<(), MaintenanceError> {
+    let numbers: Vec<u64> = segments.keys().copied().collect();
+    inner
+        .segments
+        .lock()
+        .retain(|number, _| !segments.contains_key(number));
+    let paths: Vec<PathBuf> = segments.into_values().map(|segment| segment.path).collect();
+    let deleted = tokio::task::spawn_blocking(move || {
+        paths.into_iter().try_for_each(|path| {
+            std::fs::remove_file(&path).map_err(|source| MaintenanceError::Io {
+                action: "delete",
+                path,
+                source,
+            })
+        })
+    });
+    deleted.await??;
+    inner.catalogue.forget_segments(&numbers).await?;
+    Ok(())
+}
+
+/// Writes one file per table and day.
+fn write_tables(
+    inner: &Arc<Inner>,
+    tables: Vec<Vec<Arc<HotFrame>>>,
+) -> Result<Vec<FileRow>, MaintenanceError> {
+    let mut written = Vec::new();
+    for (frames, table) in tables.into_iter().zip(0_usize..) {
+        let mut days: BTreeMap<i64, Vec<Arc<HotFrame>>> = BTreeMap::new();
+        for frame in frames {
+            days.entry(day_of(&frame)).or_default().push(frame);
+        }
+        for (day, frames) in days {
+            written.extend(rows::write_frames(inner, table, day, &frames)?);
+        }
+    }
+    Ok(written)
+}
+
+fn day_of(frame: &HotFrame) -> i64 {
+    let received = frame.ingested_at.0.div_euclid(DAY_MICROS);
+    let day = frame.from.0.div_euclid(DAY_MICROS);
+    day.clamp(received.saturating_sub(7), received.saturating_add(1))
+}

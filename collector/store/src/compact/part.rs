@@ -1,0 +1,130 @@
+//! One Parquet file while it is written.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::{max, min};
+use fleetmend_event::TimeMicros;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+
+use super::DAY_MICROS;
+use crate::catalogue::FileRow;
+use crate::error::MaintenanceError;
+use crate::shape::{INGESTED_AT, SqlTable, TIME, typed};
+use crate::view::digest_of;
+
+/// zstd level of Parquet pages: they are written once and read often.
+const ZSTD_LEVEL: i32 = 6;
+/// Rows of a row group: small enough that a query for one series skips most of a file.
+const GROUP_ROWS_MAX: usize = 128 * 1024;
+
+/// A file that is being written under another name.
+pub(crate) struct Part {
+    table: &'static SqlTable,
+    day: i64,
+    folder: PathBuf,
+    name: String,
+    writer: ArrowWriter<BufWriter<File>>,
+    rows: u64,
+    from: i64,
+    to: i64,
+    ingested_to: i64,
+}
+
+impl Part {
+    /// Begins a file of `table` in the folder of Parquet files.
+    pub(crate) fn begin(
+        parquet_folder: &Path,
+        table: &'static SqlTable,
+        day: i64,
+    ) -> Result<Self, MaintenanceError> {
+        let folder = parquet_folder.join(table.info.name);
+        fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
+        let date = jiff::Timestamp::from_microsecond(day.saturating_mul(DAY_MICROS))
+            .map(|time| time.strftime("%Y-%m-%d").to_string());
+        let name = format!(
+            "{}-{}.parquet",
+            date.unwrap_or_else(|_| "unknown".to_owned()),
+            uuid::Uuid::now_v7().simple()
+        );
+        let path = folder.join(&name).with_extension("tmp");
+        let file = File::create(&path).map_err(io_error("make", &path))?;
+        let writer = ArrowWriter::try_new(BufWriter::new(file), table.schema.clone(), Some(properties()?))?;
+        Ok(Self {
+            table,
+            day,
+            folder,
+            name,
+            writer,
+            rows: 0,
+            from: i64::MAX,
+            to: i64::MIN,
+            ingested_to: i64::MIN,
+        })
+    }
+
+    /// Adds sorted rows.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), MaintenanceError> {
+        let times = typed::<TimestampMicrosecondArray>(batch, TIME)?;
+        let ingested = typed::<TimestampMicrosecondArray>(batch, INGESTED_AT)?;
+        self.from = self.from.min(min(times).unwrap_or(i64::MAX));
+        self.to = self.to.max(max(times).unwrap_or(i64::MIN));
+        self.ingested_to = self.ingested_to.max(max(ingested).unwrap_or(i64::MIN));
+        self.rows = self.rows.saturating_add(batch.num_rows() as u64);
+        self.writer.write(batch)?;
+        Ok(())
+    }
+
+    /// Makes the file durable under its name. A file without rows is deleted.
+    pub(crate) fn finish(self) -> Result<Option<FileRow>, MaintenanceError> {
+        let path = self.folder.join(&self.name);
+        let temporary = path.with_extension("tmp");
+        let file = self.writer.into_inner()?;
+        if self.rows == 0 {
+            fs::remove_file(&temporary).map_err(io_error("delete", &temporary))?;
+            return Ok(None);
+        }
+        let file = file
+            .into_inner()
+            .map_err(|error| io_error("write", &temporary)(error.into_error()))?;
+        file.sync_all().map_err(io_error("sync", &temporary))?;
+        let bytes = file.metadata().map_err(io_error("measure", &temporary))?.len();
+        let digest = digest_of(&temporary).map_err(io_error("read", &temporary))?;
+        fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+        let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
+        synced.map_err(io_error("sync", &self.folder))?;
+        Ok(Some(FileRow {
+            id: 0,
+            path: format!("{}/{}", self.table.info.name, self.name),
+            table: self.table.info.name.to_owned(),
+            day: self.day,
+            from: TimeMicros(self.from),
+            to: TimeMicros(self.to),
+            ingested_to: TimeMicros(self.ingested_to),
+            rows: self.rows,
+            bytes,
+            digest,
+        }))
+    }
+}
+
+fn properties() -> Result<WriterProperties, MaintenanceError> {
+    let time = ColumnPath::from(TIME);
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+        .set_max_row_group_row_count(Some(GROUP_ROWS_MAX))
+        // Sorted or evenly spaced times shrink to almost nothing as differences.
+        .set_column_dictionary_enabled(time.clone(), false)
+        .set_column_encoding(time, Encoding::DELTA_BINARY_PACKED)
+        .build())
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> MaintenanceError + use<> {
+    let path = path.to_owned();
+    move |source| MaintenanceError::Io { action, path, source }
+}

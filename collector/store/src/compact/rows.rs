@@ -1,0 +1,113 @@
+//! Frames as sorted rows.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use fleetmend_event::TimeMicros;
+
+use super::part::Part;
+use crate::catalogue::FileRow;
+use crate::error::{MaintenanceError, ReadError};
+use crate::inner::Inner;
+use crate::shape::{Chunks, SampleBuilder, SqlTable, sql_tables, with_system_columns};
+use crate::view::HotFrame;
+
+/// Rows handed to the Parquet writer at once.
+const BATCH_ROWS: usize = 32 * 1024;
+
+/// Writes the frames of one table and day as one file; `None` when they hold no rows.
+pub(crate) fn write_frames(
+    inner: &Arc<Inner>,
+    index: usize,
+    day: i64,
+    frames: &[Arc<HotFrame>],
+) -> Result<Option<FileRow>, MaintenanceError> {
+    let Some(table) = sql_tables().get(index) else {
+        return Ok(None);
+    };
+    let mut read = Vec::with_capacity(frames.len());
+    for frame in frames.iter().filter(|frame| !frame.is_lost()) {
+        match frame.batch(table) {
+            Ok(batch) => read.push(Read {
+                batch,
+                host: frame.host.to_string(),
+                ingested_at: frame.ingested_at,
+                frame: frame.clone(),
+            }),
+            // The disk may come back; a frame that is read whole and is no frame does not.
+            Err(error @ ReadError::Io { .. }) => return Err(error.into()),
+            Err(error) => inner.lose_frame(frame, index, &error),
+        }
+    }
+    let mut part = Part::begin(&inner.config.parquet_folder(), table, day)?;
+    if table.is_metrics() {
+        write_samples(&mut part, table, &read)?;
+    } else {
+        write_rows(&mut part, table, &read)?;
+    }
+    part.finish()
+}
+
+struct Read {
+    batch: RecordBatch,
+    host: String,
+    ingested_at: TimeMicros,
+    frame: Arc<HotFrame>,
+}
+
+fn write_rows(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Result<(), MaintenanceError> {
+    let of_frame = |read: &Read| with_system_columns(table, &read.batch, read.frame.host, read.ingested_at);
+    let batches = read.iter().map(of_frame).collect::<Result<Vec<_>, _>>()?;
+    let all = concat_batches(&table.schema, &batches)?;
+    drop(batches);
+    let key = |name: &&str| {
+        all.column_by_name(name).map(|values| SortColumn {
+            values: values.clone(),
+            options: None,
+        })
+    };
+    let keys: Vec<SortColumn> = table.sort.iter().filter_map(key).collect();
+    let order = lexsort_to_indices(&keys, None)?;
+    let mut at = 0;
+    while at < order.len() {
+        let length = BATCH_ROWS.min(order.len().saturating_sub(at));
+        part.write(&take_record_batch(&all, &order.slice(at, length))?)?;
+        at = at.saturating_add(length);
+    }
+    Ok(())
+}
+
+/// Samples are sorted chunk by chunk: a chunk is one series, its samples stand in order.
+fn write_samples(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Result<(), MaintenanceError> {
+    let mut frames = Vec::with_capacity(read.len());
+    for read in read {
+        frames.push((Chunks::of(&read.batch)?, read));
+    }
+    let mut order = Vec::new();
+    for (chunks, read) in &frames {
+        for row in 0..chunks.len() {
+            order.push((
+                chunks.sample_of(row, &read.host),
+                chunks.start(row),
+                chunks,
+                row,
+                read.ingested_at,
+            ));
+        }
+    }
+    order.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    let mut builder = SampleBuilder::new(table.schema.clone());
+    for (sample, _, chunks, row, ingested_at) in order {
+        for (time, value) in chunks.samples(row) {
+            builder.push(sample, time, value, ingested_at);
+        }
+        if builder.len() >= BATCH_ROWS {
+            part.write(&builder.finish()?)?;
+        }
+    }
+    if builder.len() > 0 {
+        part.write(&builder.finish()?)?;
+    }
+    Ok(())
+}

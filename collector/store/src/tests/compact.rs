@@ -1,0 +1,222 @@
+use fleetmend_event::Sequence;
+
+use super::testbed::{Bed, Host, config, eventually, folder, open, open_with};
+use crate::config::TableRetention;
+use crate::{QueryLimits, StoreConfig, to_json_rows};
+
+const QUERIES: [&str; 4] = [
+    "SELECT name, count(*) AS n, sum(value) AS total, min(time) AS first FROM metrics GROUP BY 1 ORDER BY 1",
+    "SELECT * FROM process_events ORDER BY time, pid, host_id",
+    "SELECT * FROM metrics WHERE name = 'system.metric.002' ORDER BY time, host_id",
+    "SELECT count(*) AS n FROM process_events WHERE time >= '2026-01-01T00:00:02Z' AND time < '2026-01-01T00:00:03Z'",
+];
+
+async fn answers(bed: &Bed) -> Vec<String> {
+    let mut answers = Vec::new();
+    for query in QUERIES {
+        let answer = bed.store.sql(query, QueryLimits::default()).await.expect(query);
+        answers.push(serde_json::to_string(&to_json_rows(&answer.batches).unwrap()).unwrap());
+    }
+    answers
+}
+
+fn table_files(bed: &Bed, name: &str) -> u64 {
+    bed.store
+        .stats()
+        .tables
+        .iter()
+        .find(|table| table.table == name)
+        .unwrap()
+        .files
+}
+
+/// Seals what there is and waits until it is compacted.
+async fn compacted(bed: &Bed) {
+    bed.store.seal().await.unwrap();
+    eventually("compaction", || {
+        bed.store.stats().hot_frames == 0 && bed.store.stats().segments == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn query_gives_the_same_before_and_after_compaction() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut hosts = [Host::new(), Host::new()];
+    for _ in 0..3 {
+        for host in &mut hosts {
+            let frames = vec![host.execs(20), host.metrics(4)];
+            bed.store.commit(host.id, frames).await.unwrap();
+        }
+    }
+    let before = answers(&bed).await;
+    compacted(&bed).await;
+    assert_eq!(
+        (table_files(&bed, "process_events"), table_files(&bed, "metrics")),
+        (1, 1)
+    );
+    assert_eq!(answers(&bed).await, before);
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("segments")).unwrap().count(),
+        0
+    );
+
+    // Hot rows and compacted ones together, and after another start.
+    let frame = hosts[0].execs(6);
+    bed.store.commit(hosts[0].id, vec![frame.clone()]).await.unwrap();
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 126);
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    bed.store.commit(hosts[0].id, vec![frame]).await.unwrap();
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 126);
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 240);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn marks_outlive_their_segments() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let frame = host.execs(3);
+    bed.store.commit(host.id, vec![frame.clone()]).await.unwrap();
+    compacted(&bed).await;
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    assert_eq!(bed.store.marks(host.id)[0].sequence, Sequence(1));
+    bed.store
+        .commit(host.id, vec![frame, host.execs(3)])
+        .await
+        .unwrap();
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 6);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn kill_between_registration_and_deletion_doubles_nothing() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    bed.store
+        .commit(host.id, vec![host.execs(3), host.metrics(2)])
+        .await
+        .unwrap();
+    let kept = super::testbed::folder();
+    super::commit::copy_folder(&folder.path().join("segments"), kept.path());
+    compacted(&bed).await;
+    bed.close().await;
+    // The segment is back as if it had not been deleted, and the catalogue still knows it as compacted.
+    super::commit::copy_folder(kept.path(), &folder.path().join("segments"));
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("catalogue.sqlite"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("INSERT INTO compacted_segments VALUES (1, 0)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+    let bed = open(folder.path()).await;
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 3);
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("segments")).unwrap().count(),
+        0
+    );
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn kill_before_registration_loses_and_doubles_nothing() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    bed.store.commit(host.id, vec![host.execs(3)]).await.unwrap();
+    bed.close().await;
+    // Files of a compaction that did not get to its end: one half-written, one whole but not registered.
+    let of_table = folder.path().join("parquet/process_events");
+    std::fs::create_dir_all(&of_table).unwrap();
+    std::fs::write(of_table.join("2026-01-01-a.tmp"), b"half").unwrap();
+    std::fs::write(of_table.join("2026-01-01-b.parquet"), b"whole").unwrap();
+    let bed = open(folder.path()).await;
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 3);
+    compacted(&bed).await;
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 3);
+    assert_eq!(std::fs::read_dir(&of_table).unwrap().count(), 1);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn small_files_are_merged_and_answer_the_same() {
+    let folder = folder();
+    let bed = open_with(StoreConfig {
+        merge_files_min: 4,
+        ..config(folder.path())
+    })
+    .await;
+    let mut host = Host::new();
+    for _ in 0..4 {
+        bed.store
+            .commit(host.id, vec![host.execs(30), host.metrics(3)])
+            .await
+            .unwrap();
+        compacted(&bed).await;
+    }
+    eventually("merge", || {
+        table_files(&bed, "metrics") == 1 && table_files(&bed, "process_events") == 1
+    })
+    .await;
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 120);
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 120);
+    let on_disk = || {
+        std::fs::read_dir(folder.path().join("parquet/metrics"))
+            .unwrap()
+            .count()
+    };
+    eventually("deletion of merged files", || on_disk() == 1).await;
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 120);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn table_over_its_bytes_loses_its_oldest_file_only() {
+    let folder = folder();
+    let mut config = config(folder.path());
+    config.retention.tables.insert(
+        "process_events".into(),
+        TableRetention {
+            bytes_max: Some(20_000),
+            age_days: None,
+        },
+    );
+    config.merge_files_min = 100;
+    let bed = open_with(config).await;
+    let mut host = Host::new();
+    for _ in 0..5 {
+        bed.store
+            .commit(host.id, vec![host.execs(30), host.metrics(3)])
+            .await
+            .unwrap();
+        compacted(&bed).await;
+    }
+    eventually("retention", || {
+        let stats = bed.store.stats();
+        stats.tables.iter().any(|table| {
+            table.table == "process_events" && table.files > 0 && table.files < 5 && table.bytes <= 20_000
+        })
+    })
+    .await;
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 150);
+    assert!(
+        bed.number("SELECT count(*) FROM process_events WHERE time >= '2026-01-01T00:00:05Z'")
+            .await
+            == 30
+    );
+    assert_eq!(
+        bed.number("SELECT count(*) FROM process_events WHERE time < '2026-01-01T00:00:02Z'")
+            .await,
+        0
+    );
+    assert_eq!(bed.number("SELECT count(*) FROM gaps").await, 0);
+    bed.close().await;
+}

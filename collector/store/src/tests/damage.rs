@@ -1,0 +1,186 @@
+use std::path::{Path, PathBuf};
+
+use super::testbed::{Bed, Host, config, eventually, folder, open, open_with};
+use crate::{CommitError, Health, QueryLimits, StoreConfig};
+
+const EXECS: &str = "SELECT count(*) FROM process_events";
+const GAPS: &str = "SELECT count(*) FROM gaps WHERE stage = 'store' AND table = 'process_events'";
+
+/// Two Parquet files of three and of four execs; the first one's path.
+async fn two_files(folder: &Path) -> (Bed, Host, PathBuf) {
+    let config = StoreConfig {
+        maintenance_interval_ms: 3_600_000,
+        merge_files_min: 100,
+        ..config(folder)
+    };
+    let bed = open_with(config).await;
+    let mut host = Host::new();
+    for count in [3, 4] {
+        bed.store
+            .commit(host.id, vec![host.execs(count), host.metrics(1)])
+            .await
+            .unwrap();
+        bed.store.seal().await.unwrap();
+        eventually("compaction", || bed.store.stats().segments == 0).await;
+    }
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder.join("parquet/process_events"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    (bed, host, files.remove(0))
+}
+
+fn truncate(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+#[tokio::test]
+async fn truncated_parquet_file_is_set_aside_and_the_query_goes_on() {
+    let folder = folder();
+    let (bed, mut host, file) = two_files(folder.path()).await;
+    truncate(&file);
+    let answer = bed
+        .store
+        .sql("SELECT pid FROM process_events", QueryLimits::default())
+        .await
+        .unwrap();
+    assert_eq!(answer.rows(), 4);
+    assert_eq!(answer.gaps.len(), 1);
+    assert_eq!(
+        (answer.gaps[0].gap.count, answer.gaps[0].gap.table.as_str()),
+        (3, "process_events")
+    );
+    assert!(file.with_extension("parquet.corrupt").exists());
+    bed.wait_for(GAPS, 1).await;
+    // Nothing else stops.
+    bed.store.commit(host.id, vec![host.execs(2)]).await.unwrap();
+    assert_eq!(bed.number(EXECS).await, 6);
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 20);
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    assert_eq!((bed.number(EXECS).await, bed.number(GAPS).await), (6, 1));
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn parquet_file_damaged_inside_is_found_by_its_digest() {
+    let folder = folder();
+    let (bed, _, file) = two_files(folder.path()).await;
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[4..middle].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    let answer = bed
+        .store
+        .sql("SELECT * FROM process_events", QueryLimits::default())
+        .await
+        .unwrap();
+    assert_eq!((answer.rows(), answer.gaps.len()), (4, 1));
+    assert!(answer.gaps[0].gap.reason.contains("digest"), "{:?}", answer.gaps);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn file_damaged_while_the_store_was_closed_is_a_gap_after_the_start() {
+    let folder = folder();
+    let (bed, _, file) = two_files(folder.path()).await;
+    bed.close().await;
+    truncate(&file);
+    let bed = open(folder.path()).await;
+    assert_eq!(bed.number(EXECS).await, 4);
+    bed.wait_for(GAPS, 1).await;
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn files_are_kept_when_the_catalogue_is_lost() {
+    let folder = folder();
+    let (bed, _, file) = two_files(folder.path()).await;
+    let epoch = bed.store.epoch();
+    bed.close().await;
+    for name in ["catalogue.sqlite", "catalogue.sqlite-wal", "catalogue.sqlite-shm"] {
+        let path = folder.path().join(name);
+        if path.exists() {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let bed = open(folder.path()).await;
+    assert_ne!(bed.store.epoch(), epoch);
+    assert!(
+        folder
+            .path()
+            .join("aside")
+            .join(file.file_name().unwrap())
+            .exists()
+    );
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn full_disk_refuses_and_resumes_by_itself() {
+    let folder = folder();
+    let mount = folder.path().join("disk");
+    std::fs::create_dir(&mount).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "none"])
+        .arg(&mount)
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        eprintln!("NOT RUN: full_disk_refuses_and_resumes_by_itself needs the right to mount");
+        return;
+    }
+    let _unmount = Unmount(mount.clone());
+    let bed = open_with(StoreConfig {
+        free_bytes_min: 64 << 10,
+        maintenance_interval_ms: 3_600_000,
+        ..config(&mount)
+    })
+    .await;
+    let mut host = Host::new();
+    bed.store.commit(host.id, vec![host.execs(5)]).await.unwrap();
+    let filler = mount.join("filler");
+    let mut size = 2 << 20;
+    while size > 1_000 {
+        let fits = std::fs::write(&filler, vec![1; size]).is_ok();
+        if fits {
+            break;
+        }
+        size -= 16 << 10;
+    }
+    let next = host.execs(5);
+    // The free space is looked at once a second; until then the write itself may be what fails, or succeed.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let (mut stored, mut record) = (1_i64, next);
+    let error = loop {
+        match bed.store.commit(host.id, vec![record.clone()]).await {
+            Err(error) => break error,
+            Ok(_) => (stored, record) = (stored + 1, host.execs(5)),
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "a full disk took everything"
+        );
+    };
+    assert!(matches!(error, CommitError::Unavailable { .. }), "{error:?}");
+    assert!(matches!(&*bed.store.health().borrow(), Health::NotReady(_)));
+    assert_eq!(bed.number(EXECS).await, stored * 5);
+    std::fs::remove_file(&filler).unwrap();
+    bed.store.commit(host.id, vec![record]).await.unwrap();
+    assert_eq!(*bed.store.health().borrow(), Health::Ready);
+    assert_eq!(bed.number(EXECS).await, (stored + 1) * 5);
+    bed.close().await;
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let done = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
