@@ -1,0 +1,273 @@
+//! What only an admin may do. Every order is written to the audit trail before it is carried out.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use fleetmend_event::TimeMicros;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{Body, Parameters, host_of};
+use crate::auth::Admin;
+use crate::backend::AuditRow;
+use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, Page, cut};
+use crate::parameter;
+use crate::problem::{Code, Problem};
+use crate::state::{ApiState, AuditEntry, Remote, Shared};
+use crate::users::Role;
+
+const TOKEN_LIFETIME_DEFAULT_S: u64 = 3_600;
+const TOKEN_LIFETIME_MAX_S: u64 = 30 * 24 * 3_600;
+const TOKEN_USES_MAX: u32 = 1_000;
+const REASON_CHARS_MAX: usize = 500;
+/// Entries that may share the microsecond of a cursor.
+const AUDIT_TIES: usize = 32;
+
+#[derive(Deserialize, ToSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TokenRequest {
+    /// Default 3600, at most 30 days.
+    lifetime_s: Option<u64>,
+    /// Default 1, at most 1000.
+    uses: Option<u32>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NewToken {
+    id: String,
+    token: String,
+    expires_at: String,
+    uses: u32,
+}
+
+/// A list of objects.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ObjectList {
+    #[schema(value_type = Vec<Object>)]
+    items: Vec<Value>,
+}
+
+#[derive(Deserialize, ToSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RevokeRequest {
+    reason: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserRequest {
+    name: String,
+    password: String,
+    /// `admin` or `viewer`.
+    role: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuditParameters {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+type From = Option<Extension<Remote>>;
+
+impl ApiState {
+    async fn order(
+        &self,
+        admin: &Admin,
+        remote: From,
+        action: &str,
+        subject: &str,
+        detail: &str,
+    ) -> Result<(), Problem> {
+        let remote = remote.map(|Extension(remote)| remote);
+        let entry = AuditEntry {
+            actor: &admin.0.user,
+            action,
+            subject,
+            outcome: "allowed",
+            detail,
+            remote,
+        };
+        Ok(self.audit(entry).await?)
+    }
+}
+
+#[utoipa::path(post, path = "/enrolment-tokens", tag = "admin", security(("bearer" = [])), request_body = TokenRequest,
+    responses((status = 201, body = NewToken), (status = 403, body = Problem)))]
+pub(crate) async fn create_token(
+    State(state): State<Shared>,
+    admin: Admin,
+    remote: From,
+    Body(request): Body<TokenRequest>,
+) -> Result<(StatusCode, Json<NewToken>), Problem> {
+    let lifetime_s = request.lifetime_s.unwrap_or(TOKEN_LIFETIME_DEFAULT_S);
+    if !(1..=TOKEN_LIFETIME_MAX_S).contains(&lifetime_s) {
+        return Err(Problem::field(
+            "lifetime_s",
+            format!("has to be 1 to {TOKEN_LIFETIME_MAX_S}"),
+        ));
+    }
+    let uses = request.uses.unwrap_or(1);
+    if !(1..=TOKEN_USES_MAX).contains(&uses) {
+        return Err(Problem::field("uses", format!("has to be 1 to {TOKEN_USES_MAX}")));
+    }
+    let detail = format!("for {lifetime_s} s and {uses} hosts");
+    state
+        .order(&admin, remote, "create-token", "enrolment", &detail)
+        .await?;
+    let made = state
+        .enrolments
+        .create_token(&admin.0.user, Duration::from_secs(lifetime_s), uses)
+        .await?;
+    let expires_at = made.expires_at.to_string();
+    Ok((
+        StatusCode::CREATED,
+        Json(NewToken {
+            id: made.id,
+            token: made.token,
+            expires_at,
+            uses: made.uses,
+        }),
+    ))
+}
+
+#[utoipa::path(get, path = "/enrolment-tokens", tag = "admin", security(("bearer" = [])),
+    responses((status = 200, body = ObjectList), (status = 403, body = Problem)))]
+pub(crate) async fn tokens(State(state): State<Shared>, _: Admin) -> Result<Json<ObjectList>, Problem> {
+    let items = state.enrolments.tokens().await?.into_iter().map(|token| {
+        json!({
+            "id": token.id, "created_at": token.created_at, "created_by": token.created_by,
+            "expires_at": token.expires_at, "uses": token.uses, "uses_left": token.uses_left,
+            "revoked": token.revoked,
+        })
+    });
+    Ok(Json(ObjectList {
+        items: items.collect(),
+    }))
+}
+
+#[utoipa::path(delete, path = "/enrolment-tokens/{id}", tag = "admin", security(("bearer" = [])),
+    params(("id" = String, Path)), responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub(crate) async fn revoke_token(
+    State(state): State<Shared>,
+    admin: Admin,
+    remote: From,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    state.order(&admin, remote, "revoke-token", &id, "").await?;
+    state.enrolments.revoke_token(&admin.0.user, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(post, path = "/hosts/{host}/revoke", tag = "admin", security(("bearer" = [])),
+    params(("host" = String, Path)), request_body = RevokeRequest,
+    responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub(crate) async fn revoke_host(
+    State(state): State<Shared>,
+    admin: Admin,
+    remote: From,
+    Path(host): Path<String>,
+    Body(request): Body<RevokeRequest>,
+) -> Result<StatusCode, Problem> {
+    let id = host_of(&host)?;
+    let reason: String = request
+        .reason
+        .unwrap_or_default()
+        .chars()
+        .take(REASON_CHARS_MAX)
+        .collect();
+    state
+        .order(&admin, remote, "revoke-host", &id.to_string(), &reason)
+        .await?;
+    state.enrolments.revoke_host(&admin.0.user, id, &reason).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(get, path = "/audit", tag = "admin", security(("bearer" = [])), params(AuditParameters),
+    responses((status = 200, body = Page), (status = 403, body = Problem)))]
+pub(crate) async fn audit(
+    State(state): State<Shared>,
+    _: Admin,
+    Parameters(parameters): Parameters<AuditParameters>,
+) -> Result<Json<Page>, Problem> {
+    let limit = parameter::limit("limit", parameters.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let cursor = Cursor::decode(parameters.cursor.as_deref())?;
+    let before = cursor
+        .as_ref()
+        .map_or(TimeMicros(i64::MAX), |cursor| cursor.time.plus_micros(1));
+    let wanted = limit + 1 + AUDIT_TIES;
+    let mut rows = state.audit_rows(before, wanted).await?;
+    rows.extend(state.enrolments.audit(before, wanted).await?);
+    rows.sort_by(|a, b| (b.time, &b.id).cmp(&(a.time, &a.id)));
+    if let Some(cursor) = &cursor {
+        rows.retain(|row| (row.time, &row.id) < (cursor.time, &cursor.id));
+    }
+    let place = |row: &AuditRow| {
+        Some(Cursor {
+            time: row.time,
+            id: row.id.clone(),
+        })
+    };
+    let (rows, next_cursor) = cut(rows, limit, place);
+    let items = rows.into_iter().map(|row| {
+        json!({
+            "id": row.id, "time": row.time, "actor": row.actor, "action": row.action, "subject": row.subject,
+            "outcome": row.outcome, "detail": row.detail, "remote_address": row.remote_address,
+        })
+    });
+    Ok(Json(Page {
+        items: items.collect(),
+        next_cursor,
+        gaps: None,
+    }))
+}
+
+#[utoipa::path(get, path = "/users", tag = "admin", security(("bearer" = [])),
+    responses((status = 200, body = ObjectList), (status = 403, body = Problem)))]
+pub(crate) async fn users(State(state): State<Shared>, _: Admin) -> Result<Json<ObjectList>, Problem> {
+    let users = state.accounts.list().await?;
+    Ok(Json(ObjectList {
+        items: users.into_iter().map(|user| json!(user)).collect(),
+    }))
+}
+
+#[utoipa::path(post, path = "/users", tag = "admin", security(("bearer" = [])), request_body = UserRequest,
+    responses((status = 201, body = Object), (status = 400, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn create_user(
+    State(state): State<Shared>,
+    admin: Admin,
+    remote: From,
+    Body(request): Body<UserRequest>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let role: Role = parameter::parse("role", &request.role)?;
+    let name: String = request.name.chars().take(64).collect();
+    state
+        .order(&admin, remote, "create-user", &name, role.as_str())
+        .await?;
+    let user = state
+        .accounts
+        .create(&request.name, &request.password, role)
+        .await?;
+    Ok((StatusCode::CREATED, Json(json!(user))))
+}
+
+#[utoipa::path(delete, path = "/users/{name}", tag = "admin", security(("bearer" = [])),
+    params(("name" = String, Path)), responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn remove_user(
+    State(state): State<Shared>,
+    admin: Admin,
+    remote: From,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    state.order(&admin, remote, "remove-user", &name, "").await?;
+    if state.accounts.remove(&name).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::new(Code::NotFound, format!("there is no user {name}")))
+    }
+}

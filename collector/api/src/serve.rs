@@ -1,0 +1,313 @@
+//! The listener: plain on loopback, TLS elsewhere, drained in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::assets::{self, Assets};
+use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, SqlQuery};
+use crate::limit::RateLimits;
+use crate::problem::{Code, Problem};
+use crate::sessions::Sessions;
+use crate::state::{ApiState, Remote, Shared};
+use crate::{Accounts, ApiConfig, ApiTls, BuildError, ServeError, headers, routes};
+
+const BODY_BYTES_MAX: usize = 256 * 1_024;
+/// Longest time to the head of an answer; queries have a shorter one of their own.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+const HTTP2_PING: Duration = Duration::from_secs(30);
+const HTTP2_STREAMS_MAX: u32 = 100;
+/// After an accept that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Accepts that fail in a row before the listener is given up.
+const ACCEPT_FAILURES_MAX: u32 = 600;
+
+/// Everything the API reads from and gives orders to.
+#[derive(Clone)]
+pub struct Backends {
+    /// The store.
+    pub sql: Arc<dyn SqlQuery>,
+    /// What is being committed.
+    pub live: Arc<dyn LiveFacts>,
+    /// Who is connected.
+    pub hosts: Arc<dyn HostsLive>,
+    /// Enrolment and revocation.
+    pub enrolments: Arc<dyn Enrolments>,
+    /// Alerts.
+    pub alerts: Arc<dyn Alerts>,
+    /// The process itself.
+    pub operations: Arc<dyn Operations>,
+    /// The dashboard: [`crate::EmbeddedAssets`].
+    pub assets: Arc<dyn Assets>,
+}
+
+/// The API, bound to its address and not yet serving.
+pub struct Api {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    connections_max: usize,
+    draining: CancellationToken,
+}
+
+/// The description of the API as JSON.
+pub fn openapi() -> String {
+    let (_, document) = routes::api();
+    document.to_json().unwrap_or_default()
+}
+
+impl Api {
+    /// Checks the settings, binds the address and prepares the routes. `certificate` is used where `api.tls` is not
+    /// set, such as a certificate of the fleet's own authority.
+    ///
+    /// # Errors
+    /// When the settings cannot be, a file cannot be read, or the address is taken.
+    pub async fn bind(
+        config: &ApiConfig,
+        certificate: Option<Arc<rustls::ServerConfig>>,
+        accounts: Accounts,
+        backends: Backends,
+    ) -> Result<Self, BuildError> {
+        let faults = config.faults(certificate.is_some());
+        if !faults.is_empty() {
+            return Err(BuildError::Config { faults });
+        }
+        let tls = match &config.tls {
+            Some(files) => Some(read_tls(files)?),
+            None => certificate,
+        };
+        let wrap = |source| BuildError::Bind {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(wrap)?;
+        let address = listener.local_addr().map_err(wrap)?;
+        crate::metrics::describe();
+        let draining = CancellationToken::new();
+        let state = state(config, accounts, backends, draining.clone());
+        Ok(Self {
+            listener,
+            address,
+            tls: tls.map(TlsAcceptor::from),
+            router: router(state),
+            connections_max: config.connections_max,
+            draining,
+        })
+    }
+
+    /// The address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Serves until `tasks` drains; open requests are answered first, live streams end with a word.
+    pub fn serve(self, tasks: &Tasks) {
+        let connections = tasks.clone();
+        tasks.spawn("api-accept", TaskKind::Critical, self.accept(connections));
+    }
+
+    async fn accept(self, tasks: Tasks) -> Result<(), ServeError> {
+        let token = tasks.token();
+        let slots = Arc::new(Semaphore::new(self.connections_max));
+        let mut failures = 0;
+        tracing::info!(address = %self.address, scheme = self.scheme(), "serving the API and the dashboard");
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = token.cancelled() => break,
+                accepted = next(&self.listener, &slots) => accepted,
+            };
+            match accepted {
+                Ok((stream, remote, slot)) => {
+                    failures = 0;
+                    let (router, tls, token) = (self.router.clone(), self.tls.clone(), token.clone());
+                    tasks.spawn("api-connection", TaskKind::BestEffort, async move {
+                        connection(stream, remote, router, tls, token, slot).await;
+                        Ok::<(), ServeError>(())
+                    });
+                }
+                Err(source) if failures < ACCEPT_FAILURES_MAX => {
+                    failures += 1;
+                    tracing::warn!(error = %source, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                Err(source) => {
+                    return Err(ServeError::Accept {
+                        address: self.address,
+                        source,
+                    });
+                }
+            }
+        }
+        self.draining.cancel();
+        Ok(())
+    }
+}
+
+async fn next(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let slot = slots
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(std::io::Error::other)?;
+    let (stream, remote) = listener.accept().await?;
+    Ok((stream, remote, slot))
+}
+
+async fn connection(
+    stream: TcpStream,
+    remote: SocketAddr,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    token: CancellationToken,
+    slot: OwnedSemaphorePermit,
+) {
+    metrics::gauge!(crate::metrics::CONNECTIONS).increment(1.0);
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    match tls {
+        None => answer(stream, remote, router, token).await,
+        Some(acceptor) => match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => answer(stream, remote, router, token).await,
+            Ok(Err(error)) => {
+                metrics::counter!(crate::metrics::REFUSED, "reason" => "handshake").increment(1);
+                tracing::debug!(%remote, %error, "TLS handshake failed");
+            }
+            Err(_) => {
+                metrics::counter!(crate::metrics::REFUSED, "reason" => "handshake_timeout").increment(1);
+                tracing::debug!(%remote, "TLS handshake took too long");
+            }
+        },
+    }
+    metrics::gauge!(crate::metrics::CONNECTIONS).decrement(1.0);
+    drop(slot);
+}
+
+async fn answer<S>(stream: S, remote: SocketAddr, router: Router, token: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX);
+    let service = TowerToHyperService::new(router.layer(axum::Extension(Remote(remote))));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%remote, error = %error, "connection ended");
+                }
+                return;
+            }
+            () = token.cancelled(), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+fn state(config: &ApiConfig, accounts: Accounts, backends: Backends, draining: CancellationToken) -> Shared {
+    Arc::new(ApiState {
+        sql: backends.sql,
+        live: backends.live,
+        hosts: backends.hosts,
+        enrolments: backends.enrolments,
+        alerts: backends.alerts,
+        operations: backends.operations,
+        assets: backends.assets,
+        sessions: Sessions::new(accounts.pool().clone(), config),
+        accounts,
+        limits: RateLimits::new(config.rate_burst, config.rate_per_s),
+        throttle: crate::throttle::LoginThrottle::default(),
+        tickets: crate::tickets::Tickets::default(),
+        live_slots: Arc::new(Semaphore::new(routes::LIVE_STREAMS_MAX)),
+        openapi: openapi(),
+        query_timeout: Duration::from_millis(config.query_timeout_ms),
+        draining,
+    })
+}
+
+fn router(state: Shared) -> Router {
+    let (api, _) = routes::api();
+    api.merge(routes::beside())
+        .fallback(assets::serve)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            ANSWER_TIMEOUT,
+        ))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::from_fn_with_state(
+            state.clone(),
+            headers::around,
+        ))
+        .with_state(state)
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    tracing::error!("a handler panicked");
+    Problem::new(Code::Internal, "the collector failed at this; its log says why").into_response()
+}
+
+fn read_tls(files: &ApiTls) -> Result<Arc<rustls::ServerConfig>, BuildError> {
+    let wrong = |path: &Path, reason: String| BuildError::TlsFile {
+        path: path.to_owned(),
+        reason,
+    };
+    let of_chain = |error: rustls_pki_types::pem::Error| wrong(&files.certificate, error.to_string());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+        .map_err(of_chain)?
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(&files.certificate, error.to_string()))?;
+    if chain.is_empty() {
+        return Err(wrong(
+            &files.certificate,
+            "there is no certificate in it".to_owned(),
+        ));
+    }
+    let key = PrivatePkcs8KeyDer::from_pem_file(&files.key)
+        .map_err(|error| wrong(&files.key, format!("there is no PKCS #8 key in it: {error}")))?;
+    fleetmend_identity::tls::server_for_web(chain, key).map_err(BuildError::Tls)
+}

@@ -1,0 +1,266 @@
+//! Who may log in.
+
+use fleetmend_event::TimeMicros;
+use sqlx::{Row as _, SqlitePool};
+
+use crate::password::Passwords;
+use crate::{StateError, database};
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// What only reads.
+    Viewer,
+}
+
+impl Role {
+    /// The word that is stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Admin => "admin",
+            Role::Viewer => "viewer",
+        }
+    }
+}
+
+/// A word that names no role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a role is admin or viewer")]
+pub struct UnknownRole;
+
+impl std::str::FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(word: &str) -> Result<Self, UnknownRole> {
+        match word {
+            "admin" => Ok(Role::Admin),
+            "viewer" => Ok(Role::Viewer),
+            _ => Err(UnknownRole),
+        }
+    }
+}
+
+/// A user in a list.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct UserView {
+    /// Name, unique.
+    pub name: String,
+    /// What the user may do.
+    pub role: Role,
+    /// When the user was made.
+    pub created_at: TimeMicros,
+    /// When the user last logged in.
+    pub last_login_at: Option<TimeMicros>,
+}
+
+/// The accounts; also what a start without any user needs.
+#[derive(Clone)]
+pub struct Accounts {
+    pool: SqlitePool,
+    pub(crate) passwords: Passwords,
+}
+
+const NAME_CHARS_MAX: usize = 64;
+
+impl Accounts {
+    /// Opens the accounts, making their tables where there are none.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub async fn open(pool: SqlitePool) -> Result<Self, StateError> {
+        database::migrate(&pool).await?;
+        Ok(Self {
+            pool,
+            passwords: Passwords::new(),
+        })
+    }
+
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// When the name is taken or cannot be, or the password is too short.
+    pub async fn create(&self, name: &str, password: &str, role: Role) -> Result<UserView, StateError> {
+        check_name(name)?;
+        let hash = self.passwords.hash(password).await?;
+        let created_at = TimeMicros::now();
+        let made = sqlx::query(
+            "INSERT INTO api_users (name, password_hash, role, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(name)
+        .bind(hash)
+        .bind(role.as_str())
+        .bind(created_at.0)
+        .execute(&self.pool)
+        .await
+        .map_err(StateError::database("make a user"))?;
+        if made.rows_affected() == 0 {
+            return Err(StateError::UserExists(name.to_owned()));
+        }
+        Ok(UserView {
+            name: name.to_owned(),
+            role,
+            created_at,
+            last_login_at: None,
+        })
+    }
+
+    /// Makes the user, or gives it this password and role; its sessions end when the password changes. For the first
+    /// admin and for a forgotten password: it needs the database, not a login.
+    ///
+    /// # Errors
+    /// When the name or the password cannot be, or SQLite refuses.
+    pub async fn set(&self, name: &str, password: &str, role: Role) -> Result<(), StateError> {
+        check_name(name)?;
+        if self
+            .check(name, password)
+            .await?
+            .is_some_and(|found| found == role)
+        {
+            return Ok(());
+        }
+        let hash = self.passwords.hash(password).await?;
+        let wrap = StateError::database("set a user's password");
+        let set = async {
+            let mut transaction = self.pool.begin().await?;
+            sqlx::query(
+                "INSERT INTO api_users (name, password_hash, role, created_at) VALUES (?, ?, ?, ?)
+                 ON CONFLICT (name) DO UPDATE SET password_hash = excluded.password_hash, role = excluded.role",
+            )
+            .bind(name)
+            .bind(hash)
+            .bind(role.as_str())
+            .bind(TimeMicros::now().0)
+            .execute(&mut *transaction)
+            .await?;
+            end_sessions(&mut transaction, name).await?;
+            transaction.commit().await
+        };
+        set.await.map_err(wrap)
+    }
+
+    /// Whether there is anybody at all.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub async fn is_empty(&self) -> Result<bool, StateError> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM api_users")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(StateError::database("count users"))?;
+        Ok(count == 0)
+    }
+
+    /// Every user, by name.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub async fn list(&self) -> Result<Vec<UserView>, StateError> {
+        let rows = sqlx::query("SELECT name, role, created_at, last_login_at FROM api_users ORDER BY name")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StateError::database("list users"))?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(UserView {
+                    name: row.get(0),
+                    role: role_of(row.get(1))?,
+                    created_at: TimeMicros(row.get(2)),
+                    last_login_at: row.get::<Option<i64>, _>(3).map(TimeMicros),
+                })
+            })
+            .collect()
+    }
+
+    /// Removes a user and ends its sessions; `false` when there is none of that name.
+    ///
+    /// # Errors
+    /// When it is the last admin, or SQLite refuses.
+    pub async fn remove(&self, name: &str) -> Result<bool, StateError> {
+        let wrap = StateError::database("remove a user");
+        let remove = async {
+            let mut transaction = self.pool.begin().await?;
+            let removed = sqlx::query(
+                "DELETE FROM api_users WHERE name = ?1 AND (role <> 'admin' OR EXISTS
+                 (SELECT 1 FROM api_users WHERE role = 'admin' AND name <> ?1))",
+            )
+            .bind(name)
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM api_users WHERE name = ?")
+                .bind(name)
+                .fetch_one(&mut *transaction)
+                .await?;
+            if removed > 0 {
+                end_sessions(&mut transaction, name).await?;
+            }
+            transaction.commit().await?;
+            Ok((removed > 0, left > 0))
+        };
+        match remove.await.map_err(wrap)? {
+            (false, true) => Err(StateError::LastAdmin(name.to_owned())),
+            (removed, _) => Ok(removed),
+        }
+    }
+
+    /// The role of the user whose password this is.
+    pub(crate) async fn check(&self, name: &str, password: &str) -> Result<Option<Role>, StateError> {
+        let row = sqlx::query("SELECT password_hash, role FROM api_users WHERE name = ?")
+            .bind(name)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StateError::database("find a user"))?;
+        let hash: Option<String> = row.as_ref().map(|row| row.get(0));
+        let good = self.passwords.verify(password, hash.as_deref()).await?;
+        match row {
+            Some(row) if good => Ok(Some(role_of(row.get(1))?)),
+            _ => Ok(None),
+        }
+    }
+
+    pub(crate) async fn note_login(&self, name: &str) -> Result<(), StateError> {
+        sqlx::query("UPDATE api_users SET last_login_at = ? WHERE name = ?")
+            .bind(TimeMicros::now().0)
+            .bind(name)
+            .execute(&self.pool)
+            .await
+            .map_err(StateError::database("note a login"))?;
+        Ok(())
+    }
+
+    pub(crate) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+}
+
+/// Foreign keys may be off in the shared pool, so that nothing here counts on a cascade.
+async fn end_sessions(connection: &mut sqlx::SqliteConnection, user: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM api_tokens WHERE session_id IN (SELECT session_id FROM api_sessions WHERE user = ?)",
+    )
+    .bind(user)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("DELETE FROM api_sessions WHERE user = ?")
+        .bind(user)
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+pub(crate) fn role_of(word: String) -> Result<Role, StateError> {
+    word.parse().map_err(|_| StateError::Stored { what: "a role" })
+}
+
+fn check_name(name: &str) -> Result<(), StateError> {
+    let fits =
+        |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || matches!(char, '.' | '-' | '_');
+    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) {
+        Ok(())
+    } else {
+        Err(StateError::UserName)
+    }
+}
