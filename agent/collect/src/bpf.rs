@@ -4,9 +4,9 @@
 //! refuses (no permission, no BTF, a hook that is missing, the verifier) is reported with the kernel's own words
 //! and leaves the others as they are. Where processes cannot be traced, /proc is read each second instead.
 //!
-//! The rings wake nobody: a thread looks every [`BpfConfig::drain_busy_ms`] while there is something, and backs
-//! off to [`BpfConfig::drain_idle_ms_max`] while there is nothing, which keeps the traced programs fast and an
-//! idle host idle.
+//! The rings wake nobody: a thread looks every [`BpfConfig::drain_busy_ms`] while much comes, and backs off to
+//! [`BpfConfig::drain_idle_ms_max`] while little or nothing does, which keeps the traced programs fast and an idle
+//! host idle.
 //!
 //! Invariants:
 //! - every event that a probe saw is delivered as a fact or counted in a [`fleetmend_event::table::Gap`]: with

@@ -14,9 +14,9 @@ pub struct BpfConfig {
     pub process_ring_bytes: u32,
     /// Bytes of the ring of network events: a power of two, at least a page.
     pub network_ring_bytes: u32,
-    /// Time between two looks at the rings while they fill, in milliseconds.
+    /// Time between two looks at the rings while much comes, in milliseconds.
     pub drain_busy_ms: u64,
-    /// Longest time between two looks at the rings while they are empty, in milliseconds.
+    /// Longest time between two looks at the rings, while little comes, in milliseconds.
     pub drain_idle_ms_max: u64,
     /// Time between two rows of a probe's state, in seconds.
     pub status_interval_s: u64,
