@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &DebArguments) -> Result<()> {
                 "fleetmend-agent",
                 "fleetmend-healer",
                 "fleetmend-collector",
-                "fleetmend",
+                "fleetmend-cli",
             ] {
                 cargo.args(["--package", package]);
             }
