@@ -1,0 +1,227 @@
+//! What lies on disk: per epoch and lane the extents of numbers, in order. Bodies are never in here.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use fleetmend_event::{Lane, Mark, Sequence, SpoolEpoch};
+
+use crate::layout;
+
+/// One value per lane.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PerLane<T> {
+    critical: T,
+    events: T,
+    metrics: T,
+}
+
+impl<T> PerLane<T> {
+    pub(crate) fn from_fn(mut make: impl FnMut(Lane) -> T) -> Self {
+        Self {
+            critical: make(Lane::Critical),
+            events: make(Lane::Events),
+            metrics: make(Lane::Metrics),
+        }
+    }
+
+    pub(crate) fn get(&self, lane: Lane) -> &T {
+        match lane {
+            Lane::Critical => &self.critical,
+            Lane::Events => &self.events,
+            Lane::Metrics => &self.metrics,
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, lane: Lane) -> &mut T {
+        match lane {
+            Lane::Critical => &mut self.critical,
+            Lane::Events => &mut self.events,
+            Lane::Metrics => &mut self.metrics,
+        }
+    }
+}
+
+/// Consecutive numbers `first..next` that are kept the same way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) first: u64,
+    pub(crate) next: u64,
+    pub(crate) kind: ExtentKind,
+    /// When all of it was found to be acknowledged.
+    pub(crate) acknowledged_at: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExtentKind {
+    /// A segment file, durable up to `bytes`. `version` changes when the file is rewritten.
+    Segment { bytes: u64, version: u64 },
+    /// Tombstones; the body is gone.
+    Shed,
+}
+
+/// One lane of one epoch.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LaneIndex {
+    pub(crate) extents: VecDeque<Extent>,
+    /// Highest number that the collector has made durable.
+    pub(crate) acknowledged: u64,
+    /// One past the highest number that was ever durable here.
+    pub(crate) next: u64,
+}
+
+/// One life of the spool.
+#[derive(Debug, Clone)]
+pub(crate) struct EpochIndex {
+    pub(crate) ordinal: u32,
+    pub(crate) epoch: SpoolEpoch,
+    pub(crate) folder: PathBuf,
+    pub(crate) lanes: PerLane<LaneIndex>,
+}
+
+/// All of it, oldest epoch first; the last one is being written.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) epochs: Vec<EpochIndex>,
+}
+
+impl Extent {
+    pub(crate) fn bytes(&self) -> u64 {
+        match self.kind {
+            ExtentKind::Segment { bytes, .. } => bytes,
+            ExtentKind::Shed => 0,
+        }
+    }
+
+    pub(crate) fn path(&self, folder: &Path, lane: Lane) -> PathBuf {
+        folder.join(match self.kind {
+            ExtentKind::Segment { .. } => layout::segment_name(lane, self.first),
+            ExtentKind::Shed => layout::shed_name(lane, self.first, self.next),
+        })
+    }
+}
+
+impl LaneIndex {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.extents.iter().map(Extent::bytes).sum()
+    }
+
+    /// Frames up to `next` are durable in the file that begins with `first`.
+    pub(crate) fn grow(&mut self, first: u64, next: u64, bytes: u64) {
+        self.next = next;
+        if let Some(last) = self.extents.back_mut().filter(|last| last.first == first)
+            && let ExtentKind::Segment { bytes: durable, .. } = &mut last.kind
+        {
+            *durable = bytes;
+            last.next = next;
+            last.acknowledged_at = None;
+            return;
+        }
+        let kind = ExtentKind::Segment { bytes, version: 0 };
+        self.extents.push_back(Extent {
+            first,
+            next,
+            kind,
+            acknowledged_at: None,
+        });
+    }
+
+    /// Numbers that are durable here and not yet at the collector.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.next.saturating_sub(1).saturating_sub(self.acknowledged)
+    }
+
+    /// The extent that holds `number`, or the first one after it.
+    pub(crate) fn at_or_after(&self, number: u64) -> Option<Extent> {
+        let index = self.extents.partition_point(|extent| extent.next <= number);
+        self.extents.get(index).copied()
+    }
+
+    fn set_acknowledged(&mut self, number: u64, now: Instant) {
+        self.acknowledged = number;
+        for extent in &mut self.extents {
+            let whole = extent.next.saturating_sub(1) <= number;
+            extent.acknowledged_at = if whole {
+                extent.acknowledged_at.or(Some(now))
+            } else {
+                None
+            };
+        }
+    }
+}
+
+impl Index {
+    pub(crate) fn find(&self, ordinal: u32) -> Option<&EpochIndex> {
+        self.epochs.iter().find(|epoch| epoch.ordinal == ordinal)
+    }
+
+    pub(crate) fn find_mut(&mut self, ordinal: u32) -> Option<&mut EpochIndex> {
+        self.epochs.iter_mut().find(|epoch| epoch.ordinal == ordinal)
+    }
+
+    /// The epoch that is being written; an index always has one.
+    pub(crate) fn current_epoch(&self) -> SpoolEpoch {
+        self.epochs
+            .last()
+            .map_or(SpoolEpoch::from_bytes([0; 16]), |epoch| epoch.epoch)
+    }
+
+    fn extents(&self) -> impl Iterator<Item = &Extent> {
+        self.epochs
+            .iter()
+            .flat_map(|epoch| Lane::ALL.iter().flat_map(|lane| &epoch.lanes.get(*lane).extents))
+    }
+
+    /// Records that are kept, tombstones included.
+    pub(crate) fn records(&self) -> u64 {
+        self.extents()
+            .map(|extent| extent.next.saturating_sub(extent.first))
+            .sum()
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.extents().map(Extent::bytes).sum()
+    }
+
+    /// Highest durable number of every epoch and lane that has one.
+    pub(crate) fn spooled(&self) -> Vec<Mark> {
+        let mark = |epoch: &EpochIndex, lane: Lane| {
+            let next = epoch.lanes.get(lane).next;
+            (next > 1).then(|| Mark {
+                epoch: epoch.epoch,
+                lane,
+                sequence: Sequence(next - 1),
+            })
+        };
+        self.epochs
+            .iter()
+            .flat_map(|epoch| Lane::ALL.iter().filter_map(move |lane| mark(epoch, *lane)))
+            .collect()
+    }
+
+    /// The collector has made these durable. Marks never go back here.
+    pub(crate) fn acknowledge(&mut self, marks: &[Mark], now: Instant) {
+        for mark in marks {
+            if let Some(epoch) = self.epochs.iter_mut().find(|epoch| epoch.epoch == mark.epoch) {
+                let lane = epoch.lanes.get_mut(mark.lane);
+                let number = mark.sequence.0.min(lane.next.saturating_sub(1));
+                if number > lane.acknowledged {
+                    lane.set_acknowledged(number, now);
+                }
+            }
+        }
+    }
+
+    /// The collector has exactly these: a store that was restored has less than it once acknowledged.
+    pub(crate) fn resume(&mut self, durable: &[Mark], now: Instant) {
+        for epoch in &mut self.epochs {
+            for lane in Lane::ALL.iter().copied() {
+                let has = |mark: &&Mark| mark.epoch == epoch.epoch && mark.lane == lane;
+                let number = durable.iter().find(has).map_or(0, |mark| mark.sequence.0);
+                let index = epoch.lanes.get_mut(lane);
+                index.set_acknowledged(number.min(index.next.saturating_sub(1)), now);
+            }
+        }
+    }
+}

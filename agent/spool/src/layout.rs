@@ -1,0 +1,163 @@
+//! Names of files and folders.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use fleetmend_event::{Lane, SpoolEpoch};
+
+/// The folder of the spool.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+/// What a file in an epoch's folder is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// Frames from `first` on.
+    Segment { lane: Lane, first: u64 },
+    /// `first..next` are tombstones.
+    Shed { lane: Lane, first: u64, next: u64 },
+}
+
+impl Layout {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn clean(&self) -> PathBuf {
+        self.root.join("clean")
+    }
+
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    pub(crate) fn corrupt(&self) -> PathBuf {
+        self.root.join("corrupt")
+    }
+
+    pub(crate) fn epoch(&self, ordinal: u32, epoch: SpoolEpoch) -> PathBuf {
+        self.root.join(format!("{ordinal:08}-{epoch}"))
+    }
+}
+
+/// Ordinal and epoch of a folder's name.
+pub(crate) fn parse_epoch(name: &str) -> Option<(u32, SpoolEpoch)> {
+    let (ordinal, epoch) = name.split_once('-')?;
+    if ordinal.len() != 8 {
+        return None;
+    }
+    Some((ordinal.parse().ok()?, epoch.parse().ok()?))
+}
+
+pub(crate) fn segment_name(lane: Lane, first: u64) -> String {
+    format!("{lane}-{first:020}.frames")
+}
+
+pub(crate) fn shed_name(lane: Lane, first: u64, next: u64) -> String {
+    format!("{lane}-{first:020}-{next:020}.shed")
+}
+
+/// What a file's name says; `None` for anything that is not ours.
+pub(crate) fn parse_entry(name: &str) -> Option<Entry> {
+    let number = |text: &str| {
+        if text.len() == 20 {
+            text.parse::<u64>().ok()
+        } else {
+            None
+        }
+    };
+    if let Some(stem) = name.strip_suffix(".frames") {
+        let (lane, first) = stem.split_once('-')?;
+        let first = number(first).filter(|first| *first > 0)?;
+        return Some(Entry::Segment {
+            lane: lane.parse().ok()?,
+            first,
+        });
+    }
+    let (lane, range) = name.strip_suffix(".shed")?.split_once('-')?;
+    let (first, next) = range.split_once('-')?;
+    let (first, next) = (number(first)?, number(next)?);
+    (0 < first && first < next).then_some(Entry::Shed {
+        lane: lane.parse().ok()?,
+        first,
+        next,
+    })
+}
+
+/// Makes a folder that only we may enter.
+pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes names created, renamed or removed in `folder` durable.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
+}
+
+/// Puts `name` into `folder` as an empty file.
+pub(crate) fn mark_file(folder: &Path, name: &str) -> io::Result<()> {
+    fs::File::create(folder.join(name))?.sync_all()?;
+    sync_folder(folder)
+}
+
+/// Removes a file that may be gone already.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back() {
+        for lane in Lane::ALL.iter().copied() {
+            assert_eq!(
+                parse_entry(&segment_name(lane, 7)),
+                Some(Entry::Segment { lane, first: 7 })
+            );
+            assert_eq!(
+                parse_entry(&shed_name(lane, 7, 9)),
+                Some(Entry::Shed {
+                    lane,
+                    first: 7,
+                    next: 9
+                })
+            );
+        }
+        let epoch = SpoolEpoch::random();
+        assert_eq!(parse_epoch(&format!("00000012-{epoch}")), Some((12, epoch)));
+    }
+
+    #[test]
+    fn foreign_names_are_not_ours() {
+        for name in [
+            "events-1.frames",
+            "events-00000000000000000000.frames",
+            "x-00000000000000000001.frames",
+            "lost+found",
+        ] {
+            assert_eq!(parse_entry(name), None, "{name}");
+        }
+        assert_eq!(parse_entry(&shed_name(Lane::Events, 9, 9)), None);
+        assert_eq!(parse_epoch("corrupt"), None);
+    }
+}

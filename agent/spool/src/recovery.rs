@@ -1,0 +1,203 @@
+//! Opening a spool: what lies there is scanned, damage is set aside, and it is decided whether the epoch goes on.
+
+mod clean;
+mod lane;
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+
+use fleetmend_event::table::{Exactness, GapStage};
+use fleetmend_event::{Fact, Lane, SpoolEpoch, TimeMicros};
+
+use crate::error::OpenError;
+use crate::gaps::Loss;
+use crate::index::{EpochIndex, Index, PerLane};
+use crate::layout::{self, Layout};
+use crate::staging;
+
+pub(crate) use clean::CleanMark;
+pub(crate) use lane::{LaneFolder, repair_segment};
+
+/// What was found when the spool was opened.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// The epoch that is written now.
+    pub epoch: SpoolEpoch,
+    /// Whether it is the one of the last run.
+    pub epoch_continued: bool,
+    /// Whether the last run ended in order, or there was none.
+    pub clean: bool,
+    /// Records that lie there, tombstones included.
+    pub records: u64,
+    /// Bytes that lie there.
+    pub bytes: u64,
+    /// Bytes of torn tails that were cut off.
+    pub torn_bytes: u64,
+    /// Bytes that were no frame and were set aside.
+    pub corrupt_bytes: u64,
+    /// Ticks of metrics taken back from staging.
+    pub staged_ticks: usize,
+}
+
+/// An opened spool, before its writer runs.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) lock: File,
+    pub(crate) index: Index,
+    pub(crate) next: PerLane<u64>,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) staged: Vec<Fact>,
+    pub(crate) recovered: Recovered,
+}
+
+/// What repair adds up.
+#[derive(Debug, Default)]
+pub(crate) struct Damage {
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) torn_bytes: u64,
+    pub(crate) corrupt_bytes: u64,
+    /// Latest time of any row that was found.
+    pub(crate) last: Option<TimeMicros>,
+}
+
+pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
+    layout::private_folder(layout.root()).map_err(OpenError::io("make", layout.root()))?;
+    layout::private_folder(&layout.corrupt()).map_err(OpenError::io("make", layout.corrupt()))?;
+    let lock = lock(layout)?;
+    // Gone before the first append: whatever happens from here on is an unclean stop until the next mark.
+    let mark = CleanMark::take(layout)?;
+
+    let mut damage = Damage::default();
+    let mut epochs = Vec::new();
+    for (ordinal, epoch) in epoch_folders(layout.root())? {
+        epochs.push(recover_epoch(layout, ordinal, epoch, &mut damage)?);
+    }
+    let clean = epochs.is_empty() || mark.is_some();
+    let continued = mark.as_ref().and_then(|mark| mark.continues(epochs.last()?));
+    let epoch_continued = continued.is_some();
+    let staged = staging::recover(&layout.staging(), &epochs)?;
+    if !clean {
+        damage
+            .losses
+            .push(unclean(damage.last.max(staged.last().map(Fact::time))));
+    }
+    let (mut current, next) = match (epochs.pop(), continued) {
+        (Some(last), Some(next)) => (last, next),
+        (last, _) => {
+            epochs.extend(last);
+            let ordinal = epochs.last().map_or(1, |last| last.ordinal.saturating_add(1));
+            (begin_epoch(layout, ordinal)?, PerLane::from_fn(|_| 1))
+        }
+    };
+    epochs.retain(|epoch| !forgotten(epoch));
+    for lane in Lane::ALL.iter().copied() {
+        let (index, next) = (current.lanes.get_mut(lane), *next.get(lane));
+        if index.extents.is_empty() {
+            (index.next, index.acknowledged) = (next, next.saturating_sub(1));
+        }
+    }
+    epochs.push(current);
+    let index = Index { epochs };
+    let recovered = Recovered {
+        epoch: index.current_epoch(),
+        epoch_continued,
+        clean,
+        records: index.records(),
+        bytes: index.bytes(),
+        torn_bytes: damage.torn_bytes,
+        corrupt_bytes: damage.corrupt_bytes,
+        staged_ticks: staged.len(),
+    };
+    Ok(Opened {
+        lock,
+        index,
+        next,
+        losses: damage.losses,
+        staged,
+        recovered,
+    })
+}
+
+fn lock(layout: &Layout) -> Result<File, OpenError> {
+    let path = layout.lock();
+    let file = File::create(&path).map_err(OpenError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+            path: layout.root().to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(OpenError::io("lock", &path)(error)),
+    }
+}
+
+fn epoch_folders(root: &Path) -> Result<Vec<(u32, SpoolEpoch)>, OpenError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).map_err(OpenError::io("list", root))? {
+        let entry = entry.map_err(OpenError::io("list", root))?;
+        found.extend(entry.file_name().to_str().and_then(layout::parse_epoch));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn recover_epoch(
+    layout: &Layout,
+    ordinal: u32,
+    epoch: SpoolEpoch,
+    damage: &mut Damage,
+) -> Result<EpochIndex, OpenError> {
+    let folder = layout.epoch(ordinal, epoch);
+    let mut lanes = PerLane::default();
+    for lane in Lane::ALL.iter().copied() {
+        let place = LaneFolder {
+            folder: &folder,
+            corrupt: &layout.corrupt(),
+            ordinal,
+            epoch,
+            lane,
+        };
+        *lanes.get_mut(lane) = lane::recover_lane(place, damage)?;
+    }
+    Ok(EpochIndex {
+        ordinal,
+        epoch,
+        folder,
+        lanes,
+    })
+}
+
+fn begin_epoch(layout: &Layout, ordinal: u32) -> Result<EpochIndex, OpenError> {
+    let epoch = SpoolEpoch::random();
+    let folder = layout.epoch(ordinal, epoch);
+    layout::private_folder(&folder).map_err(OpenError::io("make", &folder))?;
+    layout::sync_folder(layout.root()).map_err(OpenError::io("sync", layout.root()))?;
+    Ok(EpochIndex {
+        ordinal,
+        epoch,
+        folder,
+        lanes: PerLane::default(),
+    })
+}
+
+/// Removes the folder of an epoch of which nothing is left.
+pub(crate) fn forgotten(epoch: &EpochIndex) -> bool {
+    let empty = Lane::ALL
+        .iter()
+        .all(|lane| epoch.lanes.get(*lane).extents.is_empty());
+    // Files that are not ours keep the folder; that harms nobody.
+    empty && fs::remove_dir(&epoch.folder).is_ok()
+}
+
+/// What waited in memory when the last run ended is lost, and nobody counted it.
+fn unclean(last: Option<TimeMicros>) -> Loss {
+    let now = TimeMicros::now();
+    Loss {
+        table: "*",
+        lane: Lane::Events,
+        span: (last.map_or(now, |last| last.min(now)), now),
+        count: 0,
+        exactness: Exactness::AtLeast,
+        stage: GapStage::Spool,
+        reason: "unclean_stop",
+    }
+}

@@ -1,0 +1,147 @@
+//! Ticks of metrics that wait for their batch, on disk already.
+//!
+//! Each tick is one frame of the metrics lane in the file `staging`, with the epoch and the number that its
+//! batch will begin with. When that number is found in the lane, the batch was written and the tick is not
+//! needed; otherwise it is taken back. So a tick is neither lost by kill −9 nor stored twice.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fleetmend_event::frame::Stamp;
+use fleetmend_event::table::{MetricChunk, Table, TableInfo};
+use fleetmend_event::{Fact, Frame, Lane, MetricFrame, RecordId, Sequence, SeriesKey, SeriesSet, SpoolEpoch};
+
+use crate::error::OpenError;
+use crate::index::EpochIndex;
+
+/// A minute of ticks has about half a megabyte; more is not ours.
+const STAGING_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// The staging file.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    path: PathBuf,
+    file: Option<File>,
+    table: TableInfo,
+}
+
+impl Staging {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            file: None,
+            table: TableInfo::of::<MetricChunk>(),
+        }
+    }
+
+    /// Replaces what lies there by `ticks`, at once or not at all.
+    pub(crate) fn replace(
+        &mut self,
+        ticks: &[&MetricFrame],
+        of: (SpoolEpoch, u64),
+        stamp: Stamp,
+    ) -> io::Result<()> {
+        let fresh = self.path.with_extension("new");
+        let mut file = File::create(&fresh)?;
+        for tick in ticks {
+            file.write_all(&self.encode(tick, of, stamp)?)?;
+        }
+        file.sync_all()?;
+        fs::rename(&fresh, &self.path)?;
+        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
+        Ok(())
+    }
+
+    /// Adds one tick, durably.
+    pub(crate) fn append(
+        &mut self,
+        tick: &MetricFrame,
+        of: (SpoolEpoch, u64),
+        stamp: Stamp,
+    ) -> io::Result<()> {
+        let bytes = self.encode(tick, of, stamp)?;
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self
+                .file
+                .insert(OpenOptions::new().append(true).create(true).open(&self.path)?),
+        };
+        file.write_all(&bytes)?;
+        file.sync_data()
+    }
+
+    /// Its ticks are in the lane now.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.set_len(0))
+    }
+
+    fn encode(
+        &self,
+        tick: &MetricFrame,
+        (epoch, number): (SpoolEpoch, u64),
+        stamp: Stamp,
+    ) -> io::Result<Bytes> {
+        let rows = fleetmend_event::metric::chunks(std::slice::from_ref(tick));
+        let batch = MetricChunk::to_batch(&rows).map_err(io::Error::other)?;
+        let id = RecordId {
+            epoch,
+            lane: Lane::Metrics,
+            sequence: Sequence(number),
+        };
+        let frame = Frame::of_batch(id, &self.table, &batch, stamp, (tick.time, tick.time))
+            .map_err(io::Error::other)?;
+        Ok(frame.encode())
+    }
+}
+
+/// The ticks whose batch was never written. What cannot be read is left out: a torn tail is what a power cut
+/// may cost.
+pub(crate) fn recover(path: &Path, epochs: &[EpochIndex]) -> Result<Vec<Fact>, OpenError> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file
+            .take(STAGING_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(OpenError::io("read", path))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(OpenError::io("open", path)(error)),
+    };
+    let mut rest = Bytes::from(bytes);
+    let mut ticks = Vec::new();
+    let mut series: Option<SeriesSet> = None;
+    while let Ok(frame) = Frame::decode(&rest) {
+        rest = rest.slice(frame.encoded_len()..);
+        let epoch = epochs.iter().find(|epoch| epoch.epoch == frame.id.epoch);
+        let batched = epoch.is_some_and(|epoch| epoch.lanes.get(Lane::Metrics).next > frame.id.sequence.0);
+        if let (true, Some(tick)) = (epoch.is_some() && !batched, tick_of(&frame, &mut series)) {
+            ticks.push(Fact::Metrics(tick));
+        }
+    }
+    Ok(ticks)
+}
+
+fn tick_of(frame: &Frame, series: &mut Option<SeriesSet>) -> Option<MetricFrame> {
+    let rows = MetricChunk::from_batch(&frame.batch().ok()??).ok()?;
+    let time = rows.first()?.start_time;
+    let values = rows
+        .iter()
+        .map(|row| row.value.first().copied().unwrap_or(f64::NAN))
+        .collect();
+    let keys: Vec<SeriesKey> = rows.into_iter().map(key_of).collect();
+    // One set for all ticks of the same series, as the collector makes them: they become one batch.
+    let same = series.as_ref().filter(|set| ***set == *keys).cloned();
+    let series = series.insert(same.unwrap_or_else(|| Arc::from(keys))).clone();
+    Some(MetricFrame { time, series, values })
+}
+
+fn key_of(row: MetricChunk) -> SeriesKey {
+    let labels = serde_json::from_str(&row.labels).unwrap_or_default();
+    SeriesKey {
+        name: row.name,
+        unit: row.unit,
+        labels,
+    }
+}

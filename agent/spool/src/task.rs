@@ -1,0 +1,345 @@
+//! The writer's thread: intake → batches → frames → disk; then quotas, retention and repair.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fleetmend_event::frame::Stamp;
+use fleetmend_event::table::{Exactness, Gap, GapStage, Table, TableInfo, table_by_id};
+use fleetmend_event::{Fact, Frame, Lane, MetricFrame, RecordId, Sequence, SpoolEpoch, TimeMicros};
+use fleetmend_shutdown::CancellationToken;
+
+use crate::batcher::{Batcher, Encoded, Waiting, encode_split};
+use crate::config::SpoolConfig;
+use crate::gaps::{Loss, PendingGaps};
+use crate::index::PerLane;
+use crate::intake::Requests;
+use crate::recovery::CleanMark;
+use crate::segment::{Appended, Appender};
+use crate::spool::{Progress, Shared};
+use crate::staging::Staging;
+
+/// Longest sleep: how soon a cancelled token and retention are noticed.
+const ROUND_MAX: Duration = Duration::from_millis(200);
+/// Losses of a second become one row.
+const GAPS_AGE: Duration = Duration::from_secs(1);
+/// How often files are counted and deleted.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+/// Pause after the disk refused, so that a full disk does not become a busy loop.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Encoded frames that wait for a disk which refuses, per lane.
+const UNWRITTEN_BYTES_MAX: usize = 1024 * 1024;
+/// Events that wake the writer before its deadline.
+const WAKE_AT_FACTS: usize = 2048;
+
+/// Owner of all writing.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) epoch: SpoolEpoch,
+    pub(crate) appenders: PerLane<Appender>,
+    pub(crate) gaps: PendingGaps,
+    batcher: Batcher,
+    unwritten: PerLane<VecDeque<Frame>>,
+    staging: Staging,
+    gaps_written: Option<Instant>,
+    tidied: Option<Instant>,
+    refused: Option<Instant>,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, next: &PerLane<u64>, losses: &[Loss], staged: Vec<Fact>) -> Self {
+        let (epoch, folder) = {
+            let index = shared.index.lock();
+            (
+                index.current_epoch(),
+                index
+                    .epochs
+                    .last()
+                    .map(|current| current.folder.clone())
+                    .unwrap_or_default(),
+            )
+        };
+        let config = &shared.config;
+        let appender = |lane| Appender::new(&folder, lane, config.segment_bytes(lane), *next.get(lane));
+        let mut writer = Self {
+            epoch,
+            appenders: PerLane::from_fn(appender),
+            gaps: PendingGaps::default(),
+            batcher: Batcher::default(),
+            unwritten: PerLane::default(),
+            staging: Staging::new(shared.layout.staging()),
+            gaps_written: None,
+            tidied: None,
+            refused: None,
+            shared,
+        };
+        for loss in losses {
+            writer.gaps.add(loss);
+        }
+        writer.take_staged(staged);
+        writer
+    }
+
+    /// Runs until the token is cancelled, then writes everything and marks the stop as clean.
+    pub(crate) fn run(mut self, token: &CancellationToken) {
+        loop {
+            let stop = token.is_cancelled();
+            if stop {
+                self.shared.intake.close();
+            }
+            self.round(stop);
+            if stop && self.shared.intake.len() == 0 {
+                break;
+            }
+        }
+        self.finish();
+    }
+
+    fn round(&mut self, stop: bool) {
+        let wake_at = if self.batcher.len(Lane::Events) == 0 {
+            1
+        } else {
+            WAKE_AT_FACTS
+        };
+        let deadline = if stop { Instant::now() } else { self.deadline() };
+        let taken = self.shared.intake.take(deadline, wake_at);
+        for loss in &taken.losses {
+            self.gaps.add(loss);
+        }
+        let now = Instant::now();
+        for fact in taken.facts {
+            self.take_in(fact, now);
+        }
+        let all = stop || taken.requests.flush_ticket > 0;
+        for lane in Lane::ALL.iter().copied() {
+            if all || self.is_due(lane, now) {
+                self.flush(lane, now, all);
+            }
+        }
+        if !self.gaps.is_empty() && (all || self.gaps_written.is_none_or(|last| now >= last + GAPS_AGE)) {
+            self.write_gaps(now);
+        }
+        self.answer(&taken.requests, now);
+    }
+
+    fn answer(&mut self, requests: &Requests, now: Instant) {
+        if let Some(damaged) = requests.repair {
+            self.repair(damaged);
+        }
+        if requests.tidy || self.tidied.is_none_or(|last| now >= last + TIDY_EVERY) {
+            self.tidied = Some(now);
+            self.tidy(now);
+        }
+        if requests.flush_ticket > 0 {
+            self.shared
+                .progress
+                .send_modify(|progress| progress.flushed_ticket = requests.flush_ticket);
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let latest = Instant::now() + ROUND_MAX;
+        let due = Lane::ALL
+            .iter()
+            .filter_map(|lane| self.batcher.due(*lane, &self.shared.config))
+            .min();
+        // While the disk refuses nothing is gained by being early.
+        due.filter(|_| self.refused.is_none())
+            .map_or(latest, |due| due.min(latest))
+    }
+
+    fn is_due(&self, lane: Lane, now: Instant) -> bool {
+        !self.unwritten.get(lane).is_empty()
+            || self
+                .batcher
+                .due(lane, &self.shared.config)
+                .is_some_and(|due| due <= now)
+    }
+
+    fn take_in(&mut self, fact: Fact, now: Instant) {
+        let lane = fact.lane();
+        if let Fact::Metrics(tick) = &fact {
+            let of = (self.epoch, self.appenders.get(Lane::Metrics).next());
+            if let Err(error) = self.staging.append(tick, of, self.stamp()) {
+                tracing::debug!(%error, "tick of metrics could not be staged");
+            }
+        }
+        self.batcher.push(fact, now);
+        if self.batcher.len(lane) >= SpoolConfig::batch_facts_max(lane) {
+            self.flush(lane, now, false);
+        }
+    }
+
+    /// Ticks that the last run staged: they are staged again under this run's number before anything else.
+    fn take_staged(&mut self, staged: Vec<Fact>) {
+        let ticks: Vec<&MetricFrame> = staged
+            .iter()
+            .filter_map(|fact| {
+                if let Fact::Metrics(tick) = fact {
+                    Some(tick)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        let of = (self.epoch, self.appenders.get(Lane::Metrics).next());
+        if let Err(error) = self.staging.replace(&ticks, of, self.stamp()) {
+            tracing::warn!(%error, "could not renew the staging file");
+        }
+        let now = Instant::now();
+        for fact in staged {
+            self.batcher.push(fact, now);
+        }
+    }
+
+    /// Encodes what waits in `lane` and writes it, unless the disk refused a moment ago and it can wait.
+    fn flush(&mut self, lane: Lane, now: Instant, force: bool) {
+        let Encoded { frames, losses } = self.batcher.encode(lane, self.epoch, self.stamp());
+        for loss in &losses {
+            self.gaps.add(loss);
+        }
+        self.unwritten.get_mut(lane).extend(frames);
+        if force || self.refused.is_none_or(|refused| now >= refused + REFUSED_PAUSE) {
+            let mut frames = std::mem::take(self.unwritten.get_mut(lane));
+            if let Err(error) = self.write(lane, frames.make_contiguous()) {
+                *self.unwritten.get_mut(lane) = frames;
+                self.disk_refused(lane, &error, now);
+            }
+        }
+        self.bound_unwritten(lane);
+        if lane == Lane::Metrics
+            && self.unwritten.get(lane).is_empty()
+            && let Err(error) = self.staging.clear()
+        {
+            tracing::warn!(%error, "could not empty the staging file");
+        }
+    }
+
+    fn write(&mut self, lane: Lane, frames: &mut [Frame]) -> io::Result<()> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let Appended {
+            segment,
+            segment_bytes,
+            next,
+            bytes,
+        } = self.appenders.get_mut(lane).append(frames)?;
+        if let Some(current) = self.shared.index.lock().epochs.last_mut() {
+            current.lanes.get_mut(lane).grow(segment, next, segment_bytes);
+        }
+        if self.refused.take().is_some() {
+            tracing::info!("the disk takes the spool's frames again");
+            self.shared.disk_refuses.store(false, Ordering::Relaxed);
+            crate::metrics::disk_refuses(false);
+        }
+        crate::metrics::written(lane, u64::try_from(frames.len()).unwrap_or(u64::MAX), bytes);
+        crate::metrics::flush_took(started.elapsed().as_secs_f64());
+        self.shared.notify();
+        Ok(())
+    }
+
+    /// Writes the pending gaps; they stay pending when the disk refuses.
+    pub(crate) fn write_gaps(&mut self, now: Instant) {
+        self.gaps_written = Some(now);
+        let Ok(batch) = Gap::to_batch(self.gaps.rows()) else {
+            return;
+        };
+        let Some(table) = table_by_id(Gap::ID) else { return };
+        let stamp = self.stamp();
+        let time = |pick: fn(&Gap) -> TimeMicros| self.gaps.rows().iter().map(pick);
+        let span = (
+            time(|gap| gap.time).min().unwrap_or(stamp.wall),
+            time(|gap| gap.time).max().unwrap_or(stamp.wall),
+        );
+        let waiting = Waiting {
+            span,
+            rows: u64::try_from(batch.num_rows()).unwrap_or(u64::MAX),
+        };
+        let id = RecordId {
+            epoch: self.epoch,
+            lane: Lane::Critical,
+            sequence: Sequence(0),
+        };
+        let mut encoded = Encoded::default();
+        encode_split(&mut encoded, id, table, batch, stamp, waiting);
+        match self.write(Lane::Critical, &mut encoded.frames) {
+            Ok(()) => self.gaps.clear(),
+            // They can wait in memory: no other record has to go for them.
+            Err(error) => self.disk_refused(Lane::Metrics, &error, now),
+        }
+    }
+
+    fn disk_refused(&mut self, lane: Lane, error: &io::Error, now: Instant) {
+        if self.refused.replace(now).is_none() {
+            tracing::error!(%lane, %error, "the disk refuses the spool's frames: they wait in memory, then they are lost and counted");
+            self.shared.disk_refuses.store(true, Ordering::Relaxed);
+            crate::metrics::disk_refuses(true);
+        }
+        self.make_room(lane);
+    }
+
+    /// Drops the oldest unwritten frames beyond the limit, and counts their rows.
+    fn bound_unwritten(&mut self, lane: Lane) {
+        let waiting = self.unwritten.get_mut(lane);
+        let mut bytes: usize = waiting.iter().map(Frame::encoded_len).sum();
+        while bytes > UNWRITTEN_BYTES_MAX {
+            let Some(frame) = waiting.pop_front() else { break };
+            bytes = bytes.saturating_sub(frame.encoded_len());
+            self.gaps.add(&loss_of(&frame, "disk_full"));
+        }
+    }
+
+    fn finish(mut self) {
+        let now = Instant::now();
+        if !self.gaps.is_empty() {
+            self.write_gaps(now);
+        }
+        let unwritten = Lane::ALL.iter().any(|lane| !self.unwritten.get(*lane).is_empty());
+        if unwritten || !self.gaps.is_empty() {
+            tracing::error!("the spool ends with frames that the disk refused: they are lost");
+        } else {
+            let next = PerLane::from_fn(|lane| self.appenders.get(lane).next());
+            if let Err(error) = CleanMark::new(self.epoch, &next).write(&self.shared.layout) {
+                tracing::warn!(%error, "could not mark the stop as clean; the next start begins a new epoch");
+            }
+        }
+        self.shared
+            .progress
+            .send_modify(|progress: &mut Progress| progress.ended = true);
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            wall: TimeMicros::now(),
+            boot_us: boot_micros(),
+        }
+    }
+}
+
+fn boot_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (seconds, nanos) = (
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u64::try_from(now.tv_nsec).unwrap_or(0),
+    );
+    seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000)
+}
+
+/// The loss of a frame's rows.
+pub(crate) fn loss_of(frame: &Frame, reason: &'static str) -> Loss {
+    Loss {
+        table: table_by_id(frame.table).map_or("*", |table: &TableInfo| table.name),
+        lane: frame.id.lane,
+        span: (frame.from_time, frame.to_time),
+        count: u64::from(frame.rows),
+        exactness: Exactness::Exact,
+        stage: GapStage::Spool,
+        reason,
+    }
+}

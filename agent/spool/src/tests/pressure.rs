@@ -1,0 +1,196 @@
+//! Full queues, full quotas, a full disk.
+
+use super::*;
+
+#[tokio::test]
+async fn full_intake_refuses_metrics_first_and_counts_them() {
+    let folder = folder();
+    let config = SpoolConfig {
+        intake_facts_max: 64,
+        ..config(folder.path())
+    };
+    let (spool, _) = Spool::open(config).unwrap();
+    let handle = spool.handle();
+    let set = series();
+    // The writer does not run yet: everything waits in the intake.
+    for number in 0..40 {
+        handle.append(tick(&set, number));
+    }
+    for number in 0..40 {
+        handle.append(unit(number));
+    }
+    for number in 0..10 {
+        handle.append(gap(number));
+    }
+    let tasks = Tasks::new();
+    spool.run(&tasks).unwrap();
+    let running = Running {
+        handle,
+        recovered: fake_recovered(),
+        tasks,
+    };
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert_eq!(ticks(&frames).len(), 32, "metrics up to one half");
+    assert_eq!(units(&frames).len(), 24, "events up to seven eighths");
+    assert_eq!(gaps(&frames, "test").len(), 8, "critical facts up to the end");
+    let lost: u64 = gaps(&frames, "spool_queue_full")
+        .iter()
+        .map(|gap| gap.count)
+        .sum();
+    assert_eq!(
+        lost,
+        8 * 2 + 16 + 2,
+        "samples, events and critical rows, all counted"
+    );
+    running.stop().await;
+}
+
+fn fake_recovered() -> Recovered {
+    Recovered {
+        epoch: SpoolEpoch::random(),
+        epoch_continued: false,
+        clean: true,
+        records: 0,
+        bytes: 0,
+        torn_bytes: 0,
+        corrupt_bytes: 0,
+        staged_ticks: 0,
+    }
+}
+
+#[tokio::test]
+async fn over_quota_the_oldest_become_tombstones_with_a_gap() {
+    let folder = folder();
+    let running = start(quota_of(1 << 20, folder.path()));
+    for round in 0..30 {
+        for number in 0..20 {
+            running.handle.append(noisy_unit(round * 20 + number));
+        }
+        running.flush().await;
+    }
+    let held = |handle: &SpoolHandle| handle.stat().lanes[1].bytes;
+    wait_for(|| held(&running.handle), |bytes| *bytes <= 1 << 20).await;
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert_numbered(&frames);
+    assert_eq!(
+        frames
+            .iter()
+            .find(|frame| frame.id.lane == Lane::Events)
+            .unwrap()
+            .id
+            .sequence
+            .0,
+        1
+    );
+    let kept = units(&frames);
+    let lost: u64 = gaps(&frames, "spool_quota").iter().map(|gap| gap.count).sum();
+    assert!(!kept.is_empty() && lost > 0);
+    assert_eq!(kept.len() as u64 + lost, 600, "every row is here or in a gap row");
+    assert_eq!(*kept.last().unwrap(), 599, "the newest stay");
+    assert_eq!(
+        files(folder.path(), ".shed").len(),
+        1,
+        "tombstones side by side are one file"
+    );
+    running.stop().await;
+
+    let again = start(quota_of(1 << 20, folder.path()));
+    assert!(again.recovered.epoch_continued);
+    let frames = read_new(&again).await;
+    assert_numbered(&frames);
+    assert_eq!(units(&frames), kept);
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn over_quota_acknowledged_segments_go_before_unsent_ones() {
+    let folder = folder();
+    let running = start(quota_of(1 << 20, folder.path()));
+    let epoch = running.handle.epoch();
+    for round in 0..30 {
+        for number in 0..20 {
+            running.handle.append(noisy_unit(round * 20 + number));
+        }
+        running.flush().await;
+        let highest = running.handle.stat().lanes[1].highest;
+        running.handle.acknowledge(&[mark(epoch, Lane::Events, highest)]);
+    }
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert!(gaps(&frames, "spool_quota").is_empty());
+    assert!(running.handle.stat().lanes[1].bytes <= 1 << 20);
+    running.stop().await;
+}
+
+/// A disk of four mebibytes that no other test shares.
+struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// `None`, with a line that says so, where the test may not mount.
+    fn mount() -> Option<Self> {
+        let folder = folder();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs"])
+            .arg(folder.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self { folder });
+        }
+        println!("NOT RUN: mounting a small disk needs root");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a failed test may still have files open.
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.folder.path())
+            .status();
+        assert!(
+            std::thread::panicking() || unmounted.is_ok_and(|status| status.success()),
+            "unmount the small disk"
+        );
+    }
+}
+
+#[tokio::test]
+async fn full_disk_stops_nothing_and_is_a_gap_when_there_is_room_again() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let path = disk.folder.path().join("spool");
+    let running = start(config(&path));
+    let filler = disk.folder.path().join("filler");
+    running.handle.append(unit(1_000_000));
+    running.flush().await;
+    // Another program takes the rest of the disk; its last write is refused.
+    std::fs::write(&filler, vec![1; 8 << 20]).expect_err("the disk is full");
+    for round in 0..40 {
+        for number in 0..20 {
+            running.handle.append(noisy_unit(round * 20 + number));
+        }
+        running.flush().await;
+    }
+    assert!(running.handle.stat().disk_refuses);
+    std::fs::remove_file(&filler).unwrap();
+    running.flush().await;
+    wait_for(|| running.handle.stat(), |stat| !stat.disk_refuses).await;
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert_numbered(&frames);
+    let kept = units(&frames);
+    let reasons = ["disk_full", "spool_queue_full"];
+    let lost: u64 = reasons
+        .iter()
+        .flat_map(|reason| gaps(&frames, reason))
+        .map(|gap| gap.count)
+        .sum();
+    assert_eq!(kept.len() as u64 + lost, 801, "every row is here or in a gap row");
+    assert!(lost > 0, "more came than may wait in memory");
+    assert_eq!(kept.first(), Some(&1_000_000), "what was on disk stays");
+    running.stop().await;
+}
