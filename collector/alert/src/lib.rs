@@ -1,1 +1,61 @@
-//! (room)
+//! Alerts: rules over findings and metrics, and messages that arrive once somebody takes them.
+//!
+//! # What becomes of a finding (heal first)
+//! A finding that a rule wants becomes an alert that **waits**: a few seconds for a remedy to be proposed, then for
+//! the remedy's ending, at most until its deadline. `healed` or `no-op` is recorded and pages nobody. A remedy that
+//! failed, was refused, would only have acted, or has no ending by the deadline makes the alert **fire**, and the
+//! message says what was tried. It is **resolved** by the finding's own last row. A row that was older than
+//! `late_after` when it arrived is recorded as **late** and pages nobody.
+//!
+//! # What becomes of a metric
+//! A series is inactive, **pending** while its condition holds for less than `for`, **firing**, then **resolved**.
+//! Where samples are missing or a gap overlaps the window the condition is *unknown*: nothing fires and nothing
+//! resolves by it, and the time does not count towards `for`.
+//!
+//! # Invariants
+//! - What is read, what it changes, the messages that follow and the place read up to are one SQLite transaction:
+//!   over a restart nothing is missed and nothing is doubled. Rows are read again over a short overlap, because
+//!   rows become visible in another order than they are stamped; applying a row twice changes nothing.
+//! - One alert per finding, whatever number of its rows arrive.
+//! - Nothing this room does is a fact; findings about it (host zero, or subject `agent` and a rule `alert…`) never
+//!   reach a rule.
+//! - A message is sent until it is accepted with 2xx, for a day, under one delivery id, so that the receiver can
+//!   tell a repetition. Redirects are not followed. The secret is in no log and in no table.
+//!
+//! # Tasks and channels
+//! [`Alerting::spawn`] starts `alert-evaluate` (each second) and `alert-deliver` (when something is due), both
+//! restartable. They share nothing but SQLite and one `Notify`.
+//!
+//! # Not there yet
+//! Silences, grouping, escalation, and receivers other than the webhook.
+
+mod apply;
+mod config;
+mod database;
+mod deliver;
+mod error;
+mod evaluate;
+mod finding_rule;
+mod heal_first;
+mod message;
+mod metric_rule;
+mod metrics;
+mod query;
+mod rules;
+mod signature;
+mod store;
+mod task;
+mod threshold;
+mod view;
+mod webhook;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{AlertConfig, Receiver};
+pub use error::{AlertError, RuleError};
+pub use query::{QueryError, QueryLimits, SqlQuery};
+pub use rules::{FindingRule, MetricRule, RuleFile, Rules};
+pub use signature::{SignatureFault, verify};
+pub use task::Alerting;
+pub use view::{AlertFilter, AlertView, DeliveryView};

@@ -13,13 +13,6 @@ const EXACT_MAX: u64 = (1 << 53) - 1;
 /// Columns that hold JSON as text.
 const JSON_COLUMNS: [&str; 5] = ["factors", "evidence", "before", "after", "labels"];
 
-/// Whether columns that hold JSON as text are parsed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum JsonText {
-    Parsed,
-    AsText,
-}
-
 /// The rows of a batch as objects.
 pub(crate) fn objects(batch: &RecordBatch) -> Vec<Map<String, Value>> {
     let schema = batch.schema();

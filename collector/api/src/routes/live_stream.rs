@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
 use fleetmend_event::HostId;
 use fleetmend_event::table::{MetricChunk, Table as _};
-use futures::Stream;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::auth::Caller;
-use crate::backend::CommittedFacts;
+use crate::backend::{CommittedFacts, LiveItem};
 use crate::json;
 use crate::state::Shared;
 
@@ -34,7 +33,7 @@ pub(crate) struct LiveStream {
     state: Shared,
     caller: Caller,
     filter: Filter,
-    facts: Receiver<Arc<CommittedFacts>>,
+    facts: BoxStream<'static, LiveItem>,
     waiting: VecDeque<Event>,
     check_at: Instant,
     ended: bool,
@@ -85,13 +84,13 @@ impl LiveStream {
                         self.end("session ended");
                     }
                 }
-                received = self.facts.recv() => match received {
-                    Ok(facts) => self.waiting.extend(self.filter.events(&facts)),
-                    Err(RecvError::Lagged(missed)) => {
+                received = self.facts.next() => match received {
+                    Some(LiveItem::Facts(facts)) => self.waiting.extend(self.filter.events(&facts)),
+                    Some(LiveItem::Lagged(missed)) => {
                         metrics::counter!(crate::metrics::LIVE_SKIPPED).increment(missed);
                         self.waiting.push_back(event("lagged", &json!({ "batches_missed": missed })));
                     }
-                    Err(RecvError::Closed) => self.end("shutting down"),
+                    None => self.end("shutting down"),
                 },
             }
         }
@@ -120,8 +119,8 @@ impl Filter {
         }
         let rows = json::objects(&facts.batch).into_iter();
         let row = |mut row: crate::query::Row| {
-            row.entry("host_id")
-                .or_insert_with(|| Value::from(host_id.as_str()));
+            row.insert("host_id".to_owned(), Value::from(host_id.as_str()));
+            row.insert("ingested_at".to_owned(), json!(facts.ingested_at));
             event(
                 "row",
                 &json!({ "table": facts.table, "host_id": host_id, "row": row }),

@@ -22,8 +22,8 @@ const NAMES_MAX: usize = 20;
 const SERIES_MAX: usize = 200;
 const POINTS_DEFAULT: usize = 600;
 const POINTS_MAX: usize = 5_000;
-/// Points of one answer, all series together: about 4 MiB of JSON.
-const ROWS_MAX: usize = 200_000;
+/// Points of one answer, all series together: about 2 MiB of JSON.
+const ROWS_MAX: usize = 100_000;
 /// A line breaks where samples are missing for more than this many usual distances.
 const BREAK_AFTER: i64 = 3;
 

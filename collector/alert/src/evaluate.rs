@@ -1,0 +1,144 @@
+//! One round: read what is new, change what it changes, note how far it was read, in one transaction.
+
+use std::time::Duration;
+
+use fleetmend_event::TimeMicros;
+use fleetmend_event::table::{ActionEvent, Finding, Table};
+use sqlx::SqliteConnection;
+
+use crate::apply::{self, Policy};
+use crate::error::AlertError;
+use crate::query::{QueryLimits, Stored, stored, time};
+use crate::task::Shared;
+use crate::{metric_rule, store};
+
+/// Rows become visible a little later than they are stamped, and not in that order.
+const OVERLAP_US: i64 = 10_000_000;
+/// Rows read at once. A round that gets as many goes on from the last of them in the next.
+const ROWS_MAX: usize = 20_000;
+const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long what is over is kept.
+const KEEP_US: i64 = 90 * 24 * 3_600 * 1_000_000;
+
+/// Reads new findings and actions and applies them. `true` when there is more to read at once.
+pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
+    let wrap = || AlertError::database("read how far the facts were read");
+    let mut connection = shared.pool.acquire().await.map_err(wrap())?;
+    // Where nothing was ever read, what is older would be late anyway.
+    let oldest = TimeMicros::now()
+        .plus_micros(-i64::try_from(shared.config.late_after.get().as_micros()).unwrap_or(0));
+    let actions_from = store::cursor(&mut connection, ActionEvent::NAME)
+        .await
+        .map_err(wrap())?
+        .unwrap_or(oldest);
+    let findings_from = store::cursor(&mut connection, Finding::NAME)
+        .await
+        .map_err(wrap())?
+        .unwrap_or(oldest);
+    drop(connection);
+
+    // Findings first: an action that is read without its finding waits for it, which is harmless; the other way
+    // round a finding could be decided without the steps that were there.
+    let mut findings = read::<Finding>(shared, findings_from).await?;
+    let actions = read::<ActionEvent>(shared, actions_from).await?;
+    let more = findings.len() >= ROWS_MAX || actions.len() >= ROWS_MAX;
+    let findings_to = place(&findings, findings_from);
+    let actions_to = place(&actions, actions_from);
+    // A host numbers its rows in the order of its own clock.
+    findings.sort_by_key(|finding| (finding.row.time, finding.ingested_at));
+
+    let receivers = shared.receiver_names();
+    let policy = Policy {
+        rules: &shared.rules.findings,
+        receivers: &receivers,
+        settle: shared.config.settle.get(),
+        heal_deadline: shared.config.heal_deadline.get(),
+        late_after: shared.config.late_after.get(),
+    };
+    let now = TimeMicros::now();
+    let write = async {
+        let mut transaction = shared.pool.begin_with("BEGIN IMMEDIATE").await?;
+        apply::actions(&mut transaction, &actions, now).await?;
+        apply::findings(&mut transaction, &policy, &findings, now).await?;
+        if !more {
+            apply::decide_waiting(&mut transaction, &policy, now).await?;
+        }
+        advance(&mut transaction, Finding::NAME, findings_from, findings_to).await?;
+        advance(&mut transaction, ActionEvent::NAME, actions_from, actions_to).await?;
+        transaction.commit().await
+    };
+    write
+        .await
+        .map_err(AlertError::database("apply findings and actions"))?;
+    Ok(more)
+}
+
+async fn read<T: Table>(shared: &Shared, from: TimeMicros) -> Result<Vec<Stored<T>>, AlertError> {
+    let since = time(from.plus_micros(-OVERLAP_US));
+    let table = T::NAME;
+    let query = format!(
+        "SELECT * FROM {table} WHERE ingested_at >= {since} ORDER BY ingested_at, time LIMIT {ROWS_MAX}"
+    );
+    let limits = QueryLimits {
+        rows_max: ROWS_MAX,
+        timeout: QUERY_TIMEOUT,
+    };
+    let rows = stored::<T>(&shared.sql.sql(&query, limits).await?)?;
+    let new = rows.iter().filter(|row| row.ingested_at > from).count();
+    metrics::counter!(crate::metrics::ROWS, "table" => table).increment(new as u64);
+    Ok(rows)
+}
+
+/// How far was read. When a round is full, the overlap is left behind, so that it goes on.
+fn place<T>(rows: &[Stored<T>], from: TimeMicros) -> TimeMicros {
+    let last = rows.last().map_or(from, |row| row.ingested_at);
+    if rows.len() >= ROWS_MAX {
+        last.plus_micros(OVERLAP_US).max(from.plus_micros(1))
+    } else {
+        last.max(from)
+    }
+}
+
+async fn advance(
+    connection: &mut SqliteConnection,
+    name: &str,
+    from: TimeMicros,
+    to: TimeMicros,
+) -> Result<(), sqlx::Error> {
+    if to > from || from == to && store::cursor(connection, name).await?.is_none() {
+        store::put_cursor(connection, name, to).await?;
+    }
+    Ok(())
+}
+
+/// Judges every metric rule.
+pub(crate) async fn metrics(shared: &Shared) -> Result<(), AlertError> {
+    let receivers = shared.receiver_names();
+    let limits = QueryLimits {
+        rows_max: metric_rule::SERIES_MAX,
+        timeout: QUERY_TIMEOUT,
+    };
+    for rule in &shared.rules.metrics {
+        let now = TimeMicros::now();
+        let values = metric_rule::values(&shared.sql.sql(&metric_rule::query(rule, now), limits).await?)?;
+        let gaps = metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?);
+        let write = async {
+            let mut transaction = shared.pool.begin_with("BEGIN IMMEDIATE").await?;
+            metric_rule::apply(&mut transaction, rule, &receivers, &values, &gaps, now).await?;
+            transaction.commit().await
+        };
+        write.await.map_err(AlertError::database("apply a metric rule"))?;
+    }
+    Ok(())
+}
+
+/// Forgets what is long over.
+pub(crate) async fn sweep(shared: &Shared) -> Result<(), AlertError> {
+    let before = TimeMicros::now().plus_micros(-KEEP_US);
+    let sweep = async {
+        let mut transaction = shared.pool.begin().await?;
+        store::sweep(&mut transaction, before).await?;
+        transaction.commit().await
+    };
+    sweep.await.map_err(AlertError::database("forget what is over"))
+}

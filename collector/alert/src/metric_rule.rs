@@ -1,0 +1,269 @@
+//! Metric rules against the samples: one query a rule, one state a series.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::array::RecordBatch;
+use fleetmend_event::{HostId, TimeMicros};
+use sqlx::SqliteConnection;
+
+use crate::apply::{become_state, receivers_of};
+use crate::error::AlertError;
+use crate::message::{self, Event};
+use crate::query::{numbers, text, texts, time};
+use crate::rules::{Aggregate, MetricRule};
+use crate::store::{self, Alert, State};
+use crate::threshold::{Active, Judged, Phase, Step, step};
+
+/// Series one rule may watch.
+pub(crate) const SERIES_MAX: usize = 20_000;
+
+/// A series: host and labels as JSON.
+pub(crate) type SeriesId = (HostId, String);
+
+/// What the samples of the window say.
+pub(crate) fn query(rule: &MetricRule, now: TimeMicros) -> String {
+    let from = now.plus_micros(-i64::try_from(rule.window.get().as_micros()).unwrap_or(i64::MAX));
+    let aggregate = match rule.agg {
+        Aggregate::Last => "last_value(value ORDER BY time)",
+        Aggregate::Avg => "avg(value)",
+        Aggregate::Max => "max(value)",
+        Aggregate::Min => "min(value)",
+    };
+    let mut conditions = vec![
+        format!("name = {}", text(&rule.metric)),
+        format!("time >= {}", time(from)),
+        format!("time <= {}", time(now)),
+        // A sample that could not be taken is NaN: missing, not a value.
+        "value BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308".to_owned(),
+    ];
+    for (name, value) in &rule.labels {
+        let pair = format!("{}:{}", serde_json::json!(name), serde_json::json!(value));
+        conditions.push(format!("strpos(labels, {}) > 0", text(&pair)));
+    }
+    if !rule.hosts.is_empty() {
+        let hosts: Vec<String> = rule.hosts.iter().map(|host| text(&host.to_string())).collect();
+        conditions.push(format!("host_id IN ({})", hosts.join(", ")));
+    }
+    format!(
+        "SELECT host_id, labels, {aggregate} AS value FROM metrics WHERE {} GROUP BY host_id, labels LIMIT {SERIES_MAX}",
+        conditions.join(" AND ")
+    )
+}
+
+/// Hosts that lost samples in the window.
+pub(crate) fn gap_query(rule: &MetricRule, now: TimeMicros) -> String {
+    let from = now.plus_micros(-i64::try_from(rule.window.get().as_micros()).unwrap_or(i64::MAX));
+    format!(
+        "SELECT DISTINCT host_id FROM gaps WHERE \"table\" IN ('*', 'metrics') AND to_time >= {} AND from_time <= {}",
+        time(from),
+        time(now)
+    )
+}
+
+/// The values of a query's result.
+pub(crate) fn values(batches: &[RecordBatch]) -> Result<BTreeMap<SeriesId, f64>, AlertError> {
+    let wrong = || AlertError::Rows {
+        table: "metrics",
+        reason: "the answer has other columns than asked for".to_owned(),
+    };
+    let mut all = BTreeMap::new();
+    for batch in batches {
+        let hosts = texts(batch, "host_id").ok_or_else(wrong)?;
+        let labels = texts(batch, "labels").ok_or_else(wrong)?;
+        let found = numbers(batch, "value").ok_or_else(wrong)?;
+        for ((host, labels), value) in hosts.into_iter().zip(labels).zip(found) {
+            if let Ok(host) = host.parse() {
+                all.insert((host, labels), value);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Hosts of a result.
+pub(crate) fn hosts(batches: &[RecordBatch]) -> BTreeSet<HostId> {
+    batches
+        .iter()
+        .filter_map(|batch| texts(batch, "host_id"))
+        .flatten()
+        .filter_map(|host| host.parse().ok())
+        .collect()
+}
+
+/// Moves every series of a rule by what was judged now.
+pub(crate) async fn apply(
+    connection: &mut SqliteConnection,
+    rule: &MetricRule,
+    all_receivers: &[String],
+    values: &BTreeMap<SeriesId, f64>,
+    gaps: &BTreeSet<HostId>,
+    now: TimeMicros,
+) -> Result<(), sqlx::Error> {
+    let mut active: BTreeMap<String, Alert> = BTreeMap::new();
+    for state in [State::Pending, State::Firing] {
+        let alerts = store::in_state(connection, state, Some(&rule.name)).await?;
+        active.extend(alerts.into_iter().map(|alert| (alert.key.clone(), alert)));
+    }
+    for ((host, labels), value) in values {
+        let judged = judge(rule, Some(*value), gaps.contains(host));
+        let key = key_of(rule, *host, labels);
+        let alert = active.remove(&key);
+        let name = Naming {
+            rule,
+            host: *host,
+            labels,
+            key,
+        };
+        one(connection, name, all_receivers, alert, judged, now).await?;
+    }
+    // What has no samples any more is unknown.
+    for (key, alert) in active {
+        let Some(host) = alert.host_id else { continue };
+        let labels = alert.subject.clone();
+        let name = Naming {
+            rule,
+            host,
+            labels: &labels,
+            key,
+        };
+        one(
+            connection,
+            name,
+            all_receivers,
+            Some(alert),
+            judge(rule, None, gaps.contains(&host)),
+            now,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+struct Naming<'a> {
+    rule: &'a MetricRule,
+    host: HostId,
+    labels: &'a str,
+    key: String,
+}
+
+fn judge(rule: &MetricRule, value: Option<f64>, gap: bool) -> Judged {
+    let reason = match value {
+        _ if gap => "gap",
+        None => "no_samples",
+        Some(value) if rule.op.holds(value, rule.value) => return Judged::Holds(value),
+        Some(value) => return Judged::HoldsNot(value),
+    };
+    metrics::counter!(crate::metrics::UNKNOWN, "reason" => reason).increment(1);
+    Judged::Unknown
+}
+
+async fn one(
+    connection: &mut SqliteConnection,
+    name: Naming<'_>,
+    all_receivers: &[String],
+    alert: Option<Alert>,
+    judged: Judged,
+    now: TimeMicros,
+) -> Result<(), sqlx::Error> {
+    let before = alert.as_ref().map(|alert| Active {
+        phase: if alert.state == State::Firing {
+            Phase::Firing
+        } else {
+            Phase::Pending
+        },
+        since: alert.since,
+        judged_at: alert.judged_at,
+        unknown_since: alert.unknown_since,
+    });
+    let said = step(before, judged, name.rule.hold.get(), now);
+    let mut alert = match alert {
+        Some(alert) => alert,
+        None if said == Step::Inactive => return Ok(()),
+        None => new_alert(&name, now),
+    };
+    match said {
+        Step::Inactive => return Ok(()),
+        Step::Begin(active) | Step::Stay(active) => keep(&mut alert, active, judged),
+        Step::Fire(active, value) => {
+            keep(&mut alert, active, judged);
+            alert.summary = sentence(name.rule, value);
+            alert.fired_at = Some(now);
+            become_state(&mut alert, State::Firing, now);
+            let receivers = receivers_of(all_receivers, &alert.receivers);
+            message::queue(connection, &alert, Event::Firing, &[], receivers, now).await?;
+        }
+        Step::Resolve(value) => {
+            alert.value = Some(value);
+            alert.resolved_at = Some(now);
+            alert.summary = sentence(name.rule, value);
+            become_state(&mut alert, State::Resolved, now);
+            let receivers =
+                message::told(connection, &alert.alert_id, alert.fired_at.unwrap_or_default()).await?;
+            message::queue(connection, &alert, Event::Resolved, &[], &receivers, now).await?;
+        }
+        Step::Forget => return store::remove(connection, &alert.alert_id).await,
+        Step::Lose => {
+            alert.resolved_at = Some(now);
+            "its samples stopped before it held long enough".clone_into(&mut alert.summary);
+            become_state(&mut alert, State::Unknown, now);
+        }
+    }
+    store::put(connection, &alert).await
+}
+
+fn keep(alert: &mut Alert, active: Active, judged: Judged) {
+    alert.since = active.since;
+    alert.judged_at = active.judged_at;
+    alert.unknown_since = active.unknown_since;
+    if let Judged::Holds(value) = judged {
+        alert.value = Some(value);
+    }
+}
+
+fn new_alert(name: &Naming<'_>, now: TimeMicros) -> Alert {
+    let rule = name.rule;
+    Alert {
+        alert_id: uuid::Uuid::now_v7().to_string(),
+        key: name.key.clone(),
+        rule: rule.name.clone(),
+        state: State::Pending,
+        severity: rule.severity.as_str().to_owned(),
+        host_id: Some(name.host),
+        finding_id: None,
+        action_id: None,
+        subject: name.labels.to_owned(),
+        title: format!("{} {} {}", rule.metric, rule.op.as_str(), rule.value),
+        summary: String::new(),
+        value: None,
+        started_at: now,
+        since: now,
+        judged_at: now,
+        unknown_since: None,
+        row_time: now,
+        deadline_us: 0,
+        receivers: rule.receivers.clone(),
+        fired_at: None,
+        resolved_at: None,
+        changed_at: now,
+    }
+}
+
+fn sentence(rule: &MetricRule, value: f64) -> String {
+    let how = match rule.agg {
+        Aggregate::Last => "last",
+        Aggregate::Avg => "average",
+        Aggregate::Max => "largest",
+        Aggregate::Min => "smallest",
+    };
+    let seconds = rule.window.get().as_secs();
+    format!(
+        "{} is {value:.4} ({how} of {seconds} s); the limit is {} {}",
+        rule.metric,
+        rule.op.as_str(),
+        rule.value
+    )
+}
+
+fn key_of(rule: &MetricRule, host: HostId, labels: &str) -> String {
+    format!("metric {} {host} {labels}", rule.name)
+}

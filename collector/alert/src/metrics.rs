@@ -1,0 +1,24 @@
+//! Names of the room's metrics.
+
+use metrics::{describe_counter, describe_gauge};
+
+pub(crate) const ROWS: &str = "fleetmend_collector_alert_rows_total";
+pub(crate) const IGNORED: &str = "fleetmend_collector_alert_rows_ignored_total";
+pub(crate) const TRANSITIONS: &str = "fleetmend_collector_alert_transitions_total";
+pub(crate) const UNKNOWN: &str = "fleetmend_collector_alert_unknown_total";
+pub(crate) const DELIVERIES: &str = "fleetmend_collector_alert_deliveries_total";
+pub(crate) const WAITING: &str = "fleetmend_collector_alert_deliveries_waiting";
+pub(crate) const FAILURES: &str = "fleetmend_collector_alert_evaluations_failed_total";
+
+pub(crate) fn describe() {
+    describe_counter!(ROWS, "rows of findings and actions that were read, by table");
+    describe_counter!(IGNORED, "findings that reached no rule, by reason");
+    describe_counter!(TRANSITIONS, "alerts that came into a state, by state");
+    describe_counter!(
+        UNKNOWN,
+        "conditions on metrics that could not be judged, by reason"
+    );
+    describe_counter!(DELIVERIES, "attempts to deliver a message, by outcome");
+    describe_gauge!(WAITING, "messages that wait to be accepted");
+    describe_counter!(FAILURES, "rounds that failed and are done again");
+}

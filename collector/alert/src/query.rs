@@ -1,0 +1,128 @@
+//! The facts, as this room reads them.
+
+use std::time::Duration;
+
+use arrow::array::{AsArray as _, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMicrosecondType};
+use async_trait::async_trait;
+use fleetmend_event::{HostId, Table, TimeMicros};
+
+use crate::AlertError;
+
+/// What one query may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// Rows wanted at most; more are cut off without an error.
+    pub rows_max: usize,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// Why there is no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The query does not parse, plan or run.
+    #[error("{0}")]
+    Invalid(String),
+    /// It took longer than allowed.
+    #[error("the query took longer than {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The store does not answer now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Read-only SQL over all facts.
+#[async_trait]
+pub trait SqlQuery: Send + Sync + 'static {
+    /// The result of one query; at most `limits.rows_max` rows.
+    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Vec<RecordBatch>, QueryError>;
+}
+
+/// A row with what the store knows of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored<T> {
+    pub(crate) host_id: HostId,
+    pub(crate) ingested_at: TimeMicros,
+    pub(crate) row: T,
+}
+
+/// A text as an SQL literal.
+pub(crate) fn text(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+/// A moment as an SQL literal of the type of the column `time`.
+pub(crate) fn time(value: TimeMicros) -> String {
+    format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", value.0)
+}
+
+/// The rows of a query that selects whole rows of one table.
+pub(crate) fn stored<T: Table>(batches: &[RecordBatch]) -> Result<Vec<Stored<T>>, AlertError> {
+    let wrong = |reason: String| AlertError::Rows {
+        table: T::NAME,
+        reason,
+    };
+    let mut all = Vec::new();
+    for batch in batches {
+        let hosts = texts(batch, "host_id").ok_or_else(|| wrong("host_id is missing".to_owned()))?;
+        let times = times(batch, "ingested_at").ok_or_else(|| wrong("ingested_at is missing".to_owned()))?;
+        let plain = as_declared::<T>(batch).map_err(|error| wrong(error.to_string()))?;
+        let rows = T::from_batch(&plain).map_err(|error| wrong(error.to_string()))?;
+        for ((row, host), ingested_at) in rows.into_iter().zip(hosts).zip(times) {
+            let host_id = host
+                .parse()
+                .map_err(|_| wrong(format!("{host:?} is no host id")))?;
+            all.push(Stored {
+                host_id,
+                ingested_at,
+                row,
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// The batch with the types its table declares: engines hand texts out in other encodings.
+fn as_declared<T: Table>(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    for field in T::schema().fields() {
+        if let Some(column) = batch.column_by_name(field.name()) {
+            fields.push(Field::new(field.name(), field.data_type().clone(), true));
+            columns.push(cast(column, field.data_type())?);
+        }
+    }
+    RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns)
+}
+
+/// The texts of a column; a null is empty.
+pub(crate) fn texts(batch: &RecordBatch, name: &str) -> Option<Vec<String>> {
+    let plain = cast(batch.column_by_name(name)?, &DataType::Utf8).ok()?;
+    Some(
+        plain
+            .as_string::<i32>()
+            .iter()
+            .map(|text| text.unwrap_or_default().to_owned())
+            .collect(),
+    )
+}
+
+/// The times of a column.
+pub(crate) fn times(batch: &RecordBatch, name: &str) -> Option<Vec<TimeMicros>> {
+    let plain = cast(
+        batch.column_by_name(name)?,
+        &DataType::Timestamp(TimeUnit::Microsecond, None),
+    )
+    .ok()?;
+    let values = plain.as_primitive::<TimestampMicrosecondType>().iter();
+    Some(values.map(|time| TimeMicros(time.unwrap_or_default())).collect())
+}
+
+/// The numbers of a column; a null is NaN.
+pub(crate) fn numbers(batch: &RecordBatch, name: &str) -> Option<Vec<f64>> {
+    let plain = cast(batch.column_by_name(name)?, &DataType::Float64).ok()?;
+    let values = plain.as_primitive::<arrow::datatypes::Float64Type>().iter();
+    Some(values.map(|value| value.unwrap_or(f64::NAN)).collect())
+}

@@ -1,0 +1,145 @@
+//! The two tasks of the room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
+use sqlx::SqlitePool;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::config::AlertConfig;
+use crate::error::AlertError;
+use crate::query::SqlQuery;
+use crate::rules::Rules;
+use crate::webhook::Webhook;
+use crate::{database, deliver, evaluate};
+
+/// After a round that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Alerting, ready to run.
+#[derive(Clone)]
+pub struct Alerting {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: AlertConfig,
+    pub(crate) rules: Rules,
+    pub(crate) pool: SqlitePool,
+    pub(crate) sql: Arc<dyn SqlQuery>,
+    pub(crate) webhooks: Vec<Webhook>,
+    /// Told when a round may have written messages.
+    pub(crate) wake: Notify,
+}
+
+impl Shared {
+    pub(crate) fn receiver_names(&self) -> Vec<String> {
+        self.webhooks.iter().map(|webhook| webhook.name.clone()).collect()
+    }
+}
+
+impl Alerting {
+    /// Reads the rules, prepares the receivers and brings the tables up to date.
+    ///
+    /// # Errors
+    /// When a rule or a receiver cannot be used, or SQLite refuses.
+    pub async fn open(
+        config: AlertConfig,
+        pool: SqlitePool,
+        sql: Arc<dyn SqlQuery>,
+    ) -> Result<Self, AlertError> {
+        let rules = Rules::load(&config)?;
+        let webhooks = config
+            .receivers
+            .iter()
+            .map(Webhook::new)
+            .collect::<Result<Vec<_>, _>>()?;
+        database::migrate(&pool).await?;
+        crate::metrics::describe();
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                rules,
+                pool,
+                sql,
+                webhooks,
+                wake: Notify::new(),
+            }),
+        })
+    }
+
+    /// Starts evaluating and delivering; both end when `tasks` drains, between two transactions.
+    pub fn spawn(&self, tasks: &Tasks) {
+        let (shared, token) = (self.shared.clone(), tasks.token());
+        tasks.spawn("alert-evaluate", TaskKind::Critical, async move {
+            evaluating(&shared, &token).await;
+            Ok::<(), AlertError>(())
+        });
+        let (shared, token) = (self.shared.clone(), tasks.token());
+        tasks.spawn("alert-deliver", TaskKind::Critical, async move {
+            delivering(&shared, &token).await;
+            Ok::<(), AlertError>(())
+        });
+    }
+}
+
+/// Rounds until it is cancelled. A round that fails changed nothing and is done again.
+async fn evaluating(shared: &Shared, token: &CancellationToken) {
+    let mut metrics_at = Instant::now();
+    let mut sweep_at = Instant::now() + SWEEP_EVERY;
+    loop {
+        let round = async {
+            let more = evaluate::findings(shared).await?;
+            if Instant::now() >= metrics_at {
+                metrics_at = Instant::now() + shared.config.metrics_every.get();
+                evaluate::metrics(shared).await?;
+            }
+            if Instant::now() >= sweep_at {
+                sweep_at = Instant::now() + SWEEP_EVERY;
+                evaluate::sweep(shared).await?;
+            }
+            Ok(more)
+        };
+        let pause = match round.await {
+            Ok(true) => Duration::ZERO,
+            Ok(false) => shared.config.poll.get(),
+            Err(error) => {
+                failed("evaluating", &error);
+                AFTER_FAILURE
+            }
+        };
+        shared.wake.notify_one();
+        tokio::select! {
+            biased;
+            () = token.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+async fn delivering(shared: &Shared, token: &CancellationToken) {
+    loop {
+        let pause = match deliver::round(shared).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                failed("delivering", &error);
+                AFTER_FAILURE
+            }
+        };
+        tokio::select! {
+            biased;
+            () = token.cancelled() => return,
+            () = shared.wake.notified() => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+fn failed(what: &'static str, error: &AlertError) {
+    metrics::counter!(crate::metrics::FAILURES, "what" => what).increment(1);
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!(what, %error, cause, "a round of alerting failed; it is done again");
+}
