@@ -48,7 +48,7 @@ pub use config::EnrolConfig;
 pub use hosts::EnrolledHost;
 pub use refusal::{EnrolError, Refusal};
 pub use service::serve;
-pub use tokens::TokenState;
+pub use tokens::{TokenState, token_id};
 
 /// Issues tokens and certificates; see the module. Clones are the same enroller.
 #[derive(Debug, Clone)]
@@ -129,7 +129,7 @@ impl Enroller {
         )
         .await?;
         tracing::info!(
-            token = token.secret().digest().short(),
+            token = token_id(&token),
             uses,
             ?lifetime,
             "enrolment token issued"

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -27,12 +27,16 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> I
     move |source| IdentityError::File { action, path, source }
 }
 
-/// Makes `folder` with mode 0700 if it is not there; refuses one that others may write to.
+/// Makes `folder` with mode 0700 if it is not there, for the owner of the folder above it; refuses one that
+/// others may write to.
 pub fn private_folder(folder: &Path) -> Result<(), IdentityError> {
-    match DirBuilder::new().mode(FOLDER_MODE).recursive(true).create(folder) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(failed("create folder", folder)(error)),
+    if !folder.exists() {
+        DirBuilder::new()
+            .mode(FOLDER_MODE)
+            .recursive(true)
+            .create(folder)
+            .map_err(failed("create folder", folder))?;
+        give_to_owner_of_parent(folder)?;
     }
     let mode = fs::metadata(folder)
         .map_err(failed("inspect folder", folder))?
@@ -48,6 +52,22 @@ pub fn private_folder(folder: &Path) -> Result<(), IdentityError> {
             wanted: FOLDER_MODE,
         })
     }
+}
+
+/// What root makes in somebody's folder belongs to that somebody. Others cannot give files away.
+fn give_to_owner_of_parent(path: &Path) -> Result<(), IdentityError> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let owner = fs::metadata(parent).map_err(failed("inspect folder", parent))?;
+    let made = fs::metadata(path).map_err(failed("inspect", path))?;
+    if made.uid() == 0 && (owner.uid(), owner.gid()) != (made.uid(), made.gid()) {
+        // Never through a link that the parent's owner may have put there meanwhile.
+        lchown(path, Some(owner.uid()), Some(owner.gid()))
+            .map_err(failed("give to its folder's owner", path))?;
+    }
+    Ok(())
 }
 
 /// Reads a file that only its owner may read; `None` when there is none.
@@ -158,7 +178,8 @@ fn write_synced(temporary: &Path, content: &[u8], mode: u32, folder: &Path) -> R
     let owner = fs::metadata(folder).map_err(failed("inspect folder", folder))?;
     let ours = file.metadata().map_err(failed("inspect", temporary))?;
     if (owner.uid(), owner.gid()) != (ours.uid(), ours.gid()) && ours.uid() == 0 {
-        chown(temporary, Some(owner.uid()), Some(owner.gid()))
+        // By descriptor: the folder's owner could put a link to another file in the place of the path.
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))
             .map_err(failed("give to the folder's owner", temporary))?;
     }
     file.write_all(content).map_err(failed("write", temporary))?;
@@ -189,12 +210,29 @@ mod tests {
     }
 
     #[test]
+    fn what_root_writes_into_somebodys_folder_belongs_to_that_somebody() {
+        let folder = tempfile::tempdir().unwrap();
+        if lchown(folder.path(), Some(65534), Some(65534)).is_err() {
+            // Only root can give a folder away.
+            assert_ne!(fs::metadata("/proc/self").unwrap().uid(), 0);
+            return;
+        }
+        let inner = folder.path().join("identity");
+        private_folder(&inner).unwrap();
+        write_private(&inner.join("host.key"), b"key").unwrap();
+        for path in [inner.clone(), inner.join("host.key")] {
+            let found = fs::metadata(&path).unwrap();
+            assert_eq!((found.uid(), found.gid()), (65534, 65534), "{}", path.display());
+        }
+    }
+
+    #[test]
     fn a_file_of_another_user_is_not_our_own() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("anchors");
         write_public(&path, b"trust me").unwrap();
         assert!(read_own(&path).unwrap().is_some());
-        if chown(&path, Some(65534), Some(65534)).is_ok() {
+        if lchown(&path, Some(65534), Some(65534)).is_ok() {
             let error = read_own(&path).unwrap_err().to_string();
             assert!(
                 error.contains("uid 65534") && error.contains("chown root"),

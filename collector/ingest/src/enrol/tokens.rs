@@ -1,7 +1,7 @@
 //! The table of tokens.
 
 use fleetmend_event::{HostId, TimeMicros};
-use fleetmend_identity::Fingerprint;
+use fleetmend_identity::{EnrolmentToken, Fingerprint};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
@@ -10,10 +10,15 @@ use super::{EnrolError, Refusal};
 /// Tokens that are listed at once.
 const LISTED_MAX: i64 = 1000;
 
+/// What a token is called where it is listed and revoked: the first digits of the hash of its secret.
+pub fn token_id(token: &EnrolmentToken) -> String {
+    token.secret().digest().short()
+}
+
 /// A token as it is shown: without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenState {
-    /// First digits of the hash of its secret.
+    /// See [`token_id`].
     pub id: String,
     /// When it was issued.
     pub created_at: TimeMicros,
