@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use observer::{EventSource, Observer};
 pub use placement::Placement;
@@ -43,7 +43,7 @@ pub(crate) use table::Exec;
 use table::Table;
 
 /// How the inventory is kept. Times are in seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessConfig {
     /// Where /proc is mounted.
@@ -75,6 +75,28 @@ impl Default for ProcessConfig {
             ended_max: 2048,
             snapshot_rows_max: 4096,
         }
+    }
+}
+
+impl ProcessConfig {
+    /// What is wrong with the values, each with the key it concerns.
+    pub fn faults(&self) -> Vec<(String, String)> {
+        let mut faults = Vec::new();
+        for (key, is_zero) in [
+            ("observe_interval_s", self.observe_interval_s == 0),
+            ("full_snapshot_interval_s", self.full_snapshot_interval_s == 0),
+            ("running_max", self.running_max == 0),
+            ("ended_max", self.ended_max == 0),
+            ("snapshot_rows_max", self.snapshot_rows_max == 0),
+        ] {
+            if is_zero {
+                faults.push((key.to_owned(), "must be at least 1".to_owned()));
+            }
+        }
+        if !self.proc_path.is_absolute() {
+            faults.push(("proc_path".to_owned(), "must be an absolute path".to_owned()));
+        }
+        faults
     }
 }
 

@@ -251,7 +251,7 @@ fn refusal(family: Family, diagnosis: &Diagnosis) -> ProbeStatus {
 fn switched_off(family: Family) -> Diagnosis {
     Diagnosis {
         reason: "switched off by the configuration".to_owned(),
-        hint: format!("set collect.bpf.{} = true to switch it on", family.as_str()),
+        hint: format!("set bpf.{} = true to switch it on", family.as_str()),
     }
 }
 

@@ -86,6 +86,79 @@ fn damaged_object_breaks_its_own_family_alone() {
     assert_eq!(state(&statuses, "bpf.network").state, ProbeState::Real);
 }
 
+/// An object whose programs never end: every `exit` is a jump to itself.
+fn endless(family: Family) -> &'static [u8] {
+    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    const JUMP_TO_ITSELF: [u8; 8] = [0x05, 0, 0xff, 0xff, 0, 0, 0, 0];
+    let mut object = family.object().to_vec();
+    for instruction in object.as_chunks_mut::<8>().0 {
+        if *instruction == EXIT {
+            *instruction = JUMP_TO_ITSELF;
+        }
+    }
+    object.leak()
+}
+
+#[test]
+fn program_that_the_verifier_refuses_is_told_in_its_words() {
+    let change = |family| {
+        if family == Family::Network {
+            endless(family)
+        } else {
+            family.object()
+        }
+    };
+    let (sensor, statuses) = BpfSensor::load_objects(config(), change);
+    let (network, others): (Vec<_>, Vec<_>) = statuses
+        .into_iter()
+        .partition(|status| status.probe == "bpf.network");
+    if !may_load(&others) {
+        return;
+    }
+    assert!(sensor.traces_execs(), "the other family runs");
+    assert_eq!(network[0].state, ProbeState::Broken);
+    let reason = &network[0].reason;
+    assert!(
+        reason.contains("on_state") && reason.contains("the verifier says"),
+        "{reason}"
+    );
+}
+
+/// Set in the process that runs this test again without the capabilities.
+const WITHOUT_CAPABILITIES: &str = "FLEETMEND_TEST_WITHOUT_CAPABILITIES";
+
+#[test]
+fn without_permission_the_reason_and_what_to_do_are_told() {
+    if std::env::var_os(WITHOUT_CAPABILITIES).is_some() {
+        let (sensor, statuses) = BpfSensor::load(config());
+        assert!(!sensor.traces_execs());
+        assert_eq!(statuses[0].state, ProbeState::Degraded, "{statuses:?}");
+        assert_eq!(statuses[1].state, ProbeState::Broken, "{statuses:?}");
+        for status in statuses {
+            assert!(status.reason.contains("not permitted"), "{status:?}");
+            assert!(status.hint.contains("CAP_BPF"), "{status:?}");
+        }
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+        println!("COULD NOT RUN: only root has capabilities to drop");
+        return;
+    }
+    let output = Command::new("setpriv")
+        .args(["--bounding-set", "-sys_admin,-bpf,-perfmon", "--inh-caps", "-all"])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "bpf::tests::sensor::without_permission_the_reason_and_what_to_do_are_told",
+        ])
+        .env(WITHOUT_CAPABILITIES, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}");
+}
+
 /// Receives until a fact is what is wanted.
 async fn receive<T>(
     receiver: &mut mpsc::Receiver<Fact>,
