@@ -7,15 +7,15 @@
 //! ([`FactSink`]); secrets in arguments are masked ([`masking`]) before a fact leaves this room; a value that
 //! could not be read is missing, never zero; a fault of ours is never reported as a fault of the target.
 
+pub mod bpf;
 pub mod config;
 pub mod host;
 pub mod masking;
 mod metrics;
+pub mod process;
 mod sink;
 pub mod site;
 pub mod unit;
 
 pub use config::{CollectConfig, SiteConfig};
 pub use sink::FactSink;
-pub mod bpf;
-pub mod process;
