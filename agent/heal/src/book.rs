@@ -1,0 +1,181 @@
+//! The book of open findings: which remedy of which finding is to be proposed when. Pure: it takes the time and
+//! gives proposals.
+
+use std::collections::BTreeMap;
+
+use fleetmend_event::healer::Proposal;
+use fleetmend_event::remedy::{Ending, Remedy};
+use fleetmend_event::table::{ActionEvent, ActionStage, Finding, FindingState};
+use fleetmend_event::{ActionId, FindingId, TimeMicros};
+
+use crate::Config;
+use crate::metrics;
+use crate::plan::{Diagnosis, diagnose};
+
+/// Open findings that are kept; the oldest goes first.
+const CASES_MAX: usize = 512;
+/// Proposals of one finding; then it is a person's.
+const TRIES_MAX: u32 = 8;
+/// A refusal that may pass (cool-down, budget, stop switch) is asked again after this, doubled each time.
+const RETRY_S: i64 = 60;
+/// After what healed, the detector has this long to see it.
+const SETTLE_S: i64 = 120;
+/// What would be done, or could not be done, is asked again after this: the policy may have changed.
+const REST_S: i64 = 600;
+/// A proposal without any answer is taken to be lost after this. Longer than verification may take.
+const ANSWER_S: i64 = 300;
+
+/// Open findings that have a remedy.
+#[derive(Debug, Default)]
+pub struct Book {
+    cases: BTreeMap<FindingId, Case>,
+}
+
+#[derive(Debug)]
+struct Case {
+    finding: Finding,
+    candidates: Vec<Remedy>,
+    at: usize,
+    under_way: Option<ActionId>,
+    tries: u32,
+    next: TimeMicros,
+}
+
+impl Book {
+    /// Takes note of a finding: opens a case, keeps it current, or closes it.
+    pub fn note(&mut self, finding: &Finding, config: &Config, now: TimeMicros) {
+        if finding.state == FindingState::Resolved {
+            self.cases.remove(&finding.finding_id);
+            return;
+        }
+        if let Some(case) = self.cases.get_mut(&finding.finding_id) {
+            case.finding = finding.clone();
+            return;
+        }
+        match diagnose(finding, config) {
+            Diagnosis::None(reason) => {
+                tracing::debug!(finding_id = %finding.finding_id, rule = finding.rule, reason, "finding has no remedy");
+            }
+            Diagnosis::Candidates(candidates) => {
+                if self.cases.len() >= CASES_MAX && self.cases.pop_first().is_some() {
+                    metrics::finding_dropped("book_full");
+                }
+                let finding = finding.clone();
+                let case = Case {
+                    candidates,
+                    at: 0,
+                    under_way: None,
+                    tries: 0,
+                    next: now,
+                    finding,
+                };
+                self.cases.insert(case.finding.finding_id, case);
+            }
+        }
+    }
+
+    /// Proposals whose time has come. Each is under way from now on.
+    pub fn due(&mut self, config: &Config, now: TimeMicros) -> Vec<Proposal> {
+        let lifetime_ms = i64::try_from(config.proposal_lifetime.get().as_millis()).unwrap_or(i64::MAX);
+        let mut proposals = Vec::new();
+        for case in self.cases.values_mut() {
+            if now < case.next || case.tries >= TRIES_MAX {
+                continue;
+            }
+            let Some(remedy) = case.candidates.get(case.at) else {
+                continue;
+            };
+            let proposal = Proposal {
+                action_id: ActionId::random(),
+                finding: case.finding.clone(),
+                remedy: remedy.clone(),
+                not_after: now.plus_millis(lifetime_ms),
+            };
+            case.under_way = Some(proposal.action_id);
+            case.tries += 1;
+            case.next = later(now, ANSWER_S);
+            proposals.push(proposal);
+        }
+        proposals
+    }
+
+    /// A proposal that could not be sent is due again at once.
+    pub fn unsent(&mut self, action_id: ActionId, now: TimeMicros) {
+        if let Some(case) = self.case_of(action_id) {
+            case.under_way = None;
+            case.tries = case.tries.saturating_sub(1);
+            case.next = now;
+        }
+    }
+
+    /// Takes note of a step the healer made.
+    pub fn step(&mut self, event: &ActionEvent, now: TimeMicros) {
+        let Some(case) = self.case_of(event.action_id) else {
+            return;
+        };
+        match (event.stage, event.ending) {
+            (ActionStage::WouldAct, _) => case.rest(now, REST_S),
+            (ActionStage::Refused, _) if is_final(&event.reason) => case.next_candidate(now),
+            (ActionStage::Refused, _) => {
+                let wait_s = RETRY_S << case.tries.min(6);
+                case.rest(now, wait_s);
+            }
+            (ActionStage::Ended, Some(Ending::Healed | Ending::NoOp)) => {
+                case.at = 0;
+                case.rest(now, SETTLE_S);
+            }
+            (ActionStage::Ended, Some(Ending::Reverted | Ending::FailedSafe)) => case.next_candidate(now),
+            (ActionStage::Ended, _) => case.tries = TRIES_MAX,
+            // It goes on: the ending is waited for.
+            (_, _) => case.next = later(now, ANSWER_S),
+        }
+    }
+
+    /// Cases that are open.
+    pub fn len(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Whether no case is open.
+    pub fn is_empty(&self) -> bool {
+        self.cases.is_empty()
+    }
+
+    fn case_of(&mut self, action_id: ActionId) -> Option<&mut Case> {
+        self.cases
+            .values_mut()
+            .find(|case| case.under_way == Some(action_id))
+    }
+}
+
+impl Case {
+    /// The transaction is still followed: a refused one that was journalled has its ending yet to come.
+    fn rest(&mut self, now: TimeMicros, seconds: i64) {
+        self.next = later(now, seconds);
+    }
+
+    fn next_candidate(&mut self, now: TimeMicros) {
+        self.under_way = None;
+        if self.at + 1 < self.candidates.len() {
+            self.at += 1;
+            self.next = now;
+        } else {
+            self.at = 0;
+            self.next = later(now, REST_S);
+        }
+    }
+}
+
+/// Guards whose refusal does not pass by waiting: another remedy may be granted or applicable.
+fn is_final(reason: &str) -> bool {
+    ["not-applicable:", "grant:", "scope:", "plan:"]
+        .iter()
+        .any(|guard| reason.starts_with(guard))
+}
+
+fn later(now: TimeMicros, seconds: i64) -> TimeMicros {
+    now.plus_millis(seconds.saturating_mul(1000))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+use fleetmend_event::table::{FindingKind, Severity, SubjectKind};
+use proptest::prelude::*;
+
+use super::*;
+
+const START: TimeMicros = TimeMicros(1_800_000_000_000_000);
+
+fn at(seconds: i64) -> TimeMicros {
+    START.plus_millis(seconds * 1000)
+}
+
+fn finding(rule: &str, subject_kind: SubjectKind) -> Finding {
+    Finding {
+        time: START,
+        finding_id: FindingId::random(),
+        kind: FindingKind::Threshold,
+        rule: rule.to_owned(),
+        title: "title".to_owned(),
+        severity: Severity::High,
+        state: FindingState::Open,
+        first_time: START,
+        count: 1,
+        score: None,
+        subject_kind,
+        subject: "stress".to_owned(),
+        pid: Some(4711),
+        start_boot_ns: Some(10_000_000),
+        techniques: Vec::new(),
+        tactics: Vec::new(),
+        factors: "[]".to_owned(),
+        evidence: "{}".to_owned(),
+    }
+}
+
+fn step(proposal: &Proposal, stage: ActionStage, ending: Option<Ending>, reason: &str) -> ActionEvent {
+    ActionEvent {
+        time: START,
+        action_id: proposal.action_id,
+        finding_id: proposal.finding.finding_id,
+        remedy: proposal.remedy.name().to_owned(),
+        target: proposal.remedy.target(),
+        stage,
+        ending,
+        reason: reason.to_owned(),
+        before: "{}".to_owned(),
+        after: "{}".to_owned(),
+        asserted_by_agent: false,
+        ledger_index: 0,
+    }
+}
+
+fn book_with(finding: &Finding) -> (Book, Config) {
+    let config = Config::default();
+    let mut book = Book::default();
+    book.note(finding, &config, START);
+    (book, config)
+}
+
+#[test]
+fn a_finding_is_proposed_once_while_under_way() {
+    let hog = finding("runaway-process", SubjectKind::Process);
+    let (mut book, config) = book_with(&hog);
+    let proposals = book.due(&config, START);
+    assert_eq!(proposals.len(), 1);
+    assert_eq!(proposals[0].remedy.name(), "throttle-process");
+    assert_eq!(proposals[0].not_after, at(60));
+    book.note(&hog, &config, at(1));
+    assert!(book.due(&config, at(2)).is_empty());
+    book.unsent(proposals[0].action_id, at(3));
+    assert_eq!(
+        book.due(&config, at(3)).len(),
+        1,
+        "what was not sent is due again"
+    );
+}
+
+#[test]
+fn killing_is_proposed_only_after_throttling_did_not_help_or_is_not_to_be_had() {
+    for (stage, ending, reason) in [
+        (ActionStage::Ended, Some(Ending::Reverted), "did not help"),
+        (ActionStage::Ended, Some(Ending::FailedSafe), "could not"),
+        (ActionStage::Refused, None, "not-applicable: no cpu controller"),
+        (
+            ActionStage::Refused,
+            None,
+            "grant: policy 3 does not grant throttle-process",
+        ),
+    ] {
+        let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
+        let first = book.due(&config, START).remove(0);
+        book.step(&step(&first, stage, ending, reason), at(1));
+        let second = book.due(&config, at(1)).remove(0);
+        assert_eq!(second.remedy.name(), "kill-process", "{reason}");
+        book.step(
+            &step(&second, ActionStage::Refused, None, "grant: not granted"),
+            at(2),
+        );
+        assert!(book.due(&config, at(500)).is_empty());
+        assert_eq!(book.due(&config, at(700))[0].remedy.name(), "throttle-process");
+    }
+}
+
+#[test]
+fn what_healed_rests_and_what_may_pass_is_asked_again_later() {
+    let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
+    let first = book.due(&config, START).remove(0);
+    book.step(
+        &step(&first, ActionStage::Refused, None, "cool-down: tried before"),
+        at(1),
+    );
+    assert!(book.due(&config, at(60)).is_empty());
+    let second = book.due(&config, at(125)).remove(0);
+    assert_eq!(second.remedy.name(), "throttle-process");
+    book.step(&step(&second, ActionStage::Applied, None, ""), at(126));
+    book.step(
+        &step(&second, ActionStage::Ended, Some(Ending::Healed), ""),
+        at(130),
+    );
+    assert!(book.due(&config, at(249)).is_empty());
+    assert_eq!(
+        book.due(&config, at(251)).len(),
+        1,
+        "still open after it had healed"
+    );
+}
+
+#[test]
+fn resolved_findings_and_those_without_a_remedy_lead_to_nothing() {
+    let mut hog = finding("runaway-process", SubjectKind::Process);
+    let (mut book, config) = book_with(&hog);
+    hog.state = FindingState::Resolved;
+    book.note(&hog, &config, START);
+    assert!(book.is_empty());
+    for (rule, kind) in [
+        ("host-anomaly", SubjectKind::Host),
+        ("site-down", SubjectKind::Site),
+        ("runaway-process", SubjectKind::Host),
+    ] {
+        book.note(&finding(rule, kind), &config, START);
+    }
+    hog.state = FindingState::Open;
+    hog.start_boot_ns = None;
+    book.note(&hog, &config, START);
+    assert!(book.is_empty(), "a pid without its start time names no process");
+}
+
+#[test]
+fn the_book_is_bounded() {
+    let config = Config::default();
+    let mut book = Book::default();
+    for _ in 0..CASES_MAX + 50 {
+        book.note(&finding("unit-failed", SubjectKind::Unit), &config, START);
+    }
+    assert_eq!(book.len(), CASES_MAX);
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_healer_says_a_finding_is_proposed_a_bounded_number_of_times(
+        answers in prop::collection::vec((0_usize..6, 1_i64..2000), 0..60),
+    ) {
+        let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
+        let (mut now, mut proposed) = (START, 0);
+        for (answer, wait_s) in answers {
+            let due = book.due(&config, now);
+            prop_assert!(due.len() <= 1);
+            proposed += due.len();
+            if let Some(proposal) = due.first() {
+                let (stage, ending, reason) = match answer {
+                    0 => (ActionStage::WouldAct, None, ""),
+                    1 => (ActionStage::Refused, None, "budget: spent"),
+                    2 => (ActionStage::Refused, None, "scope: elsewhere"),
+                    3 => (ActionStage::Ended, Some(Ending::Healed), ""),
+                    4 => (ActionStage::Ended, Some(Ending::Reverted), ""),
+                    _ => (ActionStage::Ended, Some(Ending::Unknown), ""),
+                };
+                book.step(&step(proposal, stage, ending, reason), now);
+            }
+            now = now.plus_millis(wait_s * 1000);
+        }
+        prop_assert!(proposed <= usize::try_from(TRIES_MAX).unwrap());
+    }
+}

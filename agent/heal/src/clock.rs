@@ -1,0 +1,19 @@
+//! Time, behind a trait, so that waiting can be tested without waiting.
+
+use fleetmend_event::TimeMicros;
+
+/// Where the room takes its time from.
+pub trait Clock: Send + Sync + 'static {
+    /// The present moment.
+    fn now(&self) -> TimeMicros;
+}
+
+/// The system clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> TimeMicros {
+        TimeMicros::now()
+    }
+}

@@ -1,0 +1,196 @@
+//! The command line.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use fleetmend_event::healer::{
+    HealerReply, HealerRequest, PROTOCOL_VERSION, decode_message, encode_message, message_len,
+};
+use fleetmend_identity::{Context as Signing, Signed, TrustBundle};
+
+use crate::config::{Config, ENV_PREFIX};
+use crate::engine::set_stop_file;
+use crate::ledger::Ledger;
+use crate::policy::Policy;
+
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Repairs this host within what a signed policy allows.
+#[derive(Debug, Parser)]
+#[command(name = "fleetmend-healer", version)]
+pub struct Arguments {
+    /// Configuration file.
+    #[arg(long, short, global = true, default_value = "/etc/fleetmend/healer.toml")]
+    pub config: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run, as a service does.
+    Run,
+    /// Read the configuration and say what is wrong with it.
+    Check,
+    /// Ask the running healer how things stand.
+    Status,
+    /// Stop all acting on this host, at once.
+    Stop,
+    /// Resume acting.
+    Resume,
+    /// The record of everything that was done.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// The policy in force.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+/// About the ledger.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Verify the whole chain; works while the healer runs, or on a copy.
+    Verify {
+        /// Another ledger file.
+        file: Option<PathBuf>,
+    },
+}
+
+/// About the policy.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Show the installed policy, if it verifies.
+    Show,
+    /// Send a signed policy to the running healer.
+    Install {
+        /// The signed envelope.
+        file: PathBuf,
+    },
+}
+
+/// Reads the configuration; its drop-in folder lies beside it, with `.d` after its name.
+///
+/// # Errors
+/// All faults at once.
+pub fn load(path: &Path) -> anyhow::Result<Config> {
+    let mut drop_in = path.as_os_str().to_owned();
+    drop_in.push(".d");
+    Ok(fleetmend_config::load(
+        Some(path),
+        Some(Path::new(&drop_in)),
+        ENV_PREFIX,
+    )?)
+}
+
+/// Carries out everything but `run`.
+///
+/// # Errors
+/// What could not be done.
+pub fn execute(command: &Command, config: &Config, out: &mut dyn Write) -> anyhow::Result<()> {
+    match command {
+        Command::Run => bail!("run is not a command of this function"),
+        Command::Check => writeln!(out, "the configuration is good")?,
+        Command::Status => print_status(&ask(config, &HealerRequest::Status)?, out)?,
+        Command::Stop | Command::Resume => {
+            let stopped = matches!(command, Command::Stop);
+            let file = config.options().stop_file();
+            set_stop_file(&file, stopped).with_context(|| format!("change {}", file.display()))?;
+            writeln!(out, "acting is {}", if stopped { "stopped" } else { "resumed" })?;
+        }
+        Command::Ledger(LedgerCommand::Verify { file }) => {
+            let path = file.clone().unwrap_or_else(|| config.options().ledger_file());
+            let found = Ledger::verify(&path)?;
+            writeln!(
+                out,
+                "{}: {} entries, head {}",
+                path.display(),
+                found.entries,
+                found.head
+            )?;
+            writeln!(
+                out,
+                "{} rows erased, {} torn bytes at the end",
+                found.erased, found.torn_bytes
+            )?;
+        }
+        Command::Policy(PolicyCommand::Show) => {
+            let path = config.state_dir.join("policy.json");
+            let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+            let (_, bundle) = TrustBundle::read(&config.trust_bundle)?;
+            let policy = Signed::<Policy>::from_bytes(&bytes)?.verify(&bundle.anchors(), Signing::Policy)?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&policy)?)?;
+        }
+        Command::Policy(PolicyCommand::Install { file }) => {
+            let envelope =
+                std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            print_status(&ask(config, &HealerRequest::InstallPolicy { envelope })?, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn ask(config: &Config, request: &HealerRequest) -> anyhow::Result<HealerReply> {
+    let socket = &config.socket;
+    let mut stream = UnixStream::connect(socket)
+        .with_context(|| format!("connect to the healer at {}", socket.display()))?;
+    stream
+        .set_read_timeout(Some(ANSWER_DEADLINE))
+        .context("set a deadline")?;
+    stream
+        .set_write_timeout(Some(ANSWER_DEADLINE))
+        .context("set a deadline")?;
+    exchange(
+        &mut stream,
+        &HealerRequest::Hello {
+            protocol: PROTOCOL_VERSION,
+        },
+    )?;
+    exchange(&mut stream, request)
+}
+
+fn exchange(stream: &mut UnixStream, request: &HealerRequest) -> anyhow::Result<HealerReply> {
+    stream
+        .write_all(&encode_message(request)?)
+        .context("write to the healer")?;
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).context("read from the healer")?;
+    let mut body = vec![0; message_len(prefix)?];
+    stream.read_exact(&mut body).context("read from the healer")?;
+    match decode_message(&body)? {
+        HealerReply::Refused { reason } => bail!("the healer refused: {reason}"),
+        reply => Ok(reply),
+    }
+}
+
+fn print_status(reply: &HealerReply, out: &mut dyn Write) -> anyhow::Result<()> {
+    let HealerReply::Status(status) = reply else {
+        bail!("the healer gave another answer than was asked for")
+    };
+    writeln!(out, "fleetmend-healer {}", status.version)?;
+    writeln!(
+        out,
+        "mode      {}{}",
+        status.mode,
+        if status.stopped { ", stopped" } else { "" }
+    )?;
+    writeln!(
+        out,
+        "policy    {}",
+        match status.policy_version {
+            0 => "none".to_owned(),
+            version => format!("version {version}"),
+        }
+    )?;
+    writeln!(out, "ledger    {} entries", status.ledger_next)?;
+    for remedy in &status.remedies {
+        let mark = if remedy.applicable { "yes" } else { "no " };
+        writeln!(out, "remedy    {:<18} {mark} {}", remedy.remedy, remedy.detail)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,451 @@
+mod properties;
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::history::Attempt;
+use crate::policy::{Breaker, HostScope, Limits, Place, ProcessScope};
+use fleetmend_event::remedy::{Ending, ProcessRef};
+use fleetmend_event::table::{Finding, FindingKind, Severity};
+use fleetmend_event::{ActionId, FindingId};
+
+const NOW: TimeMicros = TimeMicros(1_800_000_000_000_000);
+
+fn ago(seconds: i64) -> TimeMicros {
+    NOW.plus_millis(-seconds * 1000)
+}
+
+fn limits() -> Limits {
+    Limits {
+        cooldown_s: 60,
+        attempts_max: 3,
+        attempts_window_s: 3600,
+        verify_deadline_s: 30,
+    }
+}
+
+fn throttle_grant() -> Grant {
+    let scope = ProcessScope {
+        cgroup_prefixes: vec!["/demo".to_owned()],
+        executables: Vec::new(),
+        cpu_core_pct_min: 50,
+    };
+    Grant::ThrottleProcess {
+        scope,
+        cpu_core_pct_floor: 10,
+        hold_s: 600,
+        limits: limits(),
+    }
+}
+
+fn kill_grant(irreversible_allowed: bool) -> Grant {
+    let scope = ProcessScope {
+        cgroup_prefixes: Vec::new(),
+        executables: vec!["/usr/bin/*".to_owned()],
+        cpu_core_pct_min: 50,
+    };
+    Grant::KillProcess {
+        scope,
+        irreversible_allowed,
+        grace_s: 5,
+        limits: limits(),
+    }
+}
+
+fn disk_grant(place: &str) -> Grant {
+    let place = Place {
+        path: PathBuf::from(place),
+        patterns: vec!["*.log".to_owned()],
+        depth_max: 0,
+        age_s_min: 0,
+        keep_newest: 0,
+        bytes_max: 1 << 20,
+    };
+    Grant::FreeDisk {
+        places: vec![place],
+        used_pct_min: 80,
+        used_pct_floor: 50,
+        irreversible_allowed: true,
+        limits: limits(),
+    }
+}
+
+fn policy(mode: Mode, grants: Vec<Grant>) -> Policy {
+    Policy {
+        format: 1,
+        version: 7,
+        issued_at: ago(1000),
+        not_after: ago(-1000),
+        scope: HostScope::Hosts {
+            hosts: vec![fleetmend_event::HostId::random()],
+        },
+        mode,
+        kill_switch_path: None,
+        actions_per_hour_max: 10,
+        breaker: Breaker {
+            failures: 3,
+            window_s: 3600,
+            open_s: 900,
+        },
+        grants,
+    }
+}
+
+fn proposal(remedy: Remedy) -> Proposal {
+    let (rule, subject_kind, subject, pid) = match &remedy {
+        Remedy::ThrottleProcess { process, .. } | Remedy::KillProcess { process } => (
+            "runaway-process",
+            SubjectKind::Process,
+            process.comm.clone(),
+            Some(process.pid),
+        ),
+        Remedy::FreeDisk { path, .. } => ("filesystem-full", SubjectKind::Filesystem, path.clone(), None),
+        Remedy::RestartUnit { unit } => ("unit-failed", SubjectKind::Unit, unit.clone(), None),
+    };
+    let finding = Finding {
+        time: NOW,
+        finding_id: FindingId::random(),
+        kind: FindingKind::Threshold,
+        rule: rule.to_owned(),
+        title: "title".to_owned(),
+        severity: Severity::High,
+        state: FindingState::Open,
+        first_time: NOW,
+        count: 1,
+        score: None,
+        subject_kind,
+        subject,
+        pid,
+        start_boot_ns: pid.map(|_| 10_000_000),
+        techniques: Vec::new(),
+        tactics: Vec::new(),
+        factors: "[]".to_owned(),
+        evidence: "{}".to_owned(),
+    };
+    Proposal {
+        action_id: ActionId::random(),
+        finding,
+        remedy,
+        not_after: ago(-60),
+    }
+}
+
+fn throttle() -> Proposal {
+    let process = ProcessRef {
+        pid: 4711,
+        start_boot_ns: 10_000_000,
+        comm: "stress".to_owned(),
+    };
+    proposal(Remedy::ThrottleProcess {
+        process,
+        cpu_core_pct: 20,
+    })
+}
+
+fn process(executable: &str, cgroup: &str) -> Sight {
+    Sight::Process(Box::new(ProcessSight {
+        pid: 4711,
+        parent_pid: 10,
+        comm: "stress".to_owned(),
+        executable: Some(executable.to_owned()),
+        state: 'R',
+        start_ticks: 1,
+        cpu_ticks: 0,
+        cgroups: vec![("cpu".to_owned(), cgroup.to_owned())],
+        kernel_thread: false,
+    }))
+}
+
+struct Case {
+    stopped: Option<String>,
+    policy: Option<Policy>,
+    proposal: Proposal,
+    sight: Sight,
+    protection: Protection,
+    history: History,
+    in_flight: Vec<String>,
+}
+
+impl Case {
+    fn good() -> Self {
+        Self {
+            stopped: None,
+            policy: Some(policy(Mode::Enforce, vec![throttle_grant()])),
+            proposal: throttle(),
+            sight: process("/usr/bin/stress", "/demo/hog"),
+            protection: Protection::default(),
+            history: History::default(),
+            in_flight: Vec::new(),
+        }
+    }
+
+    fn tried(mut self, times: &[(TimeMicros, Option<Ending>)]) -> Self {
+        for (time, ending) in times {
+            let action_id = ActionId::random();
+            let (remedy, target_key) = ("throttle-process".to_owned(), self.sight.target_key());
+            self.history.begin(Attempt {
+                action_id,
+                time: *time,
+                remedy,
+                target_key,
+                ending: *ending,
+            });
+        }
+        self
+    }
+
+    fn decide(&self) -> Decision {
+        decide(&Situation {
+            now: NOW,
+            stopped: self.stopped.clone(),
+            policy: self.policy.as_ref(),
+            proposal: &self.proposal,
+            sight: &self.sight,
+            protection: &self.protection,
+            history: &self.history,
+            in_flight: &self.in_flight,
+        })
+    }
+
+    fn guard(&self) -> Option<Guard> {
+        match self.decide() {
+            Decision::Refuse { guard, reason } => {
+                assert!(reason.starts_with(&format!("{guard}: ")), "{reason}");
+                Some(guard)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn a_granted_remedy_on_a_target_in_scope_is_done() {
+    assert_eq!(Case::good().decide(), Decision::Act(throttle_grant()));
+}
+
+#[test]
+fn each_guard_objects_in_its_turn() {
+    let cases: Vec<(Guard, Case)> = vec![
+        (
+            Guard::KillSwitch,
+            Case {
+                stopped: Some("stop file".to_owned()),
+                ..Case::good()
+            },
+        ),
+        (Guard::Plan, {
+            let mut case = Case::good();
+            case.proposal.not_after = NOW;
+            case
+        }),
+        (Guard::Plan, {
+            let mut case = Case::good();
+            case.proposal.finding.pid = Some(1);
+            case
+        }),
+        (Guard::Plan, {
+            let mut case = Case::good();
+            case.proposal.finding.state = FindingState::Resolved;
+            case
+        }),
+        (Guard::Plan, {
+            let mut case = Case::good();
+            case.proposal.finding.rule = "host-anomaly".to_owned();
+            case
+        }),
+        (
+            Guard::Sight,
+            Case {
+                sight: Sight::Unseen("gone".to_owned()),
+                ..Case::good()
+            },
+        ),
+        (
+            Guard::NotApplicable,
+            Case {
+                sight: Sight::NotApplicable("no".to_owned()),
+                ..Case::good()
+            },
+        ),
+        (
+            Guard::Grant,
+            Case {
+                policy: Some(policy(Mode::Enforce, Vec::new())),
+                ..Case::good()
+            },
+        ),
+        (
+            Guard::Scope,
+            Case {
+                sight: process("/usr/bin/stress", "/demonstration"),
+                ..Case::good()
+            },
+        ),
+        (
+            Guard::Scope,
+            Case {
+                sight: process("/usr/bin/stress", "/"),
+                ..Case::good()
+            },
+        ),
+        (
+            Guard::Protected,
+            Case {
+                sight: process("/usr/sbin/sshd", "/demo"),
+                ..Case::good()
+            },
+        ),
+        (
+            Guard::CoolDown,
+            Case::good().tried(&[(ago(59), Some(Ending::Healed))]),
+        ),
+        (
+            Guard::CoolDown,
+            Case::good().tried(&[(ago(-500), Some(Ending::Healed))]),
+        ),
+        (
+            Guard::Attempts,
+            Case::good().tried(&[(ago(300), None), (ago(200), None), (ago(100), None)]),
+        ),
+        (Guard::InFlight, {
+            let case = Case::good();
+            Case {
+                in_flight: vec![case.sight.target_key()],
+                ..case
+            }
+        }),
+    ];
+    for (guard, case) in cases {
+        assert_eq!(case.guard(), Some(guard), "{:?}", case.decide());
+    }
+}
+
+#[test]
+fn what_cannot_be_undone_needs_its_word_in_the_grant() {
+    let process_ref = ProcessRef {
+        pid: 4711,
+        start_boot_ns: 10_000_000,
+        comm: "stress".to_owned(),
+    };
+    let mut case = Case {
+        proposal: proposal(Remedy::KillProcess { process: process_ref }),
+        ..Case::good()
+    };
+    case.policy = Some(policy(Mode::Enforce, vec![kill_grant(false)]));
+    assert_eq!(case.guard(), Some(Guard::Grant));
+    case.policy = Some(policy(Mode::Enforce, vec![kill_grant(true)]));
+    assert_eq!(case.decide(), Decision::Act(kill_grant(true)));
+}
+
+#[test]
+fn the_breaker_opens_after_failures_and_closes_again() {
+    let failed = Some(Ending::FailedSafe);
+    let mut case = Case::good().tried(&[
+        (ago(1200), failed),
+        (ago(800), Some(Ending::Reverted)),
+        (ago(700), failed),
+    ]);
+    if let Some(policy) = &mut case.policy {
+        policy.grants = vec![match throttle_grant() {
+            Grant::ThrottleProcess {
+                scope,
+                cpu_core_pct_floor,
+                hold_s,
+                limits,
+            } => {
+                let limits = Limits {
+                    attempts_max: 100,
+                    ..limits
+                };
+                Grant::ThrottleProcess {
+                    scope,
+                    cpu_core_pct_floor,
+                    hold_s,
+                    limits,
+                }
+            }
+            other => other,
+        }];
+        policy.breaker.open_s = 701;
+    }
+    assert_eq!(case.guard(), Some(Guard::Breaker));
+    if let Some(policy) = &mut case.policy {
+        policy.breaker.open_s = 699;
+    }
+    assert!(matches!(case.decide(), Decision::Act(_)));
+}
+
+#[test]
+fn the_host_budget_counts_every_remedy() {
+    let mut case = Case::good();
+    for index in 0..10 {
+        let remedy = if index % 2 == 0 {
+            "free-disk"
+        } else {
+            "kill-process"
+        }
+        .to_owned();
+        let (action_id, target_key) = (ActionId::random(), format!("other-{index}"));
+        case.history.begin(Attempt {
+            action_id,
+            time: ago(100 + index),
+            remedy,
+            target_key,
+            ending: None,
+        });
+    }
+    assert_eq!(case.guard(), Some(Guard::Budget));
+}
+
+#[test]
+fn a_full_filesystem_may_be_the_root_but_no_protected_place_is_touched() {
+    let mut case = Case {
+        sight: Sight::Folder(PathBuf::from("/")),
+        ..Case::good()
+    };
+    case.proposal = proposal(Remedy::FreeDisk {
+        path: "/".to_owned(),
+        used_pct_target: 70,
+    });
+    for (place, expected) in [
+        ("/var/tmp/cache", None),
+        ("/etc/cron.d", Some(Guard::Protected)),
+        ("/var", Some(Guard::Protected)),
+    ] {
+        case.policy = Some(policy(Mode::Enforce, vec![disk_grant(place)]));
+        assert_eq!(case.guard(), expected, "{place}");
+    }
+    case.sight = Sight::Folder(PathBuf::from("/mnt/data"));
+    case.proposal = proposal(Remedy::FreeDisk {
+        path: "/mnt/data".to_owned(),
+        used_pct_target: 70,
+    });
+    case.policy = Some(policy(Mode::Enforce, vec![disk_grant("/var/tmp/cache")]));
+    assert_eq!(case.guard(), Some(Guard::Scope));
+    assert!(places_for(&disk_grant("/mnt/database"), Path::new("/mnt/data")).is_empty());
+}
+
+#[test]
+fn without_a_policy_with_an_expired_one_or_in_observe_mode_it_only_observes() {
+    let without = Case {
+        policy: None,
+        ..Case::good()
+    };
+    assert!(matches!(without.decide(), Decision::Observe { grant: None, .. }));
+    let mut expired = Case::good();
+    if let Some(policy) = &mut expired.policy {
+        policy.not_after = NOW;
+    }
+    assert!(matches!(
+        expired.decide(),
+        Decision::Observe { grant: Some(_), .. }
+    ));
+    let observing = Case {
+        policy: Some(policy(Mode::Observe, vec![throttle_grant()])),
+        ..Case::good()
+    };
+    assert!(matches!(
+        observing.decide(),
+        Decision::Observe { grant: Some(_), .. }
+    ));
+}

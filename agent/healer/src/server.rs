@@ -1,0 +1,187 @@
+//! The socket: who may connect, and what a connection may cost.
+//!
+//! A client is known by its uid (SO_PEERCRED), not by what it says. Each connection is a task of its own with a
+//! bounded queue of answers; bytes that are no message close that connection and nothing else.
+
+mod connection;
+
+use std::convert::Infallible;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleetmend_shutdown::{TaskKind, Tasks};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::engine::Healer;
+use crate::error::OpenError;
+use crate::metrics;
+
+/// Connections at once: the agent, a few command lines.
+pub const CONNECTIONS_MAX: usize = 16;
+/// How often standing effects and the stop file are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Uids that may connect.
+#[derive(Debug, Clone)]
+pub struct Access {
+    uids: Vec<u32>,
+}
+
+impl Access {
+    /// Resolves the names of the configuration.
+    ///
+    /// # Errors
+    /// When a user is not known.
+    pub fn of(config: &Config) -> Result<Self, OpenError> {
+        let mut uids = config.allowed_uids.clone();
+        for name in &config.allowed_users {
+            match nix::unistd::User::from_name(name) {
+                Ok(Some(user)) => uids.push(user.uid.as_raw()),
+                _ => {
+                    return Err(OpenError::NoSuch {
+                        what: "user",
+                        name: name.clone(),
+                    });
+                }
+            }
+        }
+        Ok(Self { uids })
+    }
+
+    /// Exactly these.
+    pub fn only(uids: Vec<u32>) -> Self {
+        Self { uids }
+    }
+
+    fn allows(&self, uid: u32) -> bool {
+        self.uids.contains(&uid)
+    }
+}
+
+/// Binds the socket with mode 0660 and the group of the configuration.
+///
+/// # Errors
+/// When it cannot be bound, or the group is not known.
+pub fn bind(socket: &Path, group: &str) -> Result<UnixListener, OpenError> {
+    let fault = |action, source| OpenError::File {
+        action,
+        path: socket.to_owned(),
+        source,
+    };
+    let gid = if group.is_empty() {
+        None
+    } else {
+        let found = nix::unistd::Group::from_name(group).ok().flatten();
+        let found = found.ok_or_else(|| OpenError::NoSuch {
+            what: "group",
+            name: group.to_owned(),
+        })?;
+        Some(found.gid.as_raw())
+    };
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| fault("make the folder of", source))?;
+    }
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fault("replace", error)),
+        _ => {}
+    }
+    // Born unreachable: between bind and chmod nobody else may slip in.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(socket);
+    rustix::process::umask(before);
+    let listener = bound.map_err(|source| fault("bind", source))?;
+    if gid.is_some() {
+        chown(socket, None, gid).map_err(|source| fault("give to its group", source))?;
+    }
+    let mode = std::fs::Permissions::from_mode(0o660);
+    std::fs::set_permissions(socket, mode).map_err(|source| fault("set the mode of", source))?;
+    Ok(listener)
+}
+
+/// Starts `accept`, one `connection` each with its `follow`, `upkeep`, and a thread for each transaction.
+pub fn serve(listener: UnixListener, healer: Healer, access: Access, tasks: &Tasks) {
+    let owner = tasks.clone();
+    let upkeep = healer.clone();
+    let token = tasks.token();
+    tasks.spawn("accept", TaskKind::Critical, async move {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                () = token.cancelled() => return Ok::<(), Infallible>(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => admit(stream, &healer, &access, &slots, &owner),
+                Err(error) => {
+                    tracing::warn!(%error, "connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    let token = tasks.token();
+    tasks.spawn("upkeep", TaskKind::Critical, async move {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => {
+                    upkeep.close();
+                    return Ok::<(), Infallible>(());
+                }
+                () = tokio::time::sleep(TICK) => {}
+            }
+            let healer = upkeep.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || healer.tick()).await {
+                tracing::error!(%error, "upkeep failed");
+            }
+        }
+    });
+}
+
+fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Arc<Semaphore>, tasks: &Tasks) {
+    let peer = match stream.peer_cred() {
+        Ok(peer) => peer,
+        Err(error) => {
+            metrics::connection_closed("peer");
+            return tracing::warn!(%error, "peer of a connection cannot be told");
+        }
+    };
+    let Ok(slot) = slots.clone().try_acquire_owned() else {
+        metrics::connection_closed("full");
+        return tracing::warn!(
+            uid = peer.uid(),
+            max = CONNECTIONS_MAX,
+            "connection refused: too many are open"
+        );
+    };
+    let allowed = access.allows(peer.uid());
+    if let Some(pid) = peer
+        .pid()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .filter(|_| allowed)
+    {
+        healer.protect(pid);
+    }
+    let connection = connection::Connection {
+        healer: healer.clone(),
+        tasks: tasks.clone(),
+        uid: peer.uid(),
+    };
+    tasks.spawn("connection", TaskKind::BestEffort, async move {
+        if allowed {
+            connection.run(stream).await;
+        } else {
+            metrics::connection_closed("peer");
+            tracing::warn!(
+                uid = connection.uid,
+                "connection refused: this user may not talk to the healer"
+            );
+            connection.turn_away(stream).await;
+        }
+        drop(slot);
+        Ok::<(), Infallible>(())
+    });
+}
