@@ -191,3 +191,34 @@ fn file(source: &str, target: &'static str, kind: Kind) -> File {
         kind,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_tree_that_is_packaged_exists() {
+        let packages = all(Profile::Release, Path::new("/onnxruntime"));
+        let ours = packages.iter().flat_map(|package| &package.files);
+        let ours = ours.filter(|file| !matches!(file.kind, Kind::Program | Kind::Library));
+        let missing: Vec<&PathBuf> = ours
+            .map(|file| &file.source)
+            .filter(|source| !source.exists())
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn no_two_files_are_installed_at_one_place() {
+        let packages = all(Profile::Release, Path::new("/onnxruntime"));
+        let mut targets: Vec<&str> = packages
+            .iter()
+            .flat_map(|package| &package.files)
+            .map(|file| file.target)
+            .collect();
+        let count = targets.len();
+        targets.sort_unstable();
+        targets.dedup();
+        assert_eq!(targets.len(), count);
+    }
+}
