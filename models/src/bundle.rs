@@ -36,10 +36,18 @@ impl Bundle {
     /// The host-anomaly model that came with this build.
     pub fn shipped() -> Result<Self, BundleError> {
         Self::verify(|file| match file {
-            "manifest.json" => Ok(Cow::Borrowed(include_bytes!("../host-anomaly/manifest.json").as_slice())),
-            "model.onnx" => Ok(Cow::Borrowed(include_bytes!("../host-anomaly/model.onnx").as_slice())),
-            "features.json" => Ok(Cow::Borrowed(include_bytes!("../host-anomaly/features.json").as_slice())),
-            "golden.json" => Ok(Cow::Borrowed(include_bytes!("../host-anomaly/golden.json").as_slice())),
+            "manifest.json" => Ok(Cow::Borrowed(
+                include_bytes!("../host-anomaly/manifest.json").as_slice(),
+            )),
+            "model.onnx" => Ok(Cow::Borrowed(
+                include_bytes!("../host-anomaly/model.onnx").as_slice(),
+            )),
+            "features.json" => Ok(Cow::Borrowed(
+                include_bytes!("../host-anomaly/features.json").as_slice(),
+            )),
+            "golden.json" => Ok(Cow::Borrowed(
+                include_bytes!("../host-anomaly/golden.json").as_slice(),
+            )),
             other => Err(BundleError::Read {
                 path: PathBuf::from(other),
                 source: std::io::ErrorKind::NotFound.into(),
@@ -49,9 +57,15 @@ impl Bundle {
 
     fn verify<'a>(open: impl Fn(&str) -> Result<Cow<'a, [u8]>, BundleError>) -> Result<Self, BundleError> {
         let manifest: Manifest = parse("manifest.json", &open("manifest.json")?)?;
-        let refuse = |reason: String| BundleError::Refused { model: manifest.name.clone(), reason };
+        let refuse = |reason: String| BundleError::Refused {
+            model: manifest.name.clone(),
+            reason,
+        };
         if manifest.manifest_version != MANIFEST_VERSION {
-            return Err(refuse(format!("manifest version {} is not {MANIFEST_VERSION}", manifest.manifest_version)));
+            return Err(refuse(format!(
+                "manifest version {} is not {MANIFEST_VERSION}",
+                manifest.manifest_version
+            )));
         }
         let checked = |file: &str, wanted: &str| -> Result<Cow<'a, [u8]>, BundleError> {
             if file.is_empty() || file.contains(['/', '\\', '\0']) || file.starts_with('.') {
@@ -70,14 +84,26 @@ impl Bundle {
             Ok(bytes)
         };
         let graph = checked(&manifest.graph.file, &manifest.graph.sha256)?.into_owned();
-        let schema: FeatureSchema =
-            parse(&manifest.features.file, &checked(&manifest.features.file, &manifest.features.sha256)?)?;
+        let schema: FeatureSchema = parse(
+            &manifest.features.file,
+            &checked(&manifest.features.file, &manifest.features.sha256)?,
+        )?;
         if schema.features.len() != manifest.features.count {
             let (found, wanted) = (schema.features.len(), manifest.features.count);
-            return Err(refuse(format!("the schema has {found} features, the manifest says {wanted}")));
+            return Err(refuse(format!(
+                "the schema has {found} features, the manifest says {wanted}"
+            )));
         }
-        let golden: Golden = parse(&manifest.golden.file, &checked(&manifest.golden.file, &manifest.golden.sha256)?)?;
-        Ok(Self { manifest, graph, schema, golden })
+        let golden: Golden = parse(
+            &manifest.golden.file,
+            &checked(&manifest.golden.file, &manifest.golden.sha256)?,
+        )?;
+        Ok(Self {
+            manifest,
+            graph,
+            schema,
+            golden,
+        })
     }
 
     /// The manifest.
@@ -107,18 +133,30 @@ impl Bundle {
 }
 
 fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, BundleError> {
-    serde_json::from_slice(bytes).map_err(|source| BundleError::Parse { file: file.to_owned(), source })
+    serde_json::from_slice(bytes).map_err(|source| BundleError::Parse {
+        file: file.to_owned(),
+        source,
+    })
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, BundleError> {
-    let failed = |source| BundleError::Read { path: path.to_owned(), source };
+    let failed = |source| BundleError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let file = std::fs::File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     if bytes > FILE_BYTES_MAX {
-        return Err(BundleError::TooLarge { path: path.to_owned(), bytes, max: FILE_BYTES_MAX });
+        return Err(BundleError::TooLarge {
+            path: path.to_owned(),
+            bytes,
+            max: FILE_BYTES_MAX,
+        });
     }
     let mut content = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut content).map_err(failed)?;
+    file.take(FILE_BYTES_MAX)
+        .read_to_end(&mut content)
+        .map_err(failed)?;
     Ok(content)
 }
 
@@ -139,9 +177,15 @@ mod tests {
     fn shipped_bundle_is_whole_and_bounded() {
         let bundle = Bundle::shipped().unwrap();
         assert_eq!(bundle.manifest().name, "host-anomaly");
-        assert!(bundle.schema().features.len() <= 64, "the host keeps square sums of this many features");
+        assert!(
+            bundle.schema().features.len() <= 64,
+            "the host keeps square sums of this many features"
+        );
         assert!(!bundle.golden().cases.is_empty());
-        assert_eq!(Bundle::read(copy_of_shipped().path()).unwrap().graph(), bundle.graph());
+        assert_eq!(
+            Bundle::read(copy_of_shipped().path()).unwrap().graph(),
+            bundle.graph()
+        );
     }
 
     #[test]
@@ -154,7 +198,10 @@ mod tests {
             bytes[middle] ^= 1;
             std::fs::write(&path, bytes).unwrap();
             let error = Bundle::read(folder.path()).unwrap_err();
-            assert!(matches!(&error, BundleError::Digest { file: named, .. } if named == file), "{error}");
+            assert!(
+                matches!(&error, BundleError::Digest { file: named, .. } if named == file),
+                "{error}"
+            );
             assert!(error.to_string().contains("not loaded"), "{error}");
         }
     }
@@ -171,7 +218,10 @@ mod tests {
 
     #[test]
     fn manifest_with_an_unknown_key_or_version_is_refused() {
-        for (from, to) in [("\"version\"", "\"verison\""), ("\"manifest_version\": 1", "\"manifest_version\": 9")] {
+        for (from, to) in [
+            ("\"version\"", "\"verison\""),
+            ("\"manifest_version\": 1", "\"manifest_version\": 9"),
+        ] {
             let folder = copy_of_shipped();
             let path = folder.path().join("manifest.json");
             let text = std::fs::read_to_string(&path).unwrap();

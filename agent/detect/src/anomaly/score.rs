@@ -1,5 +1,6 @@
 //! From the graph's outputs to a judgement: smoothing, tail probabilities, fusion and the episode rate.
 
+use super::fit::narrow;
 use super::tail::{EpisodeRate, History, Tail};
 use super::{Layer, LayerScore};
 use crate::onnx::GraphOutputs;
@@ -46,7 +47,7 @@ impl Smoother {
         for (energy, residual) in self.energy.iter_mut().zip(residuals) {
             energy.resize(residual.len(), 0.0);
             for (smooth, value) in energy.iter_mut().zip(residual) {
-                *smooth += by as f32 * (value * value - *smooth);
+                *smooth += narrow(by) * (value * value - *smooth);
             }
         }
         self.started = true;
@@ -105,7 +106,7 @@ impl Judge {
         self.held = 0.0;
         for window in windows {
             let surprise = self.combine(window);
-            self.combined.push(surprise as f32);
+            self.combined.push(narrow(surprise));
         }
         self.refit_combined();
     }
@@ -144,7 +145,7 @@ impl Judge {
     /// Adds a judged window to the histories.
     pub(super) fn remember(&mut self, scores: &[f64; 4], surprise: f64) {
         self.remember_layers(scores);
-        self.combined.push(surprise as f32);
+        self.combined.push(narrow(surprise));
     }
 
     /// Fits all tails to the histories.
@@ -155,7 +156,7 @@ impl Judge {
 
     fn remember_layers(&mut self, scores: &[f64; 4]) {
         for (history, score) in self.histories.iter_mut().zip(scores) {
-            history.push(*score as f32);
+            history.push(narrow(*score));
         }
     }
 

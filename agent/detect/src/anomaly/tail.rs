@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use super::score::whole;
+
 /// Quantile above which the tail is modelled.
 const TAIL_FROM: f64 = 0.98;
 
@@ -62,7 +64,7 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     let position = share * sorted.len().saturating_sub(1) as f64;
     let below = position.floor();
     let at = |index: usize| sorted.get(index).or(sorted.last()).copied().unwrap_or_default();
-    let index = below as usize;
+    let index = whole(below);
     at(index) + (at(index + 1) - at(index)) * (position - below)
 }
 
@@ -171,12 +173,8 @@ impl EpisodeRate {
             let shape = (0.5 * (1.0 - ratio)).clamp(0.0, SHAPE_MAX);
             (mean * (1.0 - shape), shape)
         };
-        Self {
-            from,
-            per_day,
-            scale,
-            shape,
-        }
+        let doubt = 1.0 + HISTORY_HALF_TRUSTED / sorted.len() as f64;
+        Self { from, per_day, scale: scale * doubt, shape }
     }
 
     /// Episodes per day whose peak is at least `score`.
@@ -227,7 +225,7 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let uniform = ((state >> 11) as f64 / (1u64 << 53) as f64).max(1e-12);
-            history.push(-uniform.ln() as f32);
+            history.push(crate::anomaly::fit::narrow(-uniform.ln()));
         }
         history
     }

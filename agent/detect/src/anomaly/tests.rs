@@ -74,7 +74,7 @@ impl QuietHost {
         self.window += 1;
         self.common = 0.9 * self.common + 0.1 * self.uniform();
         let mut values: Vec<f32> = (0..METRICS - 1)
-            .map(|index| (0.3 + 0.05 * index as f64 + self.common + 0.1 * self.uniform()) as f32)
+            .map(|index| fit::narrow(0.3 + 0.05 * index as f64 + self.common + 0.1 * self.uniform()))
             .collect();
         values.push(0.5);
         FeatureVector {
