@@ -23,6 +23,11 @@ use tonic::transport::{Channel, Endpoint};
 /// How long each step of connecting may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often HTTP/2 asks whether the other side is still there.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// How long it may take to answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A collector could not be reached, or is not who it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -113,7 +118,11 @@ impl Link {
             async move { taken.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
         });
         // The scheme is ours to say: the connector above already speaks TLS.
-        let endpoint = Endpoint::from_static("http://collector");
+        // Pings find a collector that is gone without a word, as after a power cut.
+        let endpoint = Endpoint::from_static("http://collector")
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true);
         let connecting = endpoint.connect_with_connector(connector);
         let channel = tokio::time::timeout(STEP_TIMEOUT, connecting)
             .await

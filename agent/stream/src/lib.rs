@@ -1,4 +1,42 @@
-//! (room)
+//! The stream to the collector: spooled frames go up, acknowledgements and orders come down.
+//!
+//! [`StreamTask`] keeps one connection. It says hello with the marks of its spool, is welcomed with the marks of
+//! the store, and sends what lies behind those, strictly by lane, at most 16 frames in a message and no more
+//! than the collector's window in flight. A frame counts as delivered when the collector acknowledged it, which
+//! it does after its store made it durable; then the spool may let it go.
+//!
+//! # Invariants
+//! - The welcome is the truth: the spool is read from there on, whatever was acknowledged before. So a restored
+//!   or new store gets again what is still kept, and nothing is sent that is durable already.
+//! - One layer retries: a session that ends for any reason is followed by a wait with full jitter and a new
+//!   session with the next collector. What a person must mend (a revoked or foreign certificate, a goodbye
+//!   without retry) is logged as an error and tried again only after [`StreamConfig::refused_wait`].
+//! - Every wait has a deadline: connecting, the welcome, an acknowledgement, room in the connection.
+//! - Orders are carried, not judged: their signature is checked by whom they are for. A full order queue
+//!   refuses the order and says so.
+//!
+//! # Tasks and channels
+//! [`StreamTask::run`] is one task. It talks to the spool through [`FrameSource`], gives orders to an `mpsc` of
+//! the wiring and takes their results from another, publishes hints and its [`StreamState`] in `watch`es.
+//!
+//! [`enrol`] is the host's side of enrolment and renewal; [`connector`] makes the connections of both.
 
+mod config;
 pub mod connector;
 pub mod enrol;
+mod error;
+mod in_flight;
+mod metrics;
+mod session;
+mod source;
+mod state;
+mod task;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::StreamConfig;
+pub use error::StreamError;
+pub use source::{FrameSource, SourceFrame, SourceLimit};
+pub use state::{Hint, Order, OrderResult, StreamPhase, StreamState};
+pub use task::{StreamParts, StreamTask};
