@@ -1,4 +1,46 @@
-//! (room)
+//! Ingest: where hosts enrol, and where their facts come in.
+//!
+//! [`Ingest`] serves the carrier on a listener that lets in only hosts of the fleet with a valid certificate.
+//! Each host has one stream. Its frames are checked, given to a [`DurableSink`], and acknowledged when the sink
+//! says they are durable; nothing else is ever acknowledged. [`enrol`] serves the other listener.
+//!
+//! # Invariants
+//! - The host is whom the certificate names. A hello with another host id closes the stream and is audited.
+//! - An acknowledgement follows the sink's commit, never precedes it. While the sink is slow nothing is read
+//!   from the stream, so the pressure reaches the agent and waits in its spool; when the sink cannot, the agent
+//!   is told to come back.
+//! - **No record can wedge a host.** A frame that can be read but not stored keeps its number as a tombstone and
+//!   leaves a gap row of stage `ingest`: its lane or table is wrong (here), its rows do not decode or fit (in
+//!   the sink, in the same commit). A number that was stored with other content is audited, counted as a gap,
+//!   and passed over. Numbers that the host no longer has are declared lost to the sink and become a gap there.
+//!   Bytes that are no frame have no number to keep: the stream is refused until a person looks, and
+//!   the agent, which checks every frame that it reads from its spool, never sends such bytes.
+//! - A revoked host's stream is closed at once, one whose certificate ends when it ends.
+//! - Two live streams of one host: the newer stays. It is an alarm in the audit when they cannot be one agent
+//!   that connected again: another boot of the kernel, or one that keeps coming back.
+//! - Input is bounded: connections, handshakes in time, message bytes, frames per message, silence.
+//!
+//! # Tasks and channels
+//! `carrier-accept` shakes hands, `carrier-serve` speaks HTTP/2, and each stream is a task below them that ends
+//! with a goodbye when the collector drains. Downwards each stream has a queue of 16 orders and hints; a full
+//! one refuses the order.
 
+mod carrier;
+mod config;
 pub mod enrol;
+mod error;
+mod hosts;
 pub mod listener;
+mod metrics;
+mod records;
+mod session;
+mod sink;
+
+#[cfg(test)]
+mod tests;
+
+pub use carrier::Ingest;
+pub use config::IngestConfig;
+pub use error::IngestError;
+pub use hosts::{HostOrderResult, HostsLive, LiveHost, OrderError};
+pub use sink::{DurableSink, SinkError};

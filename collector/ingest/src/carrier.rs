@@ -1,0 +1,166 @@
+//! The carrier service and its listener.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleetmend_event::HostId;
+use fleetmend_identity::{PeerIdentity, Revocations};
+use fleetmend_proto::v1::carrier_server::{Carrier, CarrierServer};
+use fleetmend_proto::{MESSAGE_BYTES_MAX, v1};
+use fleetmend_shutdown::{TaskKind, Tasks};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::config::{IngestConfig, OUTGOING_MAX};
+use crate::enrol::{Audit, Enroller};
+use crate::error::IngestError;
+use crate::hosts::{HostOrderResult, HostsLive};
+use crate::listener::{Caller, TlsAccepting};
+use crate::session::Session;
+use crate::sink::DurableSink;
+
+/// How often HTTP/2 asks whether a host is still there.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// How long it may take to answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// Calls of one connection at once: the stream, a renewal, and one that is ending.
+const CALLS_PER_CONNECTION_MAX: u32 = 4;
+/// Bytes that a host may have on the way: a message may cross without waiting for the round trip.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// The carrier of a collector.
+#[derive(Clone)]
+pub struct Ingest {
+    shared: Arc<Shared>,
+    enroller: Enroller,
+}
+
+/// What all streams share.
+pub(crate) struct Shared {
+    pub(crate) config: IngestConfig,
+    pub(crate) sink: Arc<dyn DurableSink>,
+    pub(crate) audit: Audit,
+    pub(crate) revocations: Revocations,
+    pub(crate) hosts: HostsLive,
+    pub(crate) results: mpsc::Sender<HostOrderResult>,
+}
+
+impl Ingest {
+    /// A carrier that stores into `sink`. Results of orders go to `results`; when it is full they are dropped and
+    /// counted, for the ledger tells what became of an order.
+    pub fn new(
+        config: IngestConfig,
+        sink: Arc<dyn DurableSink>,
+        enroller: Enroller,
+        results: mpsc::Sender<HostOrderResult>,
+    ) -> Self {
+        let shared = Shared {
+            config,
+            sink,
+            audit: enroller.audit().clone(),
+            revocations: enroller.revocations().clone(),
+            hosts: HostsLive::default(),
+            results,
+        };
+        Self {
+            shared: Arc::new(shared),
+            enroller,
+        }
+    }
+
+    /// Who is connected.
+    pub fn hosts(&self) -> HostsLive {
+        self.shared.hosts.clone()
+    }
+
+    /// Serves the carrier on `listener` as tasks of `tasks`, until they end. Streams end first, with a goodbye.
+    ///
+    /// # Errors
+    /// When there is no usable TLS configuration.
+    pub fn serve(&self, listener: TcpListener, tasks: &Tasks) -> Result<(), IngestError> {
+        let tls = self.enroller.carrier_tls()?;
+        let limits = self.shared.config.listener_limits();
+        let (accepting, incoming) = TlsAccepting::new(listener, tls, limits, self.shared.audit.clone());
+        let end = tasks.token();
+        tasks.spawn("carrier-accept", TaskKind::Critical, async move {
+            accepting.run(end.cancelled()).await;
+            Ok::<(), IngestError>(())
+        });
+        let service = Service {
+            ingest: self.clone(),
+            streams: tasks.child("carrier-streams"),
+        };
+        let server = CarrierServer::new(service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let end = tasks.token();
+        tasks.spawn("carrier-serve", TaskKind::Critical, async move {
+            Server::builder()
+                .http2_keepalive_interval(Some(PING_EVERY))
+                .http2_keepalive_timeout(Some(PING_TIMEOUT))
+                .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
+                .serve_with_incoming_shutdown(server, incoming, end.cancelled())
+                .await
+                .map_err(IngestError::from)
+        });
+        Ok(())
+    }
+}
+
+struct Service {
+    ingest: Ingest,
+    streams: Tasks,
+}
+
+#[tonic::async_trait]
+impl Carrier for Service {
+    type StreamStream = ReceiverStream<Result<v1::CollectorMessage, Status>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let (caller, peer, host) = caller_of(&request)?;
+        let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
+        let session = Session {
+            shared: self.ingest.shared.clone(),
+            peer,
+            address: caller.address,
+            host,
+            outgoing,
+            inbound: request.into_inner(),
+        };
+        let token = self.streams.token();
+        self.streams
+            .spawn("carrier-stream", TaskKind::BestEffort, async move {
+                Box::pin(session.run(token)).await;
+                Ok::<(), IngestError>(())
+            });
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        let (caller, ..) = caller_of(&request)?;
+        self.ingest
+            .enroller
+            .renew_call(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+}
+
+/// Whom the certificate of the connection names. The TLS verifier lets in nobody else.
+fn caller_of<T>(request: &Request<T>) -> Result<(Caller, Arc<PeerIdentity>, HostId), Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let named = caller.and_then(|caller| {
+        let peer = caller.peer.clone()?;
+        let host = peer.host()?;
+        Some((caller, peer, host))
+    });
+    named.ok_or_else(|| Status::unauthenticated("the connection has no certificate of a host"))
+}

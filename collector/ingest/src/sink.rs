@@ -1,0 +1,68 @@
+//! What ingest needs of the store.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fleetmend_event::table::Gap;
+use fleetmend_event::{Frame, HostId, Mark, RecordId};
+
+/// Where frames become durable.
+#[async_trait]
+pub trait DurableSink: Send + Sync + 'static {
+    /// Makes frames of a host durable, all or none, and returns the marks of their streams. A record that is
+    /// stored already is left out; one whose rows cannot be read is stored as a tombstone, with a gap row.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the frames may become durable all the same. Sending again stores them once.
+    async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Result<Vec<Mark>, SinkError>;
+
+    /// Makes gap rows about a host durable.
+    async fn record_gaps(&self, host: HostId, gaps: Vec<Gap>) -> Result<(), SinkError>;
+
+    /// What is durable of a host.
+    fn marks(&self, host: HostId) -> Vec<Mark>;
+
+    /// The host does not have the records before `id` any more: that record may come next, and what it skips is
+    /// a gap.
+    fn declare_lost(&self, host: HostId, id: RecordId);
+
+    /// The life of the store: changes when it is made anew or restored.
+    fn store_epoch(&self) -> [u8; 16];
+}
+
+/// Frames were not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SinkError {
+    /// A number was skipped.
+    #[error("record {} of lane {} came where {expected} was expected", id.sequence, id.lane)]
+    OutOfOrder {
+        /// The record that came.
+        id: RecordId,
+        /// The number that was expected.
+        expected: u64,
+    },
+    /// Another record is stored under this identity.
+    #[error("record {} of lane {} differs from the one stored under its number", id.sequence, id.lane)]
+    Conflict {
+        /// The identity both claim.
+        id: RecordId,
+    },
+    /// Later, perhaps.
+    #[error("the store cannot take records now: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+    /// Not in time.
+    #[error("the store took longer than {} s", after.as_secs())]
+    Late {
+        /// How long it was given.
+        after: Duration,
+    },
+    /// Never.
+    #[error("the store refuses the records: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
