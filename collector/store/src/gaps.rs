@@ -59,7 +59,9 @@ impl Gaps {
             })
         };
         let latest = self.latest.lock();
-        let held = newer.iter().chain(latest.iter().rev());
+        // One that has just been written may stand on both sides for a moment.
+        let unwritten = newer.iter().filter(|gap| !latest.contains(gap));
+        let held = unwritten.chain(latest.iter().rev());
         held.filter(|held| touches(&held.gap))
             .take(GAPS_TOLD_MAX)
             .cloned()

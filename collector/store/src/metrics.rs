@@ -74,3 +74,43 @@ pub fn describe() {
     describe_gauge!(HOT_FRAMES, Unit::Count, "frames not compacted yet");
     describe_gauge!(PARQUET_BYTES, Unit::Bytes, "bytes of Parquet files");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn every_metric_is_described_and_recorded() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let own = std::fs::read_to_string(source.join("metrics.rs")).unwrap();
+        let dense: String = own.split_whitespace().collect();
+        let mut others = String::new();
+        read_all(&source, &mut others);
+        let names = own
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(':'));
+        let names: Vec<&str> = names.map(|(name, _)| name).collect();
+        assert!(names.len() > 10);
+        for name in names {
+            assert!(
+                dense.contains(&format!("!({name},Unit::")),
+                "{name} is not described"
+            );
+            assert!(
+                others.contains(&format!("names::{name}")),
+                "{name} is never recorded"
+            );
+        }
+    }
+
+    fn read_all(folder: &Path, text: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read_all(&path, text);
+            } else {
+                text.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+}

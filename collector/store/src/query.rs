@@ -6,7 +6,7 @@
 //!
 //! # Limits
 //! Only queries are answered: plans that define, change, copy or set anything are refused before they run. One
-//! query has its memory, its time and its rows; what sorts or groups beyond the memory spills to the store's own
+//! query has its length, its memory, its time and its rows; what sorts or groups beyond the memory spills to the store's own
 //! folder, within a bound. Queries run on threads of their own, so that reading files there disturbs nobody.
 //!
 //! # Damage
@@ -71,6 +71,9 @@ impl QueryLimits {
     }
 }
 
+/// Stack of a query thread: enough for the deepest expression that a query may hold. Only what is touched is used.
+const STACK_BYTES: usize = 128 << 20;
+
 /// The query engine.
 pub(crate) struct Engine {
     /// Taken when the engine ends.
@@ -104,6 +107,7 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.query.threads)
             .thread_name("store-query")
+            .thread_stack_size(STACK_BYTES)
             .enable_time()
             .build()
             .map_err(|error| failed(&error))?;
@@ -122,6 +126,7 @@ impl Engine {
         query: &str,
         limits: QueryLimits,
     ) -> Result<Answer, QueryError> {
+        session::check_length(query)?;
         let limits = limits.within(&inner.config.query);
         let started = Instant::now();
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;

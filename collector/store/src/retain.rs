@@ -22,12 +22,12 @@ use crate::view::ParquetFile;
 
 const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 
-/// Deletes what is too old or too much.
+/// Deletes what is too old or too much by `limits`.
 ///
 /// # Cancel safety
 /// May be dropped: files that the catalogue has forgotten are deleted at the next start.
-pub(crate) async fn retain(inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
-    let expired = expired(&inner.config.retention, inner.view.files(), TimeMicros::now());
+pub(crate) async fn retain(inner: &Arc<Inner>, limits: &RetentionConfig) -> Result<(), MaintenanceError> {
+    let expired = expired(limits, inner.view.files(), TimeMicros::now());
     if expired.is_empty() {
         return Ok(());
     }

@@ -70,13 +70,16 @@ pub struct TableStats {
     pub bytes: u64,
 }
 
+/// What `run` starts the writer with: the queue, and the number of the first segment.
+type Start = (mpsc::Receiver<Command>, u64);
+
 /// The store. Clones are the same store.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
     pub(crate) engine: Arc<Engine>,
     /// Taken by `run`.
-    start: Arc<Mutex<Option<(mpsc::Receiver<Command>, u64)>>>,
+    start: Arc<Mutex<Option<Start>>>,
 }
 
 impl Store {

@@ -41,7 +41,10 @@ pub(crate) async fn maintain(store: Store, token: CancellationToken) -> Result<(
             note("set_aside", store.inner.settle_set_aside().await);
             note("compact", compact(&store.inner).await);
             note("merge", merge(&store.inner, &store.engine).await);
-            note("retain", retain(&store.inner).await);
+            note(
+                "retain",
+                retain(&store.inner, &store.inner.config.retention).await,
+            );
             note("scrub", scrub.next(&store.inner).await);
             if marks_checked.elapsed() >= MARKS_INTERVAL {
                 marks_checked = Instant::now();

@@ -3,5 +3,6 @@
 mod commit;
 mod compact;
 mod damage;
+mod kill;
 mod query;
 mod testbed;

@@ -71,7 +71,6 @@ fn records_of_the_same_group_count_before_they_are_durable() {
     assert_eq!(judge(6, B), Verdict::Conflict);
     assert_eq!(judge(5, B), Verdict::Conflict);
     assert_eq!(judge(7, A), Verdict::New { missing: 0 });
-    let mut pending = pending;
     pending.take_back(host(), &[id(6)]);
     assert_eq!(
         marks.judge(&pending, host(), id(6), Candidate::Rows(B)),

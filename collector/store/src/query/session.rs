@@ -15,6 +15,8 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use parking_lot::Mutex;
 
 use super::answer;
@@ -27,6 +29,12 @@ use crate::gaps::Reach;
 use crate::inner::Inner;
 use crate::shape::{sql_tables, table_index_by_name};
 use crate::view::{ParquetFile, TableView};
+
+/// Longest text of a query.
+const QUERY_BYTES_MAX: usize = 32 << 10;
+/// Words and signs of a query. The planner recurses as deep as an expression nests, takes time by the square of
+/// that, and cannot be stopped while it plans.
+const QUERY_TOKENS_MAX: usize = 2_000;
 
 const CATALOG: &str = "fleetmend";
 const SCHEMA: &str = "facts";
@@ -166,6 +174,30 @@ pub(crate) fn context(
         .with_runtime_env(runtime)
         .build();
     Ok(SessionContext::new_with_state(state))
+}
+
+/// Refuses a query that is too long to be planned in reasonable time.
+pub(crate) fn check_length(query: &str) -> Result<(), QueryError> {
+    let invalid = |reason: String| Err(QueryError::Invalid { reason });
+    if query.len() > QUERY_BYTES_MAX {
+        return invalid(format!(
+            "query is longer than the {QUERY_BYTES_MAX} bytes allowed"
+        ));
+    }
+    let tokens = match Tokenizer::new(&GenericDialect {}, query).tokenize() {
+        Ok(tokens) => tokens,
+        Err(error) => return invalid(format!("SQL error: {error}")),
+    };
+    let words = tokens
+        .iter()
+        .filter(|token| !matches!(token, Token::Whitespace(_)))
+        .count();
+    if words > QUERY_TOKENS_MAX {
+        return invalid(format!(
+            "query has more than the {QUERY_TOKENS_MAX} words and signs allowed"
+        ));
+    }
+    Ok(())
 }
 
 /// The plan of a query; anything else is refused.

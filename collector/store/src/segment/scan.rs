@@ -72,6 +72,9 @@ fn header_is_whole(bytes: &Bytes) -> bool {
 }
 
 fn push_damage(result: &mut Scan, bytes: &Bytes, from: usize, to: usize) {
+    if from >= to {
+        return;
+    }
     result.damage.push(Damage {
         offset: from as u64,
         bytes: to.saturating_sub(from) as u64,

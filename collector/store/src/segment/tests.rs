@@ -95,7 +95,7 @@ proptest! {
         let scan = scan(&Bytes::from(whole[..cut].to_vec()));
         let kept = cut.saturating_sub(SEGMENT_HEADER_BYTES) / entry;
         prop_assert_eq!(scan.entries.len(), kept);
-        let is_clean = cut >= SEGMENT_HEADER_BYTES && (cut - SEGMENT_HEADER_BYTES) % entry == 0;
+        let is_clean = cut >= SEGMENT_HEADER_BYTES && (cut - SEGMENT_HEADER_BYTES).is_multiple_of(entry);
         prop_assert!(scan.damage.len() == usize::from(!is_clean && cut > 0));
         prop_assert!(scan.damage.iter().all(|damage| damage.is_tail));
     }
@@ -107,7 +107,7 @@ proptest! {
         bytes[at] ^= 1 << bit;
         let scan = scan(&bytes.clone().into());
         let entry = (bytes.len() - SEGMENT_HEADER_BYTES) / 4;
-        let hit = at.checked_sub(SEGMENT_HEADER_BYTES).map(|offset| offset / entry as usize);
+        let hit = at.checked_sub(SEGMENT_HEADER_BYTES).map(|offset| offset / entry);
         let expected: Vec<u64> = (0..4_usize).filter(|index| Some(*index) != hit).map(|index| index as u64 + 1).collect();
         prop_assert_eq!(sequences(&scan), expected);
         prop_assert_eq!(scan.damage.len(), 1);

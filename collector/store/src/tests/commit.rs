@@ -2,7 +2,7 @@ use fleetmend_event::table::ProcessEvent;
 use fleetmend_event::{Fact, Lane, RecordId, Sequence, SpoolEpoch};
 
 use super::testbed::{Host, START, exec, folder, frame_of, open};
-use crate::{CommitError, OWN_HOST};
+use crate::{CommitError, OWN_HOST, StoreConfig};
 
 const EXECS: &str = "SELECT count(*) FROM process_events";
 
@@ -152,7 +152,7 @@ async fn reserved_identity_is_refused() {
         bed.store.commit(OWN_HOST, vec![host.execs(1)]).await.unwrap_err(),
         CommitError::Reserved
     );
-    let epoch = SpoolEpoch::from_bytes(*b"FMSTORE\012345678");
+    let epoch = SpoolEpoch::from_bytes(*b"FMSTORE\x0012345678");
     let id = RecordId {
         epoch,
         lane: Lane::Events,
@@ -238,6 +238,67 @@ async fn closed_store_says_so() {
         store.commit(host.id, vec![host.execs(1)]).await.unwrap_err(),
         CommitError::Closed
     );
+}
+
+#[tokio::test]
+async fn many_hosts_at_once_share_groups_and_lose_nothing() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let hosts = (0..20).map(|_| async {
+        let mut host = Host::new();
+        for _ in 0..10 {
+            let frames = vec![host.execs(3), host.metrics(2)];
+            let marks = bed.store.commit(host.id, frames).await.unwrap();
+            assert_eq!(marks.len(), 2);
+        }
+    });
+    futures::future::join_all(hosts).await;
+    assert_eq!(bed.number(EXECS).await, 600);
+    assert_eq!(
+        bed.number("SELECT count(DISTINCT host_id) FROM metrics").await,
+        20
+    );
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn full_queue_makes_a_commit_wait_and_then_fail() {
+    let folder = folder();
+    let config = StoreConfig {
+        commit_timeout_ms: 100,
+        ..super::testbed::config(folder.path())
+    };
+    // Nobody runs the store, so that nothing leaves the queue.
+    let store = crate::Store::open(config).await.unwrap();
+    let mut host = Host::new();
+    let frame = host.execs(1);
+    let error = store.commit(host.id, vec![frame.clone()]).await.unwrap_err();
+    assert!(
+        matches!(error, CommitError::Busy { .. }) && error.is_transient(),
+        "{error:?}"
+    );
+    let tasks = fleetmend_shutdown::Tasks::new();
+    store.run(&tasks).unwrap();
+    // What was queued is stored although its caller gave up; sending it again stores it once.
+    store.commit(host.id, vec![frame]).await.unwrap();
+    let bed = super::testbed::Bed { store, tasks };
+    assert_eq!(bed.number(EXECS).await, 1);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn caller_that_goes_away_leaves_no_half_of_a_commit() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    for _ in 0..20 {
+        let frames = vec![host.execs(2), host.execs(3)];
+        let commit = bed.store.commit(host.id, frames.clone());
+        drop(tokio::time::timeout(std::time::Duration::from_micros(300), commit).await);
+        bed.store.commit(host.id, frames).await.unwrap();
+    }
+    assert_eq!(bed.number(EXECS).await, 100);
+    bed.close().await;
 }
 
 pub(super) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {

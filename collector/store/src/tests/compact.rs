@@ -1,7 +1,7 @@
 use fleetmend_event::Sequence;
 
 use super::testbed::{Bed, Host, config, eventually, folder, open, open_with};
-use crate::config::TableRetention;
+use crate::config::{RetentionConfig, TableRetention};
 use crate::{QueryLimits, StoreConfig, to_json_rows};
 
 const QUERIES: [&str; 4] = [
@@ -218,5 +218,56 @@ async fn table_over_its_bytes_loses_its_oldest_file_only() {
         0
     );
     assert_eq!(bed.number("SELECT count(*) FROM gaps").await, 0);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn expired_file_stays_readable_for_the_query_that_holds_it() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    bed.store
+        .commit(host.id, vec![host.execs(3), host.metrics(1)])
+        .await
+        .unwrap();
+    compacted(&bed).await;
+    let held = bed.store.inner.view.files();
+    let paths: Vec<_> = held.iter().map(|file| file.path.clone()).collect();
+    let mut limits = RetentionConfig::default();
+    limits.tables.insert(
+        "process_events".into(),
+        TableRetention {
+            bytes_max: Some(1),
+            age_days: None,
+        },
+    );
+    crate::retain::retain(&bed.store.inner, &limits).await.unwrap();
+    assert_eq!(
+        (table_files(&bed, "process_events"), table_files(&bed, "metrics")),
+        (0, 1)
+    );
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 0);
+    assert!(paths.iter().all(|path| path.exists()));
+    drop(held);
+    assert_eq!(paths.iter().filter(|path| path.exists()).count(), 1);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn file_is_kept_by_when_it_was_received_not_by_its_rows_clock() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let old = host.frame(&[super::testbed::exec(0, 1)], 0, 0);
+    bed.store.commit(host.id, vec![old]).await.unwrap();
+    compacted(&bed).await;
+    let days = |age_days| RetentionConfig {
+        age_days,
+        ..RetentionConfig::default()
+    };
+    crate::retain::retain(&bed.store.inner, &days(1)).await.unwrap();
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 1);
+    crate::retain::retain(&bed.store.inner, &days(0)).await.unwrap();
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 0);
     bed.close().await;
 }

@@ -83,6 +83,21 @@ async fn parquet_file_damaged_inside_is_found_by_its_digest() {
 }
 
 #[tokio::test]
+async fn damage_that_no_query_meets_is_found_by_the_daily_check() {
+    let folder = folder();
+    let (bed, _, file) = two_files(folder.path()).await;
+    bed.close().await;
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let bed = open(folder.path()).await;
+    bed.wait_for(GAPS, 1).await;
+    assert!(file.with_extension("parquet.corrupt").exists());
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn file_damaged_while_the_store_was_closed_is_a_gap_after_the_start() {
     let folder = folder();
     let (bed, _, file) = two_files(folder.path()).await;

@@ -176,7 +176,7 @@ async fn limits_of_rows_time_and_memory_hold() {
         timeout: Duration::from_millis(200),
         ..QueryLimits::default()
     };
-    let endless = "SELECT count(*) FROM generate_series(1, 100000000) a CROSS JOIN generate_series(1, 1000000) b WHERE a.value % 7 = b.value % 3";
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000000000) WHERE value % 7 = 9";
     let error = bed.store.sql(endless, short).await.unwrap_err();
     assert_eq!(
         error,
@@ -193,6 +193,51 @@ async fn limits_of_rows_time_and_memory_hold() {
     let hungry = "SELECT a.value, count(DISTINCT b.value) FROM generate_series(1, 300000) a JOIN generate_series(1, 300000) b ON a.value = b.value GROUP BY 1 ORDER BY 2";
     let error = bed.store.sql(hungry, small).await.unwrap_err();
     assert!(matches!(error, QueryError::Memory { .. }), "{error:?}");
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn deep_or_long_query_does_not_stop_the_process() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    let deep = format!("SELECT 1{}", "+1".repeat(900));
+    let parentheses = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    let either = format!(
+        "SELECT * FROM process_events WHERE pid = 1{}",
+        " OR pid=2".repeat(490)
+    );
+    for query in [deep, parentheses, either] {
+        match bed.store.sql(&query, QueryLimits::default()).await {
+            Ok(_) | Err(QueryError::Invalid { .. } | QueryError::Timeout { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let long = format!("SELECT '{}'", "x".repeat(40_000));
+    let wide = format!("SELECT 1{}", "+1".repeat(3_000));
+    for query in [long, wide] {
+        let error = bed.store.sql(&query, QueryLimits::default()).await.unwrap_err();
+        assert!(
+            matches!(&error, QueryError::Invalid { reason } if reason.contains("allowed")),
+            "{error:?}"
+        );
+    }
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn query_whose_caller_has_gone_gives_its_turn_back() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000000000) WHERE value % 7 = 9";
+    for _ in 0..8 {
+        let gone = tokio::time::timeout(
+            Duration::from_millis(30),
+            bed.store.sql(endless, QueryLimits::default()),
+        );
+        assert!(gone.await.is_err());
+    }
     assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
     bed.close().await;
 }

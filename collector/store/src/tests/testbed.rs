@@ -139,7 +139,7 @@ impl Host {
 pub(super) fn frame_of<T: Table>(id: RecordId, rows: &[T], from: i64, to: i64) -> Frame {
     let batch = T::to_batch(rows).unwrap();
     let stamp = Stamp {
-        wall: TimeMicros::now(),
+        wall: TimeMicros(from),
         boot_us: 1,
     };
     Frame::of_batch(
