@@ -83,25 +83,32 @@ impl Code {
     }
 }
 
-/// An error as it is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+/// An error on its way to the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    code: Code,
+    detail: String,
+    /// Id of the request; the middleware sets it.
+    instance: String,
+    faults: Vec<FieldFault>,
+    retry_after_s: Option<u32>,
+}
+
+/// An error as it is sent.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemBody<'a> {
     #[serde(rename = "type")]
-    #[schema(rename = "type")]
     kind: String,
     title: String,
     status: u16,
     #[schema(value_type = String, example = "not-found")]
     code: Code,
-    detail: String,
-    /// Id of the request; the middleware sets it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    instance: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    faults: Vec<FieldFault>,
-    #[serde(skip)]
-    #[schema(ignore)]
-    retry_after_s: Option<u32>,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    instance: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    faults: &'a [FieldFault],
 }
 
 /// What is wrong with one parameter.
@@ -115,9 +122,6 @@ impl Problem {
     /// A problem with words for a person.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:fleetmend:problem:{}", code.as_str()),
-            title: code.as_str().replace('-', " "),
-            status: code.status().as_u16(),
             code,
             detail: detail.into(),
             instance: String::new(),
@@ -171,7 +175,16 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.code.status();
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let body = ProblemBody {
+            kind: format!("urn:fleetmend:problem:{}", self.code.as_str()),
+            title: self.code.as_str().replace('-', " "),
+            status: status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            instance: &self.instance,
+            faults: &self.faults,
+        };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(

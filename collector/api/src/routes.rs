@@ -29,7 +29,7 @@ pub(crate) use live::LIVE_STREAMS_MAX;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Fleetmend", description = "The contract in words is docs/specs/api.md."),
-    components(schemas(crate::problem::Problem)),
+    components(schemas(crate::problem::ProblemBody)),
     modifiers(&Bearer)
 )]
 struct Document;

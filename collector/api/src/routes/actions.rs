@@ -13,7 +13,7 @@ use crate::auth::Caller;
 use crate::backend::QueryError;
 use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, cut};
 use crate::parameter;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::{Conditions, Row, cursor_of, text, text_of, time};
 use crate::state::{ApiState, Shared};
 
@@ -67,7 +67,7 @@ pub(crate) struct ActionParameters {
 }
 
 #[utoipa::path(get, path = "/actions", tag = "actions", security(("bearer" = [])), params(ActionParameters),
-    responses((status = 200, body = ActionPage), (status = 400, body = Problem)))]
+    responses((status = 200, body = ActionPage), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
     _: Caller,
@@ -120,7 +120,7 @@ pub(crate) async fn list(
 
 #[utoipa::path(get, path = "/actions/{host}/{action}", tag = "actions", security(("bearer" = [])),
     params(("host" = String, Path), ("action" = String, Path)),
-    responses((status = 200, body = Action), (status = 404, body = Problem)))]
+    responses((status = 200, body = Action), (status = 404, body = ProblemBody)))]
 pub(crate) async fn one(
     State(state): State<Shared>,
     _: Caller,

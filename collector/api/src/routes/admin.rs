@@ -15,7 +15,7 @@ use crate::auth::Admin;
 use crate::backend::AuditRow;
 use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, Page, cut};
 use crate::parameter;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, ProblemBody};
 use crate::state::{ApiState, AuditEntry, Remote, Shared};
 use crate::users::Role;
 
@@ -98,7 +98,7 @@ impl ApiState {
 }
 
 #[utoipa::path(post, path = "/enrolment-tokens", tag = "admin", security(("bearer" = [])), request_body = TokenRequest,
-    responses((status = 201, body = NewToken), (status = 403, body = Problem)))]
+    responses((status = 201, body = NewToken), (status = 403, body = ProblemBody)))]
 pub(crate) async fn create_token(
     State(state): State<Shared>,
     admin: Admin,
@@ -137,7 +137,7 @@ pub(crate) async fn create_token(
 }
 
 #[utoipa::path(get, path = "/enrolment-tokens", tag = "admin", security(("bearer" = [])),
-    responses((status = 200, body = ObjectList), (status = 403, body = Problem)))]
+    responses((status = 200, body = ObjectList), (status = 403, body = ProblemBody)))]
 pub(crate) async fn tokens(State(state): State<Shared>, _: Admin) -> Result<Json<ObjectList>, Problem> {
     let items = state.enrolments.tokens().await?.into_iter().map(|token| {
         json!({
@@ -152,7 +152,7 @@ pub(crate) async fn tokens(State(state): State<Shared>, _: Admin) -> Result<Json
 }
 
 #[utoipa::path(delete, path = "/enrolment-tokens/{id}", tag = "admin", security(("bearer" = [])),
-    params(("id" = String, Path)), responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
+    params(("id" = String, Path)), responses((status = 204), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub(crate) async fn revoke_token(
     State(state): State<Shared>,
     admin: Admin,
@@ -166,7 +166,7 @@ pub(crate) async fn revoke_token(
 
 #[utoipa::path(post, path = "/hosts/{host}/revoke", tag = "admin", security(("bearer" = [])),
     params(("host" = String, Path)), request_body = RevokeRequest,
-    responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 204), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub(crate) async fn revoke_host(
     State(state): State<Shared>,
     admin: Admin,
@@ -189,7 +189,7 @@ pub(crate) async fn revoke_host(
 }
 
 #[utoipa::path(get, path = "/audit", tag = "admin", security(("bearer" = [])), params(AuditParameters),
-    responses((status = 200, body = Page), (status = 403, body = Problem)))]
+    responses((status = 200, body = Page), (status = 403, body = ProblemBody)))]
 pub(crate) async fn audit(
     State(state): State<Shared>,
     _: Admin,
@@ -228,7 +228,7 @@ pub(crate) async fn audit(
 }
 
 #[utoipa::path(get, path = "/users", tag = "admin", security(("bearer" = [])),
-    responses((status = 200, body = ObjectList), (status = 403, body = Problem)))]
+    responses((status = 200, body = ObjectList), (status = 403, body = ProblemBody)))]
 pub(crate) async fn users(State(state): State<Shared>, _: Admin) -> Result<Json<ObjectList>, Problem> {
     let users = state.accounts.list().await?;
     Ok(Json(ObjectList {
@@ -237,7 +237,7 @@ pub(crate) async fn users(State(state): State<Shared>, _: Admin) -> Result<Json<
 }
 
 #[utoipa::path(post, path = "/users", tag = "admin", security(("bearer" = [])), request_body = UserRequest,
-    responses((status = 201, body = Object), (status = 400, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 201, body = Object), (status = 400, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub(crate) async fn create_user(
     State(state): State<Shared>,
     admin: Admin,
@@ -257,7 +257,7 @@ pub(crate) async fn create_user(
 }
 
 #[utoipa::path(delete, path = "/users/{name}", tag = "admin", security(("bearer" = [])),
-    params(("name" = String, Path)), responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    params(("name" = String, Path)), responses((status = 204), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
 pub(crate) async fn remove_user(
     State(state): State<Shared>,
     admin: Admin,

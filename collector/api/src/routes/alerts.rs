@@ -11,7 +11,7 @@ use crate::auth::Caller;
 use crate::backend::{AlertFilter, AlertView, DeliveryView};
 use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, cut};
 use crate::parameter;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemBody};
 use crate::state::Shared;
 
 const STATES: [&str; 7] = [
@@ -70,7 +70,7 @@ pub(crate) struct AlertParameters {
 }
 
 #[utoipa::path(get, path = "/alerts", tag = "alerts", security(("bearer" = [])), params(AlertParameters),
-    responses((status = 200, body = AlertPage), (status = 400, body = Problem)))]
+    responses((status = 200, body = AlertPage), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
     _: Caller,

@@ -16,7 +16,7 @@ use crate::auth::Caller;
 use crate::backend::AlertFilter;
 use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, Page, cut};
 use crate::parameter;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::{Conditions, cursor_of, latest, text, time, time_of};
 use crate::state::Shared;
 
@@ -54,7 +54,7 @@ pub(crate) struct FindingDetail {
 }
 
 #[utoipa::path(get, path = "/findings", tag = "findings", security(("bearer" = [])), params(FindingParameters),
-    responses((status = 200, body = Page), (status = 400, body = Problem)))]
+    responses((status = 200, body = Page), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
     _: Caller,
@@ -108,7 +108,7 @@ fn at_least(least: Severity) -> String {
 
 #[utoipa::path(get, path = "/findings/{host}/{finding}", tag = "findings", security(("bearer" = [])),
     params(("host" = String, Path), ("finding" = String, Path)),
-    responses((status = 200, body = FindingDetail), (status = 404, body = Problem)))]
+    responses((status = 200, body = FindingDetail), (status = 404, body = ProblemBody)))]
 pub(crate) async fn one(
     State(state): State<Shared>,
     _: Caller,

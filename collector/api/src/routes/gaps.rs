@@ -10,7 +10,7 @@ use super::extract::Parameters;
 use super::hosts::{RowList, objects};
 use crate::auth::Caller;
 use crate::parameter;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemBody};
 use crate::query::{Conditions, text, time};
 use crate::state::Shared;
 
@@ -29,7 +29,7 @@ pub(crate) struct GapParameters {
 }
 
 #[utoipa::path(get, path = "/gaps", tag = "gaps", security(("bearer" = [])), params(GapParameters),
-    responses((status = 200, body = RowList), (status = 400, body = Problem)))]
+    responses((status = 200, body = RowList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
     _: Caller,

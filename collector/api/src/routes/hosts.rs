@@ -11,7 +11,7 @@ use super::extract::{Parameters, host_of};
 use super::host_list::Host;
 use crate::auth::Caller;
 use crate::parameter;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemBody};
 use crate::query::{Conditions, latest, time};
 use crate::state::{ApiState, Shared};
 
@@ -51,7 +51,7 @@ pub(crate) async fn list(State(state): State<Shared>, _: Caller) -> Result<Json<
 }
 
 #[utoipa::path(get, path = "/hosts/{host}", tag = "hosts", security(("bearer" = [])), params(("host" = String, Path)),
-    responses((status = 200, body = Host), (status = 404, body = Problem)))]
+    responses((status = 200, body = Host), (status = 404, body = ProblemBody)))]
 pub(crate) async fn one(
     State(state): State<Shared>,
     _: Caller,
@@ -63,7 +63,7 @@ pub(crate) async fn one(
 }
 
 #[utoipa::path(get, path = "/hosts/{host}/probes", tag = "hosts", security(("bearer" = [])),
-    params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = Problem)))]
+    params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn probes(
     State(state): State<Shared>,
     _: Caller,
@@ -73,7 +73,7 @@ pub(crate) async fn probes(
 }
 
 #[utoipa::path(get, path = "/hosts/{host}/units", tag = "hosts", security(("bearer" = [])),
-    params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = Problem)))]
+    params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn units(
     State(state): State<Shared>,
     _: Caller,
@@ -83,7 +83,7 @@ pub(crate) async fn units(
 }
 
 #[utoipa::path(get, path = "/hosts/{host}/models", tag = "hosts", security(("bearer" = [])),
-    params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = Problem)))]
+    params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn models(
     State(state): State<Shared>,
     _: Caller,
@@ -94,7 +94,7 @@ pub(crate) async fn models(
 
 #[utoipa::path(get, path = "/hosts/{host}/processes", tag = "hosts", security(("bearer" = [])),
     params(("host" = String, Path), ProcessParameters),
-    responses((status = 200, body = RowList), (status = 404, body = Problem)))]
+    responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn processes(
     State(state): State<Shared>,
     _: Caller,

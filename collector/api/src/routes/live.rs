@@ -15,7 +15,7 @@ use super::extract::Parameters;
 use super::live_stream::{Filter, LiveStream};
 use crate::auth::Caller;
 use crate::parameter;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, ProblemBody};
 use crate::state::Shared;
 
 /// Live streams at once.
@@ -42,7 +42,7 @@ pub(crate) struct Ticket {
 }
 
 #[utoipa::path(post, path = "/live/ticket", tag = "live", security(("bearer" = [])),
-    responses((status = 200, body = Ticket), (status = 401, body = Problem)))]
+    responses((status = 200, body = Ticket), (status = 401, body = ProblemBody)))]
 pub(crate) async fn ticket(State(state): State<Shared>, caller: Caller) -> Result<Json<Ticket>, Problem> {
     let given = state.tickets.give(&caller.session_id, TimeMicros::now());
     let (ticket, until) = given
@@ -54,7 +54,7 @@ pub(crate) async fn ticket(State(state): State<Shared>, caller: Caller) -> Resul
 }
 
 #[utoipa::path(get, path = "/live", tag = "live", security(("bearer" = [])), params(LiveParameters),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 401, body = Problem)))]
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = 401, body = ProblemBody)))]
 pub(crate) async fn stream(
     State(state): State<Shared>,
     caller: Result<Caller, Problem>,

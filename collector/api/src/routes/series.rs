@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::Parameters;
 use crate::auth::Caller;
 use crate::parameter;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemBody};
 use crate::query::{Conditions, Row, number_of, text, text_of, time};
 use crate::state::Shared;
 
@@ -87,7 +87,7 @@ pub(crate) struct Series {
 }
 
 #[utoipa::path(get, path = "/metrics/names", tag = "metrics", security(("bearer" = [])), params(NameParameters),
-    responses((status = 200, body = NameList), (status = 400, body = Problem)))]
+    responses((status = 200, body = NameList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn names(
     State(state): State<Shared>,
     _: Caller,
@@ -123,7 +123,7 @@ pub(crate) async fn names(
 }
 
 #[utoipa::path(get, path = "/metrics/range", tag = "metrics", security(("bearer" = [])), params(RangeParameters),
-    responses((status = 200, body = RangeAnswer), (status = 400, body = Problem)))]
+    responses((status = 200, body = RangeAnswer), (status = 400, body = ProblemBody)))]
 pub(crate) async fn range(
     State(state): State<Shared>,
     _: Caller,

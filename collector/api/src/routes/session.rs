@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::extract::Body;
 use crate::auth::Caller;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, ProblemBody};
 use crate::sessions::{Granted, Refreshed};
 use crate::state::{AuditEntry, Remote, Shared};
 
@@ -61,7 +61,7 @@ pub(crate) struct Me {
 }
 
 #[utoipa::path(post, path = "/login", tag = "session", request_body = LoginRequest,
-    responses((status = 200, body = Tokens), (status = 401, body = Problem), (status = 429, body = Problem)))]
+    responses((status = 200, body = Tokens), (status = 401, body = ProblemBody), (status = 429, body = ProblemBody)))]
 pub(crate) async fn login(
     State(state): State<Shared>,
     remote: Option<Extension<Remote>>,
@@ -102,7 +102,7 @@ pub(crate) async fn login(
 }
 
 #[utoipa::path(post, path = "/refresh", tag = "session", request_body = RefreshRequest,
-    responses((status = 200, body = Tokens), (status = 401, body = Problem)))]
+    responses((status = 200, body = Tokens), (status = 401, body = ProblemBody)))]
 pub(crate) async fn refresh(
     State(state): State<Shared>,
     remote: Option<Extension<Remote>>,
@@ -134,14 +134,14 @@ pub(crate) async fn refresh(
 }
 
 #[utoipa::path(post, path = "/logout", tag = "session", security(("bearer" = [])),
-    responses((status = 204), (status = 401, body = Problem)))]
+    responses((status = 204), (status = 401, body = ProblemBody)))]
 pub(crate) async fn logout(State(state): State<Shared>, caller: Caller) -> Result<StatusCode, Problem> {
     state.sessions.end(&caller.session_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 #[utoipa::path(get, path = "/me", tag = "session", security(("bearer" = [])),
-    responses((status = 200, body = Me), (status = 401, body = Problem)))]
+    responses((status = 200, body = Me), (status = 401, body = ProblemBody)))]
 pub(crate) async fn me(caller: Caller) -> Json<Me> {
     let session_expires_at = caller.session_expires_at.to_string();
     Json(Me {

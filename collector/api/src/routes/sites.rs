@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::Parameters;
 use crate::auth::Caller;
 use crate::parameter;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemBody};
 use crate::query::{Conditions, text_of, time};
 use crate::state::Shared;
 
@@ -42,7 +42,7 @@ struct Site {
 }
 
 #[utoipa::path(get, path = "/sites", tag = "sites", security(("bearer" = [])), params(SiteParameters),
-    responses((status = 200, body = SiteList), (status = 400, body = Problem)))]
+    responses((status = 200, body = SiteList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
     _: Caller,

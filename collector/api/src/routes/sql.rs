@@ -13,7 +13,7 @@ use super::extract::Body;
 use crate::auth::Caller;
 use crate::json;
 use crate::parameter;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemBody};
 use crate::state::Shared;
 
 const ROWS_DEFAULT: usize = 1_000;
@@ -49,7 +49,7 @@ struct SqlColumn {
 }
 
 #[utoipa::path(post, path = "/sql", tag = "sql", security(("bearer" = [])), request_body = SqlRequest,
-    responses((status = 200, body = SqlAnswer), (status = 400, body = Problem), (status = 504, body = Problem)))]
+    responses((status = 200, body = SqlAnswer), (status = 400, body = ProblemBody), (status = 504, body = ProblemBody)))]
 pub(crate) async fn run(
     State(state): State<Shared>,
     _: Caller,

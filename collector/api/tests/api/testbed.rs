@@ -1,0 +1,332 @@
+//! A collector as small as the API sees it: the real store, and fakes of ingest and alert.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use collector_api::*;
+use collector_store::{Store, StoreConfig};
+use fleetmend_event::{Fact, HostId, TimeMicros};
+use fleetmend_shutdown::Tasks;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use parking_lot::Mutex;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+pub const ADMIN_PASSWORD: &str = "an admin's password";
+pub const VIEWER_PASSWORD: &str = "a viewer's password";
+
+pub struct Testbed {
+    pub url: String,
+    pub http: reqwest::Client,
+    pub store: Store,
+    pub host: HostId,
+    pub enrolments: Arc<FakeEnrolments>,
+    pub accounts: Accounts,
+    pub tasks: Tasks,
+    folder: tempfile::TempDir,
+}
+
+struct StoreAsSql(Store);
+
+#[async_trait]
+impl SqlQuery for StoreAsSql {
+    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Vec<RecordBatch>, QueryError> {
+        let of_store = collector_store::QueryLimits {
+            rows_max: limits.rows_max,
+            timeout: limits.timeout,
+            ..collector_store::QueryLimits::default()
+        };
+        match self.0.sql(query, of_store).await {
+            Ok(answer) if answer.batches.is_empty() => Ok(vec![RecordBatch::new_empty(answer.schema)]),
+            Ok(answer) => Ok(answer.batches),
+            Err(error) => Err(QueryError::Invalid(error.to_string())),
+        }
+    }
+}
+
+struct StoreAsLive(Store);
+
+impl LiveFacts for StoreAsLive {
+    fn subscribe(&self) -> BoxStream<'static, LiveItem> {
+        let committed = tokio_stream::wrappers::BroadcastStream::new(self.0.subscribe());
+        let item = |item: Result<Arc<collector_store::Committed>, _>| match item {
+            Ok(committed) => LiveItem::Facts(CommittedFacts {
+                host_id: committed.host,
+                table: committed.table.name,
+                ingested_at: committed.ingested_at,
+                batch: committed.batch.clone(),
+            }),
+            Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {
+                LiveItem::Lagged(missed)
+            }
+        };
+        committed.map(item).boxed()
+    }
+}
+
+pub struct FakeEnrolments {
+    pub host: HostId,
+    pub revoked: Mutex<Vec<(HostId, String)>>,
+    pub tokens: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Enrolments for FakeEnrolments {
+    async fn create_token(&self, _: &str, _: Duration, uses: u32) -> Result<NewEnrolmentToken, BackendError> {
+        let id = format!("t{}", self.tokens.lock().len());
+        self.tokens.lock().push(id.clone());
+        Ok(NewEnrolmentToken {
+            id,
+            token: "fm1.secret".to_owned(),
+            expires_at: TimeMicros::now(),
+            uses,
+        })
+    }
+
+    async fn tokens(&self) -> Result<Vec<EnrolmentTokenView>, BackendError> {
+        let now = TimeMicros::now();
+        let view = |id: &String| EnrolmentTokenView {
+            id: id.clone(),
+            created_at: now,
+            created_by: "admin".to_owned(),
+            expires_at: now,
+            uses: 1,
+            uses_left: 1,
+            revoked: false,
+        };
+        Ok(self.tokens.lock().iter().map(view).collect())
+    }
+
+    async fn revoke_token(&self, _: &str, id: &str) -> Result<(), BackendError> {
+        let mut tokens = self.tokens.lock();
+        let before = tokens.len();
+        tokens.retain(|token| token != id);
+        if tokens.len() < before {
+            Ok(())
+        } else {
+            Err(BackendError::NotFound("token"))
+        }
+    }
+
+    async fn hosts(&self) -> Result<Vec<EnrolledHost>, BackendError> {
+        Ok(vec![EnrolledHost {
+            host_id: self.host,
+            enrolled_at: TimeMicros::now(),
+            revoked: false,
+        }])
+    }
+
+    async fn revoke_host(&self, _: &str, host: HostId, reason: &str) -> Result<(), BackendError> {
+        self.revoked.lock().push((host, reason.to_owned()));
+        Ok(())
+    }
+
+    async fn audit(&self, before: TimeMicros, _: usize) -> Result<Vec<AuditRow>, BackendError> {
+        let row = AuditRow {
+            id: "ingest-1".to_owned(),
+            time: TimeMicros(1_000_000),
+            actor: "host".to_owned(),
+            action: "enrol".to_owned(),
+            subject: self.host.to_string(),
+            outcome: "allowed".to_owned(),
+            detail: String::new(),
+            remote_address: None,
+        };
+        Ok(if row.time < before { vec![row] } else { Vec::new() })
+    }
+}
+
+struct FakeLive(HostId);
+
+impl HostsLive for FakeLive {
+    fn live_hosts(&self) -> Vec<LiveHost> {
+        vec![LiveHost {
+            host_id: self.0,
+            connected_since: Some(TimeMicros::now()),
+            remote_address: Some("192.0.2.7:4711".to_owned()),
+            last_seen: Some(TimeMicros::now()),
+        }]
+    }
+}
+
+struct NoAlerts;
+
+#[async_trait]
+impl Alerts for NoAlerts {
+    async fn alerts(&self, _: AlertFilter) -> Result<Vec<AlertView>, BackendError> {
+        Ok(Vec::new())
+    }
+}
+
+struct FakeOperations;
+
+impl Operations for FakeOperations {
+    fn readiness(&self) -> Vec<(&'static str, Option<String>)> {
+        vec![("store", None), ("ingest", Some("starting".to_owned()))]
+    }
+
+    fn metrics_text(&self) -> String {
+        "fleetmend_build_info 1\n".to_owned()
+    }
+}
+
+pub async fn pool(folder: &std::path::Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join("control.sqlite"))
+        .create_if_missing(true);
+    SqlitePoolOptions::new()
+        .max_connections(4)
+        .connect_with(options)
+        .await
+        .unwrap()
+}
+
+impl Testbed {
+    pub async fn start() -> Self {
+        Self::start_with(ApiConfig::default(), None).await
+    }
+
+    pub async fn start_with(mut config: ApiConfig, certificate: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = Tasks::new();
+        let store_config = StoreConfig {
+            folder: folder.path().join("store"),
+            ..StoreConfig::default()
+        };
+        let store = Store::open(store_config).await.unwrap();
+        store.run(&tasks.child("store")).unwrap();
+        let accounts = Accounts::open(pool(folder.path()).await).await.unwrap();
+        accounts
+            .create("admin", ADMIN_PASSWORD, Role::Admin)
+            .await
+            .unwrap();
+        accounts
+            .create("viewer", VIEWER_PASSWORD, Role::Viewer)
+            .await
+            .unwrap();
+        let host = HostId::random();
+        let enrolments = Arc::new(FakeEnrolments {
+            host,
+            revoked: Mutex::default(),
+            tokens: Mutex::default(),
+        });
+        let backends = Backends {
+            sql: Arc::new(StoreAsSql(store.clone())),
+            live: Arc::new(StoreAsLive(store.clone())),
+            hosts: Arc::new(FakeLive(host)),
+            enrolments: enrolments.clone(),
+            alerts: Arc::new(NoAlerts),
+            operations: Arc::new(FakeOperations),
+            assets: Arc::new(EmbeddedAssets),
+        };
+        config.listen.set_port(0);
+        let api = Api::bind(&config, certificate, accounts.clone(), backends)
+            .await
+            .unwrap();
+        let url = format!("{}://{}", api.scheme(), api.address());
+        api.serve(&tasks.child("api"));
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(client_tls())
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .unwrap();
+        Self {
+            url,
+            http,
+            store,
+            host,
+            enrolments,
+            accounts,
+            tasks,
+            folder,
+        }
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    pub async fn add(&self, facts: Vec<Fact>) {
+        self.store.append_for(self.host, facts).await.unwrap();
+    }
+
+    pub async fn login(&self, user: &str, password: &str) -> Value {
+        let (status, body) = self
+            .call(
+                Method::POST,
+                "login",
+                None,
+                Some(json!({ "user": user, "password": password })),
+            )
+            .await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    pub async fn admin(&self) -> String {
+        self.login("admin", ADMIN_PASSWORD).await["access_token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    pub async fn viewer(&self) -> String {
+        self.login("viewer", VIEWER_PASSWORD).await["access_token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let answer = self.send(method, path, token, body).await;
+        let status = answer.status().as_u16();
+        let bytes = answer.bytes().await.unwrap();
+        let value =
+            serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes)));
+        (status, value)
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<Value>,
+    ) -> reqwest::Response {
+        let mut request = self.http.request(method, format!("{}/api/v1/{path}", self.url));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        request.timeout(Duration::from_secs(30)).send().await.unwrap()
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Value {
+        let (status, body) = self.call(Method::GET, path, Some(token), None).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+}
+
+fn client_tls() -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}

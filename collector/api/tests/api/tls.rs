@@ -1,0 +1,87 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use collector_api::{ApiConfig, ApiTls};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::testbed::Testbed;
+
+fn certificate(folder: &std::path::Path) -> (ApiTls, rustls::RootCertStore) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    let tls = ApiTls {
+        certificate: folder.join("chain.pem"),
+        key: folder.join("key.pem"),
+    };
+    std::fs::write(&tls.certificate, made.pem()).unwrap();
+    std::fs::write(&tls.key, key.serialize_pem()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.der().clone()).unwrap();
+    (tls, roots)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_the_api_answers_over_it_and_garbage_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tls, roots) = certificate(folder.path());
+    let testbed = Testbed::start_with(
+        ApiConfig {
+            tls: Some(tls),
+            ..ApiConfig::default()
+        },
+        None,
+    )
+    .await;
+    let address = testbed.url.strip_prefix("https://").unwrap().to_owned();
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4_000], b""] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        stream.shutdown().await.unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .no_proxy()
+        .build()
+        .unwrap();
+    let port = address.rsplit(':').next().unwrap();
+    let request = client
+        .get(format!("https://localhost:{port}/healthz"))
+        .timeout(Duration::from_secs(20));
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let stranger = testbed
+        .http
+        .get(format!("https://localhost:{port}/healthz"))
+        .send()
+        .await;
+    assert!(
+        stranger.is_err(),
+        "a client that does not know the authority does not connect"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_drains_open_connections() {
+    let testbed = Testbed::start().await;
+    assert_eq!(
+        testbed
+            .http
+            .get(format!("{}/healthz", testbed.url))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    let report = testbed.tasks.drain(Duration::from_secs(20)).await;
+    assert!(report.stragglers.is_empty(), "{report:?}");
+}

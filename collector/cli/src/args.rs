@@ -1,0 +1,250 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Watch and repair a fleet of Linux servers.
+#[derive(Parser)]
+#[command(name = "fleetmend", version, after_help = HELP)]
+pub(crate) struct Arguments {
+    /// Address of the collector.
+    #[arg(long, env = "FLEETMEND_URL", global = true, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// PEM file of the authority that signed the collector's certificate.
+    #[arg(long, env = "FLEETMEND_CA", global = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Print the answers of the API as JSON; the same as `-o json`.
+    #[arg(long, global = true)]
+    json: bool,
+    /// How results are printed.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// Show every column, and cut nothing to the width of the terminal.
+    #[arg(short, long, global = true)]
+    pub(crate) wide: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const HELP: &str =
+    "Environment: FLEETMEND_URL (default http://127.0.0.1:7780), FLEETMEND_CA, and either FLEETMEND_TOKEN, or
+FLEETMEND_USER with FLEETMEND_PASSWORD; without them the session of `fleetmend login` is used.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not logged in or not allowed, 4 unreachable, 5 no such thing.";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+impl Arguments {
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Log in and keep the session.
+    Login(Login),
+    /// End the session.
+    Logout,
+    /// All hosts, with the status of every probe underneath.
+    Hosts {
+        /// Leave the probes out.
+        #[arg(long)]
+        no_probes: bool,
+    },
+    /// One host: what it is, its probes, models, failed units and busiest processes.
+    Host {
+        /// Id or name of the host.
+        host: String,
+    },
+    /// Findings, newest change first.
+    Findings(Findings),
+    /// One finding with its explanation, and what was done about it.
+    Finding {
+        /// Id, or its first characters.
+        finding: String,
+        /// Id or name of the host, when the finding is older than the list goes back.
+        #[arg(long)]
+        host: Option<String>,
+    },
+    /// Healing transactions, newest first.
+    Actions {
+        /// Only of this host: id or name.
+        #[arg(long)]
+        host: Option<String>,
+        /// Only with this ending: healed, no-op, reverted, failed-safe, unknown.
+        #[arg(long)]
+        ending: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// One healing transaction, step by step, with what was measured.
+    Action {
+        /// Id, or its first characters.
+        action: String,
+        /// Id or name of the host, when the action is older than the list goes back.
+        #[arg(long)]
+        host: Option<String>,
+    },
+    /// Alerts, newest change first, and whether their messages arrived.
+    Alerts {
+        /// Only in this state: pending, waiting, firing, resolved, healed, late, unknown.
+        #[arg(long)]
+        state: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Sites as each host sees them.
+    Sites,
+    /// Known losses of the last day.
+    Gaps,
+    /// Run an SQL query. Tables: metrics, process_events, network_events, processes, units, site_probes, probe_status,
+    /// findings, actions, ledger, gaps, host_info, model_status.
+    Sql {
+        /// One SELECT; `-` reads it from standard input.
+        query: String,
+        /// Rows at most.
+        #[arg(long, default_value_t = 1_000)]
+        rows_max: usize,
+    },
+    /// Rows as they arrive.
+    Tail(Tail),
+    /// Enrolment tokens for new hosts.
+    #[command(subcommand)]
+    Token(Token),
+    /// Users of the API.
+    #[command(subcommand)]
+    Users(Users),
+    /// Revoke the identity of a host; it has to enrol anew.
+    Revoke {
+        /// Id or name of the host.
+        host: String,
+        /// Why, for the audit trail.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// The audit trail, newest first.
+    Audit {
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Healing policies, signed with the fleet root key.
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Login {
+    /// User.
+    #[arg(long, env = "FLEETMEND_USER")]
+    pub(crate) user: Option<String>,
+    /// Read the password from standard input.
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Findings {
+    /// Only of this host: id or name.
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// open or resolved.
+    #[arg(long)]
+    pub(crate) state: Option<String>,
+    /// The least severity: info, low, medium, high, critical.
+    #[arg(long)]
+    pub(crate) severity: Option<String>,
+    /// anomaly, sigma, threshold or site.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// How many.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Args)]
+pub(crate) struct Tail {
+    /// Tables, with commas or repeated; all but metrics when left out.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) table: Vec<String>,
+    /// Only of this host: id or name.
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// End after so many rows.
+    #[arg(short = 'n', long)]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Token {
+    /// Make a token; it is shown once.
+    Create {
+        /// How long it holds, in seconds.
+        #[arg(long, default_value_t = 3_600)]
+        lifetime_s: u64,
+        /// How many hosts it enrols.
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+    },
+    /// Tokens that are kept.
+    List,
+    /// Take a token back.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Users {
+    /// All users.
+    List,
+    /// Make a user; the password is read from standard input or asked for.
+    Create {
+        /// Name.
+        name: String,
+        /// admin or viewer.
+        #[arg(long, default_value = "viewer")]
+        role: String,
+    },
+    /// Remove a user and end their sessions.
+    Remove {
+        /// Name.
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Policy {
+    /// Sign a policy (a JSON file) with the fleet root; needs no collector.
+    Sign {
+        /// JSON file of the policy; `-` reads it from standard input.
+        policy: PathBuf,
+        /// Folder of the fleet root, with `root.key` and `root.pem`.
+        #[arg(long, value_name = "FOLDER")]
+        root: PathBuf,
+        /// Where to write the signed policy; standard output when left out.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Show what is in a signed policy, and verify it when the fleet root is given.
+    Show {
+        /// File with the signed policy.
+        policy: PathBuf,
+        /// Folder of the fleet root.
+        #[arg(long, value_name = "FOLDER")]
+        root: Option<PathBuf>,
+    },
+}

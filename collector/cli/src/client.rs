@@ -1,0 +1,245 @@
+//! Requests to the API, with whatever the user gave to log in.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::session::{self, Session};
+use crate::tls;
+
+const URL_DEFAULT: &str = "http://127.0.0.1:7780";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(70);
+/// Hosts of a name are looked for in one list.
+const NAME_MIN: usize = 1;
+
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A client that has not logged in.
+    pub(crate) fn new(url: Option<&str>, ca: Option<&Path>) -> Result<Self, Failure> {
+        let kept = session::load();
+        let url = url
+            .map(str::to_owned)
+            .or_else(|| kept.map(|kept| kept.url))
+            .unwrap_or_else(|| URL_DEFAULT.to_owned());
+        let parsed = url::Url::parse(&url)
+            .map_err(|_| Failure::other(format!("FLEETMEND_URL {url:?} is not a URL")))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(Failure::other(format!(
+                "FLEETMEND_URL {url:?} is neither http:// nor https://"
+            )));
+        }
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::config(ca)?)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("fleetmend-cli/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Failure::other(error.to_string()))?;
+        Ok(Self {
+            http,
+            url: url.trim_end_matches('/').to_owned(),
+            token: None,
+        })
+    }
+
+    /// Logs in with what is at hand: a token, user and password, or the kept session.
+    pub(crate) async fn authenticate(mut self) -> Result<Self, Failure> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if let Some(token) = variable("FLEETMEND_TOKEN") {
+            self.token = Some(token);
+        } else if let (Some(user), Some(password)) =
+            (variable("FLEETMEND_USER"), variable("FLEETMEND_PASSWORD"))
+        {
+            self.token = Some(self.login(&user, &password).await?.access_token);
+        } else if let Some(kept) = session::load().filter(|kept| kept.url == self.url) {
+            self.token = Some(if kept.is_fresh() {
+                kept.access_token
+            } else {
+                self.refresh(&kept).await?.access_token
+            });
+        } else {
+            let hint = "not logged in: run `fleetmend login`, or set FLEETMEND_TOKEN, or FLEETMEND_USER and FLEETMEND_PASSWORD";
+            return Err(Failure::Denied(hint.to_owned()));
+        }
+        Ok(self)
+    }
+
+    pub(crate) async fn login(&self, user: &str, password: &str) -> Result<Session, Failure> {
+        let answer = self
+            .send(
+                Method::POST,
+                "login",
+                &[],
+                Some(json!({ "user": user, "password": password })),
+            )
+            .await?;
+        self.session_of(&answer)
+    }
+
+    async fn refresh(&self, kept: &Session) -> Result<Session, Failure> {
+        let body = json!({ "refresh_token": kept.refresh_token });
+        let session = self.session_of(&self.send(Method::POST, "refresh", &[], Some(body)).await?)?;
+        session::save(&session)?;
+        Ok(session)
+    }
+
+    fn session_of(&self, answer: &Value) -> Result<Session, Failure> {
+        let text = |name: &str| {
+            let found = answer.get(name).and_then(Value::as_str).map(str::to_owned);
+            found.ok_or_else(|| {
+                Failure::other(format!("{} is not a Fleetmend collector: no {name}", self.url))
+            })
+        };
+        Ok(Session {
+            url: self.url.clone(),
+            user: text("user")?,
+            access_token: text("access_token")?,
+            expires_at: text("expires_at")?,
+            refresh_token: text("refresh_token")?,
+        })
+    }
+
+    pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
+        self.send(Method::GET, path, query, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Result<Value, Failure> {
+        self.send(Method::POST, path, &[], Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.send(Method::DELETE, path, &[], None).await
+    }
+
+    /// Items of a list, over as many pages as it takes to have `limit` of them.
+    pub(crate) async fn pages(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        limit: usize,
+    ) -> Result<Value, Failure> {
+        let mut items: Vec<Value> = Vec::new();
+        let mut cursor: Option<String> = None;
+        while items.len() < limit {
+            let mut query = query.to_vec();
+            query.push(("limit", (limit - items.len()).clamp(1, 500).to_string()));
+            query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+            let mut page = self.get(path, &query).await?;
+            if let Some(Value::Array(more)) = page.get_mut("items").map(Value::take) {
+                items.extend(more);
+            }
+            cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(json!({ "items": items, "next_cursor": cursor }))
+    }
+
+    /// Opens a stream of events.
+    pub(crate) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Failure> {
+        let request = self
+            .request(Method::GET, path)
+            .query(query)
+            .header("accept", "text/event-stream");
+        self.checked(request).await
+    }
+
+    /// The id of a host that was given by id or name.
+    pub(crate) async fn host(&self, given: &str) -> Result<String, Failure> {
+        if given.parse::<fleetmend_event::HostId>().is_ok() {
+            return Ok(given.to_owned());
+        }
+        let list = self.get("hosts", &[]).await?;
+        let text = |host: &Value, name: &str| {
+            host.get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let fits = |host: &&Value| {
+            text(host, "hostname") == given
+                || given.len() >= NAME_MIN && text(host, "host_id").starts_with(given)
+        };
+        let found: Vec<&Value> = list
+            .get("items")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter(fits)
+            .collect();
+        match found.as_slice() {
+            [one] => Ok(text(one, "host_id")),
+            [] => Err(Failure::Absent(format!(
+                "no host has the name or id {given}; `fleetmend hosts` shows all"
+            ))),
+            several => {
+                let ids: Vec<String> = several.iter().map(|host| text(host, "host_id")).collect();
+                Err(Failure::other(format!(
+                    "{given} is more than one host: {}; give the id",
+                    ids.join(", ")
+                )))
+            }
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}/api/v1/{path}", self.url));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<Value>,
+    ) -> Result<Value, Failure> {
+        let mut request = self.request(method, path).query(query).timeout(ANSWER_TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = self.checked(request).await?;
+        let bytes = answer
+            .bytes()
+            .await
+            .map_err(|error| Failure::of_request(&self.url, &error))?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|_| {
+            Failure::other(format!(
+                "{} answered something other than JSON: is it a collector?",
+                self.url
+            ))
+        })
+    }
+
+    async fn checked(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| Failure::of_request(&self.url, &error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let bytes = answer.bytes().await.unwrap_or_default();
+        Err(Failure::of_problem(
+            status.as_u16(),
+            &serde_json::from_slice(&bytes).unwrap_or_default(),
+        ))
+    }
+}

@@ -1,0 +1,62 @@
+//! One file per subject of the command line.
+
+mod actions;
+mod alerts;
+mod findings;
+mod hosts;
+mod login;
+mod policy;
+mod sites;
+mod sql;
+mod tail;
+mod tokens;
+mod users;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Arguments, Command, Policy};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::Output;
+
+pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
+    match &arguments.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "fleetmend", &mut script);
+            return output.text(&String::from_utf8_lossy(&script));
+        }
+        Command::Policy(Policy::Sign { policy, root, to }) => {
+            return policy::sign(output, policy, root, to.as_deref());
+        }
+        Command::Policy(Policy::Show { policy, root }) => {
+            return policy::show(output, policy, root.as_deref());
+        }
+        _ => {}
+    }
+    let client = Client::new(arguments.url.as_deref(), arguments.ca.as_deref())?;
+    if let Command::Login(login) = &arguments.command {
+        return login::login(&client, output, login).await;
+    }
+    let client = client.authenticate().await?;
+    match arguments.command {
+        Command::Logout => login::logout(&client, output).await,
+        Command::Hosts { no_probes } => hosts::all(&client, output, !no_probes).await,
+        Command::Host { host } => hosts::one(&client, output, &host).await,
+        Command::Findings(wanted) => findings::all(&client, output, wanted).await,
+        Command::Finding { finding, host } => findings::one(&client, output, &finding, host.as_deref()).await,
+        Command::Actions { host, ending, limit } => actions::all(&client, output, host, ending, limit).await,
+        Command::Action { action, host } => actions::one(&client, output, &action, host.as_deref()).await,
+        Command::Alerts { state, limit } => alerts::all(&client, output, state, limit).await,
+        Command::Sites => sites::all(&client, output).await,
+        Command::Gaps => sites::gaps(&client, output).await,
+        Command::Sql { query, rows_max } => sql::run(&client, output, query, rows_max).await,
+        Command::Tail(tail) => tail::run(&client, output, tail).await,
+        Command::Token(token) => tokens::run(&client, output, token).await,
+        Command::Users(users) => users::run(&client, output, users).await,
+        Command::Revoke { host, reason } => hosts::revoke(&client, output, &host, &reason).await,
+        Command::Audit { limit } => users::audit(&client, output, limit).await,
+        // Done above.
+        Command::Login(_) | Command::Policy(_) | Command::Completions { .. } => Ok(()),
+    }
+}
