@@ -71,6 +71,7 @@ pub(crate) fn is_root() -> bool {
 struct OnnxLock {
     version: String,
     wheel: String,
+    #[serde(rename = "wheel_sha256")]
     sha256: String,
 }
 
