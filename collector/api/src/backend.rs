@@ -1,11 +1,12 @@
 //! What the API needs of the rest of the collector. The binary's wiring implements these over store, ingest and alert.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use fleetmend_event::{ActionId, FindingId, HostId, TimeMicros};
-use futures::stream::BoxStream;
+use tokio::sync::broadcast;
 
 /// What one query may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,26 +46,14 @@ pub struct CommittedFacts {
     pub host_id: HostId,
     /// Name of the table in SQL.
     pub table: &'static str,
-    /// When the store took them.
-    pub ingested_at: TimeMicros,
     /// The rows as they were sent: `metrics` as chunks of series, without `host_id` and `ingested_at`.
     pub batch: RecordBatch,
 }
 
-/// What a subscriber hears.
-#[derive(Debug, Clone)]
-pub enum LiveItem {
-    /// New rows.
-    Facts(CommittedFacts),
-    /// It was too slow: so many batches were left out.
-    Lagged(u64),
-}
-
 /// Facts as they arrive.
 pub trait LiveFacts: Send + Sync + 'static {
-    /// Everything that is committed from now on. Bounded: a slow reader skips and is told how much. It ends when the
-    /// store does.
-    fn subscribe(&self) -> BoxStream<'static, LiveItem>;
+    /// Everything that is committed from now on. Bounded: a slow reader skips and is told how much.
+    fn subscribe(&self) -> broadcast::Receiver<Arc<CommittedFacts>>;
 }
 
 /// A host as its stream shows it.

@@ -49,7 +49,7 @@ mod users;
 pub use assets::{Asset, Assets, EmbeddedAssets};
 pub use backend::{
     AlertFilter, AlertView, Alerts, AuditRow, BackendError, CommittedFacts, DeliveryView, EnrolledHost,
-    EnrolmentTokenView, Enrolments, HostsLive, LiveFacts, LiveHost, LiveItem, NewEnrolmentToken, Operations,
+    EnrolmentTokenView, Enrolments, HostsLive, LiveFacts, LiveHost, NewEnrolmentToken, Operations,
     QueryError, QueryLimits, SqlQuery,
 };
 pub use config::{ApiConfig, ApiTls, ConfigFault};

@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
 use fleetmend_event::HostId;
 use fleetmend_event::table::{MetricChunk, Table as _};
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::auth::Caller;
-use crate::backend::{CommittedFacts, LiveItem};
+use crate::backend::CommittedFacts;
 use crate::json;
 use crate::state::Shared;
 
@@ -33,7 +34,7 @@ pub(crate) struct LiveStream {
     state: Shared,
     caller: Caller,
     filter: Filter,
-    facts: BoxStream<'static, LiveItem>,
+    facts: Receiver<Arc<CommittedFacts>>,
     waiting: VecDeque<Event>,
     check_at: Instant,
     ended: bool,
@@ -84,13 +85,13 @@ impl LiveStream {
                         self.end("session ended");
                     }
                 }
-                received = self.facts.next() => match received {
-                    Some(LiveItem::Facts(facts)) => self.waiting.extend(self.filter.events(&facts)),
-                    Some(LiveItem::Lagged(missed)) => {
+                received = self.facts.recv() => match received {
+                    Ok(facts) => self.waiting.extend(self.filter.events(&facts)),
+                    Err(RecvError::Lagged(missed)) => {
                         metrics::counter!(crate::metrics::LIVE_SKIPPED).increment(missed);
                         self.waiting.push_back(event("lagged", &json!({ "batches_missed": missed })));
                     }
-                    None => self.end("shutting down"),
+                    Err(RecvError::Closed) => self.end("shutting down"),
                 },
             }
         }
@@ -120,7 +121,6 @@ impl Filter {
         let rows = json::objects(&facts.batch).into_iter();
         let row = |mut row: crate::query::Row| {
             row.insert("host_id".to_owned(), Value::from(host_id.as_str()));
-            row.insert("ingested_at".to_owned(), json!(facts.ingested_at));
             event(
                 "row",
                 &json!({ "table": facts.table, "host_id": host_id, "row": row }),

@@ -8,14 +8,13 @@ use async_trait::async_trait;
 use collector_api::*;
 use collector_store::{Store, StoreConfig};
 use fleetmend_event::{Fact, HostId, TimeMicros};
-use fleetmend_shutdown::Tasks;
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use fleetmend_shutdown::{TaskKind, Tasks};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use tokio::sync::broadcast;
 
 pub const ADMIN_PASSWORD: &str = "an admin's password";
 pub const VIEWER_PASSWORD: &str = "a viewer's password";
@@ -49,23 +48,33 @@ impl SqlQuery for StoreAsSql {
     }
 }
 
-struct StoreAsLive(Store);
+struct StoreAsLive(broadcast::Sender<Arc<CommittedFacts>>);
+
+impl StoreAsLive {
+    fn start(store: &Store, tasks: &Tasks) -> Self {
+        let live = broadcast::Sender::new(64);
+        let (mut committed, sender, token) = (store.subscribe(), live.clone(), tasks.token());
+        tasks.spawn("live", TaskKind::BestEffort, async move {
+            while let Some(Ok(facts)) = token.run_until_cancelled(committed.recv()).await {
+                let (host_id, table, batch) = (facts.host, facts.table.name, facts.batch.clone());
+                // Nobody may be listening.
+                sender
+                    .send(Arc::new(CommittedFacts {
+                        host_id,
+                        table,
+                        batch,
+                    }))
+                    .ok();
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        Self(live)
+    }
+}
 
 impl LiveFacts for StoreAsLive {
-    fn subscribe(&self) -> BoxStream<'static, LiveItem> {
-        let committed = tokio_stream::wrappers::BroadcastStream::new(self.0.subscribe());
-        let item = |item: Result<Arc<collector_store::Committed>, _>| match item {
-            Ok(committed) => LiveItem::Facts(CommittedFacts {
-                host_id: committed.host,
-                table: committed.table.name,
-                ingested_at: committed.ingested_at,
-                batch: committed.batch.clone(),
-            }),
-            Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {
-                LiveItem::Lagged(missed)
-            }
-        };
-        committed.map(item).boxed()
+    fn subscribe(&self) -> broadcast::Receiver<Arc<CommittedFacts>> {
+        self.0.subscribe()
     }
 }
 
@@ -217,7 +226,7 @@ impl Testbed {
         });
         let backends = Backends {
             sql: Arc::new(StoreAsSql(store.clone())),
-            live: Arc::new(StoreAsLive(store.clone())),
+            live: Arc::new(StoreAsLive::start(&store, &tasks.child("live"))),
             hosts: Arc::new(FakeLive(host)),
             enrolments: enrolments.clone(),
             alerts: Arc::new(NoAlerts),
