@@ -332,3 +332,6 @@ impl Room {
         self.sink.deliver(vec![Fact::from(row)]).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ pub const ENV_PREFIX: &str = "FLEETMEND_HEALER";
 pub struct Config {
     /// The Unix socket; its folder is the service's runtime directory.
     pub socket: PathBuf,
-    /// Group that may connect; empty for root's own.
+    /// Group that may connect, by name or number; empty for root's own.
     pub socket_group: String,
     /// Users that may talk to it, by name; root always may.
     pub allowed_users: Vec<String>,

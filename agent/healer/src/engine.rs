@@ -330,7 +330,14 @@ impl Healer {
     /// # Errors
     /// Why it was refused.
     pub fn install_policy(&self, envelope: &[u8]) -> Result<(), InstallError> {
-        let outcome = self.state().policy.install(envelope);
+        let outcome = match anchors::who_we_are(&self.inner.options) {
+            Ok(us) => {
+                let mut state = self.state();
+                state.policy.know(us);
+                state.policy.install(envelope)
+            }
+            Err(error) => Err(InstallError::Anchors(error.to_string())),
+        };
         match &outcome {
             Ok(true) => {
                 let version = self.state().policy.current().map_or(0, |policy| policy.version);
@@ -340,7 +347,15 @@ impl Healer {
             Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%error, "policy refused");
-                self.note(Kind::Policy, error.to_string());
+                // Whoever sends rubbish without end must not fill the ledger with it.
+                let mut rate = self
+                    .inner
+                    .proposing
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if rate.refuses(self.now()).is_none() {
+                    self.note(Kind::Policy, error.to_string());
+                }
             }
         }
         outcome.map(|_| ())
@@ -356,12 +371,16 @@ impl Healer {
         Ok(())
     }
 
-    /// Never acts on this process: a peer of ours.
+    /// Never acts on this process while it is connected.
     pub fn protect(&self, pid: u32) {
+        self.state().protection.peers.push(pid);
+    }
+
+    /// A connection of this process ended.
+    pub fn unprotect(&self, pid: u32) {
         let mut state = self.state();
-        // Peers come and go; pids of long ago protect nobody who matters.
-        if state.protection.pids.len() < 1024 {
-            state.protection.pids.insert(pid);
+        if let Some(position) = state.protection.peers.iter().position(|peer| *peer == pid) {
+            state.protection.peers.swap_remove(position);
         }
     }
 

@@ -61,6 +61,12 @@ pub enum LedgerError {
         /// Its size.
         bytes: u64,
     },
+    /// An entry is longer than a line may be.
+    #[error("a ledger entry of {bytes} bytes is longer than the {LINE_BYTES_MAX} allowed")]
+    TooLong {
+        /// Its length.
+        bytes: u64,
+    },
     /// An entry could not be written as JSON.
     #[error("a ledger entry could not be encoded")]
     Encode(#[from] serde_json::Error),
@@ -192,6 +198,9 @@ impl Ledger {
         let mut text = serde_json::to_vec(&line)?;
         text.push(b'\n');
         let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        if text.len() >= LINE_BYTES_MAX {
+            return Err(LedgerError::TooLong { bytes: length });
+        }
         if self.end.saturating_add(length) > self.bytes_max {
             return Err(LedgerError::Full {
                 path: self.path.clone(),

@@ -18,6 +18,13 @@ pub use store::{InstallError, PolicyStore, WhoWeAre};
 /// Format of the documents this healer reads.
 pub const FORMAT: u32 = 1;
 
+/// A limit that should stay longer is a person's to set: a week.
+const HOLD_S_MAX: u64 = 7 * 24 * 3600;
+/// A remedy that needs longer to show is not verified by measuring again: an hour.
+const VERIFY_DEADLINE_S_MAX: u64 = 3600;
+/// A process that needs longer to end is not ended by us.
+const GRACE_S_MAX: u64 = 600;
+
 words! {
     /// Whether the healer acts, or says what it would do.
     pub enum Mode {
@@ -253,7 +260,18 @@ fn grant_fault(grant: &Grant) -> Option<String> {
     if limits.attempts_max == 0 || limits.attempts_window_s == 0 || limits.verify_deadline_s == 0 {
         return Some("attempts_max, attempts_window_s and verify_deadline_s must be 1 or more".to_owned());
     }
+    if limits.verify_deadline_s > VERIFY_DEADLINE_S_MAX {
+        return Some(format!(
+            "verify_deadline_s must be at most {VERIFY_DEADLINE_S_MAX}"
+        ));
+    }
     match grant {
+        Grant::ThrottleProcess { hold_s, .. } if *hold_s > HOLD_S_MAX => {
+            Some(format!("hold_s must be at most {HOLD_S_MAX}"))
+        }
+        Grant::KillProcess { grace_s, .. } if *grace_s > GRACE_S_MAX => {
+            Some(format!("grace_s must be at most {GRACE_S_MAX}"))
+        }
         Grant::ThrottleProcess {
             scope,
             cpu_core_pct_floor,

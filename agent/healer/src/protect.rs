@@ -74,8 +74,10 @@ const ROOTS: [&str; 9] = [
 /// The set, with what is known only at run time.
 #[derive(Debug, Clone, Default)]
 pub struct Protection {
-    /// Pids of ours: the healer, what it descends from, and its peers.
+    /// Pids of ours: the healer and what it descends from.
     pub pids: BTreeSet<u32>,
+    /// Pids of whoever is connected, once for each connection.
+    pub peers: Vec<u32>,
     /// Folders of ours.
     pub folders: Vec<std::path::PathBuf>,
 }
@@ -89,7 +91,7 @@ impl Protection {
         let Some(executable) = process.executable.as_deref().filter(|_| !process.kernel_thread) else {
             return Some("it is a thread of the kernel".to_owned());
         };
-        if self.pids.contains(&process.pid) {
+        if self.pids.contains(&process.pid) || self.peers.contains(&process.pid) {
             return Some("it is a process of ours, or one that we run under".to_owned());
         }
         let name = executable.rsplit('/').next().unwrap_or(executable);

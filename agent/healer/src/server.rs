@@ -38,6 +38,8 @@ impl Access {
     /// When a user is not known.
     pub fn of(config: &Config) -> Result<Self, OpenError> {
         let mut uids = config.allowed_uids.clone();
+        // Root may, and so may whoever runs the healer where that is not root: it can do no more by it.
+        uids.extend([0, rustix::process::geteuid().as_raw()]);
         for name in &config.allowed_users {
             match nix::unistd::User::from_name(name) {
                 Ok(Some(user)) => uids.push(user.uid.as_raw()),
@@ -72,16 +74,7 @@ pub fn bind(socket: &Path, group: &str) -> Result<UnixListener, OpenError> {
         path: socket.to_owned(),
         source,
     };
-    let gid = if group.is_empty() {
-        None
-    } else {
-        let found = nix::unistd::Group::from_name(group).ok().flatten();
-        let found = found.ok_or_else(|| OpenError::NoSuch {
-            what: "group",
-            name: group.to_owned(),
-        })?;
-        Some(found.gid.as_raw())
-    };
+    let gid = group_id(group)?;
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder).map_err(|source| fault("make the folder of", source))?;
     }
@@ -94,12 +87,29 @@ pub fn bind(socket: &Path, group: &str) -> Result<UnixListener, OpenError> {
     let bound = UnixListener::bind(socket);
     rustix::process::umask(before);
     let listener = bound.map_err(|source| fault("bind", source))?;
-    if gid.is_some() {
+    if gid.is_some() && rustix::process::geteuid().is_root() {
         chown(socket, None, gid).map_err(|source| fault("give to its group", source))?;
     }
     let mode = std::fs::Permissions::from_mode(0o660);
     std::fs::set_permissions(socket, mode).map_err(|source| fault("set the mode of", source))?;
     Ok(listener)
+}
+
+/// A group by its name, or by its number on hosts that have no name for it; none when empty.
+fn group_id(group: &str) -> Result<Option<u32>, OpenError> {
+    if group.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(gid) = group.parse::<u32>() {
+        return Ok(Some(gid));
+    }
+    match nix::unistd::Group::from_name(group) {
+        Ok(Some(found)) => Ok(Some(found.gid.as_raw())),
+        _ => Err(OpenError::NoSuch {
+            what: "group",
+            name: group.to_owned(),
+        }),
+    }
 }
 
 /// Starts `accept`, one `connection` each with its `follow`, `upkeep`, and a thread for each transaction.
@@ -141,6 +151,28 @@ pub fn serve(listener: UnixListener, healer: Healer, access: Access, tasks: &Tas
     });
 }
 
+/// A peer, never a target while it is connected; until dropped.
+struct Protected {
+    healer: Healer,
+    pid: u32,
+}
+
+impl Protected {
+    fn new(healer: &Healer, pid: u32) -> Self {
+        healer.protect(pid);
+        Self {
+            healer: healer.clone(),
+            pid,
+        }
+    }
+}
+
+impl Drop for Protected {
+    fn drop(&mut self) {
+        self.healer.unprotect(self.pid);
+    }
+}
+
 fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Arc<Semaphore>, tasks: &Tasks) {
     let peer = match stream.peer_cred() {
         Ok(peer) => peer,
@@ -158,13 +190,11 @@ fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Arc<Semap
         );
     };
     let allowed = access.allows(peer.uid());
-    if let Some(pid) = peer
+    let pid = peer
         .pid()
         .and_then(|pid| u32::try_from(pid).ok())
-        .filter(|_| allowed)
-    {
-        healer.protect(pid);
-    }
+        .filter(|_| allowed);
+    let protected = pid.map(|pid| Protected::new(healer, pid));
     let connection = connection::Connection {
         healer: healer.clone(),
         tasks: tasks.clone(),
@@ -181,7 +211,7 @@ fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Arc<Semap
             );
             connection.turn_away(stream).await;
         }
-        drop(slot);
+        drop((slot, protected));
         Ok::<(), Infallible>(())
     });
 }

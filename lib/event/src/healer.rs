@@ -98,7 +98,7 @@ pub enum HealerRequest {
         /// The envelope's text.
         envelope: String,
     },
-    /// Stop or resume all acting, on this host.
+    /// Stop or resume all acting, on this host. Whoever may connect may stop; only root may resume.
     KillSwitch {
         /// Whether acting is stopped.
         stopped: bool,

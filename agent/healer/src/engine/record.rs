@@ -12,6 +12,12 @@ use crate::history::{Attempt, History};
 use crate::ledger::{Body, Kind, LedgerError};
 use crate::metrics;
 
+/// Characters of a reason or a target that are kept: part of them is the agent's text, and a ledger line is
+/// bounded.
+const TEXT_CHARS_MAX: usize = 1000;
+/// Bytes of a measurement that are kept; all of ours are far below.
+const MEASURED_BYTES_MAX: usize = 24 * 1024;
+
 /// One step to be recorded.
 pub(super) struct Entry<'a> {
     pub(super) proposal: &'a Proposal,
@@ -62,12 +68,12 @@ impl Healer {
             action_id: proposal.action_id,
             finding_id: proposal.finding.finding_id,
             remedy: proposal.remedy.name().to_owned(),
-            target: proposal.remedy.target(),
+            target: shortened(proposal.remedy.target(), TEXT_CHARS_MAX),
             stage: entry.stage,
             ending: entry.ending,
-            reason: entry.reason,
-            before: entry.before,
-            after: entry.after,
+            reason: shortened(entry.reason, TEXT_CHARS_MAX),
+            before: bounded(entry.before),
+            after: bounded(entry.after),
             asserted_by_agent: false,
             ledger_index: 0,
         };
@@ -139,5 +145,22 @@ pub(super) fn remember(history: &mut History, known: &mut Known, time: TimeMicro
         }
         ActionStage::Refused | ActionStage::WouldAct => known.insert(action_id, false, "decided before"),
         _ => {}
+    }
+}
+
+fn shortened(text: String, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => text
+            .get(..end)
+            .map_or_else(String::new, |start| format!("{start}…")),
+        None => text,
+    }
+}
+
+fn bounded(measured: String) -> String {
+    if measured.len() <= MEASURED_BYTES_MAX {
+        measured
+    } else {
+        r#"{"too_long":true}"#.to_owned()
     }
 }

@@ -6,6 +6,7 @@ use fleetmend_event::table::ActionStage;
 use super::Healer;
 use crate::error::Stop;
 use crate::journal::{Record, Step};
+use crate::ledger::Kind;
 use crate::remedy::{Plan, Reading, Truth, Undone};
 
 impl Healer {
@@ -28,6 +29,7 @@ impl Healer {
                 fault,
                 "journal record cannot be read: what was done is not known; a person must look"
             );
+            self.note(Kind::Start, format!("a journal record cannot be read: {fault}"));
         }
         for record in records {
             let action_id = record.proposal.action_id;

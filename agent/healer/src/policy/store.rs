@@ -15,6 +15,9 @@ pub enum InstallError {
     /// There is nothing to verify it with.
     #[error("there is no trust bundle on this host; enrol it as root first")]
     NoAnchors,
+    /// What is there is not to be trusted.
+    #[error("the trust bundle of this host cannot be read: {0}")]
+    Anchors(String),
     /// Signature or form.
     #[error("the policy was refused: {0}")]
     Signature(#[from] SignatureError),
@@ -90,6 +93,11 @@ impl PolicyStore {
     /// The policy in force, expired or not.
     pub fn current(&self) -> Option<&Policy> {
         self.current.as_ref()
+    }
+
+    /// Takes over who this host is: it may have been enrolled since the start.
+    pub fn know(&mut self, us: WhoWeAre) {
+        self.us = us;
     }
 
     /// Why the kept policy is not in force.

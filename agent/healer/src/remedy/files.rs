@@ -82,7 +82,7 @@ fn open_inside(place: &OwnedFd, folder: &str) -> Result<OwnedFd, Errno> {
 }
 
 fn open_below(at: impl AsFd, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // openat2 gives EAGAIN when something was renamed on the way; it is to be asked again.
     for _ in 0..8 {
         match openat2(&at, path, flags, Mode::empty(), resolve) {

@@ -21,6 +21,8 @@ use crate::policy::Place;
 const FILES_MAX: usize = 4096;
 /// Names that the evidence lists; all of them are in its hash.
 const NAMES_SHOWN_MAX: usize = 50;
+/// Characters of a path that the evidence shows.
+const PATH_SHOWN_MAX: usize = 200;
 /// Planned beyond the need, because a file may be gone or open when its turn comes.
 const SPARE_FILES: usize = 32;
 
@@ -196,7 +198,7 @@ impl Treatment for FreeDiskPlan {
             let shown: Vec<_> = gone
                 .iter()
                 .take(NAMES_SHOWN_MAX)
-                .map(|candidate| json!({"path": self.path_of(candidate), "bytes": candidate.bytes}))
+                .map(|candidate| json!({"path": shown(&self.path_of(candidate)), "bytes": candidate.bytes}))
                 .collect();
             object.insert("deleted_files".to_owned(), json!(gone.len()));
             object.insert("deleted_bytes".to_owned(), json!(bytes));
@@ -232,6 +234,12 @@ impl Treatment for FreeDiskPlan {
             _ => (Ending::FailedSafe, format!("interrupted: {}", reading.detail)),
         }
     }
+}
+
+/// The end of a path tells more than its beginning.
+fn shown(path: &str) -> String {
+    let count = path.chars().count();
+    path.chars().skip(count.saturating_sub(PATH_SHOWN_MAX)).collect()
 }
 
 fn measured(space: &Space) -> serde_json::Value {

@@ -150,6 +150,8 @@ fn what_could_be_read_as_everything_is_refused() {
         ("\"cgroup_prefixes\":[\"/demo\"]", "\"cgroup_prefixes\":[\"\"]"),
         ("\"cpu_core_pct_min\":8", "\"cpu_core_pct_min\":0"),
         ("\"cpu_core_pct_floor\":1", "\"cpu_core_pct_floor\":0"),
+        ("\"hold_s\":600", "\"hold_s\":18446744073709551615"),
+        ("\"verify_deadline_s\":10", "\"verify_deadline_s\":86400"),
         ("\"format\":1", "\"format\":2"),
         ("\"attempts_max\":50", "\"attempts_max\":0"),
     ] {
@@ -210,4 +212,39 @@ fn a_broken_ledger_stops_everything_and_says_so() {
         std::sync::Arc::new(fleetmend_healer::interrupt::Never),
     );
     assert!(second.is_err(), "two healers on one state");
+}
+
+#[test]
+fn a_host_that_is_enrolled_while_the_healer_runs_can_take_a_policy() {
+    let fleet = Fleet::new();
+    let bundle = fleet.path("trust-bundle.json");
+    let aside = fleet.path("aside.json");
+    std::fs::rename(&bundle, &aside).unwrap();
+    let healer = fleet.healer();
+    let envelope = fleet.envelope(&fleet.policy(1, Mode::Enforce, vec![throttle_grant("/demo")]));
+    assert!(matches!(
+        healer.install_policy(&envelope),
+        Err(InstallError::NoAnchors)
+    ));
+    std::fs::rename(&aside, &bundle).unwrap();
+    healer.install_policy(&envelope).unwrap();
+    assert_eq!(healer.status().policy_version, 1);
+}
+
+#[test]
+fn a_journal_record_that_cannot_be_read_is_said_and_stops_nothing_else() {
+    let fleet = Fleet::new();
+    drop(fleet.healer());
+    for content in [&b""[..], b"{\"format\":1", b"\xff\xff"] {
+        std::fs::write(
+            fleet.path("state/journal/01a1fcdf-d773-7092-ab67-2404ecaa2af0.json"),
+            content,
+        )
+        .unwrap();
+        let healer = fleet.healer();
+        let entries = healer.page(0).unwrap().read().unwrap();
+        let last = &entries.last().unwrap().0.body;
+        assert!(last.contains("journal record cannot be read"), "{last}");
+        assert!(!healer.status().stopped);
+    }
 }

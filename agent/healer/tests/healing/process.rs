@@ -263,3 +263,21 @@ fn a_unit_is_not_restarted_where_systemd_does_not_run() {
     assert!(applicable("throttle-process") && applicable("kill-process") && applicable("free-disk"));
     assert!(!applicable("restart-unit"));
 }
+
+#[test]
+fn a_peer_is_never_a_target_while_it_is_connected() {
+    let fleet = Fleet::new();
+    let hog = Hog::busy();
+    let healer = fleet.enforcing(vec![throttle_grant(&hog.cgroup)]);
+    healer.protect(hog.process().pid);
+    let steps = heal(&healer, throttle(&hog.process(), 2));
+    assert!(
+        steps.last().unwrap().reason.starts_with("protected: "),
+        "{steps:#?}"
+    );
+    healer.unprotect(hog.process().pid);
+    assert_eq!(
+        ending(&heal(&healer, throttle(&hog.process(), 2))),
+        Some(Ending::Healed)
+    );
+}
