@@ -10,7 +10,6 @@ use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch};
 #[expect(
     clippy::pedantic,
     clippy::allow_attributes_without_reason,
-    clippy::large_futures,
     reason = "generated code"
 )]
 pub mod v1 {

@@ -1,6 +1,5 @@
 //! The spool as the rest of the agent sees it.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,7 +43,6 @@ pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) disk_refuses: AtomicBool,
     tickets: AtomicU64,
-    _lock: File,
 }
 
 /// Moves whenever there may be something new for a reader.
@@ -71,9 +69,14 @@ impl Spool {
             progress: watch::Sender::default(),
             disk_refuses: AtomicBool::new(false),
             tickets: AtomicU64::new(0),
-            _lock: opened.lock,
         });
-        let writer = Writer::new(shared.clone(), &opened.next, &opened.losses, opened.staged);
+        let writer = Writer::new(
+            shared.clone(),
+            opened.lock,
+            &opened.next,
+            &opened.losses,
+            opened.staged,
+        );
         Ok((Self { shared, writer }, opened.recovered))
     }
 

@@ -1,6 +1,7 @@
 //! The writer's thread: intake → batches → frames → disk; then quotas, retention and repair.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,10 +49,18 @@ pub(crate) struct Writer {
     gaps_written: Option<Instant>,
     tidied: Option<Instant>,
     refused: Option<Instant>,
+    /// Kept until the last write: then another agent may have the folder.
+    _lock: File,
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, next: &PerLane<u64>, losses: &[Loss], staged: Vec<Fact>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        lock: File,
+        next: &PerLane<u64>,
+        losses: &[Loss],
+        staged: Vec<Fact>,
+    ) -> Self {
         let (epoch, folder) = {
             let index = shared.index.lock();
             (
@@ -75,6 +84,7 @@ impl Writer {
             gaps_written: None,
             tidied: None,
             refused: None,
+            _lock: lock,
             shared,
         };
         for loss in losses {

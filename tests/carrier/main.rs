@@ -1,0 +1,13 @@
+//! Spool, stream and ingest together: real files, real sockets on the loopback, real certificates. The store is
+//! in memory and keeps the promises of a sink, so that every record can be counted.
+
+mod agent;
+mod collector;
+mod hostile;
+mod resume;
+mod sink;
+
+use std::time::Duration;
+
+/// Nothing here takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
