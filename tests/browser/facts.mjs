@@ -114,7 +114,7 @@ export function findings() {
 }
 
 export function actions() {
-  const step = (seconds, stage, reason, extra = {}) => ({ time: ago(seconds), stage, ending: null, reason, before: {}, after: {}, ledger_index: 900 - seconds, ...extra });
+  const step = (seconds, stage, reason, extra = {}) => ({ time: ago(seconds), stage, ending: null, reason, before: {}, after: {}, ledger_index: 900 - Math.round(seconds), ...extra });
   const before = { used_pct: 96.4, used_bytes: 10_351_000_000, usable_bytes: 10_737_418_240 };
   const after = { used_pct: 61.2, used_bytes: 6_571_000_000, usable_bytes: 10_737_418_240, deleted_files: 214, deleted_bytes: 3_780_000_000,
     deleted: [{ path: '/var/tmp/build-7781/objects.tar', bytes: 2_100_000_000 }, { path: '/var/tmp/build-7779/objects.tar', bytes: 1_680_000_000 }] };

@@ -77,7 +77,7 @@ let hostPath;
 await check('shows the fleet', async () => {
   const row = page.locator('tbody tr').first();
   await row.waitFor();
-  const link = mock ? page.getByRole('link', { name: 'shop-web-1' }) : page.locator('tbody tr', { hasText: 'connected' }).locator('td.title a').first();
+  const link = mock ? page.getByRole('link', { name: 'shop-web-1' }) : page.locator('tbody tr', { hasText: '●' }).locator('td.title a').first();
   hostPath = await link.getAttribute('href');
   const text = await page.locator('tbody').innerText();
   assert.match(text, /●\s*connected/);
@@ -86,6 +86,7 @@ await check('shows the fleet', async () => {
   assert.equal(await page.locator('tbody tr').count(), 4);
   assert.match(text, /▲▲\s*1 critical/, 'severity is a mark and a word, not only a colour');
   assert.match(text, /not connected/);
+  assert.match(text, /never connected/);
   assert.match(text, /unknown/, 'a host without samples is unknown, not 0 %');
   assert.match(await page.locator('tbody tr').last().innerText(), /revoked/);
 });

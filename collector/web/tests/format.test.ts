@@ -21,6 +21,7 @@ describe('format', () => {
     expect(number(1234.5)).toBe('1\u2009235');
     expect(number(Number.NaN)).toBe('–');
     expect(number(0)).toBe('0');
+    expect(number(0.99991)).toBe('0.99991');
   });
   it('does not show a missing share as zero', () => {
     expect(share(null)).toBe('–');
@@ -32,6 +33,7 @@ describe('format', () => {
     expect(span(3_600_000).replaceAll('\u00a0', ' ')).toBe('1 h');
     expect(span(3_605_000).replaceAll('\u00a0', ' ')).toBe('1 h');
     expect(span(250)).toBe('250 ms');
+    expect(span(1800).replaceAll('\u00a0', ' ')).toBe('1.8 s');
     expect(milliseconds(1234)).toBe('1.23 s');
   });
   it('shows times relative to now in both directions', () => {
@@ -48,6 +50,9 @@ describe('format', () => {
     expect(measured('used_bytes', 2048)).toBe('2.0 KiB');
     expect(measured('cpu_core_pct', 187.25)).toBe('187 %');
     expect(measured('ended', true)).toBe('yes');
+    expect(measured('pid', 20411)).toBe('20411');
+    expect(measured('bytes', 2048)).toBe('2.0 KiB');
+    expect(measured('time', '2026-01-02T03:04:05.006Z')).toMatch(/^2026-01-0\d /);
     expect(measured('cgroup', null)).toBe('–');
     expect(measured('window_s', 90).replaceAll('\u00a0', ' ')).toBe('1 min 30 s');
   });

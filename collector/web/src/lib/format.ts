@@ -16,7 +16,9 @@ export function number(value: number | null | undefined): string {
   if (size === 0) return '0';
   if (size >= 100) return whole(Math.round(value));
   if (size < 0.001) return value.toExponential(1);
-  return String(Number(value.toPrecision(3)));
+  // What is nearly 1 is not 1: scores live there.
+  const text = value.toPrecision(3);
+  return String(Number(size < 1 && Math.abs(Number(text)) === 1 ? value.toPrecision(6) : text));
 }
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
@@ -63,6 +65,7 @@ export function span(ms: number): string {
   if (!Number.isFinite(ms)) return NOTHING;
   let rest = Math.abs(ms);
   if (rest < 1000) return `${Math.round(rest)} ms`;
+  if (rest < 10_000) return `${Number((rest / 1000).toFixed(1))}\u00a0s`;
   const parts: string[] = [];
   for (const [size, name] of SPANS) {
     const count = Math.floor(rest / size);
@@ -104,13 +107,18 @@ export function clock(time: string | number): string {
   return absolute(time).slice(11, 19);
 }
 
+const TIME = /^\d{4}-\d\d-\d\dT[\d:.]+Z$/;
+/** Numbers that are names: nobody counts them. */
+const NAMES = /(^|_)(p?pid|uid|gid|port|id|status)$/;
+
 /** A value of evidence by the unit that its key ends in. */
 export function measured(key: string, value: Json): string {
   if (value === null) return NOTHING;
   if (typeof value === 'boolean') return value ? 'yes' : 'no';
   if (typeof value === 'object') return JSON.stringify(value);
-  if (typeof value === 'string') return value === '' ? NOTHING : value;
-  if (key.endsWith('_bytes')) return bytes(value);
+  if (typeof value === 'string') return value === '' ? NOTHING : TIME.test(value) ? absolute(value) : value;
+  if (NAMES.test(key)) return String(value);
+  if (key === 'bytes' || key.endsWith('_bytes')) return bytes(value);
   if (key.endsWith('_pct')) return `${number(value)} %`;
   if (key.endsWith('_ms')) return milliseconds(value);
   if (key.endsWith('_us')) return milliseconds(value / 1000);
