@@ -1,9 +1,17 @@
 //! Spool, stream and ingest together: real files, real sockets on the loopback, real certificates. The store is
 //! in memory and keeps the promises of a sink, so that every record can be counted.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod agent;
 mod collector;
 mod hostile;
+mod kill;
 mod resume;
 mod sink;
 
