@@ -1,7 +1,15 @@
-//! The agent of one host.
+//! The agent of one host: reads it, finds what is abnormal, proposes repairs to the healer, and carries what it
+//! knows to the collector. It cannot act itself; see [`sandbox`].
 
+mod command;
+mod config;
+mod hub;
 mod sandbox;
+mod source;
+mod status;
+mod wiring;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -16,11 +24,60 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the agent
+    Run(ConfigArguments),
+    /// Enrol this host with a one-use token
+    Enroll(command::EnrollArguments),
+    /// Say how the running agent stands
+    Status(command::StatusArguments),
+    /// Check the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// List the detection rules
+    Rules {
+        #[command(subcommand)]
+        command: RulesCommand,
+    },
     SandboxTest(sandbox::command::SandboxTest),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read the configuration and report every fault
+    Check(ConfigArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesCommand {
+    /// Read every rule and say what became of it
+    Check(ConfigArguments),
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+struct ConfigArguments {
+    /// Main configuration file, TOML or YAML; files in `<name>.d` beside it are read over it
+    #[arg(
+        long,
+        default_value = "/etc/fleetmend/agent.toml",
+        env = "FLEETMEND_AGENT_CONFIG"
+    )]
+    config: PathBuf,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
+        Command::Run(arguments) => wiring::run(&arguments.config),
+        Command::Enroll(arguments) => command::enroll(&arguments),
+        Command::Status(arguments) => command::status(&arguments),
+        Command::Config {
+            command: ConfigCommand::Check(arguments),
+        } => command::check(&arguments.config),
+        Command::Rules {
+            command: RulesCommand::Check(arguments),
+        } => command::rules(&arguments.config),
         Command::SandboxTest(test) => test.run(),
     }
 }

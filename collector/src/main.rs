@@ -1,1 +1,46 @@
-fn main() {}
+//! The collector: takes in what the agents send, keeps it, answers questions about it, and alerts.
+
+mod adapt;
+mod config;
+mod control;
+mod init;
+mod wiring;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Stores, alerts and answers for a fleet.
+#[derive(Debug, Parser)]
+#[command(name = "fleetmend-collector", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the collector
+    Run(ConfigArguments),
+    /// Make the fleet: root key, collector keys, first administrator
+    Init(init::InitArguments),
+    /// Read the configuration and report every fault
+    Check(ConfigArguments),
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArguments {
+    /// Main configuration file, TOML or YAML; files in `<name>.d` beside it are read over it
+    #[arg(long, default_value = "/etc/fleetmend/collector.toml", env = "FLEETMEND_COLLECTOR_CONFIG")]
+    pub(crate) config: PathBuf,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Run(arguments) => wiring::run(&arguments.config),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Check(arguments) => config::check(&arguments.config),
+    }
+}

@@ -10,8 +10,6 @@ const FINDINGS: &str = "fleetmend_agent_detect_findings_total";
 const FINDINGS_OPEN: &str = "fleetmend_agent_detect_findings_open";
 /// Findings forgotten because too many were open.
 const FINDINGS_EVICTED: &str = "fleetmend_agent_detect_findings_evicted_total";
-/// Facts that found the room's queue full.
-const FACTS_DROPPED: &str = "fleetmend_agent_detect_facts_dropped_total";
 /// Sigma rules, by state.
 const SIGMA_RULES: &str = "fleetmend_agent_detect_sigma_rules";
 
@@ -29,10 +27,6 @@ pub(crate) fn findings_open(count: usize) {
 
 pub(crate) fn finding_evicted() {
     counter!(FINDINGS_EVICTED).increment(1);
-}
-
-pub(crate) fn fact_dropped() {
-    counter!(FACTS_DROPPED).increment(1);
 }
 
 pub(crate) fn sigma_rules(state: &'static str, count: usize) {

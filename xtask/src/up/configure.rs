@@ -80,17 +80,15 @@ impl Instance {
             observe_only,
             root: setup::is_root(),
         };
-        instance.write("collector.toml", &instance.collector_toml())?;
+        if !state.join("webhook-secret").exists() {
+            let secret = output(&mut command("sh", &["-c", "head -c 32 /dev/urandom | sha256sum | cut -c1-48"]))?;
+            instance.write("webhook-secret", &secret)?;
+            instance.restrict("webhook-secret")?;
+        }
+        instance.write("collector.toml", &instance.collector_toml()?)?;
+        instance.restrict("collector.toml")?;
         instance.write("agent.toml", &instance.agent_toml()?)?;
         instance.write("healer.toml", &instance.healer_toml())?;
-        if !state.join("webhook-secret").exists() {
-            let secret = output(&mut command(
-                "sh",
-                &["-c", "head -c 32 /dev/urandom | sha256sum | cut -c1-48"],
-            ))?;
-            instance.write("webhook-secret", &secret)?;
-        }
-        instance.restrict("webhook-secret")?;
         if instance.root {
             let disk = state.join("demo-disk");
             let mut mount = command(
@@ -122,21 +120,27 @@ impl Instance {
             .with_context(|| format!("protect {}", path.display()))
     }
 
-    fn collector_toml(&self) -> String {
+    fn collector_toml(&self) -> Result<String> {
         let (state, ports) = (self.state.display(), &self.ports);
-        format!(
+        Ok(format!(
             "state_dir = \"{state}/collector\"\n\
              carrier_listen = \"127.0.0.1:{carrier}\"\n\
              enrolment_listen = \"127.0.0.1:{enrolment}\"\n\n\
              [enrolment]\naddress = \"localhost:{enrolment}\"\ncollectors = [\"localhost:{carrier}\"]\n\n\
              [store]\nfolder = \"{state}/collector/store\"\n\n\
              [api]\nlisten = \"127.0.0.1:{api}\"\n\n\
-             [[alert.receivers]]\nname = \"demonstration\"\nurl = \"http://127.0.0.1:{webhook}/alerts\"\nsecret_file = \"{state}/webhook-secret\"\n",
+             [[alert.receivers]]\nname = \"demonstration\"\nurl = \"http://127.0.0.1:{webhook}/alerts\"\nsecret = \"{secret}\"\n",
+            secret = self.webhook_secret()?,
             carrier = ports.carrier,
             enrolment = ports.enrolment,
             api = ports.api,
             webhook = ports.webhook,
-        )
+        ))
+    }
+
+    fn webhook_secret(&self) -> Result<String> {
+        let path = self.state.join("webhook-secret");
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     }
 
     fn agent_toml(&self) -> Result<String> {
@@ -150,7 +154,7 @@ impl Instance {
              [detect]\nrule_dirs = [\"{source}/agent/detect/rules\"]\n\n\
              [detect.limits]\nprocess_cpu_for_s = 10\n\n\
              [detect.anomaly]\nmodel_dir = \"{source}/models/host-anomaly\"\nonnxruntime = \"{library}\"\nstate_file = \"{state}/agent/host-anomaly.state\"\nwarmup_s = 120\n\n\
-             [heal]\nsocket = \"{state}/run/healer/healer.sock\"\nstate_file = \"{state}/agent/heal.json\"\n\n\
+             [heal]\nsocket = \"{state}/run/healer/healer.sock\"\ncursor_file = \"{state}/agent/heal-cursor\"\n\n\
              [spool]\nfolder = \"{state}/agent/spool\"\nmetrics_flush = \"2s\"\n",
             resolver = ports.resolver,
             site = ports.site,

@@ -1,0 +1,246 @@
+//! Subcommands other than `run`.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use agent_detect::sigma::{RuleState, Sigma};
+use agent_stream::enrol::{HostFacts, enroll as enroll_with};
+use anyhow::{Context, Result, bail};
+use fleetmend_identity::{EnrolmentToken, HostIdentity, TrustBundle, TrustedTime};
+use serde_json::Value;
+
+use crate::config::AgentConfig;
+
+/// Longest wait for the running agent's answer.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest token file.
+const TOKEN_BYTES_MAX: u64 = 16 * 1024;
+
+/// Arguments of `enroll`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EnrollArguments {
+    #[command(flatten)]
+    config: super::ConfigArguments,
+    /// File with the token; `-` reads it from standard input, so that it is in no process list
+    #[arg(long, default_value = "-")]
+    token_file: PathBuf,
+    /// Folder in which the healer finds whom to trust; written when this runs as root
+    #[arg(long, default_value = "/etc/fleetmend/healer")]
+    healer_dir: PathBuf,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    config: super::ConfigArguments,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the configuration and reports every fault.
+pub(crate) fn check(path: &Path) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match AgentConfig::load(path) {
+        Ok(_) => {
+            writeln!(out, "{}: no faults", path.display()).context("print the result")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(faults) => {
+            writeln!(out, "{faults}").context("print the faults")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Lists every rule and what became of it; fails when one is broken.
+pub(crate) fn rules(path: &Path) -> Result<ExitCode> {
+    let config = AgentConfig::load(path)?;
+    let sigma = Sigma::load(&config.detect.rule_dirs);
+    let mut out = std::io::stdout().lock();
+    let mut broken = 0_usize;
+    for rule in sigma.listing() {
+        let (state, reason) = match &rule.state {
+            RuleState::Loaded => ("loaded", ""),
+            RuleState::Unsupported(reason) => ("unsupported", reason.as_str()),
+            RuleState::Broken(reason) => ("BROKEN", reason.as_str()),
+        };
+        broken += usize::from(state == "BROKEN");
+        writeln!(
+            out,
+            "{state:<12} {} ({}) {reason}",
+            rule.title,
+            rule.path.display()
+        )
+        .context("print a rule")?;
+    }
+    writeln!(out, "{}", sigma.status().reason).context("print the sum")?;
+    Ok(if broken == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Enrols this host.
+pub(crate) fn enroll(arguments: &EnrollArguments) -> Result<ExitCode> {
+    let config = AgentConfig::load(&arguments.config.config)?;
+    let text = read_token(&arguments.token_file)?;
+    let token: EnrolmentToken = text
+        .trim()
+        .parse()
+        .context("read the token; it begins with fm1.")?;
+    let time = TrustedTime::open(config.time_file()).context("open the trusted time")?;
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    let facts = HostFacts {
+        hostname,
+        ..HostFacts::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let identity = runtime
+        .block_on(enroll_with(&token, &config.identity_dir(), facts, &time))
+        .context("enrol this host")?;
+    if nix::unistd::geteuid().is_root() {
+        tell_healer(&arguments.healer_dir, &identity).context("tell the healer whom to trust")?;
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "enrolled as {} in fleet {}; the certificate ends {} and renews itself. Start the agent: systemctl enable --now fleetmend-agent",
+        identity.host(),
+        identity.fleet(),
+        identity.peer().not_after
+    )
+    .context("print the result")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The healer's trust anchors are files of root's, written here and never by the running agent.
+fn tell_healer(folder: &Path, identity: &HostIdentity) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let bundle = folder.join("trust-bundle.json");
+    TrustBundle::write(&bundle, identity.signed_bundle())
+        .with_context(|| format!("write {}", bundle.display()))?;
+    let host = folder.join("host-id");
+    std::fs::write(&host, format!("{}\n", identity.host()))
+        .with_context(|| format!("write {}", host.display()))
+}
+
+fn read_token(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .take(TOKEN_BYTES_MAX)
+            .read_to_string(&mut text)
+            .context("read the token from standard input")?;
+    } else {
+        let file =
+            std::fs::File::open(path).with_context(|| format!("open the token file {}", path.display()))?;
+        file.take(TOKEN_BYTES_MAX)
+            .read_to_string(&mut text)
+            .with_context(|| format!("read {}", path.display()))?;
+    }
+    Ok(text)
+}
+
+/// Asks the running agent how it stands.
+pub(crate) fn status(arguments: &StatusArguments) -> Result<ExitCode> {
+    let config = AgentConfig::load(&arguments.config.config)?;
+    let body = ask(&config.admin_socket, "/status")?;
+    let status: Value = serde_json::from_str(&body).context("read the agent's answer")?;
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{status}").context("print the status")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = |value: &Value, key: &str| {
+        value.get(key).map_or_else(String::new, |value| {
+            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+        })
+    };
+    writeln!(
+        out,
+        "host         {}\nfleet        {}",
+        text(&status, "host_id"),
+        text(&status, "fleet")
+    )
+    .context("print")?;
+    writeln!(
+        out,
+        "certificate  until {}",
+        text(&status, "certificate_not_after")
+    )
+    .context("print")?;
+    writeln!(out, "stream       {}", text(&status, "stream")).context("print")?;
+    writeln!(out, "\nPROBES").context("print")?;
+    for probe in list(&status, "probes") {
+        let counts = format!(
+            "seen {} delivered {} lost {}",
+            text(probe, "seen"),
+            text(probe, "delivered"),
+            text(probe, "lost")
+        );
+        writeln!(
+            out,
+            "  {:<22} {:<9} {}  [{counts}]",
+            text(probe, "probe"),
+            text(probe, "state"),
+            text(probe, "reason")
+        )
+        .context("print")?;
+    }
+    writeln!(out, "\nMODELS").context("print")?;
+    for model in list(&status, "models") {
+        writeln!(
+            out,
+            "  {:<22} {:<9} {}",
+            text(model, "model"),
+            text(model, "state"),
+            text(model, "reason")
+        )
+        .context("print")?;
+    }
+    writeln!(out, "\nFINDINGS").context("print")?;
+    for finding in list(&status, "findings") {
+        writeln!(out, "  {}", finding.as_str().unwrap_or_default()).context("print")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list<'a>(status: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    status.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// One GET over a Unix socket. HTTP/1.0: the answer ends with the connection.
+fn ask(socket: &Path, path: &str) -> Result<String> {
+    let hint = || {
+        format!(
+            "connect to {}; is the agent running? systemctl status fleetmend-agent",
+            socket.display()
+        )
+    };
+    let mut stream = UnixStream::connect(socket).with_context(hint)?;
+    stream
+        .set_read_timeout(Some(STATUS_TIMEOUT))
+        .context("set the timeout")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").context("ask the agent")?;
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .context("read the agent's answer")?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+        Some((head, _)) => bail!("the agent answered {}", head.lines().next().unwrap_or_default()),
+        None => bail!("the agent's answer was cut short"),
+    }
+}

@@ -1,0 +1,108 @@
+//! The agent's configuration: one file, whose sections are the rooms' own.
+
+use std::path::{Path, PathBuf};
+
+use agent_collect::CollectConfig;
+use agent_collect::bpf::BpfConfig;
+use agent_collect::process::ProcessConfig;
+use agent_detect::DetectConfig;
+use agent_heal::Config as HealConfig;
+use agent_spool::SpoolConfig;
+use agent_stream::StreamConfig;
+use fleetmend_config::{ConfigFaults, Faults, Validate};
+use fleetmend_telemetry::LogFormat;
+use serde::Deserialize;
+
+/// Prefix of the environment variables that set keys.
+const ENVIRONMENT_PREFIX: &str = "FLEETMEND_AGENT";
+
+/// All of it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AgentConfig {
+    /// Folder of the identity, the spool and what was learnt.
+    pub(crate) state_dir: PathBuf,
+    /// Unix socket for `status`, health and metrics.
+    pub(crate) admin_socket: PathBuf,
+    /// How logs are written: `plain` or `json`.
+    pub(crate) log_format: LogFormat,
+    /// What is collected.
+    pub(crate) collect: CollectConfig,
+    /// Probes in the kernel.
+    pub(crate) bpf: BpfConfig,
+    /// The process inventory.
+    pub(crate) process: ProcessConfig,
+    /// What is detected.
+    pub(crate) detect: DetectConfig,
+    /// How findings are proposed for repair.
+    pub(crate) heal: HealConfig,
+    /// What waits on disk.
+    pub(crate) spool: SpoolConfig,
+    /// How it is sent.
+    pub(crate) stream: StreamConfig,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/fleetmend-agent"),
+            admin_socket: PathBuf::from("/run/fleetmend-agent/admin.sock"),
+            log_format: LogFormat::default(),
+            collect: CollectConfig::default(),
+            bpf: BpfConfig::default(),
+            process: ProcessConfig::default(),
+            detect: DetectConfig::default(),
+            heal: HealConfig::default(),
+            spool: SpoolConfig::default(),
+            stream: StreamConfig::default(),
+        }
+    }
+}
+
+impl AgentConfig {
+    /// Reads `main` and the files of `<main without extension>.d` beside it.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub(crate) fn load(main: &Path) -> Result<Self, ConfigFaults> {
+        fleetmend_config::load(Some(main), Some(&main.with_extension("d")), ENVIRONMENT_PREFIX)
+    }
+
+    /// Folder of the host's key and certificate.
+    pub(crate) fn identity_dir(&self) -> PathBuf {
+        self.state_dir.join("identity")
+    }
+
+    /// File of the last trusted time.
+    pub(crate) fn time_file(&self) -> PathBuf {
+        self.state_dir.join("trusted-time")
+    }
+}
+
+impl Validate for AgentConfig {
+    fn validate(&self, faults: &mut Faults<'_>) {
+        faults.section("collect", |faults| add_all(faults, self.collect.faults()));
+        faults.section("detect", |faults| add_all(faults, self.detect.faults()));
+        faults.section("heal", |faults| self.heal.validate(faults));
+        faults.section("bpf", |faults| add_all(faults, self.bpf.faults()));
+        faults.section("process", |faults| add_all(faults, self.process.faults()));
+        faults.section("stream", |faults| self.stream.validate(faults));
+        faults.section("spool", |faults| self.spool.validate(faults));
+        faults.require(
+            self.state_dir.is_absolute(),
+            "state_dir",
+            "must be an absolute path",
+        );
+        faults.require(
+            self.admin_socket.is_absolute(),
+            "admin_socket",
+            "must be an absolute path",
+        );
+    }
+}
+
+fn add_all(faults: &mut Faults<'_>, found: Vec<(String, String)>) {
+    for (key, message) in found {
+        faults.add(&key, message);
+    }
+}

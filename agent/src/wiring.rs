@@ -1,0 +1,267 @@
+//! How the agent is put together: every task, every channel, its capacity and what happens when it is full.
+//!
+//! ```text
+//! sources (host, units, sites, sensor, heal) ──facts──▶ hub ──▶ spool ──▶ stream ═▶ collector
+//!                                                        │ └▶ detector (in the hub's thread)
+//!                                                        └──findings──▶ heal ═▶ healer
+//! ```
+//!
+//! | channel | capacity | when full |
+//! |---|---|---|
+//! | facts | [`FACTS_MAX`] | sources drop, count, and send a gap row; heal waits |
+//! | findings to heal | the room's own | dropped and counted; an open finding comes again |
+//! | spool intake | `spool.intake_facts_max` | metrics first, each loss a gap row |
+//!
+//! The tree of tasks drains from the sources to the spool, so that nothing collected is left behind.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_collect::bpf::BpfSensor;
+use agent_collect::process::Inventory;
+use agent_collect::site::Prober;
+use agent_collect::{FactSink, host, site, unit};
+use agent_detect::Detector;
+use agent_spool::{Spool, SpoolHandle};
+use agent_stream::enrol::keep;
+use agent_stream::{Hint, Order, OrderResult, StreamParts, StreamPhase, StreamState, StreamTask};
+use anyhow::{Context, Result, bail};
+use fleetmend_event::Fact;
+use fleetmend_identity::{HostIdentity, LiveIdentity, TrustedTime};
+use fleetmend_shutdown::{TaskKind, Tasks};
+use fleetmend_telemetry::{Readiness, State, admin, init_logs, install_metrics};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::config::AgentConfig;
+use crate::hub::Hub;
+use crate::sandbox::{SandboxConfig, enter};
+use crate::source::{HealSink, SpoolSource};
+use crate::status::{StatusBoard, StatusSource};
+
+/// Facts between their sources and the hub: half a second of a storm.
+const FACTS_MAX: usize = 8_192;
+/// Orders that wait for their addressee.
+const ORDERS_MAX: usize = 16;
+/// How long everything has to end in order.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Threads of the runtime: it only waits; collecting, detecting and spooling have threads of their own.
+const RUNTIME_THREADS: usize = 1;
+/// Mode of the admin socket: the agent's user and group.
+const ADMIN_SOCKET_MODE: u32 = 0o660;
+
+/// Builds and runs the agent until a signal.
+pub(crate) fn run(path: &Path) -> Result<ExitCode> {
+    let config = AgentConfig::load(path)?;
+    init_logs(config.log_format).context("start logging")?;
+    let identity = identity(&config)?;
+    // The order matters: probes need rights that the sandbox takes, the sandbox needs to be alone, and no input
+    // of others is read before it holds.
+    let (sensor, statuses) = BpfSensor::load(config.bpf.clone());
+    for status in &statuses {
+        info!(
+            probe = status.probe,
+            state = status.state.as_str(),
+            reason = status.reason,
+            "probe"
+        );
+    }
+    let report = enter(&SandboxConfig::default()).context("enter the sandbox")?;
+    info!(
+        capabilities = report.capabilities.join(" "),
+        calls_denied = report.calls_denied,
+        "sandbox"
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(compose(config, identity, sensor))
+}
+
+fn identity(config: &AgentConfig) -> Result<HostIdentity> {
+    let folder = config.identity_dir();
+    match HostIdentity::load(&folder).with_context(|| format!("open the identity in {}", folder.display()))? {
+        Some(identity) => Ok(identity),
+        None => bail!(
+            "this host is not enrolled: get a token with `fleetmend token create` and run `fleetmend-agent enroll`"
+        ),
+    }
+}
+
+async fn compose(config: AgentConfig, identity: HostIdentity, sensor: BpfSensor) -> Result<ExitCode> {
+    let metrics = install_metrics().context("install metrics")?;
+    metrics.build_info("agent", env!("CARGO_PKG_VERSION"));
+    let tasks = Tasks::new();
+    let reload = fleetmend_shutdown::listen_for_signals(&tasks).context("listen for signals")?;
+    drop(reload);
+    let readiness = Readiness::new(&["stream"]);
+    let time = TrustedTime::open(config.time_file()).context("open the trusted time")?;
+    let identity = LiveIdentity::new(identity, Some(config.identity_dir()));
+
+    let (spool, recovered) = Spool::open(config.spool.clone()).context("open the spool")?;
+    info!(?recovered, "spool opened");
+    let handle = spool.handle();
+    spool.run(&tasks).context("start the spool")?;
+
+    let hub_tasks = tasks.child("hub");
+    let sources = hub_tasks.child("sources");
+    let (facts, incoming) = mpsc::channel::<Fact>(FACTS_MAX);
+    let board = StatusBoard::default();
+    let sink = Arc::new(HealSink {
+        facts: facts.clone(),
+        spool: handle.clone(),
+    });
+    let heal = agent_heal::start(
+        config.heal.clone(),
+        &sources,
+        sink,
+        Arc::new(agent_heal::SystemClock),
+    );
+    let hub = Hub {
+        detector: Detector::new(&config.detect, &hub_tasks),
+        spool: handle.clone(),
+        heal,
+        board: board.clone(),
+    };
+    hub_tasks.spawn_thread("hub", TaskKind::Critical, move |_token| {
+        hub.run(incoming);
+        Ok(())
+    })?;
+
+    let stream = start_stream(&tasks, &config, &identity, &time, handle.clone())?;
+    follow_readiness(&tasks, stream.clone(), readiness.clone());
+    let status = StatusSource {
+        board,
+        spool: handle,
+        stream,
+        identity,
+    };
+    serve_admin(&config, &tasks, metrics, readiness, status)?;
+    start_sources(&config, &sources, sensor, facts)?;
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        warn!(%error, "service manager was not told");
+    }
+    info!("agent is running");
+    let end = tasks.wait_for_end().await;
+    let report = tasks.drain(DRAIN_DEADLINE).await;
+    info!(reason = end.reason, clean = report.is_clean(), "agent ends");
+    Ok(if end.failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn start_sources(
+    config: &AgentConfig,
+    sources: &Tasks,
+    sensor: BpfSensor,
+    facts: mpsc::Sender<Fact>,
+) -> Result<()> {
+    let sink = FactSink::new(facts.clone());
+    sink.offer(host::host_info(env!("CARGO_PKG_VERSION"), "").into());
+    host::spawn(sources, config.collect.host_interval(), sink.clone()).context("start host metrics")?;
+    unit::spawn(sources, config.collect.unit_interval(), sink.clone());
+    let prober = Prober::new(config.collect.resolver, config.collect.witness);
+    site::spawn(sources, config.collect.sites.clone(), &prober, &sink);
+    sensor
+        .run(sources, facts, Inventory::new(config.process.clone()))
+        .context("start the sensor")
+}
+
+/// Starts the stream and the renewal of the certificate.
+fn start_stream(
+    tasks: &Tasks,
+    config: &AgentConfig,
+    identity: &LiveIdentity,
+    time: &Arc<TrustedTime>,
+    spool: SpoolHandle,
+) -> Result<watch::Receiver<StreamState>> {
+    let (state, states) = watch::channel(StreamState::default());
+    let (orders, incoming_orders) = mpsc::channel(ORDERS_MAX);
+    let (order_results, results) = mpsc::channel(ORDERS_MAX);
+    let parts = StreamParts {
+        config: config.stream.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: SpoolSource::new(spool),
+        orders,
+        results,
+        hints: watch::Sender::new(Hint::default()),
+        state,
+    };
+    refuse_orders(tasks, incoming_orders, order_results);
+    StreamTask::new(parts, identity.clone(), time)
+        .context("prepare the stream")?
+        .spawn(tasks);
+    let (identity, time, token) = (identity.clone(), time.clone(), tasks.token());
+    tasks.spawn("certificate", TaskKind::BestEffort, async move {
+        keep(identity, time, token.cancelled()).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    Ok(states)
+}
+
+/// No order has an addressee on this agent yet; each is answered, so that its sender knows.
+fn refuse_orders(tasks: &Tasks, mut orders: mpsc::Receiver<Order>, results: mpsc::Sender<OrderResult>) {
+    tasks.spawn("orders", TaskKind::BestEffort, async move {
+        while let Some(order) = orders.recv().await {
+            let reason = "this agent takes no orders".to_owned();
+            let answered = results
+                .send(OrderResult {
+                    order_id: order.order_id,
+                    accepted: false,
+                    reason,
+                })
+                .await;
+            if answered.is_err() {
+                break;
+            }
+        }
+        Ok::<(), std::convert::Infallible>(())
+    });
+}
+
+/// Ready means connected: what is spooled can leave.
+fn follow_readiness(tasks: &Tasks, mut states: watch::Receiver<StreamState>, readiness: Readiness) {
+    let token = tasks.token();
+    tasks.spawn("readiness", TaskKind::BestEffort, async move {
+        loop {
+            let state = match states.borrow_and_update().clone() {
+                StreamState {
+                    phase: StreamPhase::Connected,
+                    ..
+                } => State::Ready,
+                state => State::NotReady(
+                    state
+                        .last_error
+                        .unwrap_or_else(|| "not connected to a collector".to_owned()),
+                ),
+            };
+            readiness.set("stream", state);
+            tokio::select! {
+                () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
+                changed = states.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
+    });
+}
+
+fn serve_admin(
+    config: &AgentConfig,
+    tasks: &Tasks,
+    metrics: fleetmend_telemetry::MetricsHandle,
+    readiness: Readiness,
+    status: StatusSource,
+) -> Result<()> {
+    let listener = admin::bind_unix(&config.admin_socket, ADMIN_SOCKET_MODE)
+        .with_context(|| format!("open the admin socket {}", config.admin_socket.display()))?;
+    let show = axum::routing::get(move || async move { axum::Json(status.json()) });
+    let router = admin::router(metrics.clone(), readiness).route("/status", show);
+    admin::serve(listener, router, metrics, tasks);
+    Ok(())
+}

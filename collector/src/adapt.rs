@@ -1,0 +1,13 @@
+//! Adapters: each room owns the traits it needs; here they are met by the other rooms.
+
+mod alerts;
+mod enrolments;
+mod operations;
+mod sink;
+mod store;
+
+pub(crate) use alerts::AlertAdapter;
+pub(crate) use enrolments::EnrolmentAdapter;
+pub(crate) use operations::OperationsAdapter;
+pub(crate) use sink::{LiveHostsAdapter, SinkAdapter};
+pub(crate) use store::{StoreAdapter, pump_live_facts};

@@ -1,0 +1,128 @@
+//! Enrolment, as the API orders it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use collector_api::{
+    AuditRow, BackendError, EnrolledHost, EnrolmentTokenView, Enrolments, NewEnrolmentToken,
+};
+use collector_ingest::enrol::{EnrolError, Enroller};
+use fleetmend_event::{HostId, TimeMicros};
+
+/// Rows of the ingest audit that are looked through for one page.
+const AUDIT_ROWS_MAX: u32 = 1_000;
+
+/// Asks the enroller.
+pub(crate) struct EnrolmentAdapter {
+    enroller: Enroller,
+}
+
+impl EnrolmentAdapter {
+    /// An adapter over `enroller`.
+    pub(crate) fn new(enroller: Enroller) -> Self {
+        Self { enroller }
+    }
+}
+
+fn failed(error: EnrolError) -> BackendError {
+    BackendError::Failed(error.to_string())
+}
+
+#[async_trait]
+impl Enrolments for EnrolmentAdapter {
+    async fn create_token(
+        &self,
+        by: &str,
+        lifetime: Duration,
+        uses: u32,
+    ) -> Result<NewEnrolmentToken, BackendError> {
+        let token = self.enroller.issue_token(lifetime, uses).await.map_err(failed)?;
+        let id = collector_ingest::enrol::token_id(&token);
+        tracing::info!(by, token = id, uses, "enrolment token issued");
+        let micros = i64::try_from(lifetime.as_micros()).unwrap_or(i64::MAX);
+        Ok(NewEnrolmentToken {
+            id,
+            token: token.expose().to_string(),
+            expires_at: TimeMicros::now().plus_micros(micros),
+            uses,
+        })
+    }
+
+    async fn tokens(&self) -> Result<Vec<EnrolmentTokenView>, BackendError> {
+        let tokens = self.enroller.tokens().await.map_err(failed)?;
+        let view = |token: collector_ingest::enrol::TokenState| EnrolmentTokenView {
+            id: token.id,
+            created_at: token.created_at,
+            created_by: String::new(),
+            expires_at: token.expires_at,
+            uses: token.uses,
+            uses_left: token.uses_left,
+            revoked: token.revoked_at.is_some(),
+        };
+        Ok(tokens.into_iter().map(view).collect())
+    }
+
+    async fn revoke_token(&self, by: &str, id: &str) -> Result<(), BackendError> {
+        let revoked = self.enroller.revoke_token(id).await.map_err(failed)?;
+        tracing::info!(by, token = id, revoked, "enrolment token revoked");
+        if revoked {
+            Ok(())
+        } else {
+            Err(BackendError::NotFound("enrolment token"))
+        }
+    }
+
+    async fn hosts(&self) -> Result<Vec<EnrolledHost>, BackendError> {
+        let hosts = self.enroller.hosts().await.map_err(failed)?;
+        let view = |host: collector_ingest::enrol::EnrolledHost| EnrolledHost {
+            host_id: host.host,
+            enrolled_at: host.enrolled_at,
+            revoked: host.revoked_at.is_some(),
+        };
+        Ok(hosts.into_iter().map(view).collect())
+    }
+
+    async fn revoke_host(&self, by: &str, host: HostId, reason: &str) -> Result<(), BackendError> {
+        let revoked = self
+            .enroller
+            .revoke_host(host, &format!("by {by}: {reason}"))
+            .await
+            .map_err(failed)?;
+        if revoked {
+            Ok(())
+        } else {
+            Err(BackendError::NotFound("host"))
+        }
+    }
+
+    async fn audit(&self, before: TimeMicros, limit: usize) -> Result<Vec<AuditRow>, BackendError> {
+        let rows = self
+            .enroller
+            .audit()
+            .newest(AUDIT_ROWS_MAX)
+            .await
+            .map_err(failed)?;
+        let view = |row: collector_ingest::enrol::AuditRow| AuditRow {
+            id: format!("ingest-{}-{}", row.at.0, row.kind),
+            time: row.at,
+            actor: row
+                .host
+                .map_or_else(|| "unknown".to_owned(), |host| host.to_string()),
+            action: row.kind,
+            subject: row.host.map_or_else(String::new, |host| host.to_string()),
+            outcome: if row.refused {
+                "refused".to_owned()
+            } else {
+                "done".to_owned()
+            },
+            detail: row.detail,
+            remote_address: row.source,
+        };
+        Ok(rows
+            .into_iter()
+            .filter(|row| row.at < before)
+            .take(limit)
+            .map(view)
+            .collect())
+    }
+}

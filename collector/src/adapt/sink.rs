@@ -1,0 +1,68 @@
+//! The store, as ingest writes to it.
+
+use async_trait::async_trait;
+use collector_api::LiveHost;
+use collector_ingest::{DurableSink, HostsLive, SinkError};
+use collector_store::{CommitError, Store};
+use fleetmend_event::table::Gap;
+use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId};
+
+/// Commits to the store.
+pub(crate) struct SinkAdapter(pub(crate) Store);
+
+fn sink_error(error: CommitError) -> SinkError {
+    match error {
+        CommitError::OutOfOrder { id, expected, .. } => SinkError::OutOfOrder { id, expected },
+        CommitError::Conflict { id } => SinkError::Conflict { id },
+        CommitError::Busy { waited } => SinkError::Late { after: waited },
+        CommitError::Reserved => SinkError::Refused {
+            reason: error.to_string(),
+        },
+        CommitError::Unavailable { .. } | CommitError::Closed | CommitError::Encode { .. } => {
+            SinkError::Unavailable {
+                reason: error.to_string(),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl DurableSink for SinkAdapter {
+    async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Result<Vec<Mark>, SinkError> {
+        self.0.commit(host, frames).await.map_err(sink_error)
+    }
+
+    fn declare_lost(&self, host: HostId, id: RecordId) {
+        self.0.declare_lost(host, id);
+    }
+
+    async fn record_gaps(&self, host: HostId, gaps: Vec<Gap>) -> Result<(), SinkError> {
+        self.0
+            .append_for(host, gaps.into_iter().map(Fact::from).collect())
+            .await
+            .map_err(sink_error)
+    }
+
+    fn marks(&self, host: HostId) -> Vec<Mark> {
+        self.0.marks(host)
+    }
+
+    fn store_epoch(&self) -> [u8; 16] {
+        self.0.epoch()
+    }
+}
+
+/// Who is connected, as the API shows it.
+pub(crate) struct LiveHostsAdapter(pub(crate) HostsLive);
+
+impl collector_api::HostsLive for LiveHostsAdapter {
+    fn live_hosts(&self) -> Vec<LiveHost> {
+        let view = |host: collector_ingest::LiveHost| LiveHost {
+            host_id: host.host,
+            connected_since: host.connected_since,
+            remote_address: Some(host.address.to_string()),
+            last_seen: Some(host.last_seen),
+        };
+        self.0.snapshot().into_iter().map(view).collect()
+    }
+}

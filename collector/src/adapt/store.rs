@@ -1,0 +1,111 @@
+//! The store, as API and alert read it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use collector_api::{CommittedFacts, LiveFacts, QueryError, QueryLimits, SqlQuery};
+use collector_store::Store;
+use fleetmend_shutdown::{TaskKind, Tasks};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+/// Batches that a slow live client may be behind before it skips.
+const LIVE_BATCHES_MAX: usize = 256;
+
+/// Asks the store.
+#[derive(Clone)]
+pub(crate) struct StoreAdapter {
+    store: Store,
+    live: broadcast::Sender<Arc<CommittedFacts>>,
+}
+
+impl StoreAdapter {
+    /// An adapter over `store`; [`pump_live_facts`] feeds its live channel.
+    pub(crate) fn new(store: Store) -> Self {
+        Self {
+            store,
+            live: broadcast::Sender::new(LIVE_BATCHES_MAX),
+        }
+    }
+}
+
+#[async_trait]
+impl SqlQuery for StoreAdapter {
+    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Vec<RecordBatch>, QueryError> {
+        use collector_store::QueryError as Fault;
+        let within = collector_store::QueryLimits {
+            rows_max: limits.rows_max,
+            timeout: limits.timeout,
+            ..collector_store::QueryLimits::default()
+        };
+        self.store
+            .sql(query, within)
+            .await
+            .map(|answer| answer.batches)
+            .map_err(|error| match error {
+                Fault::Invalid { .. } | Fault::Refused { .. } | Fault::Memory { .. } => {
+                    QueryError::Invalid(error.to_string())
+                }
+                Fault::Timeout { timeout } => QueryError::Timeout(timeout),
+                Fault::Busy | Fault::Failed { .. } | Fault::Closed => {
+                    QueryError::Unavailable(error.to_string())
+                }
+            })
+    }
+}
+
+#[async_trait]
+impl collector_alert::SqlQuery for StoreAdapter {
+    async fn sql(
+        &self,
+        query: &str,
+        limits: collector_alert::QueryLimits,
+    ) -> Result<Vec<RecordBatch>, collector_alert::QueryError> {
+        use collector_alert::QueryError as AlertQueryError;
+        let limits = QueryLimits {
+            rows_max: limits.rows_max,
+            timeout: limits.timeout,
+        };
+        SqlQuery::sql(self, query, limits)
+            .await
+            .map_err(|error| match error {
+                QueryError::Invalid(reason) => AlertQueryError::Invalid(reason),
+                QueryError::Timeout(timeout) => AlertQueryError::Timeout(timeout),
+                QueryError::Unavailable(reason) => AlertQueryError::Unavailable(reason),
+            })
+    }
+}
+
+impl LiveFacts for StoreAdapter {
+    fn subscribe(&self) -> broadcast::Receiver<Arc<CommittedFacts>> {
+        self.live.subscribe()
+    }
+}
+
+/// Carries what the store commits to the API's live streams. Full: the slowest client skips and is told.
+pub(crate) fn pump_live_facts(adapter: &StoreAdapter, tasks: &Tasks) {
+    let (mut committed, live, token) = (adapter.store.subscribe(), adapter.live.clone(), tasks.token());
+    tasks.spawn("live facts", TaskKind::BestEffort, async move {
+        loop {
+            let received = tokio::select! {
+                () = token.cancelled() => return Ok::<(), Infallible>(()),
+                received = committed.recv() => received,
+            };
+            match received {
+                Ok(facts) => {
+                    let facts = CommittedFacts {
+                        host_id: facts.host,
+                        table: facts.table.name,
+                        batch: facts.batch.clone(),
+                    };
+                    // No one listening is no fault.
+                    live.send(Arc::new(facts)).ok();
+                }
+                Err(RecvError::Lagged(batches)) => tracing::debug!(batches, "live facts skipped"),
+                Err(RecvError::Closed) => return Ok(()),
+            }
+        }
+    });
+}

@@ -1,0 +1,138 @@
+//! `init`: the keys of a fleet and its first administrator.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use collector_api::{Accounts, Role};
+use fleetmend_identity::authority::CollectorAuthority;
+use fleetmend_identity::name::{CollectorName, FleetId};
+use fleetmend_identity::root::FleetRoot;
+
+use crate::config::CollectorConfig;
+use crate::control;
+
+/// Letters of the first password: 6 bits each, 144 in all.
+const PASSWORD_LETTERS: usize = 24;
+/// File of the first password, for its owner to read and delete.
+const PASSWORD_FILE: &str = "initial-password";
+
+/// Arguments of `init`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InitArguments {
+    #[command(flatten)]
+    config: crate::ConfigArguments,
+    /// Name of the fleet: lower-case letters, digits and hyphens
+    #[arg(long, default_value = "fleet")]
+    fleet: FleetId,
+    /// Name of this collector
+    #[arg(long, default_value = "collector-1")]
+    name: CollectorName,
+    /// Name of the first administrator
+    #[arg(long, default_value = "admin")]
+    user: String,
+    /// Print one JSON object, the password included
+    #[arg(long)]
+    json: bool,
+}
+
+/// Makes the fleet. Run again it keeps what is there.
+pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode> {
+    let config = CollectorConfig::load(&arguments.config.config)?;
+    let folder = &config.state_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("create {}", folder.display()))?;
+    let root = FleetRoot::open_or_create(&config.root_dir(), arguments.fleet.clone())
+        .context("make the fleet root")?;
+    if root.fleet() != &arguments.fleet {
+        bail!(
+            "{} holds the root of fleet {}, not {}",
+            config.root_dir().display(),
+            root.fleet(),
+            arguments.fleet
+        );
+    }
+    CollectorAuthority::open_or_create(&config.authority_dir(), &root, arguments.name.clone())
+        .context("make the collector's keys")?;
+    let password = first_password()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let made = runtime.block_on(async {
+        let pool = control::open(&config.control_database()).await?;
+        let accounts = Accounts::open(pool).await.context("open the accounts")?;
+        if !accounts.is_empty().await.context("look for users")? {
+            return Ok::<bool, anyhow::Error>(false);
+        }
+        accounts
+            .create(&arguments.user, &password, Role::Admin)
+            .await
+            .context("make the first administrator")?;
+        Ok(true)
+    })?;
+    let file = folder.join(PASSWORD_FILE);
+    if made {
+        let mut out = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&file)
+            .with_context(|| format!("create {}", file.display()))?;
+        writeln!(out, "{password}").context("write the first password")?;
+        out.sync_all().context("write the first password")?;
+    }
+    report(arguments, &config, &root, made.then_some(password.as_str()))
+}
+
+fn report(
+    arguments: &InitArguments,
+    config: &CollectorConfig,
+    root: &FleetRoot,
+    password: Option<&str>,
+) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        let result = serde_json::json!({
+            "fleet": root.fleet().to_string(),
+            "root_fingerprint": root.fingerprint().to_string(),
+            "root_dir": config.root_dir(),
+            "user": arguments.user,
+            "password": password,
+        });
+        writeln!(out, "{result}").context("print the result")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(out, "fleet {} with root {}", root.fleet(), root.fingerprint()).context("print the result")?;
+    match password {
+        Some(_) => writeln!(
+            out,
+            "user {} with the password in {} (read it, then delete the file)",
+            arguments.user,
+            config.state_dir.join(PASSWORD_FILE).display()
+        ),
+        None => writeln!(out, "there are users already: none was made"),
+    }
+    .context("print the result")?;
+    writeln!(
+        out,
+        "keep {} safe: it signs policies and may be moved offline",
+        config.root_dir().display()
+    )
+    .context("print the result")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn first_password() -> Result<String> {
+    let mut bytes = [0_u8; PASSWORD_LETTERS];
+    let mut random = std::fs::File::open("/dev/urandom").context("open /dev/urandom")?;
+    std::io::Read::read_exact(&mut random, &mut bytes).context("read /dev/urandom")?;
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let letter = |index: usize| LETTERS.get(index % 64).copied().map_or('A', char::from);
+    Ok(bytes.iter().map(|byte| letter(usize::from(*byte))).collect())
+}
