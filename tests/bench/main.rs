@@ -1,1 +1,57 @@
-fn main() {}
+//! `fleetmend-bench`: measures a release build against the budgets, on this machine and with real programs.
+//!
+//! Each benchmark starts what it measures in a folder of its own, makes its own load, and ends within minutes.
+//! Figures that a benchmark could not measure are missing from its answer and named in
+//! `conditions.not_measured`; none is ever filled in.
+
+mod api;
+mod child;
+mod footprint;
+mod http;
+mod ingest;
+mod instance;
+mod process;
+mod report;
+mod sensor;
+mod statistics;
+mod work;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Measures a release build against the budgets.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    /// Short windows: shows that the benchmark works; its figures mean little
+    #[arg(long, global = true)]
+    quick: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// CPU and memory of a whole instance, idle and under the standard load
+    Footprint,
+    /// What the sensor delivers flat out, and what it costs the traced programs
+    Sensor,
+    /// What a collector takes from fifty agents
+    Ingest,
+    /// Makes load; the benchmarks start it
+    #[command(hide = true)]
+    Work(work::WorkArguments),
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let report = match &arguments.command {
+        Command::Footprint => footprint::run(arguments.quick)?,
+        Command::Sensor => sensor::run(arguments.quick)?,
+        Command::Ingest => ingest::run(arguments.quick)?,
+        Command::Work(work) => return work::run(work),
+    };
+    report.print(arguments.json)
+}
