@@ -6,6 +6,7 @@ import { mkdirSync, mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { launch, open, until } from './browser.mjs';
+import { faint, nameless } from './contrast.mjs';
 import * as facts from './facts.mjs';
 import { PASSWORD, start, USER } from './mock.mjs';
 
@@ -209,7 +210,40 @@ await check('shows alerts, sites and an answer to SQL', async () => {
   await page.getByRole('region', { name: 'Result' }).locator('td').first().waitFor();
 });
 
-await check('keeps the page within its width at 390 pixels, in light and in dark', async () => {
+await check('shows where the focus is, and reaches the content by keyboard', async () => {
+  await page.goto(url);
+  await page.locator('tbody tr').first().waitFor();
+  await page.keyboard.press('Tab');
+  const skip = page.getByRole('link', { name: 'Skip to the content' });
+  assert.ok(await skip.evaluate((node) => node === document.activeElement && node.getBoundingClientRect().left >= 0), 'the first stop skips the bar');
+  await page.keyboard.press('Tab');
+  const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+  assert.equal(outline, 'solid');
+});
+
+await check('changes the colours, and keeps the choice', async () => {
+  const back = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const light = await back();
+  await page.getByLabel('Colours').selectOption('dark');
+  await until('the page is dark', back, (colour) => colour !== light);
+  const dark = await back();
+  await page.reload();
+  await page.locator('tbody tr').first().waitFor();
+  assert.equal(await back(), dark);
+  await page.getByLabel('Colours').selectOption('system');
+  assert.equal(await back(), light);
+});
+
+await check('says when the collector cannot be reached, keeps the last answer, and recovers', async () => {
+  await context.setOffline(true);
+  await page.getByText('The collector cannot be reached').waitFor();
+  await page.getByText('Not up to date').waitFor();
+  assert.ok((await page.locator('tbody tr').count()) > 0, 'the last answer is still there');
+  await context.setOffline(false);
+  await until('the fault is gone', () => page.getByText('The collector cannot be reached').count(), (count) => count === 0, 40);
+});
+
+await check('keeps pages within their width, readable and named, at 1280 and 390 pixels, in light and in dark', async () => {
   const paths = { fleet: '/', host: hostPath, processes: `${hostPath}?tab=processes`, probes: `${hostPath}?tab=probes`, units: `${hostPath}?tab=units`, models: `${hostPath}?tab=models`, findings: '/findings', actions: '/actions', alerts: '/alerts', sites: '/sites', sql: '/sql' };
   if (mock) {
     Object.assign(paths, { 'finding-anomaly': `/findings/${facts.BUSY}/${facts.ANOMALY}`, 'finding-sigma': `/findings/${facts.BUSY}/${facts.SIGMA}`, action: `/actions/${facts.BUSY}/${facts.HEALED}`, 'host-empty': `/hosts/${facts.GONE}`, missing: '/hosts/nobody' });
@@ -227,6 +261,8 @@ await check('keeps the page within its width at 390 pixels, in light and in dark
         await until(`${what} has loaded`, () => other.page.getByText(/^Loading /).count(), (count) => count === 0);
         await other.page.screenshot({ path: join(folder, `${what}-${name}.png`), fullPage: !what.startsWith('processes') });
         const [wide, shown] = await other.page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+        assert.deepEqual(await other.page.evaluate(faint), [], `${what} at ${name} has text that is too faint`);
+        assert.deepEqual(await other.page.evaluate(nameless), [], `${what} at ${name} has controls without a name`);
         assert.ok(wide <= shown, `${what} at ${name} is ${wide} pixels wide`);
       }
       assert.deepEqual(other.faults, [], `faults at ${name}`);

@@ -12,7 +12,7 @@ export interface TimeRange {
 const MINUTE = 60_000;
 
 export const RANGES: readonly TimeRange[] = [
-  { key: '5m', text: '5 min', from: '-5m', ms: 5 * MINUTE, poll_ms: 1000 },
+  { key: '5m', text: '5 min', from: '-5m', ms: 5 * MINUTE, poll_ms: 2000 },
   { key: '15m', text: '15 min', from: '-15m', ms: 15 * MINUTE, poll_ms: 2000 },
   { key: '1h', text: '1 h', from: '-1h', ms: 60 * MINUTE, poll_ms: 5000 },
   { key: '6h', text: '6 h', from: '-6h', ms: 360 * MINUTE, poll_ms: 15_000 },
