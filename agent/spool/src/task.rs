@@ -50,7 +50,7 @@ pub(crate) struct Writer {
     tidied: Option<Instant>,
     refused: Option<Instant>,
     /// Kept until the last write: then another agent may have the folder.
-    _lock: File,
+    lock: File,
 }
 
 impl Writer {
@@ -84,7 +84,7 @@ impl Writer {
             gaps_written: None,
             tidied: None,
             refused: None,
-            _lock: lock,
+            lock,
             shared,
         };
         for loss in losses {
@@ -318,6 +318,10 @@ impl Writer {
             if let Err(error) = CleanMark::new(self.epoch, &next).write(&self.shared.layout) {
                 tracing::warn!(%error, "could not mark the stop as clean; the next start begins a new epoch");
             }
+        }
+        // Said, not left to the closing of the file: a process being started may hold a copy of it for a moment.
+        if let Err(error) = self.lock.unlock() {
+            tracing::debug!(%error, "spool could not be unlocked");
         }
         self.shared
             .progress
