@@ -1,0 +1,98 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::Ordering;
+
+use crate::run;
+use crate::server::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_and_password_of_the_environment_log_in() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let environment = |password| {
+        [
+            ("FLEETMEND_URL", server.url.as_str()),
+            ("FLEETMEND_USER", "ada"),
+            ("FLEETMEND_PASSWORD", password),
+        ]
+    };
+    assert_eq!(run(home.path(), &environment("right"), &["hosts"]).await.code, 0);
+    let wrong = run(home.path(), &environment("wrong"), &["hosts"]).await;
+    assert_eq!(wrong.code, 3);
+    assert!(wrong.err.contains("FLEETMEND_PASSWORD"), "{}", wrong.err);
+    assert!(!home.path().join(".config").exists(), "nothing is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_kept_for_its_owner_and_refreshed_when_it_is_over() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let environment = [("FLEETMEND_PASSWORD", "short")];
+    let ran = run(
+        home.path(),
+        &environment,
+        &["login", "--url", &server.url, "--user", "ada"],
+    )
+    .await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let file = home.path().join(".config/fleetmend/session.json");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // The address comes from the session too.
+    for _ in 0..2 {
+        let ran = run(home.path(), &[], &["hosts", "--no-probes"]).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    assert_eq!(
+        server.refreshes.load(Ordering::SeqCst),
+        1,
+        "the refreshed session was kept"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_of_not_getting_in_says_what_to_do() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let nobody = run(home.path(), &[("FLEETMEND_URL", &server.url)], &["hosts"]).await;
+    assert_eq!(nobody.code, 3);
+    assert!(nobody.err.contains("fleetmend login"), "{}", nobody.err);
+
+    let expired = [("FLEETMEND_URL", server.url.as_str()), ("FLEETMEND_TOKEN", "old")];
+    let expired = run(home.path(), &expired, &["hosts"]).await;
+    assert_eq!(expired.code, 3);
+    assert!(expired.err.contains("not logged in"), "{}", expired.err);
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let refused = run(
+        home.path(),
+        &[("FLEETMEND_URL", &url), ("FLEETMEND_TOKEN", "good")],
+        &["hosts"],
+    )
+    .await;
+    assert_eq!(refused.code, 4, "{}", refused.err);
+    assert!(
+        refused.err.contains("nothing listens") && refused.err.contains("FLEETMEND_URL"),
+        "{}",
+        refused.err
+    );
+
+    let https = server.url.replace("http://", "https://");
+    let plain = run(
+        home.path(),
+        &[("FLEETMEND_URL", &https), ("FLEETMEND_TOKEN", "good")],
+        &["hosts"],
+    )
+    .await;
+    assert_eq!(plain.code, 4, "{}", plain.err);
+    assert!(
+        plain.err.contains("TLS") && plain.err.contains("http://"),
+        "{}",
+        plain.err
+    );
+
+    let not_a_url = run(
+        home.path(),
+        &[("FLEETMEND_URL", "web-1"), ("FLEETMEND_TOKEN", "x")],
+        &["hosts"],
+    )
+    .await;
+    assert!(not_a_url.err.contains("is not a URL"), "{}", not_a_url.err);
+}
