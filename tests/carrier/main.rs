@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
 
@@ -13,6 +14,7 @@ mod collector;
 mod hostile;
 mod kill;
 mod resume;
+mod rude;
 mod sink;
 
 use std::time::Duration;

@@ -136,10 +136,13 @@ impl Cursor {
         for lane in Lane::ALL.iter().copied() {
             for ordinal in places.iter().copied() {
                 while let Some(step) = self.step(shared, ordinal, lane) {
+                    if frames.len() >= limit.frames {
+                        return Ok(frames);
+                    }
                     match self.frame_at(&step) {
                         Ok(frame) => {
                             let more = bytes.saturating_add(frame.bytes.len());
-                            if frames.len() >= limit.frames || (!frames.is_empty() && more > limit.bytes) {
+                            if !frames.is_empty() && more > limit.bytes {
                                 return Ok(frames);
                             }
                             bytes = more;

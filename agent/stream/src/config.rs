@@ -42,7 +42,7 @@ impl Default for StreamConfig {
             frames_in_flight_max: 64,
             acknowledgement_timeout: HumanDuration::from_secs(60),
             retry_first: HumanDuration::from_millis(500),
-            retry_max: HumanDuration::from_secs(60),
+            retry_max: HumanDuration::from_secs(15),
             refused_wait: HumanDuration::from_secs(600),
         }
     }

@@ -24,6 +24,8 @@ use crate::source::{FrameSource, SourceLimit};
 use crate::state::{Hint, Order, OrderResult, StreamPhase};
 use crate::task::StreamParts;
 
+/// Marks in a hello, the newest: they are for people, the welcome is what counts.
+const HELLO_MARKS_MAX: usize = 96;
 /// Messages that wait for the connection to take them.
 const OUTGOING_MAX: usize = 2;
 
@@ -271,7 +273,14 @@ fn hello<S: FrameSource>(parts: &StreamParts<S>, host: HostId) -> v1::AgentMessa
         host_id: Bytes::copy_from_slice(host.as_bytes()),
         agent_version: parts.agent_version.clone(),
         epoch: Bytes::copy_from_slice(parts.source.epoch().as_bytes()),
-        spooled: parts.source.spooled().into_iter().map(v1::Mark::from).collect(),
+        spooled: parts
+            .source
+            .spooled()
+            .into_iter()
+            .rev()
+            .take(HELLO_MARKS_MAX)
+            .map(v1::Mark::from)
+            .collect(),
         boot_id: boot_id(),
     }))
 }

@@ -1,0 +1,219 @@
+//! Collectors that do not follow the protocol: the agent says what is wrong, keeps its facts and tries again.
+
+use std::net::SocketAddr;
+
+use agent_stream::{StreamPhase, StreamState};
+use bytes::Bytes;
+use collector_ingest::enrol::{EnrolConfig, Enroller};
+use collector_ingest::listener::{ListenerLimits, TlsAccepting};
+use fleetmend_event::SpoolEpoch;
+use fleetmend_proto::v1::carrier_server::{Carrier, CarrierServer};
+use fleetmend_proto::v1::collector_message::Message as Down;
+use fleetmend_proto::{PROTOCOL_VERSION, v1};
+use fleetmend_shutdown::{TaskKind, Tasks};
+use fleetmend_testkit::{TestFleet, wait_for};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::PATIENCE;
+use super::agent::Agent;
+
+/// Answers every stream with the same messages and then keeps it open, reading nothing.
+#[derive(Clone)]
+struct Rude {
+    script: Vec<Down>,
+    open: mpsc::Sender<Streaming<v1::AgentMessage>>,
+}
+
+#[tonic::async_trait]
+impl Carrier for Rude {
+    type StreamStream = ReceiverStream<Result<v1::CollectorMessage, Status>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let (messages, receiver) = mpsc::channel(16);
+        for message in self.script.clone() {
+            messages
+                .send(Ok(v1::CollectorMessage {
+                    message: Some(message),
+                }))
+                .await
+                .unwrap();
+        }
+        // Kept, so that nothing ends by itself.
+        self.open.send(request.into_inner()).await.unwrap();
+        tokio::task::spawn_blocking(move || drop_later(messages));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn renew(&self, _: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        Err(Status::unimplemented("rude"))
+    }
+}
+
+/// Holds the answering side until the agent is gone.
+fn drop_later(messages: mpsc::Sender<Result<v1::CollectorMessage, Status>>) {
+    tokio::runtime::Handle::current().block_on(messages.closed());
+}
+
+struct Scene {
+    fleet: TestFleet,
+    address: SocketAddr,
+    tasks: Tasks,
+    _open: mpsc::Receiver<Streaming<v1::AgentMessage>>,
+}
+
+impl Scene {
+    async fn new(script: Vec<Down>) -> Self {
+        let fleet = TestFleet::new().unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new()
+            .filename(fleet.folder().join("control.sqlite"))
+            .create_if_missing(true);
+        let pool = sqlx::sqlite::SqlitePoolOptions::new()
+            .connect_with(options)
+            .await
+            .unwrap();
+        let enroller = Enroller::open(pool, fleet.authority().clone(), EnrolConfig::default())
+            .await
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tls = fleet.carrier_tls().unwrap();
+        let (accepting, incoming) =
+            TlsAccepting::new(listener, tls, ListenerLimits::default(), enroller.audit().clone());
+        let tasks = Tasks::new();
+        let end = tasks.token();
+        tasks.spawn("accept", TaskKind::BestEffort, async move {
+            accepting.run(end.cancelled()).await;
+            Ok::<(), tonic::transport::Error>(())
+        });
+        let (open, opened) = mpsc::channel(64);
+        let (service, end) = (CarrierServer::new(Rude { script, open }), tasks.token());
+        let serving =
+            tonic::transport::Server::builder().serve_with_incoming_shutdown(service, incoming, async move {
+                end.cancelled().await;
+            });
+        tasks.spawn("serve", TaskKind::BestEffort, serving);
+        Self {
+            fleet,
+            address,
+            tasks,
+            _open: opened,
+        }
+    }
+
+    /// Runs an agent with one row against it until its state is as `wanted`.
+    async fn until(self, wanted: impl Fn(&StreamState) -> bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = Agent::start(&self.fleet.host().unwrap(), self.address, folder.path());
+        agent.append(0..1);
+        agent.flush().await;
+        let state = async || agent.state.borrow().clone();
+        wait_for(PATIENCE, state, |state| wanted(state)).await.unwrap();
+        let held = agent.spool.stat();
+        assert_eq!(
+            (held.lanes[1].highest, held.lanes[1].segments),
+            (1, 1),
+            "the spool keeps its record"
+        );
+        agent.stop().await;
+        self.tasks.drain(PATIENCE).await;
+    }
+}
+
+fn welcome() -> Down {
+    Down::Welcome(v1::Welcome {
+        protocol: PROTOCOL_VERSION,
+        store_epoch: Bytes::from(vec![1; 16]),
+        ..v1::Welcome::default()
+    })
+}
+
+fn says(state: &StreamState, text: &str) -> bool {
+    state
+        .last_error
+        .as_ref()
+        .is_some_and(|error| error.contains(text))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goodbye_without_retry_waits_for_a_person() {
+    let goodbye = Down::Goodbye(v1::Goodbye {
+        reason: "go away".to_owned(),
+        retry_after_ms: 0,
+        retry: false,
+    });
+    let scene = Scene::new(vec![goodbye]).await;
+    scene
+        .until(|state| state.phase == StreamPhase::Refused && says(state, "go away"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answer_that_is_no_welcome_is_named() {
+    let scene = Scene::new(vec![Down::Acknowledged(v1::Acknowledged::default())]).await;
+    scene
+        .until(|state| says(state, "first message is no welcome"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_version_and_second_welcome_are_named() {
+    let scene = Scene::new(vec![Down::Welcome(v1::Welcome {
+        protocol: 2,
+        ..v1::Welcome::default()
+    })])
+    .await;
+    scene.until(|state| says(state, "it speaks version 2")).await;
+    let scene = Scene::new(vec![welcome(), welcome()]).await;
+    scene.until(|state| says(state, "welcomed twice")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_marks_are_named() {
+    let mark = v1::Mark {
+        epoch: Bytes::from_static(b"short"),
+        lane: 1,
+        sequence: 1,
+    };
+    let scene = Scene::new(vec![
+        welcome(),
+        Down::Acknowledged(v1::Acknowledged { marks: vec![mark] }),
+    ])
+    .await;
+    scene.until(|state| says(state, "must be 16 bytes")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledgement_of_what_was_never_sent_breaks_nothing() {
+    let epoch = Bytes::copy_from_slice(SpoolEpoch::random().as_bytes());
+    let mark = v1::Mark {
+        epoch,
+        lane: 2,
+        sequence: u64::MAX,
+    };
+    let scene = Scene::new(vec![
+        welcome(),
+        Down::Acknowledged(v1::Acknowledged { marks: vec![mark] }),
+    ])
+    .await;
+    scene
+        .until(|state| state.phase == StreamPhase::Connected && state.frames_in_flight == 1)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_beyond_the_limit_ends_the_session_and_no_more() {
+    let order = Down::Order(v1::Order {
+        order_id: Bytes::from(vec![1; 16]),
+        envelope: "x".repeat(8 << 20),
+    });
+    let scene = Scene::new(vec![welcome(), order]).await;
+    scene
+        .until(|state| says(state, "stream broke") && says(state, "OutOfRange"))
+        .await;
+}
