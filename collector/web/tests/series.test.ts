@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import type { Gap, Point, Series } from '../src/lib/api/types';
 import { lost, merge, sentence, silent } from '../src/lib/gaps';
-import { charts } from '../src/lib/hostCharts';
-import { pointsMax, rangeOf, RANGES } from '../src/lib/ranges';
+import { charts, joined } from '../src/lib/hostCharts';
+import { pointsMax, rangeOf, RANGES, window } from '../src/lib/ranges';
 import { columns, last, perSecond, stacked, sum, wholeDisks } from '../src/lib/series';
 
 const gap = (fields: Partial<Gap>): Gap => ({
@@ -84,8 +84,29 @@ describe('ranges', () => {
   });
 });
 
+describe('the window of a range', () => {
+  it('moves by whole buckets and holds now', () => {
+    for (const range of RANGES) {
+      const step = range.ms / pointsMax(range);
+      const now = Date.parse('2026-01-02T03:04:05.678Z');
+      const { from, to } = window(range, now);
+      expect(Number.isInteger(step)).toBe(true);
+      expect(to % step).toBe(0);
+      expect(to - from).toBe(range.ms);
+      expect(now).toBeLessThan(to);
+      expect(to - now).toBeLessThanOrEqual(step);
+    }
+  });
+});
+
 describe('charts of a host', () => {
   const answer = (all: Series[]) => ({ from: '', to: '', step_ms: 1000, series: all, truncated: false, gaps: [] });
+  it('take the modes of many processors from several answers', () => {
+    const one = answer([series('system.cpu.utilization', { 'cpu.mode': 'user' })]);
+    const other = { ...answer([series('system.cpu.utilization', { 'cpu.mode': 'system' })]), truncated: true };
+    expect(joined([one, other])).toMatchObject({ truncated: true, series: [one.series[0], other.series[0]] });
+    expect(joined([])).toBeNull();
+  });
   it('leave out what the host does not offer', () => {
     expect(charts([answer([]), answer([]), answer([])])).toEqual([]);
   });

@@ -12,6 +12,19 @@ export const QUERIES: readonly { names: string[]; agg: 'avg' | 'last' }[] = [
   { names: ['system.network.io', 'system.disk.io'], agg: 'last' },
 ];
 
+/**
+ * Asked for one by one where a host has so many processors that one answer does not hold all their series: the
+ * series of the whole machine would then be among those left out.
+ */
+export const CPU_MODES: readonly string[] = ['user', 'nice', 'system', 'iowait', 'interrupt', 'softirq', 'steal'];
+
+/** Several answers for the same range as one. */
+export function joined(answers: Range[]): Range | null {
+  const [first] = answers;
+  if (!first) return null;
+  return { ...first, series: answers.flatMap((one) => one.series), truncated: answers.some((one) => one.truncated) };
+}
+
 export interface HostChart {
   title: string;
   /** Index of the query that it is made of. */

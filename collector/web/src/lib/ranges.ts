@@ -30,3 +30,13 @@ export function rangeOf(key: string | null): TimeRange {
 export function pointsMax(range: TimeRange): number {
   return Math.min(300, Math.max(10, Math.round(range.ms / 1000)));
 }
+
+/**
+ * What to ask for so that buckets lie on the same grid each time: buckets that move with the clock would make rates
+ * of counters flicker. The last bucket is the one that `now` lies in.
+ */
+export function window(range: TimeRange, now: number): { from: number; to: number } {
+  const step = Math.ceil(range.ms / pointsMax(range));
+  const to = (Math.floor(now / step) + 1) * step;
+  return { from: to - range.ms, to };
+}
