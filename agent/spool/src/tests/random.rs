@@ -128,3 +128,93 @@ proptest! {
         runtime.block_on(run(steps));
     }
 }
+
+/// What may happen to a file that nobody is writing.
+#[derive(Debug, Clone)]
+enum Harm {
+    Flip { at: u16, with: u8 },
+    Cut { at: u16 },
+    Insert { at: u16, bytes: Vec<u8> },
+    Swap { at: u16, length: u8 },
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    prop_oneof![
+        (any::<u16>(), 1..=u8::MAX).prop_map(|(at, with)| Harm::Flip { at, with }),
+        any::<u16>().prop_map(|at| Harm::Cut { at }),
+        (any::<u16>(), prop::collection::vec(any::<u8>(), 1..64))
+            .prop_map(|(at, bytes)| Harm::Insert { at, bytes }),
+        (any::<u16>(), any::<u8>()).prop_map(|(at, length)| Harm::Swap { at, length }),
+    ]
+}
+
+fn hurt(bytes: &mut Vec<u8>, harm: &Harm) {
+    let place = |at: u16| usize::from(at) % bytes.len().max(1);
+    match harm {
+        _ if bytes.is_empty() => {}
+        Harm::Flip { at, with } => {
+            let at = place(*at);
+            bytes[at] ^= with;
+        }
+        Harm::Cut { at } => bytes.truncate(place(*at)),
+        Harm::Insert { at, bytes: more } => {
+            let at = place(*at);
+            bytes.splice(at..at, more.iter().copied());
+        }
+        Harm::Swap { at, length } => {
+            let at = place(*at);
+            let end = (at + usize::from(*length)).min(bytes.len());
+            bytes[at..end].reverse();
+        }
+    }
+}
+
+async fn survive(harms: Vec<(u8, Harm)>) {
+    let folder = folder();
+    let running = start(SpoolConfig {
+        segment_size: ByteSize(3_000),
+        ..config(folder.path())
+    });
+    for number in 0..12 {
+        running.handle.append(unit(number));
+        running.flush().await;
+    }
+    running.kill(folder.path()).await;
+    let segments = files(folder.path(), "events-");
+    for (index, harm) in harms {
+        let path = &segments[usize::from(index) % segments.len()];
+        let mut bytes = std::fs::read(path).unwrap();
+        hurt(&mut bytes, &harm);
+        std::fs::write(path, bytes).unwrap();
+    }
+    let running = start(config(folder.path()));
+    running.handle.append(unit(100));
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert_numbered(&frames);
+    let found = units(&frames);
+    assert!(
+        found.windows(2).all(|pair| pair[0] < pair[1]),
+        "in order and once: {found:?}"
+    );
+    assert_eq!(found.last(), Some(&100), "the spool goes on");
+    running.kill(folder.path()).await;
+    // Damage is repaired once: the same rows are found again, and nothing more is set aside.
+    let again = start(config(folder.path()));
+    assert_eq!(
+        (again.recovered.corrupt_bytes, again.recovered.torn_bytes),
+        (0, 0)
+    );
+    assert_eq!(units(&read_new(&again).await), found);
+    again.stop().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn spool_survives_any_harm_to_its_segments(harms in prop::collection::vec((any::<u8>(), harm()), 1..5)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(survive(harms));
+    }
+}
