@@ -6,7 +6,7 @@ import { createServer } from 'node:http';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as facts from './facts.mjs';
-import { range } from './samples.mjs';
+import { answer, fault } from './routes.mjs';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const dist = join(root, 'collector/web/dist');
@@ -45,8 +45,7 @@ export async function start() {
     response.writeHead(status, { 'content-type': problem ? 'application/problem+json' : 'application/json', 'cache-control': 'no-store' });
     response.end(JSON.stringify(body));
   };
-  const problem = (response, status, code, detail) => json(response, status, { type: `urn:fleetmend:problem:${code}`, title: code, status, code, detail, instance: randomUUID() });
-  const page = (response, items) => json(response, 200, { items, next_cursor: null });
+  const problem = (response, ...what) => json(response, ...fault(...what));
 
   function open(path, body, response) {
     if (path === 'login') {
@@ -65,47 +64,6 @@ export async function start() {
       return json(response, 200, session()), true;
     }
     return false;
-  }
-
-  function answer(path, query, body, response) {
-    const [section, first, second] = path.split('/');
-    const own = (items) => items.filter((one) => !query.get('host') || one.host_id === query.get('host'));
-    if (path === 'hosts') return json(response, 200, { items: facts.hosts() });
-    if (section === 'hosts') {
-      const host = facts.hosts().find((one) => one.host_id === first);
-      if (!host) return problem(response, 404, 'not-found', `no host has the id ${first}`);
-      if (!second) return json(response, 200, host);
-      const rows = { probes: facts.probes, processes: facts.processes, units: facts.units, models: facts.models }[second];
-      return json(response, 200, { items: first === facts.BUSY ? rows() : [] });
-    }
-    if (path === 'metrics/range') {
-      seen.range += 1;
-      return json(response, 200, range(query));
-    }
-    if (path === 'findings') {
-      const order = ['info', 'low', 'medium', 'high', 'critical'];
-      const least = order.indexOf(query.get('severity') ?? 'info');
-      return page(response, own(facts.findings()).filter((one) => order.indexOf(one.severity) >= least && (!query.get('state') || one.state === query.get('state')) && (!query.get('kind') || one.kind === query.get('kind'))));
-    }
-    if (section === 'findings') {
-      const finding = facts.findings().find((one) => one.host_id === first && one.finding_id === second);
-      if (!finding) return problem(response, 404, 'not-found', `no finding has the id ${second}`);
-      const of = (one) => one.finding_id === second;
-      return json(response, 200, { finding, history: [{ ...finding, time: finding.first_time, count: 1 }, finding], actions: facts.actions().filter(of), alerts: facts.alerts().filter(of), gaps: [] });
-    }
-    if (path === 'actions') return page(response, own(facts.actions()).filter((one) => !query.get('ending') || one.ending === query.get('ending')));
-    if (section === 'actions') {
-      const action = facts.actions().find((one) => one.action_id === second);
-      return action ? json(response, 200, action) : problem(response, 404, 'not-found', `no action has the id ${second}`);
-    }
-    if (path === 'alerts') return page(response, own(facts.alerts()).filter((one) => !query.get('state') || one.state === query.get('state')));
-    if (path === 'sites') return json(response, 200, { items: own(facts.sites()) });
-    if (path === 'sql') {
-      if (!/^\s*(select|show|describe|explain)/i.test(body.query)) return problem(response, 400, 'invalid-query', 'SQL error: ParserError("Expected: a SELECT, found: slect at Line: 1, Column: 1")');
-      return json(response, 200, { columns: [{ name: 'comm', type: 'Utf8' }, { name: 'execs', type: 'Int64' }, { name: 'parent', type: 'Utf8' }], rows: [['bash', 9120, 'sshd'], ['nginx', 441, null], ['python3', 37, 'cron']], truncated: false, gaps: [], elapsed_ms: 12.4 });
-    }
-    if (path === 'logout') return response.writeHead(204).end();
-    return problem(response, 404, 'not-found', `there is no route /api/v1/${path}`);
   }
 
   function file(path, response) {
@@ -129,7 +87,10 @@ export async function start() {
       seen.unauthenticated += 1;
       return problem(response, 401, 'unauthenticated', 'the access token is missing, wrong or expired');
     }
-    answer(path, url.searchParams, body, response);
+    if (path === 'metrics/range') seen.range += 1;
+    const [status, told] = answer(path, url.searchParams, body);
+    if (status === 204) return response.writeHead(204).end();
+    json(response, status, told);
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   return {
