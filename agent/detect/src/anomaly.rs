@@ -101,7 +101,7 @@ impl Default for HostAnomalyConfig {
             history_s: 2.0 * 86_400.0,
             alerts_per_day: 1.0,
             exclude_share_max: 0.10,
-            regime_s: 2.0 * 3_600.0,
+            regime_s: 6.0 * 3_600.0,
             ring_windows_max: 4_096,
             period_s: Some(86_400.0),
             learning: Learning::Refit,

@@ -43,9 +43,9 @@ struct Arguments {
     /// The model; `host-anomaly` is the one there is.
     #[arg(value_parser = ["host-anomaly"], default_value = "host-anomaly")]
     model: String,
-    /// A folder of series, or of such folders.
-    #[arg(long, env = "FLEETMEND_DATA")]
-    data: PathBuf,
+    /// A folder of series, or of such folders; may be given several times.
+    #[arg(long, required = true)]
+    data: Vec<PathBuf>,
     /// A model bundle other than the shipped one.
     #[arg(long)]
     bundle: Option<PathBuf>,
@@ -75,11 +75,13 @@ fn main() -> anyhow::Result<()> {
     let runtime = Runtime::load(library(arguments.library.clone()).as_deref())?;
     let mut datasets = Map::new();
     let mut means = Vec::new();
-    for dataset in data::find(&arguments.data)? {
-        let reports = score_dataset(&arguments, &bundle, &runtime, &dataset)?;
-        let (mean, value) = report::dataset(&reports);
-        means.push(mean);
-        datasets.insert(dataset.name, value);
+    for folder in &arguments.data {
+        for dataset in data::find(folder)? {
+            let reports = score_dataset(&arguments, &bundle, &runtime, &dataset)?;
+            let (mean, value) = report::dataset(&reports);
+            means.push(mean);
+            datasets.insert(dataset.name, value);
+        }
     }
     let mean = means.iter().sum::<f64>() / means.len().max(1) as f64;
     let manifest = bundle.manifest();

@@ -79,6 +79,15 @@ impl HostAnomaly {
         if run.len() < RUN_MIN {
             return Ok(());
         }
+        self.relearn(run)?;
+        let skip = run.len().saturating_sub(self.config.ring_windows_max.max(RUN_MIN));
+        self.ring = run.iter().skip(skip).cloned().collect();
+        self.seen = run.len();
+        self.learn_at = run.len().saturating_mul(2);
+        Ok(())
+    }
+
+    pub(super) fn relearn(&mut self, run: &[FeatureVector]) -> Result<(), OnnxError> {
         let before = self.learnt.clone();
         let result = self.learn_run(run);
         if result.is_err() {

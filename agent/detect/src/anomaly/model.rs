@@ -57,8 +57,8 @@ pub struct HostAnomaly {
     hidden_bias: Vec<f32>,
     graph: HostGraph,
     since_fit: usize,
-    learn_at: usize,
-    seen: usize,
+    pub(super) learn_at: usize,
+    pub(super) seen: usize,
     exclude_budget: f64,
     unusual_run: usize,
 }
@@ -144,7 +144,7 @@ impl HostAnomaly {
         self.keep(vector);
         if !self.learnt.ready {
             if self.ring.len() >= self.learn_at {
-                self.learn_ring(self.ring.len())?;
+                self.learn_ring()?;
             }
             return Ok(None);
         }
@@ -265,11 +265,10 @@ impl HostAnomaly {
         self.seen += 1;
     }
 
-    /// Learns from the newest vectors of the ring.
-    fn learn_ring(&mut self, newest: usize) -> Result<(), OnnxError> {
-        let skip = self.ring.len().saturating_sub(newest);
-        let run: Vec<FeatureVector> = self.ring.iter().skip(skip).cloned().collect();
-        self.learn(&run)?;
+    /// Learns anew from the ring.
+    fn learn_ring(&mut self) -> Result<(), OnnxError> {
+        let run: Vec<FeatureVector> = self.ring.iter().cloned().collect();
+        self.relearn(&run)?;
         self.learn_at = self.seen.saturating_mul(2);
         Ok(())
     }
@@ -302,12 +301,12 @@ impl HostAnomaly {
         };
         if self.unusual_run >= regime {
             self.unusual_run = 0;
-            self.learn_ring(regime)?;
+            self.learn_ring()?;
             metrics::regime_accepted();
             return Ok(true);
         }
         if self.seen >= self.learn_at && self.ring.len() == self.seen {
-            self.learn_ring(self.ring.len())?;
+            self.learn_ring()?;
             return Ok(false);
         }
         if self.since_fit >= whole(self.config.refit_s / self.config.window_s).max(1) {

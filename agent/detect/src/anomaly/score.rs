@@ -20,8 +20,8 @@ const ALONE: [Layer; 3] = [Layer::Temporal, Layer::Level, Layer::Subspace];
 /// Shortest quiet time between two episodes, in seconds.
 const EPISODE_GAP_S: f64 = 300.0;
 
-/// Fewest windows of history before anything is called unusual.
-const HISTORY_MIN: usize = 15;
+/// Fewest windows behind the fitted tails before anything is called unusual.
+const HISTORY_MIN: usize = 30;
 
 /// Smoothed layer scores and, per metric, smoothed squared residuals of the three residual layers.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -128,7 +128,7 @@ impl Judge {
             layer.per_day = rate.at(*score);
         }
         let alone = self.alerts_per_day * (1.0 - COMBINED_SHARE) / ALONE.len() as f64;
-        let enough = self.combined.scores.len() >= HISTORY_MIN;
+        let enough = self.combined_rate.windows() >= HISTORY_MIN;
         let together = per_day <= self.alerts_per_day * COMBINED_SHARE;
         let one = layers
             .iter()

@@ -185,6 +185,8 @@ impl HostAnomaly {
         self.refit();
         self.learnt.inverse = self.learnt.residuals.inverse(self.scale_floor);
         self.learnt.judge.refit();
+        // The ring starts empty: what was learnt must not give way to the first minutes after a restart.
+        self.learn_at = usize::MAX;
         Ok(())
     }
 

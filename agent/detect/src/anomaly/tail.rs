@@ -23,7 +23,7 @@ const SHAPE_UNKNOWN: f64 = 0.3;
 const PEAKS_FOR_SHAPE: usize = 10;
 
 /// Windows of history at which the tail is taken as twice as wide as it was seen: a short history proves little.
-const HISTORY_HALF_TRUSTED: f64 = 60.0;
+const HISTORY_HALF_TRUSTED: f64 = 120.0;
 
 /// Largest shape: beyond it the tail has no variance and thresholds run away.
 const SHAPE_MAX: f64 = 0.5;
@@ -133,6 +133,7 @@ pub(super) struct EpisodeRate {
     per_day: f64,
     scale: f64,
     shape: f64,
+    windows: usize,
 }
 
 impl EpisodeRate {
@@ -142,7 +143,7 @@ impl EpisodeRate {
             from: f64::INFINITY,
             per_day: f64::INFINITY,
             scale: 1.0,
-            shape: SHAPE_UNKNOWN,
+            shape: SHAPE_UNKNOWN, windows: 0,
         }
     }
 
@@ -174,7 +175,12 @@ impl EpisodeRate {
             (mean * (1.0 - shape), shape)
         };
         let doubt = 1.0 + HISTORY_HALF_TRUSTED / sorted.len() as f64;
-        Self { from, per_day, scale: scale * doubt, shape }
+        Self { from, per_day, scale: scale * doubt, shape, windows: sorted.len() }
+    }
+
+    /// Windows of the history it was fitted to.
+    pub(super) fn windows(&self) -> usize {
+        self.windows
     }
 
     /// Episodes per day whose peak is at least `score`.
