@@ -22,16 +22,34 @@ impl Instance {
     /// Reads `up.json` in `state` and logs in.
     pub(crate) async fn connect(state: &Path) -> Result<Self> {
         let path = state.join("up.json");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("read {}: start the instance first with cargo xtask up", path.display()))?;
-        let record: Value = serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-        let field = |key: &str| record.get(key).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("find {key} in up.json"));
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "read {}: start the instance first with cargo xtask up",
+                path.display()
+            )
+        })?;
+        let record: Value =
+            serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        let field = |key: &str| {
+            record
+                .get(key)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+                .with_context(|| format!("find {key} in up.json"))
+        };
         let (url, login_file) = (field("api_url")?, field("login_file")?);
-        let login: Value = serde_json::from_str(&std::fs::read_to_string(&login_file).with_context(|| format!("read {login_file}"))?)
-            .context("parse the login")?;
+        let login: Value = serde_json::from_str(
+            &std::fs::read_to_string(&login_file).with_context(|| format!("read {login_file}"))?,
+        )
+        .context("parse the login")?;
         // The client wants a provider even where it speaks plain HTTP to loopback.
-        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().context("make an HTTP client")?;
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .ok();
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(20))
+            .build()
+            .context("make an HTTP client")?;
         let answer: Value = client
             .post(format!("{url}/api/v1/login"))
             .json(&login)
@@ -43,19 +61,36 @@ impl Instance {
             .json()
             .await
             .context("read the login's answer")?;
-        let token = answer.get("access_token").and_then(Value::as_str).context("find the token in the login's answer")?.to_owned();
-        Ok(Self { url, client, token, record })
+        let token = answer
+            .get("access_token")
+            .and_then(Value::as_str)
+            .context("find the token in the login's answer")?
+            .to_owned();
+        Ok(Self {
+            url,
+            client,
+            token,
+            record,
+        })
     }
 
     /// A text of `up.json`.
     pub(crate) fn text(&self, key: &str) -> Result<String> {
-        self.record.get(key).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("find {key} in up.json"))
+        self.record
+            .get(key)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .with_context(|| format!("find {key} in up.json"))
     }
 
     /// A process id of `up.json`.
     pub(crate) fn pid(&self, name: &str) -> Result<i32> {
-        let pid = self.record.pointer(&format!("/pids/{name}")).and_then(Value::as_i64);
-        pid.and_then(|pid| i32::try_from(pid).ok()).with_context(|| format!("find the {name}'s process id in up.json"))
+        let pid = self
+            .record
+            .pointer(&format!("/pids/{name}"))
+            .and_then(Value::as_i64);
+        pid.and_then(|pid| i32::try_from(pid).ok())
+            .with_context(|| format!("find the {name}'s process id in up.json"))
     }
 
     /// Rows of a query, each an object.
@@ -71,13 +106,24 @@ impl Instance {
             .json()
             .await
             .context("read the query's answer")?;
-        let (Some(columns), Some(rows)) = (answer.get("columns").and_then(Value::as_array), answer.get("rows").and_then(Value::as_array)) else {
+        let (Some(columns), Some(rows)) = (
+            answer.get("columns").and_then(Value::as_array),
+            answer.get("rows").and_then(Value::as_array),
+        ) else {
             bail!("the query was refused: {answer}");
         };
-        let names: Vec<&str> = columns.iter().filter_map(|column| column.get("name")?.as_str()).collect();
+        let names: Vec<&str> = columns
+            .iter()
+            .filter_map(|column| column.get("name")?.as_str())
+            .collect();
         let object = |row: &Value| {
             let values = row.as_array().into_iter().flatten().cloned();
-            names.iter().map(|name| (*name).to_owned()).zip(values).collect::<serde_json::Map<_, _>>().into()
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .zip(values)
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         };
         Ok(rows.iter().map(object).collect())
     }
@@ -100,13 +146,24 @@ impl Instance {
     pub(crate) fn alerts(&self, since: f64, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
         let path = PathBuf::from(self.text("alerts_file")?);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let fresh = lines.filter(|line| line.get("received").and_then(Value::as_f64).is_some_and(|received| received >= since));
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let fresh = lines.filter(|line| {
+            line.get("received")
+                .and_then(Value::as_f64)
+                .is_some_and(|received| received >= since)
+        });
         Ok(fresh.filter(|line| wanted(line)).collect())
     }
 
     /// Waits until the receiver took such an alert, or until `within` is over.
-    pub(crate) async fn wait_for_alert(&self, since: f64, within: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Option<Value>> {
+    pub(crate) async fn wait_for_alert(
+        &self,
+        since: f64,
+        within: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Option<Value>> {
         let begun = Instant::now();
         loop {
             if let Some(alert) = self.alerts(since, &wanted)?.into_iter().next() {

@@ -19,10 +19,21 @@ impl Hog {
     pub(crate) fn start(group: &str) -> Result<Self> {
         // The shell joins the group before it becomes the loop, so that no moment of it counts elsewhere.
         let folder = cpu_root()?.join(group.trim_start_matches('/'));
-        fs::create_dir_all(&folder).with_context(|| format!("create the control group {}", folder.display()))?;
-        let script = format!("echo $$ > {}/cgroup.procs && while :; do :; done", folder.display());
-        let child = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().context("start the busy loop")?;
-        Ok(Self { child, group: Some(folder) })
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("create the control group {}", folder.display()))?;
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && while :; do :; done",
+            folder.display()
+        );
+        let child = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .spawn()
+            .context("start the busy loop")?;
+        Ok(Self {
+            child,
+            group: Some(folder),
+        })
     }
 
     /// Its process id.
@@ -32,10 +43,19 @@ impl Hog {
 
     /// CPU time it has used, in clock ticks.
     pub(crate) fn cpu_ticks(&self) -> Result<u64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).context("read the busy loop's stat")?;
-        let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).context("parse the busy loop's stat")?;
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.pid())).context("read the busy loop's stat")?;
+        let after_name = stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest)
+            .context("parse the busy loop's stat")?;
         let mut fields = after_name.split_whitespace().skip(11);
-        let mut next = || fields.next().and_then(|field| field.parse::<u64>().ok()).context("parse the busy loop's stat");
+        let mut next = || {
+            fields
+                .next()
+                .and_then(|field| field.parse::<u64>().ok())
+                .context("parse the busy loop's stat")
+        };
         Ok(next()?.saturating_add(next()?))
     }
 }
@@ -52,7 +72,11 @@ impl Drop for Hog {
 
 /// Where processes are put into groups whose CPU time can be limited.
 fn cpu_root() -> Result<PathBuf> {
-    let roots = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"];
+    let roots = [
+        "/sys/fs/cgroup/cpu",
+        "/sys/fs/cgroup/cpu,cpuacct",
+        "/sys/fs/cgroup",
+    ];
     let serves = |root: &&&str| Path::new(root).join("cgroup.procs").exists();
     match roots.iter().find(serves) {
         Some(root) => Ok(PathBuf::from(root)),
@@ -92,7 +116,8 @@ impl Drop for Fill {
 
 /// Used share of a filesystem, in percent, as df has it.
 pub(crate) fn used(folder: &Path) -> Result<f64> {
-    let status = nix::sys::statvfs::statvfs(folder).with_context(|| format!("look at {}", folder.display()))?;
+    let status =
+        nix::sys::statvfs::statvfs(folder).with_context(|| format!("look at {}", folder.display()))?;
     let used = status.blocks().saturating_sub(status.blocks_free()) as f64;
     Ok(100.0 * used / (used + status.blocks_available() as f64))
 }

@@ -58,7 +58,11 @@ async fn main() -> anyhow::Result<ExitCode> {
             } else {
                 write!(out, "{}", report.text()).context("print the report")?;
             }
-            Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if report.passed() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         }
     }
 }

@@ -19,8 +19,8 @@ struct Check {
 pub(crate) struct Timeline {
     lab: &'static str,
     begun: Instant,
-    /// When it began, in seconds since 1970.
-    pub(crate) since: f64,
+    /// When it began.
+    since: jiff::Timestamp,
     steps: Vec<Step>,
     checks: Vec<Check>,
 }
@@ -28,24 +28,40 @@ pub(crate) struct Timeline {
 impl Timeline {
     /// A report that begins now.
     pub(crate) fn new(lab: &'static str) -> Self {
-        let since = jiff::Timestamp::now().as_microsecond() as f64 / 1e6;
-        Self { lab, begun: Instant::now(), since, steps: Vec::new(), checks: Vec::new() }
+        Self {
+            lab,
+            begun: Instant::now(),
+            since: jiff::Timestamp::now(),
+            steps: Vec::new(),
+            checks: Vec::new(),
+        }
+    }
+
+    /// When it began, in seconds since 1970.
+    pub(crate) fn since(&self) -> f64 {
+        self.since.as_microsecond() as f64 / 1e6
     }
 
     /// The moment of its beginning, as SQL writes it.
     pub(crate) fn since_sql(&self) -> String {
-        let micros = jiff::Timestamp::from_microsecond((self.since * 1e6).floor().max(0.0) as i64);
-        micros.map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |time| time.to_string())
+        self.since.to_string()
     }
 
     /// Notes a step that just happened.
     pub(crate) fn step(&mut self, name: &'static str, evidence: Value) {
-        self.steps.push(Step { name, seconds: self.begun.elapsed().as_secs_f64(), evidence });
+        self.steps.push(Step {
+            name,
+            seconds: self.begun.elapsed().as_secs_f64(),
+            evidence,
+        });
     }
 
     /// Notes whether something is as it should be.
     pub(crate) fn check(&mut self, what: impl Into<String>, held: bool) {
-        self.checks.push(Check { what: what.into(), held });
+        self.checks.push(Check {
+            what: what.into(),
+            held,
+        });
     }
 
     /// Whether everything was as it should be, and something was looked at.
@@ -55,9 +71,16 @@ impl Timeline {
 
     /// The report for programs.
     pub(crate) fn json(&self) -> Value {
-        let steps: Vec<Value> =
-            self.steps.iter().map(|step| json!({"step": step.name, "seconds": step.seconds, "evidence": step.evidence})).collect();
-        let checks: Vec<Value> = self.checks.iter().map(|check| json!({"check": check.what, "held": check.held})).collect();
+        let steps: Vec<Value> = self
+            .steps
+            .iter()
+            .map(|step| json!({"step": step.name, "seconds": step.seconds, "evidence": step.evidence}))
+            .collect();
+        let checks: Vec<Value> = self
+            .checks
+            .iter()
+            .map(|check| json!({"check": check.what, "held": check.held}))
+            .collect();
         json!({"lab": self.lab, "passed": self.passed(), "timeline": steps, "checks": checks})
     }
 
@@ -65,10 +88,19 @@ impl Timeline {
     pub(crate) fn text(&self) -> String {
         let mut text = format!("{}\n", self.lab);
         for step in &self.steps {
-            text.push_str(&format!("  {:>7.2} s  {:<10} {}\n", step.seconds, step.name, brief(&step.evidence)));
+            text.push_str(&format!(
+                "  {:>7.2} s  {:<10} {}\n",
+                step.seconds,
+                step.name,
+                brief(&step.evidence)
+            ));
         }
         for check in &self.checks {
-            text.push_str(&format!("  {:<7}    {}\n", if check.held { "ok" } else { "WRONG" }, check.what));
+            text.push_str(&format!(
+                "  {:<7}    {}\n",
+                if check.held { "ok" } else { "WRONG" },
+                check.what
+            ));
         }
         text.push_str(if self.passed() { "  passed\n" } else { "  FAILED\n" });
         text
@@ -76,9 +108,34 @@ impl Timeline {
 }
 
 fn brief(evidence: &Value) -> String {
-    let Some(fields) = evidence.as_object() else { return evidence.to_string() };
-    let wanted = ["title", "reason", "stage", "ending", "before", "after", "techniques", "verdict"];
-    let shown = wanted.iter().filter_map(|key| Some((key, fields.get(*key)?))).filter(|(_, value)| !value.is_null());
-    let words: Vec<String> = shown.map(|(key, value)| format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))).collect();
-    if words.is_empty() { evidence.to_string() } else { words.join(" ") }
+    let Some(fields) = evidence.as_object() else {
+        return evidence.to_string();
+    };
+    let wanted = [
+        "title",
+        "reason",
+        "stage",
+        "ending",
+        "before",
+        "after",
+        "techniques",
+        "verdict",
+    ];
+    let shown = wanted
+        .iter()
+        .filter_map(|key| Some((key, fields.get(*key)?)))
+        .filter(|(_, value)| !value.is_null());
+    let words: Vec<String> = shown
+        .map(|(key, value)| {
+            format!(
+                "{key}={}",
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            )
+        })
+        .collect();
+    if words.is_empty() {
+        evidence.to_string()
+    } else {
+        words.join(" ")
+    }
 }

@@ -81,7 +81,10 @@ impl Instance {
             root: setup::is_root(),
         };
         if !state.join("webhook-secret").exists() {
-            let secret = output(&mut command("sh", &["-c", "head -c 32 /dev/urandom | sha256sum | cut -c1-48"]))?;
+            let secret = output(&mut command(
+                "sh",
+                &["-c", "head -c 32 /dev/urandom | sha256sum | cut -c1-48"],
+            ))?;
             instance.write("webhook-secret", &secret)?;
             instance.restrict("webhook-secret")?;
         }
