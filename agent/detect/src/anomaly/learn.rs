@@ -80,7 +80,9 @@ impl HostAnomaly {
             return Ok(());
         }
         self.relearn(run)?;
-        let skip = run.len().saturating_sub(self.config.ring_windows_max.max(RUN_MIN));
+        let skip = run
+            .len()
+            .saturating_sub(self.config.ring_windows_max.max(RUN_MIN));
         self.ring = run.iter().skip(skip).cloned().collect();
         self.seen = run.len();
         self.learn_at = run.len().saturating_mul(2);

@@ -143,7 +143,8 @@ impl EpisodeRate {
             from: f64::INFINITY,
             per_day: f64::INFINITY,
             scale: 1.0,
-            shape: SHAPE_UNKNOWN, windows: 0,
+            shape: SHAPE_UNKNOWN,
+            windows: 0,
         }
     }
 
@@ -175,7 +176,13 @@ impl EpisodeRate {
             (mean * (1.0 - shape), shape)
         };
         let doubt = 1.0 + HISTORY_HALF_TRUSTED / sorted.len() as f64;
-        Self { from, per_day, scale: scale * doubt, shape, windows: sorted.len() }
+        Self {
+            from,
+            per_day,
+            scale: scale * doubt,
+            shape,
+            windows: sorted.len(),
+        }
     }
 
     /// Windows of the history it was fitted to.
