@@ -29,8 +29,8 @@
 //!
 //! # Limits of today
 //! One store, one process (the folder is locked). Hot rows are found by scanning their list, which suits the minutes
-//! until compaction. Damage inside the newest segment's last write cannot be told from a torn write: it is cut off,
-//! and agents that still hold those records send them again. A filled `Parquet` file is not rewritten for a new
+//! until compaction. Damage inside the newest segment's last group cannot be told from an unfinished write: it is cut
+//! off, and agents that still hold those records send them again. A filled `Parquet` file is not rewritten for a new
 //! column: older rows show null.
 
 pub mod config;

@@ -1,7 +1,9 @@
 //! Recovery: what a start finds in the folder becomes the view, the marks and, where something is damaged, a gap.
 //!
 //! - A segment that the catalogue knows as compacted is deleted.
-//! - The cut-off end of the newest segment is cut away: nothing of it was acknowledged.
+//! - The unfinished end of the newest segment is cut away: nothing of it was acknowledged. A power cut may leave the
+//!   later pages of its last group without the earlier ones, so everything from the first damage on is cut when
+//!   nothing but that one group follows; marks stay before it, and agents send it again.
 //! - Any other damage is copied to the folder `aside`, and the segment is written anew with its whole entries and
 //!   with one gap row per damage, so that the loss is recorded exactly when the damage disappears.
 //! - An identity that was seen already is left out. (A write that failed half-way and was sent again lies in two
@@ -93,21 +95,27 @@ impl Recovery<'_> {
     ) -> Result<(), OpenError> {
         let bytes = Bytes::from(fs::read(path).map_err(io_error("read", path))?);
         let mut found = scan(&bytes);
-        let torn = found
-            .damage
-            .last()
-            .copied()
-            .filter(|damage| damage.is_tail && is_newest);
+        let torn = is_newest
+            .then(|| unfinished_from(&found))
+            .flatten()
+            .unwrap_or(u64::MAX);
+        let whole_but_cut = found.entries.iter().any(|entry| entry.offset >= torn);
+        found.entries.retain(|entry| entry.offset < torn);
         let damage: Vec<Damage> = found
             .damage
             .iter()
             .copied()
-            .filter(|damage| Some(*damage) != torn)
+            .filter(|damage| damage.offset < torn)
             .collect();
-        let gaps = damage
-            .iter()
-            .map(|damage| damage_gap(&found, *damage))
-            .collect::<Vec<_>>();
+        if whole_but_cut {
+            let bytes_cut = (bytes.len() as u64).saturating_sub(torn);
+            let cut = Damage {
+                offset: torn,
+                bytes: bytes_cut,
+                is_tail: true,
+            };
+            self.keep_aside(number, &bytes, &[cut])?;
+        }
         if !damage.is_empty() {
             self.keep_aside(number, &bytes, &damage)?;
             tracing::error!(
@@ -115,15 +123,16 @@ impl Recovery<'_> {
                 damaged = damage.len(),
                 "segment is damaged; what is lost is a gap"
             );
+            let gaps = damage.iter().map(|damage| damage_gap(&found, *damage)).collect();
             let anew = self.write_anew(path, &bytes, &found, gaps)?;
             found = scan(&anew);
-        } else if let Some(torn) = torn {
+        } else if torn < u64::MAX {
             tracing::warn!(
                 segment = number,
-                bytes = torn.bytes,
+                offset = torn,
                 "cut off the unfinished end of a segment"
             );
-            cut(path, torn.offset).map_err(io_error("cut", path))?;
+            cut(path, torn).map_err(io_error("cut", path))?;
         }
         self.take_over(recovered, number, path, found)
             .map_err(io_error("open", path))
@@ -229,6 +238,21 @@ impl Recovery<'_> {
         replace_file(path, &anew).map_err(io_error("replace", path))?;
         Ok(anew.into())
     }
+}
+
+/// Where the unfinished end of the newest segment begins: at the first damage after which only entries of one
+/// group stand. A group's entries share the time when they were taken.
+fn unfinished_from(found: &Scan) -> Option<u64> {
+    let last = found.entries.last().map(|entry| entry.ingested_at);
+    let is_last_group = |damage: &&Damage| {
+        let mut after = found.entries.iter().filter(|entry| entry.offset > damage.offset);
+        after.all(|entry| Some(entry.ingested_at) == last)
+    };
+    found
+        .damage
+        .iter()
+        .find(is_last_group)
+        .map(|damage| damage.offset)
 }
 
 fn damage_gap(found: &Scan, damage: Damage) -> Gap {

@@ -90,11 +90,13 @@ impl Store {
     ///
     /// # Cancel safety
     /// May be dropped; the next call starts again.
-    pub async fn open(config: StoreConfig) -> Result<Store, OpenError> {
+    pub async fn open(mut config: StoreConfig) -> Result<Store, OpenError> {
         if let Some((key, reason)) = config.faults().into_iter().next() {
             return Err(OpenError::Config { key, reason });
         }
         let lock = make_folders(&config)?;
+        // The query engine takes absolute paths without detours only.
+        config.folder = fs::canonicalize(&config.folder).map_err(io_error("find", &config.folder))?;
         let (catalogue, catalogue_is_new) = Catalogue::open(&config.folder.join("catalogue.sqlite")).await?;
         let epoch = catalogue.epoch().await?;
         let (marks, compacted, rows) = (

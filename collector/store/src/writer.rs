@@ -146,9 +146,11 @@ impl Writer {
             Some(active) => active,
             None => {
                 let folder = self.inner.config.segments_folder();
-                let made = SegmentWriter::create(&folder, self.next_number);
+                // A number is used once, also when the attempt fails and leaves something behind.
+                let number = self.next_number;
+                self.next_number = number.saturating_add(1);
+                let made = SegmentWriter::create(&folder, number);
                 let made = made.map_err(|error| format!("cannot make a segment: {error}"))?;
-                self.next_number = self.next_number.saturating_add(1);
                 self.inner.add_segment(&made);
                 self.active.insert(made)
             }

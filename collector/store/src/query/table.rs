@@ -10,10 +10,11 @@ use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::object_store::path::Path as ObjectPath;
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -96,12 +97,10 @@ impl FactTable {
         filters: &[Expr],
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let view = self.scope.view(self.index);
-        let files: Vec<PartitionedFile> = view
-            .files
-            .iter()
-            .filter(|file| prune.touches(file.from, file.to))
+        let touched = view.files.iter().filter(|file| prune.touches(file.from, file.to));
+        let files = touched
             .filter_map(|file| self.usable(file))
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         if files.is_empty() {
             return Ok(None);
         }
@@ -119,15 +118,23 @@ impl FactTable {
     }
 
     /// The file for a scan, unless it is damaged at first sight.
-    fn usable(&self, file: &Arc<ParquetFile>) -> Option<PartitionedFile> {
+    fn usable(&self, file: &Arc<ParquetFile>) -> Option<Result<PartitionedFile>> {
         match file.fault() {
-            None => Some(PartitionedFile::new(file.path.to_string_lossy(), file.bytes)),
+            None => Some(partitioned_file(file)),
             Some(reason) => {
                 self.scope.inner.set_aside(file, &reason);
                 None
             }
         }
     }
+}
+
+/// The file for the engine. Its footer may be cached by path and size: a file never changes under its name.
+fn partitioned_file(file: &ParquetFile) -> Result<PartitionedFile> {
+    let mut partitioned = PartitionedFile::new("", file.bytes);
+    partitioned.object_meta.location = ObjectPath::from_absolute_path(&file.path)
+        .map_err(|error| DataFusionError::External(Box::new(error)))?;
+    Ok(partitioned)
 }
 
 /// Frames are in no order that the planner could use.

@@ -271,3 +271,60 @@ async fn file_is_kept_by_when_it_was_received_not_by_its_rows_clock() {
     assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 0);
     bed.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn query_during_compaction_sees_each_row_once() {
+    let folder = folder();
+    let bed = open_with(StoreConfig {
+        merge_files_min: 3,
+        ..config(folder.path())
+    })
+    .await;
+    let stored = std::sync::atomic::AtomicI64::new(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::SeqCst;
+    let write = async {
+        let mut host = Host::new();
+        for _ in 0..60 {
+            bed.store
+                .commit(host.id, vec![host.execs(2), host.metrics(1)])
+                .await
+                .unwrap();
+            stored.fetch_add(2, order);
+            bed.store.seal().await.unwrap();
+        }
+        eventually("compaction", || bed.store.stats().segments == 0).await;
+        done.store(true, order);
+    };
+    let read = async {
+        while !done.load(order) {
+            let least = stored.load(order);
+            let found = bed.number("SELECT count(*) FROM process_events").await;
+            let most = stored.load(order) + 2;
+            assert!(
+                (least..=most).contains(&found),
+                "{found} rows where {least} to {most} are stored"
+            );
+        }
+    };
+    futures::future::join(write, read).await;
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 120);
+    assert_eq!(
+        bed.number("SELECT count(DISTINCT pid) FROM process_events").await,
+        2
+    );
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn folder_may_have_any_name() {
+    let folder = folder();
+    let odd = folder.path().join("a b%20c é#?*[x]");
+    let bed = open(&odd).await;
+    let mut host = Host::new();
+    bed.store.commit(host.id, vec![host.execs(3)]).await.unwrap();
+    compacted(&bed).await;
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 3);
+    assert_eq!(table_files(&bed, "process_events"), 1);
+    bed.close().await;
+}

@@ -123,6 +123,22 @@ async fn statement_that_is_no_query_is_refused() {
             "{statement}: {error:?}"
         );
     }
+    for query in [
+        "SHOW TABLES",
+        "DESCRIBE metrics",
+        "EXPLAIN SELECT 1",
+        "WITH a AS (SELECT 1) SELECT * FROM a UNION ALL VALUES (2)",
+    ] {
+        assert!(
+            bed.store
+                .sql(query, QueryLimits::default())
+                .await
+                .expect(query)
+                .rows()
+                > 0,
+            "{query}"
+        );
+    }
     let error = bed
         .store
         .sql("SELECT * FROM '/etc/passwd.parquet'", QueryLimits::default())
