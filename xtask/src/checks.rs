@@ -46,7 +46,12 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     if arguments.no_browser || arguments.filter.is_some() {
         return Ok(());
     }
-    XX
+    step("test the dashboard's parts", || {
+        run(&mut web::npm(&["test", "--silent"])?)
+    })?;
+    step("test the dashboard in a browser", || {
+        run(&mut web::npm(&["run", "e2e", "--silent"])?)
+    })
 }
 
 /// Everything that building and running needs.
