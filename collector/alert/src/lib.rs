@@ -49,9 +49,6 @@ mod threshold;
 mod view;
 mod webhook;
 
-#[cfg(test)]
-mod tests;
-
 pub use config::{AlertConfig, Receiver};
 pub use error::{AlertError, RuleError};
 pub use query::{QueryError, QueryLimits, SqlQuery};

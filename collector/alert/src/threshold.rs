@@ -65,7 +65,15 @@ pub(crate) fn step(before: Option<Active>, judged: Judged, hold: Duration, now: 
         }
         (None, Judged::HoldsNot(_) | Judged::Unknown) => Step::Inactive,
         (Some(active), Judged::Holds(value)) => {
+            // From the last unknown judgement until now nothing is known either.
+            let unknown = if active.unknown_since.is_some() {
+                now.micros_since(active.judged_at).max(0)
+            } else {
+                0
+            };
+            let since = active.since.plus_micros(unknown);
             let active = Active {
+                since,
                 judged_at: now,
                 unknown_since: None,
                 ..active

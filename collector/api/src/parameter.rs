@@ -26,11 +26,12 @@ fn parse_time(text: &str, now: TimeMicros) -> Option<TimeMicros> {
     if text == "now" {
         return Some(now);
     }
-    if let Some(offset) = text
+    let offset = text
         .strip_prefix('-')
-        .filter(|offset| offset.ends_with(|char: char| char.is_alphabetic()))
-    {
-        let (number, unit) = offset.split_at(offset.len().checked_sub(1)?);
+        .filter(|offset| offset.ends_with(|char: char| char.is_alphabetic()));
+    if let Some(offset) = offset {
+        // A last character of several bytes is no unit.
+        let (number, unit) = offset.split_at_checked(offset.len().checked_sub(1)?)?;
         let seconds: i64 = match unit {
             "s" => 1,
             "m" => 60,

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -20,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
@@ -35,7 +37,8 @@ const BODY_BYTES_MAX: usize = 256 * 1_024;
 /// Longest time to the head of an answer; queries have a shorter one of their own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Also how long a connection without a request is kept.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HTTP2_PING: Duration = Duration::from_secs(30);
 const HTTP2_STREAMS_MAX: u32 = 100;
 /// After an accept that failed for want of descriptors.
@@ -228,7 +231,11 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING)
         .max_concurrent_streams(HTTP2_STREAMS_MAX);
-    let service = TowerToHyperService::new(router.layer(axum::Extension(Remote(remote))));
+    let with_remote = move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Remote(remote));
+        request
+    };
+    let service = TowerToHyperService::new(router.map_request(with_remote));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let mut draining = false;

@@ -8,28 +8,47 @@ use serde_json::Value;
 use crate::facts::{finding, probe};
 use crate::testbed::Testbed;
 
-/// Reads events until one has this name.
-async fn event(
-    answer: &mut futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
-    name: &str,
-) -> Value {
-    let mut text = String::new();
-    let read = async {
-        loop {
-            while let Some((block, rest)) = text.clone().split_once("\n\n") {
-                text = rest.to_owned();
-                if block.contains(&format!("event: {name}\n")) {
-                    let data = block
-                        .lines()
-                        .find_map(|line| line.strip_prefix("data: "))
-                        .unwrap();
-                    return serde_json::from_str(data).unwrap();
-                }
-            }
-            text.push_str(std::str::from_utf8(&answer.next().await.unwrap().unwrap()).unwrap());
+/// Events of one stream, in whatever order they come.
+struct Events {
+    stream: futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    text: String,
+    seen: Vec<(String, Value)>,
+}
+
+impl Events {
+    fn of(answer: reqwest::Response) -> Self {
+        Self {
+            stream: answer.bytes_stream().boxed(),
+            text: String::new(),
+            seen: Vec::new(),
         }
-    };
-    tokio::time::timeout(Duration::from_secs(20), read).await.unwrap()
+    }
+
+    /// The next event of this name; others are kept.
+    async fn next(&mut self, name: &str) -> Value {
+        loop {
+            if let Some(index) = self.seen.iter().position(|(seen, _)| seen == name) {
+                return self.seen.remove(index).1;
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(20), self.stream.next()).await;
+            let chunk = chunk
+                .unwrap_or_else(|_| panic!("no event {name}; seen: {:?}", self.seen))
+                .unwrap()
+                .unwrap();
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+            while let Some((block, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    block
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name).map(str::to_owned))
+                };
+                if let (Some(event), Some(data)) = (field("event: "), field("data: ")) {
+                    self.seen.push((event, serde_json::from_str(&data).unwrap()));
+                }
+                self.text = rest.to_owned();
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,8 +71,8 @@ async fn new_rows_arrive_with_a_ticket_that_holds_once() {
         .unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
-    let mut events = answer.bytes_stream().boxed();
-    event(&mut events, "ready").await;
+    let mut events = Events::of(answer);
+    events.next("ready").await;
     assert_eq!(
         testbed.call(Method::GET, &path, None, None).await.0,
         401,
@@ -73,16 +92,16 @@ async fn new_rows_arrive_with_a_ticket_that_holds_once() {
             Fact::from(finding("shell")),
         ])
         .await;
-    let metrics = event(&mut events, "metrics").await;
+    let metrics = events.next("metrics").await;
     assert_eq!(metrics["series"].as_array().unwrap().len(), 1, "{metrics}");
     assert_eq!(metrics["series"][0]["points"][0][1], 1.5);
-    let row = event(&mut events, "row").await;
+    let row = events.next("row").await;
     assert_eq!(row["table"], "findings", "{row}");
     assert_eq!(row["row"]["title"], "shell");
     assert_eq!(row["row"]["factors"][0]["feature"], "f");
     assert_eq!(row["host_id"], testbed.host.to_string());
     testbed.tasks.begin("the test is over");
-    assert_eq!(event(&mut events, "end").await["reason"], "shutting down");
+    assert_eq!(events.next("end").await["reason"], "shutting down");
 }
 
 #[tokio::test(flavor = "multi_thread")]

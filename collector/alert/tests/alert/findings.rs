@@ -1,0 +1,185 @@
+use fleetmend_event::remedy::Ending;
+use fleetmend_event::table::{ActionStage, FindingKind, Severity, SubjectKind};
+use fleetmend_event::{ActionId, Fact, HostId};
+
+use crate::testbed::{Testbed, finding, quick, resolved, step};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finding_without_a_remedy_pages_once_and_resolves_once() {
+    let testbed = Testbed::start(quick()).await;
+    let site = fleetmend_event::table::Finding {
+        kind: FindingKind::Site,
+        severity: Severity::Low,
+        ..finding("site is down")
+    };
+    testbed.add(vec![site.clone().into()]).await;
+    let alert = testbed.reaches("firing").await;
+    assert_eq!(alert.rule, "site-down");
+    assert!(
+        alert.summary.contains("no remedy was proposed"),
+        "{}",
+        alert.summary
+    );
+    // The same finding again, counted up.
+    let mut again = site.clone();
+    again.time = again.time.plus_micros(1_000);
+    again.count = 9;
+    testbed.add(vec![again.clone().into()]).await;
+    testbed.add(vec![resolved(&again).into()]).await;
+    testbed.reaches("resolved").await;
+    let messages = testbed.accepted(2).await;
+    let events: Vec<&str> = messages
+        .iter()
+        .map(|message| message.body["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(events, ["firing", "resolved"]);
+    testbed.settled().await;
+    let of_site = |message: &&crate::receiver::Message| message.body["alert"]["title"] == "site is down";
+    assert_eq!(testbed.receiver.accepted().iter().filter(of_site).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_healed_pages_nobody() {
+    let testbed = Testbed::start(quick()).await;
+    let (hog, action) = (finding("runaway"), ActionId::random());
+    testbed
+        .add(vec![
+            hog.clone().into(),
+            step(&hog, action, ActionStage::Proposed, None).into(),
+        ])
+        .await;
+    testbed.reaches("waiting").await;
+    testbed
+        .add(vec![
+            step(&hog, action, ActionStage::Ended, Some(Ending::Healed)).into(),
+        ])
+        .await;
+    let alert = testbed.reaches("healed").await;
+    assert_eq!(alert.action_id, Some(action));
+    assert!(
+        alert.summary.contains("kill-process on pid 7 (hog) ended healed"),
+        "{}",
+        alert.summary
+    );
+    testbed.add(vec![resolved(&hog).into()]).await;
+    testbed.settled().await;
+    let titles: Vec<String> = testbed
+        .accepted(1)
+        .await
+        .iter()
+        .map(|message| message.body["alert"]["title"].to_string())
+        .collect();
+    assert!(
+        titles.iter().all(|title| !title.contains("runaway")),
+        "{titles:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_only_watched_pages_and_says_what_would_have_been_done() {
+    let testbed = Testbed::start(quick()).await;
+    let (hog, action) = (finding("runaway"), ActionId::random());
+    let watched: Vec<Fact> = vec![
+        hog.clone().into(),
+        step(&hog, action, ActionStage::Proposed, None).into(),
+        step(&hog, action, ActionStage::WouldAct, None).into(),
+        step(&hog, action, ActionStage::Ended, Some(Ending::NoOp)).into(),
+    ];
+    testbed.add(watched).await;
+    testbed.reaches("firing").await;
+    let message = testbed.accepted(1).await.remove(0);
+    assert_eq!(message.body["tried"][0]["would_act"], true, "{}", message.body);
+    assert!(
+        message.body["alert"]["summary"]
+            .as_str()
+            .unwrap()
+            .contains("observe only"),
+        "{}",
+        message.body
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remedy_without_an_ending_pages_at_its_deadline() {
+    let testbed = Testbed::start(quick()).await;
+    let (hog, action) = (finding("runaway"), ActionId::random());
+    testbed
+        .add(vec![
+            hog.clone().into(),
+            step(&hog, action, ActionStage::Applied, None).into(),
+        ])
+        .await;
+    testbed.reaches("waiting").await;
+    let alert = testbed.reaches("firing").await;
+    assert!(alert.summary.contains("has no ending yet"), "{}", alert.summary);
+    let waited = alert.fired_at.unwrap().micros_since(alert.started_at);
+    assert!(waited >= 1_900_000, "it waited {waited} µs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_findings_and_our_own_page_nobody() {
+    let testbed = Testbed::start(quick()).await;
+    let mut late = finding("late");
+    late.time = late.time.plus_millis(-11 * 60_000);
+    let mut own = finding("our own");
+    own.subject_kind = SubjectKind::Agent;
+    own.rule = "alert-delivery".to_owned();
+    let minor = fleetmend_event::table::Finding {
+        severity: Severity::Medium,
+        ..finding("minor")
+    };
+    testbed.add(vec![late.into(), own.into(), minor.into()]).await;
+    let zero = HostId::from_bytes([0; 16]);
+    testbed
+        .store
+        .append_for(zero, vec![finding("of the collector").into()])
+        .await
+        .unwrap();
+    testbed.settled().await;
+    let mut alerts: Vec<(String, String)> = testbed
+        .alerts()
+        .await
+        .into_iter()
+        .map(|alert| (alert.title, alert.state))
+        .collect();
+    alerts.sort();
+    let expected = [("late", "late"), ("the last of all", "firing")];
+    assert_eq!(
+        alerts,
+        expected.map(|(title, state)| (title.to_owned(), state.to_owned()))
+    );
+    let messages = testbed.accepted(1).await;
+    assert_eq!(messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missed_or_doubled_over_restarts() {
+    let mut testbed = Testbed::start(quick()).await;
+    let mut titles = Vec::new();
+    for round in 0..3 {
+        for index in 0..5 {
+            let title = format!("finding {round}.{index}");
+            testbed.add(vec![finding(&title).into()]).await;
+            titles.push(title);
+        }
+        testbed.stop().await;
+        // What comes while nobody looks.
+        let title = format!("finding {round} in between");
+        testbed.add(vec![finding(&title).into()]).await;
+        titles.push(title);
+        testbed.restart().await;
+    }
+    let messages = testbed.accepted(titles.len()).await;
+    testbed.settled().await;
+    let mut paged: Vec<String> = testbed
+        .receiver
+        .accepted()
+        .iter()
+        .map(|message| message.body["alert"]["title"].as_str().unwrap().to_owned())
+        .filter(|title| title != "the last of all")
+        .collect();
+    paged.sort();
+    titles.sort();
+    assert_eq!(paged, titles);
+    assert!(messages.len() <= titles.len() + 1);
+}

@@ -1,0 +1,235 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use collector_alert::{AlertConfig, AlertFilter, AlertView, Alerting, QueryError, QueryLimits, SqlQuery};
+use collector_store::{Store, StoreConfig};
+use fleetmend_config::{HumanDuration, Secret};
+use fleetmend_event::remedy::Ending;
+use fleetmend_event::table::*;
+use fleetmend_event::{ActionId, Fact, FindingId, HostId, TimeMicros};
+use fleetmend_shutdown::Tasks;
+use fleetmend_testkit::wait_for;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+use crate::receiver::{Receiver, SECRET};
+
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+struct StoreAsSql(Store);
+
+#[async_trait]
+impl SqlQuery for StoreAsSql {
+    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Vec<RecordBatch>, QueryError> {
+        let of_store = collector_store::QueryLimits {
+            rows_max: limits.rows_max,
+            timeout: limits.timeout,
+            ..collector_store::QueryLimits::default()
+        };
+        let answer = self.0.sql(query, of_store).await;
+        answer
+            .map(|answer| answer.batches)
+            .map_err(|error| QueryError::Invalid(error.to_string()))
+    }
+}
+
+pub struct Testbed {
+    pub store: Store,
+    pub host: HostId,
+    pub receiver: Receiver,
+    pub config: AlertConfig,
+    pub alerting: Alerting,
+    pub tasks: Tasks,
+    running: Tasks,
+    pool: SqlitePool,
+    folder: tempfile::TempDir,
+}
+
+pub fn quick() -> AlertConfig {
+    AlertConfig {
+        poll: HumanDuration::from_millis(100),
+        metrics_every: HumanDuration::from_millis(100),
+        settle: HumanDuration::from_millis(300),
+        heal_deadline: HumanDuration::from_secs(2),
+        ..AlertConfig::default()
+    }
+}
+
+async fn pool(folder: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join("control.sqlite"))
+        .create_if_missing(true);
+    SqlitePoolOptions::new()
+        .max_connections(4)
+        .connect_with(options)
+        .await
+        .unwrap()
+}
+
+impl Testbed {
+    pub async fn start(config: AlertConfig) -> Self {
+        Self::start_with(config, |_| String::new()).await
+    }
+
+    /// `rules` writes a rule file for the host.
+    pub async fn start_with(mut config: AlertConfig, rules: impl FnOnce(HostId) -> String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = Tasks::new();
+        let store_config = StoreConfig {
+            folder: folder.path().join("store"),
+            ..StoreConfig::default()
+        };
+        let store = Store::open(store_config).await.unwrap();
+        store.run(&tasks.child("store")).unwrap();
+        let receiver = Receiver::start(&tasks.child("receiver")).await;
+        config.receivers.push(collector_alert::Receiver {
+            name: "pager".to_owned(),
+            url: receiver.url.clone(),
+            secret: Secret::new(SECRET),
+            timeout: HumanDuration::from_secs(5),
+            ca: None,
+        });
+        let host = HostId::random();
+        let file = folder.path().join("rules.toml");
+        std::fs::write(&file, rules(host)).unwrap();
+        config.rules.push(file);
+        let pool = pool(folder.path()).await;
+        let alerting = Alerting::open(config.clone(), pool.clone(), Arc::new(StoreAsSql(store.clone())))
+            .await
+            .unwrap();
+        let running = Tasks::new();
+        alerting.spawn(&running);
+        Self {
+            store,
+            host,
+            receiver,
+            config,
+            alerting,
+            tasks,
+            running,
+            pool,
+            folder,
+        }
+    }
+
+    /// Ends alerting in order, and starts it anew on what it left.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.pool.close().await;
+        self.pool = pool(self.folder.path()).await;
+        let sql = Arc::new(StoreAsSql(self.store.clone()));
+        self.alerting = Alerting::open(self.config.clone(), self.pool.clone(), sql)
+            .await
+            .unwrap();
+        self.running = Tasks::new();
+        self.alerting.spawn(&self.running);
+    }
+
+    pub async fn stop(&self) {
+        let report = self.running.drain(DEADLINE).await;
+        assert!(report.stragglers.is_empty(), "{report:?}");
+    }
+
+    pub async fn add(&self, facts: Vec<Fact>) {
+        self.store.append_for(self.host, facts).await.unwrap();
+    }
+
+    pub async fn alerts(&self) -> Vec<AlertView> {
+        self.alerting
+            .alerts(AlertFilter {
+                limit: 100,
+                ..AlertFilter::default()
+            })
+            .await
+            .unwrap()
+    }
+
+    /// Waits until the one alert is in this state.
+    pub async fn reaches(&self, state: &str) -> AlertView {
+        let only = |alerts: &Vec<AlertView>| alerts.len() == 1 && alerts[0].state == state;
+        wait_for(DEADLINE, async || self.alerts().await, only)
+            .await
+            .unwrap()
+            .remove(0)
+    }
+
+    /// Waits until so many messages were accepted.
+    pub async fn accepted(&self, count: usize) -> Vec<crate::receiver::Message> {
+        let enough = |messages: &Vec<crate::receiver::Message>| messages.len() >= count;
+        wait_for(DEADLINE, async || self.receiver.accepted(), enough)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until a finding that was added after all others was dealt with: so were the others.
+    pub async fn settled(&self) {
+        let mut last = finding("the last of all");
+        last.rule = "marker".to_owned();
+        self.add(vec![last.into()]).await;
+        let done = |alerts: &Vec<AlertView>| {
+            alerts
+                .iter()
+                .any(|alert| alert.title == "the last of all" && alert.state == "firing")
+        };
+        wait_for(DEADLINE, async || self.alerts().await, done)
+            .await
+            .unwrap();
+    }
+}
+
+pub fn finding(title: &str) -> Finding {
+    Finding {
+        time: TimeMicros::now(),
+        finding_id: FindingId::random(),
+        kind: FindingKind::Threshold,
+        rule: "runaway-process".to_owned(),
+        title: title.to_owned(),
+        severity: Severity::High,
+        state: FindingState::Open,
+        first_time: TimeMicros::now(),
+        count: 1,
+        score: None,
+        subject_kind: SubjectKind::Process,
+        subject: "hog".to_owned(),
+        pid: Some(7),
+        start_boot_ns: Some(1),
+        techniques: Vec::new(),
+        tactics: Vec::new(),
+        factors: "[]".to_owned(),
+        evidence: "{}".to_owned(),
+    }
+}
+
+pub fn resolved(finding: &Finding) -> Finding {
+    let time = TimeMicros::now().max(finding.time.plus_micros(1));
+    Finding {
+        time,
+        state: FindingState::Resolved,
+        ..finding.clone()
+    }
+}
+
+pub fn step(
+    finding: &Finding,
+    action_id: ActionId,
+    stage: ActionStage,
+    ending: Option<Ending>,
+) -> ActionEvent {
+    ActionEvent {
+        time: TimeMicros::now(),
+        action_id,
+        finding_id: finding.finding_id,
+        remedy: "kill-process".to_owned(),
+        target: "pid 7 (hog)".to_owned(),
+        stage,
+        ending,
+        reason: String::new(),
+        before: "{}".to_owned(),
+        after: "{}".to_owned(),
+        asserted_by_agent: false,
+        ledger_index: 0,
+    }
+}
