@@ -20,8 +20,14 @@ use crate::report::progress;
 
 /// User and group of the agent: a number that Debian gives to nobody.
 const AGENT_UID: &str = "64990";
-/// Capabilities the agent starts with; it gives up those it needs only to load the probes.
-const AGENT_CAPABILITIES: &str = "-all,+sys_ptrace,+dac_read_search,+bpf,+perfmon,+sys_resource";
+/// Capabilities the agent starts with, and their bits; it gives up those it needs only to load the probes.
+const AGENT_CAPABILITIES: [(&str, u32); 5] = [
+    ("dac_read_search", 2),
+    ("sys_ptrace", 19),
+    ("sys_resource", 24),
+    ("perfmon", 38),
+    ("bpf", 39),
+];
 /// How long a program has to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -151,8 +157,8 @@ impl Instance {
         command.args(["--pdeathsig", "TERM"]);
         if own_user && self.root {
             command.args(["--reuid", AGENT_UID, "--regid", AGENT_UID, "--clear-groups"]);
-            command.args(["--inh-caps", AGENT_CAPABILITIES]);
-            command.args(["--ambient-caps", AGENT_CAPABILITIES]);
+            let capabilities = agent_capabilities();
+            command.args(["--inh-caps", &capabilities, "--ambient-caps", &capabilities]);
         }
         command.arg(self.bin.join(name));
         command
@@ -313,6 +319,22 @@ pub(crate) fn probe_of<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
     probes
         .iter()
         .find(|probe| probe.get("probe").and_then(Value::as_str) == Some(name))
+}
+
+/// The agent's capabilities as far as we have them to give: a container may hold some back, and the agent says what
+/// it misses.
+fn agent_capabilities() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+            .unwrap_or(0)
+    };
+    let ours = held("CapPrm:") & held("CapBnd:");
+    AGENT_CAPABILITIES
+        .iter()
+        .filter(|(_, bit)| ours >> bit & 1 == 1)
+        .fold("-all".to_owned(), |list, (name, _)| format!("{list},+{name}"))
 }
 
 fn chown(path: &Path) -> Result<()> {
