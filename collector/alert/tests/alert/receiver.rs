@@ -13,14 +13,14 @@ use axum::routing::post;
 use fleetmend_shutdown::{TaskKind, Tasks};
 use serde_json::Value;
 
-pub const SECRET: &str = "a secret both sides know";
+pub(crate) const SECRET: &str = "a secret both sides know";
 
 #[derive(Clone, Debug)]
-pub struct Message {
-    pub delivery_id: String,
-    pub signature: String,
-    pub bytes: Vec<u8>,
-    pub body: Value,
+pub(crate) struct Message {
+    pub(crate) delivery_id: String,
+    pub(crate) signature: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) body: Value,
 }
 
 #[derive(Default)]
@@ -32,13 +32,13 @@ struct Inner {
 }
 
 #[derive(Clone)]
-pub struct Receiver {
-    pub url: String,
+pub(crate) struct Receiver {
+    pub(crate) url: String,
     inner: Arc<Mutex<Inner>>,
 }
 
 impl Receiver {
-    pub async fn start(tasks: &Tasks) -> Self {
+    pub(crate) async fn start(tasks: &Tasks) -> Self {
         let inner = Arc::new(Mutex::new(Inner::default()));
         let app = Router::new().route("/hook", post(take)).with_state(inner.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -52,16 +52,16 @@ impl Receiver {
         Self { url, inner }
     }
 
-    pub fn refuse(&self, statuses: &[u16]) {
+    pub(crate) fn refuse(&self, statuses: &[u16]) {
         self.inner.lock().unwrap().refuse.extend(statuses);
     }
 
-    pub fn accepted(&self) -> Vec<Message> {
+    pub(crate) fn accepted(&self) -> Vec<Message> {
         self.inner.lock().unwrap().accepted.clone()
     }
 
     /// Delivery ids of every attempt, accepted or not.
-    pub fn tries(&self) -> Vec<String> {
+    pub(crate) fn tries(&self) -> Vec<String> {
         self.inner.lock().unwrap().tries.clone()
     }
 }

@@ -17,7 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 use crate::receiver::{Receiver, SECRET};
 
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 struct StoreAsSql(Store);
 
@@ -36,19 +36,20 @@ impl SqlQuery for StoreAsSql {
     }
 }
 
-pub struct Testbed {
-    pub store: Store,
-    pub host: HostId,
-    pub receiver: Receiver,
-    pub config: AlertConfig,
-    pub alerting: Alerting,
-    pub tasks: Tasks,
+pub(crate) struct Testbed {
+    pub(crate) store: Store,
+    pub(crate) host: HostId,
+    pub(crate) receiver: Receiver,
+    pub(crate) config: AlertConfig,
+    pub(crate) alerting: Alerting,
+    /// Ends the store and the receiver with the test.
+    _tasks: Tasks,
     running: Tasks,
     pool: SqlitePool,
     folder: tempfile::TempDir,
 }
 
-pub fn quick() -> AlertConfig {
+pub(crate) fn quick() -> AlertConfig {
     AlertConfig {
         poll: HumanDuration::from_millis(100),
         metrics_every: HumanDuration::from_millis(100),
@@ -70,12 +71,12 @@ async fn pool(folder: &Path) -> SqlitePool {
 }
 
 impl Testbed {
-    pub async fn start(config: AlertConfig) -> Self {
+    pub(crate) async fn start(config: AlertConfig) -> Self {
         Self::start_with(config, |_| String::new()).await
     }
 
     /// `rules` writes a rule file for the host.
-    pub async fn start_with(mut config: AlertConfig, rules: impl FnOnce(HostId) -> String) -> Self {
+    pub(crate) async fn start_with(mut config: AlertConfig, rules: impl FnOnce(HostId) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
         let store_config = StoreConfig {
@@ -108,7 +109,7 @@ impl Testbed {
             receiver,
             config,
             alerting,
-            tasks,
+            _tasks: tasks,
             running,
             pool,
             folder,
@@ -116,7 +117,7 @@ impl Testbed {
     }
 
     /// Ends alerting in order, and starts it anew on what it left.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.pool.close().await;
         self.pool = pool(self.folder.path()).await;
@@ -128,16 +129,16 @@ impl Testbed {
         self.alerting.spawn(&self.running);
     }
 
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         let report = self.running.drain(DEADLINE).await;
         assert!(report.stragglers.is_empty(), "{report:?}");
     }
 
-    pub async fn add(&self, facts: Vec<Fact>) {
+    pub(crate) async fn add(&self, facts: Vec<Fact>) {
         self.store.append_for(self.host, facts).await.unwrap();
     }
 
-    pub async fn alerts(&self) -> Vec<AlertView> {
+    pub(crate) async fn alerts(&self) -> Vec<AlertView> {
         self.alerting
             .alerts(AlertFilter {
                 limit: 100,
@@ -148,7 +149,7 @@ impl Testbed {
     }
 
     /// Waits until the one alert is in this state.
-    pub async fn reaches(&self, state: &str) -> AlertView {
+    pub(crate) async fn reaches(&self, state: &str) -> AlertView {
         let only = |alerts: &Vec<AlertView>| alerts.len() == 1 && alerts[0].state == state;
         wait_for(DEADLINE, async || self.alerts().await, only)
             .await
@@ -157,7 +158,7 @@ impl Testbed {
     }
 
     /// Waits until so many messages were accepted.
-    pub async fn accepted(&self, count: usize) -> Vec<crate::receiver::Message> {
+    pub(crate) async fn accepted(&self, count: usize) -> Vec<crate::receiver::Message> {
         let enough = |messages: &Vec<crate::receiver::Message>| messages.len() >= count;
         wait_for(DEADLINE, async || self.receiver.accepted(), enough)
             .await
@@ -165,7 +166,7 @@ impl Testbed {
     }
 
     /// Waits until a finding that was added after all others was dealt with: so were the others.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         let mut last = finding("the last of all");
         last.rule = "marker".to_owned();
         self.add(vec![last.into()]).await;
@@ -180,7 +181,7 @@ impl Testbed {
     }
 }
 
-pub fn finding(title: &str) -> Finding {
+pub(crate) fn finding(title: &str) -> Finding {
     Finding {
         time: TimeMicros::now(),
         finding_id: FindingId::random(),
@@ -203,7 +204,7 @@ pub fn finding(title: &str) -> Finding {
     }
 }
 
-pub fn resolved(finding: &Finding) -> Finding {
+pub(crate) fn resolved(finding: &Finding) -> Finding {
     let time = TimeMicros::now().max(finding.time.plus_micros(1));
     Finding {
         time,
@@ -212,7 +213,7 @@ pub fn resolved(finding: &Finding) -> Finding {
     }
 }
 
-pub fn step(
+pub(crate) fn step(
     finding: &Finding,
     action_id: ActionId,
     stage: ActionStage,

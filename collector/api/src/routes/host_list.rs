@@ -96,7 +96,7 @@ impl ApiState {
             self.rows(&findings, ROWS_MAX),
             self.rows(&samples, ROWS_MAX),
         )?;
-        each(&mut hosts, &info, |host, row| add_info(host, row));
+        each(&mut hosts, &info, add_info);
         each(&mut hosts, &probes, |host, row| add_probes(&mut host.probes, row));
         each(&mut hosts, &findings, |host, row| {
             add_findings(&mut host.findings_open, row)

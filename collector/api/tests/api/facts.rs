@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::testbed::Testbed;
 
-pub fn finding(title: &str) -> Finding {
+pub(crate) fn finding(title: &str) -> Finding {
     Finding {
         time: TimeMicros::now(),
         finding_id: FindingId::random(),
@@ -31,7 +31,7 @@ pub fn finding(title: &str) -> Finding {
     }
 }
 
-pub fn probe(name: &str) -> ProbeStatus {
+pub(crate) fn probe(name: &str) -> ProbeStatus {
     ProbeStatus {
         time: TimeMicros::now(),
         probe: name.to_owned(),

@@ -16,17 +16,17 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::sync::broadcast;
 
-pub const ADMIN_PASSWORD: &str = "an admin's password";
-pub const VIEWER_PASSWORD: &str = "a viewer's password";
+pub(crate) const ADMIN_PASSWORD: &str = "an admin's password";
+pub(crate) const VIEWER_PASSWORD: &str = "a viewer's password";
 
-pub struct Testbed {
-    pub url: String,
-    pub http: reqwest::Client,
-    pub store: Store,
-    pub host: HostId,
-    pub enrolments: Arc<FakeEnrolments>,
-    pub accounts: Accounts,
-    pub tasks: Tasks,
+pub(crate) struct Testbed {
+    pub(crate) url: String,
+    pub(crate) http: reqwest::Client,
+    pub(crate) store: Store,
+    pub(crate) host: HostId,
+    pub(crate) enrolments: Arc<FakeEnrolments>,
+    pub(crate) accounts: Accounts,
+    pub(crate) tasks: Tasks,
     folder: tempfile::TempDir,
 }
 
@@ -78,10 +78,10 @@ impl LiveFacts for StoreAsLive {
     }
 }
 
-pub struct FakeEnrolments {
-    pub host: HostId,
-    pub revoked: Mutex<Vec<(HostId, String)>>,
-    pub tokens: Mutex<Vec<String>>,
+pub(crate) struct FakeEnrolments {
+    pub(crate) host: HostId,
+    pub(crate) revoked: Mutex<Vec<(HostId, String)>>,
+    pub(crate) tokens: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -184,7 +184,7 @@ impl Operations for FakeOperations {
     }
 }
 
-pub async fn pool(folder: &std::path::Path) -> SqlitePool {
+pub(crate) async fn pool(folder: &std::path::Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(folder.join("control.sqlite"))
         .create_if_missing(true);
@@ -196,11 +196,14 @@ pub async fn pool(folder: &std::path::Path) -> SqlitePool {
 }
 
 impl Testbed {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(ApiConfig::default(), None).await
     }
 
-    pub async fn start_with(mut config: ApiConfig, certificate: Option<Arc<rustls::ServerConfig>>) -> Self {
+    pub(crate) async fn start_with(
+        mut config: ApiConfig,
+        certificate: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
         let store_config = StoreConfig {
@@ -257,15 +260,15 @@ impl Testbed {
         }
     }
 
-    pub fn folder(&self) -> &std::path::Path {
+    pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
 
-    pub async fn add(&self, facts: Vec<Fact>) {
+    pub(crate) async fn add(&self, facts: Vec<Fact>) {
         self.store.append_for(self.host, facts).await.unwrap();
     }
 
-    pub async fn login(&self, user: &str, password: &str) -> Value {
+    pub(crate) async fn login(&self, user: &str, password: &str) -> Value {
         let (status, body) = self
             .call(
                 Method::POST,
@@ -278,21 +281,21 @@ impl Testbed {
         body
     }
 
-    pub async fn admin(&self) -> String {
+    pub(crate) async fn admin(&self) -> String {
         self.login("admin", ADMIN_PASSWORD).await["access_token"]
             .as_str()
             .unwrap()
             .to_owned()
     }
 
-    pub async fn viewer(&self) -> String {
+    pub(crate) async fn viewer(&self) -> String {
         self.login("viewer", VIEWER_PASSWORD).await["access_token"]
             .as_str()
             .unwrap()
             .to_owned()
     }
 
-    pub async fn call(
+    pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -307,7 +310,7 @@ impl Testbed {
         (status, value)
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -324,7 +327,7 @@ impl Testbed {
         request.timeout(Duration::from_secs(30)).send().await.unwrap()
     }
 
-    pub async fn get(&self, path: &str, token: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str, token: &str) -> Value {
         let (status, body) = self.call(Method::GET, path, Some(token), None).await;
         assert_eq!(status, 200, "{path}: {body}");
         body

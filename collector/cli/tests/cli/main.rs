@@ -19,14 +19,14 @@ use std::process::Output;
 
 use tokio::process::Command;
 
-pub struct Ran {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 /// Runs the command with nothing in its environment but this.
-pub async fn run(home: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+pub(crate) async fn run(home: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fleetmend"));
     command
         .args(arguments)

@@ -1,7 +1,7 @@
 use crate::run;
 use crate::server::{FINDING, Server};
 
-fn with<'a>(server: &'a Server) -> [(&'a str, &'a str); 2] {
+fn with(server: &Server) -> [(&str, &str); 2] {
     [
         ("FLEETMEND_URL", server.url.as_str()),
         ("FLEETMEND_TOKEN", "good"),

@@ -11,19 +11,19 @@ use axum::{Json, Router};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use serde_json::{Value, json};
 
-pub const HOST: &str = "018f2b6e-7c1a-4d55-9d0e-0a4d6a7f1c11";
-pub const FINDING: &str = "018f2b6e-7c1a-7d55-9d0e-0a4d6a7f1c22";
+pub(crate) const HOST: &str = "018f2b6e-7c1a-4d55-9d0e-0a4d6a7f1c11";
+pub(crate) const FINDING: &str = "018f2b6e-7c1a-7d55-9d0e-0a4d6a7f1c22";
 
-pub struct Server {
-    pub url: String,
-    pub refreshes: Arc<AtomicUsize>,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) refreshes: Arc<AtomicUsize>,
     _tasks: Tasks,
 }
 
 type Shared = Arc<AtomicUsize>;
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let refreshes = Shared::default();
         let v1 = Router::new()
             .route("/login", post(login))
