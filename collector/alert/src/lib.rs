@@ -24,7 +24,7 @@
 //!
 //! # Tasks and channels
 //! [`Alerting::spawn`] starts `alert-evaluate` (each second) and `alert-deliver` (when something is due), both
-//! restartable. They share nothing but SQLite and one `Notify`.
+//! critical: a round that fails is done again by itself. They share nothing but SQLite and one `Notify`.
 //!
 //! # Not there yet
 //! Silences, grouping, escalation, and receivers other than the webhook.
