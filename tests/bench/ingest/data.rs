@@ -73,7 +73,7 @@ impl Kind {
 }
 
 /// The stock of every agent, made on the blocking threads.
-pub(crate) async fn prepare(kind: Kind, agents: u32, frames: u32, seed: u64) -> Result<Vec<Arc<[Stock]>>> {
+pub(crate) async fn prepare(kind: Kind, agents: u32, frames: u32, seed: u64) -> Result<Vec<Arc<Stock>>> {
     let tasks: Vec<_> = (0..agents)
         .map(|agent| {
             tokio::task::spawn_blocking(move || stock(kind, frames, seed.wrapping_add(agent.into())))
@@ -86,14 +86,14 @@ pub(crate) async fn prepare(kind: Kind, agents: u32, frames: u32, seed: u64) -> 
     Ok(stocks)
 }
 
-fn stock(kind: Kind, frames: u32, seed: u64) -> Result<Arc<[Stock]>> {
+fn stock(kind: Kind, frames: u32, seed: u64) -> Result<Arc<Stock>> {
     let mut host = Host::new(seed);
     let (epoch, lane, step) = (SpoolEpoch::random(), kind.lane(), kind.step());
     let step_us = i64::try_from(step.as_micros()).context("count microseconds")?;
     // The last frame is of now, so that nothing lies in the future.
     let begin = TimeMicros::now().plus_micros(-step_us.saturating_mul(frames.into()));
     let mut buffer = FactBuffer::default();
-    let mut stocks = Vec::new();
+    let mut encoded = Vec::new();
     for number in 0..frames {
         let from = begin.plus_micros(step_us.saturating_mul(number.into()));
         match kind {
@@ -121,10 +121,13 @@ fn stock(kind: Kind, frames: u32, seed: u64) -> Result<Arc<[Stock]>> {
         for (table, batch) in buffer.take(lane).context("make a batch")? {
             let frame = Frame::of_batch(id, table, &batch, stamp, (from, to)).context("encode a frame")?;
             anyhow::ensure!(frame.fits(), "a frame of {} bytes is too long", frame.body.len());
-            stocks.push(Stock::of(&frame, kind.rows().into()));
+            encoded.push(frame);
         }
     }
-    Ok(stocks.into())
+    Ok(Arc::new(Stock {
+        frames: encoded,
+        rows: kind.rows().into(),
+    }))
 }
 
 /// How a series behaves.
@@ -282,15 +285,10 @@ mod tests {
     fn stock_has_rising_numbers_and_the_rows_it_says() {
         for kind in [Kind::Metrics { ticks: 10 }, Kind::Events { rows: 40 }] {
             let stock = stock(kind, 3, 7).unwrap();
-            let numbers: Vec<u64> = stock.iter().map(|frame| frame.id.sequence.0).collect();
+            let numbers: Vec<u64> = stock.frames.iter().map(|frame| frame.id.sequence.0).collect();
             assert_eq!(numbers, [1, 2, 3]);
-            for frame in stock.iter() {
-                let frame_rows = Frame::decode(&frame.bytes)
-                    .unwrap()
-                    .batch()
-                    .unwrap()
-                    .unwrap()
-                    .num_rows();
+            for frame in &stock.frames {
+                let frame_rows = frame.batch().unwrap().unwrap().num_rows();
                 let expected = if kind.lane() == Lane::Metrics { 300 } else { 40 };
                 assert_eq!(frame_rows, expected);
             }

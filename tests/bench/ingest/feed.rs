@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_stream::{FrameSource, SourceFrame, SourceLimit};
-use bytes::Bytes;
-use fleetmend_event::{Frame, Lane, Mark, RecordId, SpoolEpoch};
+use fleetmend_event::{Frame, Lane, Mark, Sequence, SpoolEpoch};
 use fleetmend_shutdown::BoxError;
 use tokio::sync::watch;
 
@@ -29,26 +28,37 @@ pub(crate) enum Gate {
     Over,
 }
 
-/// One frame in stock.
-#[derive(Debug, Clone)]
+/// The frames of one agent. A closed loop goes through them again and again, each time with new numbers.
+#[derive(Debug)]
 pub(crate) struct Stock {
-    /// Encoded.
-    pub(crate) bytes: Bytes,
-    /// Its identity.
-    pub(crate) id: RecordId,
-    /// Rows as SQL counts them.
+    /// Numbered from 1.
+    pub(crate) frames: Vec<Frame>,
+    /// Rows of each, as SQL counts them.
     pub(crate) rows: u64,
 }
 
 impl Stock {
-    /// Encodes a frame of so many rows.
-    pub(crate) fn of(frame: &Frame, rows: u64) -> Self {
-        Self {
-            bytes: frame.encode(),
-            id: frame.id,
-            rows,
+    /// The frame that is sent as number `index`, counted from 0.
+    fn frame(&self, index: usize) -> Option<&Frame> {
+        self.frames.get(index.checked_rem(self.frames.len())?)
+    }
+
+    /// Bytes of that frame on the wire.
+    pub(crate) fn bytes(&self, index: usize) -> usize {
+        self.frame(index).map_or(0, Frame::encoded_len)
+    }
+
+    /// How many frames are sent in all.
+    pub(crate) fn limit(&self, pace: Pace) -> usize {
+        match pace {
+            Pace::FlatOut => usize::MAX,
+            Pace::Every(_) => self.frames.len(),
         }
     }
+}
+
+fn sequence(index: usize) -> Sequence {
+    Sequence(u64::try_from(index).unwrap_or(u64::MAX)).next()
 }
 
 /// What became of the frames.
@@ -68,7 +78,7 @@ pub(crate) struct Progress {
 
 /// The source of one agent's stream in one phase.
 pub(crate) struct Feed {
-    stock: Arc<[Stock]>,
+    stock: Arc<Stock>,
     epoch: SpoolEpoch,
     lane: Lane,
     pace: Pace,
@@ -80,7 +90,7 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new(
-        stock: Arc<[Stock]>,
+        stock: Arc<Stock>,
         lane: Lane,
         pace: Pace,
         offset: Duration,
@@ -88,6 +98,7 @@ impl Feed {
         progress: Arc<Mutex<Progress>>,
     ) -> Self {
         let epoch = stock
+            .frames
             .first()
             .map_or_else(SpoolEpoch::random, |first| first.id.epoch);
         Self {
@@ -108,7 +119,7 @@ impl Feed {
     /// When frame `index` may be sent; none while the gate is closed or when there is none.
     fn due(&self, gate: Gate, index: usize) -> Option<Instant> {
         let Gate::Open(since) = gate else { return None };
-        self.stock.get(index)?;
+        (index < self.stock.limit(self.pace)).then_some(())?;
         match self.pace {
             Pace::FlatOut => Some(since),
             Pace::Every(interval) => {
@@ -125,14 +136,13 @@ impl FrameSource for Feed {
     }
 
     fn spooled(&self) -> Vec<Mark> {
-        let last = self.stock.last();
-        last.map(|last| Mark {
+        let sent = self.progress().sent;
+        let mark = |last| Mark {
             epoch: self.epoch,
             lane: self.lane,
-            sequence: last.id.sequence,
-        })
-        .into_iter()
-        .collect()
+            sequence: sequence(last),
+        };
+        sent.checked_sub(1).map(mark).into_iter().collect()
     }
 
     fn resume(&mut self, durable: &[Mark]) {
@@ -146,15 +156,13 @@ impl FrameSource for Feed {
 
     fn acknowledge(&self, marks: &[Mark]) {
         let now = Instant::now();
-        let covered = |stock: &Stock| {
+        let covered = |index: usize| {
             marks.iter().any(|mark| {
-                mark.epoch == self.epoch && mark.lane == self.lane && stock.id.sequence <= mark.sequence
+                mark.epoch == self.epoch && mark.lane == self.lane && sequence(index) <= mark.sequence
             })
         };
         let mut progress = self.progress();
-        while progress.acknowledged < progress.sent
-            && self.stock.get(progress.acknowledged).is_some_and(covered)
-        {
+        while progress.acknowledged < progress.sent && covered(progress.acknowledged) {
             let due = progress.due.get(progress.acknowledged).copied().unwrap_or(now);
             progress
                 .latency_ms
@@ -171,17 +179,19 @@ impl FrameSource for Feed {
         let mut frames = Vec::new();
         let mut bytes = 0_usize;
         while frames.len() < limit.frames {
-            let (Some(stock), Some(due)) = (self.stock.get(progress.sent), self.due(gate, progress.sent))
+            let (Some(frame), Some(due)) = (self.stock.frame(progress.sent), self.due(gate, progress.sent))
             else {
                 break;
             };
-            bytes = bytes.saturating_add(stock.bytes.len());
+            bytes = bytes.saturating_add(frame.encoded_len());
             if due > now || (bytes > limit.bytes && !frames.is_empty()) {
                 break;
             }
+            let mut frame = frame.clone();
+            frame.id.sequence = sequence(progress.sent);
             frames.push(SourceFrame {
-                id: stock.id,
-                bytes: stock.bytes.clone(),
+                id: frame.id,
+                bytes: frame.encode(),
             });
             progress.sent += 1;
             // A frame of the closed loop is due when it is handed over.
@@ -197,7 +207,7 @@ impl FrameSource for Feed {
         loop {
             let gate = *self.gate.borrow_and_update();
             let next = self.progress().sent;
-            if gate == Gate::Over || next >= self.stock.len() {
+            if gate == Gate::Over || next >= self.stock.limit(self.pace) {
                 return false;
             }
             if let Some(due) = self.due(gate, next) {

@@ -69,7 +69,7 @@ impl Outcome {
 }
 
 struct Stream {
-    stock: Arc<[Stock]>,
+    stock: Arc<Stock>,
     progress: Arc<Mutex<Progress>>,
     state: watch::Receiver<StreamState>,
 }
@@ -85,7 +85,7 @@ pub(crate) async fn phase(
     agents: &[LiveIdentity],
     address: &str,
     lane: Lane,
-    feeds: Vec<Arc<[Stock]>>,
+    feeds: Vec<Arc<Stock>>,
     pace: Pace,
     within: Duration,
 ) -> Result<Outcome> {
@@ -127,7 +127,7 @@ pub(crate) async fn phase(
     let all = |streams: &[Stream]| {
         streams
             .iter()
-            .all(|stream| stream.with(|progress| progress.acknowledged >= stream.stock.len()))
+            .all(|stream| stream.with(|progress| progress.acknowledged >= stream.stock.limit(pace)))
     };
     while begun.elapsed() < within && !all(&streams) {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -183,11 +183,11 @@ fn outcome(streams: &[Stream], begun: Instant) -> Outcome {
     for stream in streams {
         stream.with(|progress| {
             let mut agent = AgentOutcome::default();
-            for (index, stock) in stream.stock.iter().take(progress.sent).enumerate() {
-                agent.rows_sent += stock.rows;
+            for index in 0..progress.sent {
+                agent.rows_sent += stream.stock.rows;
                 if index < progress.acknowledged {
-                    agent.rows_acknowledged += stock.rows;
-                    agent.bytes_acknowledged += stock.bytes.len();
+                    agent.rows_acknowledged += stream.stock.rows;
+                    agent.bytes_acknowledged += stream.stock.bytes(index);
                     outcome.frames += 1;
                 }
             }
