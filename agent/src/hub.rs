@@ -3,6 +3,7 @@
 //! One thread. The detector looks at each fact; findings it raises go the same way and to the heal room. It ends
 //! when every source has ended and the channel is empty, so that nothing collected is left behind.
 
+use agent_collect::host::host_info;
 use agent_detect::Detector;
 use agent_heal::HealHandle;
 use agent_spool::SpoolHandle;
@@ -26,7 +27,12 @@ pub(crate) struct Hub {
 impl Hub {
     /// Passes facts on until every sender is gone.
     pub(crate) fn run(mut self, mut facts: mpsc::Receiver<Fact>) {
+        let mut healing = String::new();
         while let Some(fact) = facts.blocking_recv() {
+            if let Some(mode) = healing_mode(&fact).filter(|mode| *mode != healing) {
+                mode.clone_into(&mut healing);
+                self.pass(host_info(env!("CARGO_PKG_VERSION"), mode).into());
+            }
             let rows = self.detector.observe(&fact);
             self.pass(fact);
             let ticked = self.detector.tick();
@@ -43,4 +49,21 @@ impl Hub {
         }
         self.spool.append(fact);
     }
+}
+
+/// The healer's mode, when the fact is its state: the host's own row says it.
+fn healing_mode(fact: &Fact) -> Option<&'static str> {
+    let Fact::ProbeStatus(status) = fact else {
+        return None;
+    };
+    if status.probe != "healer" {
+        return None;
+    }
+    let modes = ["enforce", "observe", "stopped"];
+    Some(
+        modes
+            .into_iter()
+            .find(|mode| status.reason.starts_with(mode))
+            .unwrap_or("absent"),
+    )
 }

@@ -164,7 +164,7 @@ fn start_sources(
     facts: mpsc::Sender<Fact>,
 ) -> Result<()> {
     let sink = FactSink::new(facts.clone());
-    sink.offer(host::host_info(env!("CARGO_PKG_VERSION"), "").into());
+    sink.offer(host::host_info(env!("CARGO_PKG_VERSION"), "absent").into());
     host::spawn(sources, config.collect.host_interval(), sink.clone()).context("start host metrics")?;
     unit::spawn(sources, config.collect.unit_interval(), sink.clone());
     let prober = Prober::new(config.collect.resolver, config.collect.witness);

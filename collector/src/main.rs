@@ -33,7 +33,11 @@ enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArguments {
     /// Main configuration file, TOML or YAML; files in `<name>.d` beside it are read over it
-    #[arg(long, default_value = "/etc/fleetmend/collector.toml", env = "FLEETMEND_COLLECTOR_CONFIG")]
+    #[arg(
+        long,
+        default_value = "/etc/fleetmend/collector.toml",
+        env = "FLEETMEND_COLLECTOR_CONFIG"
+    )]
     pub(crate) config: PathBuf,
 }
 

@@ -10,7 +10,7 @@
 //! | store's commit queue | `store.queue_bytes_max` | the stream waits: backpressure to the agent's spool |
 //! | live facts to the API | 256 batches | the slowest client skips and is told |
 //! | messages to an agent | 16 | the order or hint is refused |
-| answers to orders | 64 | dropped and counted by ingest |
+//! | answers to orders | 64 | dropped and counted by ingest |
 //!
 //! The tree of tasks drains from the listeners to the store, so that what was accepted is stored.
 
@@ -33,7 +33,8 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use crate::adapt::{
-    AlertAdapter, EnrolmentAdapter, LiveHostsAdapter, OperationsAdapter, SinkAdapter, StoreAdapter, pump_live_facts,
+    AlertAdapter, EnrolmentAdapter, LiveHostsAdapter, OperationsAdapter, SinkAdapter, StoreAdapter,
+    pump_live_facts,
 };
 use crate::config::CollectorConfig;
 use crate::control;
@@ -49,7 +50,10 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 pub(crate) fn run(path: &Path) -> Result<ExitCode> {
     let config = CollectorConfig::load(path)?;
     init_logs(config.log_format).context("start logging")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
     runtime.block_on(compose(config))
 }
 
@@ -60,24 +64,38 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
     let reload = fleetmend_shutdown::listen_for_signals(&tasks).context("listen for signals")?;
     drop(reload);
     if !config.authority_dir().exists() {
-        bail!("there is no fleet in {}: run `fleetmend-collector init` first", config.state_dir.display());
+        bail!(
+            "there is no fleet in {}: run `fleetmend-collector init` first",
+            config.state_dir.display()
+        );
     }
     let authority = CollectorAuthority::open(&config.authority_dir()).context("open the collector's keys")?;
     let pool = control::open(&config.control_database()).await?;
     let readiness = Readiness::new(&["store"]);
 
-    let store = Store::open(config.store.clone()).await.context("open the store")?;
+    let store = Store::open(config.store.clone())
+        .await
+        .context("open the store")?;
     store.run(&tasks).context("start the store")?;
     follow_store(&store, &readiness, &tasks);
 
     let rooms = tasks.child("rooms");
     let reader = StoreAdapter::new(store.clone());
     pump_live_facts(&reader, &rooms);
-    let enroller = Enroller::open(pool.clone(), Arc::new(authority), config.enrolment.clone()).await.context("open enrolment")?;
+    let enroller = Enroller::open(pool.clone(), Arc::new(authority), config.enrolment.clone())
+        .await
+        .context("open enrolment")?;
     let (order_results, results) = mpsc::channel(ORDER_RESULTS_MAX);
     note_order_results(results, &rooms);
-    let ingest = Ingest::new(config.ingest.clone(), Arc::new(SinkAdapter(store)), enroller.clone(), order_results);
-    let alerting = Alerting::open(config.alert.clone(), pool.clone(), Arc::new(reader.clone())).await.context("open alerting")?;
+    let ingest = Ingest::new(
+        config.ingest.clone(),
+        Arc::new(SinkAdapter(store)),
+        enroller.clone(),
+        order_results,
+    );
+    let alerting = Alerting::open(config.alert.clone(), pool.clone(), Arc::new(reader.clone()))
+        .await
+        .context("open alerting")?;
     let accounts = Accounts::open(pool).await.context("open the accounts")?;
     let backends = Backends {
         sql: Arc::new(reader.clone()),
@@ -85,10 +103,15 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
         hosts: Arc::new(LiveHostsAdapter(ingest.hosts())),
         enrolments: Arc::new(EnrolmentAdapter::new(enroller.clone())),
         alerts: Arc::new(AlertAdapter(alerting.clone())),
-        operations: Arc::new(OperationsAdapter { metrics: metrics.clone(), readiness }),
+        operations: Arc::new(OperationsAdapter {
+            metrics: metrics.clone(),
+            readiness,
+        }),
         assets: Arc::new(EmbeddedAssets),
     };
-    let api = Api::bind(&config.api, None, accounts, backends).await.context("open the API")?;
+    let api = Api::bind(&config.api, None, accounts, backends)
+        .await
+        .context("open the API")?;
     info!(address = %api.address(), scheme = api.scheme(), "API and dashboard");
     alerting.spawn(&rooms);
     api.serve(&rooms);
@@ -101,14 +124,29 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
     let end = tasks.wait_for_end().await;
     let report = tasks.drain(DRAIN_DEADLINE).await;
     info!(reason = end.reason, clean = report.is_clean(), "collector ends");
-    Ok(if end.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if end.failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
-async fn start_ingest(config: &CollectorConfig, rooms: &Tasks, enroller: Enroller, ingest: &Ingest) -> Result<()> {
-    let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("listen on {address}"));
+async fn start_ingest(
+    config: &CollectorConfig,
+    rooms: &Tasks,
+    enroller: Enroller,
+    ingest: &Ingest,
+) -> Result<()> {
+    let bind = async |address| {
+        TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen on {address}"))
+    };
     let tasks = rooms.child("ingest");
     enrol::serve(enroller, bind(config.enrolment_listen).await?, &tasks).context("serve enrolment")?;
-    ingest.serve(bind(config.carrier_listen).await?, &tasks).context("serve the carrier")?;
+    ingest
+        .serve(bind(config.carrier_listen).await?, &tasks)
+        .context("serve the carrier")?;
     info!(carrier = %config.carrier_listen, enrolment = %config.enrolment_listen, "waiting for hosts");
     Ok(())
 }
@@ -144,7 +182,11 @@ fn follow_store(store: &Store, readiness: &Readiness, tasks: &Tasks) {
 fn keep_metrics(metrics: MetricsHandle, tasks: &Tasks) {
     let token = tasks.token();
     tasks.spawn("metrics upkeep", TaskKind::BestEffort, async move {
-        while token.run_until_cancelled(tokio::time::sleep(UPKEEP_EVERY)).await.is_some() {
+        while token
+            .run_until_cancelled(tokio::time::sleep(UPKEEP_EVERY))
+            .await
+            .is_some()
+        {
             metrics.upkeep();
         }
         Ok::<(), std::convert::Infallible>(())

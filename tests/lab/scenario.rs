@@ -200,9 +200,7 @@ async fn site_down(instance: &Instance) -> Result<Timeline> {
         timeline.step("alerted", alert);
     }
     tokio::time::sleep(Duration::from_secs(2 * interval)).await;
-    let firing = instance.alerts(timeline.since(), |alert| {
-        about(alert) && !alert.to_string().contains("resolved")
-    })?;
+    let firing = instance.alerts(timeline.since(), |alert| about(alert) && is_firing(alert))?;
     timeline.check(
         format!("it alerted once ({} deliveries)", firing.len()),
         firing.len() == 1,
@@ -252,9 +250,15 @@ async fn unknown_site(instance: &Instance) -> Result<Timeline> {
         timeline.since_sql()
     );
     timeline.check("there is no finding", instance.sql(&finding).await?.is_empty());
-    let alerts = instance.alerts(timeline.since(), |alert| alert.to_string().contains("demo-named"))?;
+    let alerts = instance.alerts(timeline.since(), |alert| {
+        is_firing(alert) && alert.to_string().contains("demo-named")
+    })?;
     timeline.check("nobody was alerted", alerts.is_empty());
     Ok(timeline)
+}
+
+fn is_firing(alert: &Value) -> bool {
+    alert.pointer("/body/event").and_then(Value::as_str) == Some("firing")
 }
 
 async fn detected(instance: &Instance, timeline: &mut Timeline, condition: &str) -> Result<Option<Value>> {
@@ -327,8 +331,7 @@ async fn used_cpu(hog: &Hog) -> Result<f64> {
 async fn no_alert(instance: &Instance, timeline: &mut Timeline, rule: &str) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let firing = instance.alerts(timeline.since(), |alert| {
-        let text = alert.to_string();
-        text.contains(rule) && !text.contains("resolved")
+        is_firing(alert) && alert.to_string().contains(rule)
     })?;
     timeline.check("nobody was woken for what was healed", firing.is_empty());
     Ok(())

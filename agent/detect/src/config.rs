@@ -86,7 +86,7 @@ impl Default for AnomalyConfig {
             enabled: true,
             model_dir: PathBuf::from("/usr/share/fleetmend/models/host-anomaly"),
             onnxruntime: PathBuf::from("/usr/lib/fleetmend/libonnxruntime.so"),
-            state_file: PathBuf::from("/var/lib/fleetmend/agent/host-anomaly.state"),
+            state_file: PathBuf::from("/var/lib/fleetmend-agent/host-anomaly.state"),
             window_s: 5.0,
             warmup_s: 3_600.0,
             alerts_per_day: 1.0,
@@ -104,14 +104,15 @@ impl DetectConfig {
                 faults.push((key.to_owned(), reason.to_owned()));
             }
         };
+        let positive = |value: f64| value.is_finite() && value > 0.0;
         check(
-            !(limits.process_cpu_core_pct > 0.0),
+            !positive(limits.process_cpu_core_pct),
             "limits.process_cpu_core_pct",
             "must be above 0",
         );
         let used = limits.filesystem_used_pct;
         check(
-            !(used > 0.0 && used <= 100.0),
+            !positive(used) || used > 100.0,
             "limits.filesystem_used_pct",
             "must be above 0 and at most 100",
         );
@@ -125,18 +126,19 @@ impl DetectConfig {
             "limits.site_down_probes",
             "must be at least 1",
         );
+        let (window, warmup) = (self.anomaly.window_s, self.anomaly.warmup_s);
         check(
-            !(self.anomaly.window_s >= 1.0),
+            !window.is_finite() || window < 1.0,
             "anomaly.window_s",
             "must be at least 1",
         );
         check(
-            !(self.anomaly.warmup_s >= self.anomaly.window_s * 4.0),
+            !warmup.is_finite() || warmup < window * 4.0,
             "anomaly.warmup_s",
             "must be at least four windows",
         );
         check(
-            !(self.anomaly.alerts_per_day > 0.0),
+            !positive(self.anomaly.alerts_per_day),
             "anomaly.alerts_per_day",
             "must be above 0",
         );

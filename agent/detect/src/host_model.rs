@@ -161,6 +161,7 @@ impl HostModel {
         let absent: Vec<&str> = self
             .running
             .as_ref()
+            .filter(|_| self.windows > 0)
             .map(|running| running.extractor.absent())
             .unwrap_or_default();
         let state = match (&self.running, absent.is_empty()) {

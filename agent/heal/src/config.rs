@@ -28,7 +28,7 @@ impl Default for Config {
         Self {
             propose: true,
             socket: PathBuf::from("/run/fleetmend-healer/healer.sock"),
-            cursor_file: PathBuf::from("/var/lib/fleetmend/heal-cursor"),
+            cursor_file: PathBuf::from("/var/lib/fleetmend-agent/heal-cursor"),
             throttle_cpu_core_pct: 20,
             free_disk_used_pct: 80,
             proposal_lifetime: HumanDuration::from_secs(60),

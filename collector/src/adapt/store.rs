@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use collector_api::{CommittedFacts, LiveFacts, QueryError, QueryLimits, SqlQuery};
-use collector_store::Store;
+use collector_store::{Answer, Store};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -43,7 +43,7 @@ impl SqlQuery for StoreAdapter {
         self.store
             .sql(query, within)
             .await
-            .map(|answer| answer.batches)
+            .map(rows_of)
             .map_err(|error| match error {
                 Fault::Invalid { .. } | Fault::Refused { .. } | Fault::Memory { .. } => {
                     QueryError::Invalid(error.to_string())
@@ -75,6 +75,15 @@ impl collector_alert::SqlQuery for StoreAdapter {
                 QueryError::Timeout(timeout) => AlertQueryError::Timeout(timeout),
                 QueryError::Unavailable(reason) => AlertQueryError::Unavailable(reason),
             })
+    }
+}
+
+/// The rows of an answer; one without rows still names its columns.
+fn rows_of(answer: Answer) -> Vec<RecordBatch> {
+    if answer.batches.is_empty() {
+        vec![RecordBatch::new_empty(answer.schema)]
+    } else {
+        answer.batches
     }
 }
 

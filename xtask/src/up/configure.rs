@@ -18,7 +18,7 @@ use crate::{ports, setup};
 /// User and group of the agent here: a number that Debian gives to nobody.
 pub(super) const AGENT_UID: &str = "64990";
 /// Capabilities the agent starts with; it gives up those it needs only to load the probes.
-const AGENT_CAPABILITIES: &str = "-all,+sys_ptrace,+dac_read_search,+bpf,+perfmon,+sys_resource";
+const AGENT_CAPABILITIES: &str = "-all,+sys_ptrace,+dac_read_search,+bpf,+perfmon";
 /// Control group of the demonstration: the only one in which the policy lets processes be throttled.
 const DEMO_CGROUP: &str = "/fleetmend-demo";
 /// Size of the demonstration's filesystem.
@@ -297,11 +297,15 @@ impl Instance {
     pub(super) fn enrol(&self) -> Result<()> {
         let identity = self.state.join("agent/identity");
         if !identity.join("host.json").exists() && !identity_is_complete(&identity) {
-            let token = output(
-                self.cli(&["token", "create", "--lifetime", "10m", "--uses", "1", "--quiet"])?
-                    .stderr(Stdio::inherit()),
-            )
-            .context("make an enrolment token")?;
+            let mut create =
+                self.cli(&["token", "create", "--lifetime-s", "600", "--uses", "1", "--json"])?;
+            let made: Value = serde_json::from_str(&output(&mut create).context("make an enrolment token")?)
+                .context("read the enrolment token")?;
+            let token = made
+                .get("token")
+                .and_then(Value::as_str)
+                .context("find the token in the answer")?
+                .to_owned();
             let mut enroll = self.guarded(
                 layout::binary(self.profile, "fleetmend-agent")
                     .to_string_lossy()
@@ -366,7 +370,7 @@ impl Instance {
         let mut sign = self.binary("fleetmend");
         sign.args(["policy", "sign", "--root"])
             .arg(self.state.join("collector/root"));
-        sign.arg("--output")
+        sign.arg("--to")
             .arg(self.state.join("policy.signed.json"))
             .arg(self.state.join("policy.json"));
         run(&mut sign).context("sign the policy")
