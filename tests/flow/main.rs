@@ -1,6 +1,14 @@
 //! The whole way with the real programs: a kernel event on this host becomes a row that SQL shows, whichever side
 //! is killed on the way.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of a test fail loudly, as the test does"
+)]
+
 mod instance;
 
 use std::collections::BTreeMap;

@@ -241,7 +241,7 @@ impl Instance {
         if made.get("password").is_some_and(Value::is_string) {
             self.write(
                 "login.json",
-                &json!({"user": made["user"], "password": made["password"]}).to_string(),
+                &json!({"user": field(&made, "user"), "password": field(&made, "password")}).to_string(),
             )?;
             self.restrict("login.json")?;
         }
@@ -420,13 +420,13 @@ impl Instance {
         Ok(json!({
             "api_url": self.api_url(),
             "dashboard_url": self.api_url(),
-            "user": login["user"],
-            "password": login["password"],
+            "user": field(&login, "user"),
+            "password": field(&login, "password"),
             "state": self.state,
             "env": {
                 "FLEETMEND_URL": self.api_url(),
-                "FLEETMEND_USER": login["user"],
-                "FLEETMEND_PASSWORD": login["password"],
+                "FLEETMEND_USER": field(&login, "user"),
+                "FLEETMEND_PASSWORD": field(&login, "password"),
                 "PATH": format!("{}:{}", layout::target().join(self.profile.folder()).display(), std::env::var("PATH").unwrap_or_default()),
             },
         }))
@@ -435,7 +435,10 @@ impl Instance {
     /// Writes `up.json` for the labs and `env` for shells.
     pub(super) fn record(&self, pids: &Value) -> Result<()> {
         let summary = self.summary()?;
-        let env = summary["env"].as_object().context("make the environment")?;
+        let env = summary
+            .get("env")
+            .and_then(Value::as_object)
+            .context("make the environment")?;
         let lines: String = env
             .iter()
             .map(|(key, value)| format!("export {key}='{}'\n", value.as_str().unwrap_or_default()))
@@ -458,6 +461,11 @@ impl Instance {
             &serde_json::to_string_pretty(&record).context("write up.json")?,
         )
     }
+}
+
+/// A member of an object; null when there is none.
+fn field(value: &Value, key: &str) -> Value {
+    value.get(key).cloned().unwrap_or(Value::Null)
 }
 
 fn identity_is_complete(identity: &Path) -> bool {

@@ -88,8 +88,9 @@ impl Slow {
                 continue;
             };
             let wanted = !PSEUDO.contains(&kind) && !REMOTE.contains(&kind);
-            if wanted && (kind == "tmpfs" || seen.insert(device.to_owned())) && seen.len() <= FILESYSTEMS_MAX
-            {
+            // A device mounted at several places is one filesystem; a place mounted over is the last one's.
+            let identity = if kind == "tmpfs" { point } else { device };
+            if wanted && seen.len() < FILESYSTEMS_MAX && seen.insert(identity.to_owned()) {
                 self.filesystem(device, &unescape(point), kind);
             }
         }
