@@ -111,7 +111,7 @@ fn start(
     step("start the healer", || {
         instance.sign_policy()?;
         children.start("healer", instance.healer())?;
-        ready::file(&instance.healer_socket(), READY_TIMEOUT, stop, children)?;
+        ready::socket(&instance.healer_socket(), READY_TIMEOUT, stop, children)?;
         instance.install_policy()
     })?;
     step("start the agent", || {

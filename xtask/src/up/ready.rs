@@ -32,10 +32,15 @@ pub(super) fn http(
     })
 }
 
-/// Waits until `path` exists.
-pub(super) fn file(path: &Path, timeout: Duration, stop: &AtomicBool, children: &mut Children) -> Result<()> {
+/// Waits until somebody listens on the socket at `path`; a file alone may be an earlier run's.
+pub(super) fn socket(
+    path: &Path,
+    timeout: Duration,
+    stop: &AtomicBool,
+    children: &mut Children,
+) -> Result<()> {
     wait(&path.display().to_string(), timeout, stop, children, || {
-        path.exists()
+        UnixStream::connect(path).is_ok()
     })
 }
 
