@@ -74,16 +74,14 @@ pub enum PolicyCommand {
     },
 }
 
-/// Reads the configuration; its drop-in folder lies beside it, with `.d` after its name.
+/// Reads the configuration; its drop-in folder lies beside it, with `.d` instead of `.toml`.
 ///
 /// # Errors
 /// All faults at once.
 pub fn load(path: &Path) -> anyhow::Result<Config> {
-    let mut drop_in = path.as_os_str().to_owned();
-    drop_in.push(".d");
     Ok(fleetmend_config::load(
         Some(path),
-        Some(Path::new(&drop_in)),
+        Some(&path.with_extension("d")),
         ENV_PREFIX,
     )?)
 }

@@ -31,12 +31,22 @@ pub enum QueryError {
     Unavailable(String),
 }
 
+/// What a query gives back.
+#[derive(Debug, Clone)]
+pub struct QueryAnswer {
+    /// The rows: at least one batch, so that the columns are known when there are no rows.
+    pub batches: Vec<RecordBatch>,
+    /// Whether there were more rows than allowed.
+    pub truncated: bool,
+    /// Known losses in the tables and the time that were read, as rows of the table `gaps`.
+    pub gaps: Vec<serde_json::Value>,
+}
+
 /// Read-only SQL over all facts.
 #[async_trait]
 pub trait SqlQuery: Send + Sync + 'static {
-    /// The result of one query: at least one batch, so that the columns are known when there are no rows. Anything
-    /// that would write, or read a file, is [`QueryError::Invalid`].
-    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Vec<RecordBatch>, QueryError>;
+    /// The result of one query. Anything that would write, or read a file, is [`QueryError::Invalid`].
+    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<QueryAnswer, QueryError>;
 }
 
 /// Rows that were just made durable.
@@ -50,10 +60,19 @@ pub struct CommittedFacts {
     pub batch: RecordBatch,
 }
 
+/// What a live stream is told.
+#[derive(Debug, Clone)]
+pub enum LiveFact {
+    /// Rows were committed.
+    Committed(Arc<CommittedFacts>),
+    /// So many batches were committed that nobody was told of: they are in the store all the same.
+    Skipped(u64),
+}
+
 /// Facts as they arrive.
 pub trait LiveFacts: Send + Sync + 'static {
     /// Everything that is committed from now on. Bounded: a slow reader skips and is told how much.
-    fn subscribe(&self) -> broadcast::Receiver<Arc<CommittedFacts>>;
+    fn subscribe(&self) -> broadcast::Receiver<LiveFact>;
 }
 
 /// A host as its stream shows it.

@@ -49,8 +49,8 @@ mod users;
 pub use assets::{Asset, Assets, EmbeddedAssets};
 pub use backend::{
     AlertFilter, AlertView, Alerts, AuditRow, BackendError, CommittedFacts, DeliveryView, EnrolledHost,
-    EnrolmentTokenView, Enrolments, HostsLive, LiveFacts, LiveHost, NewEnrolmentToken, Operations,
-    QueryError, QueryLimits, SqlQuery,
+    EnrolmentTokenView, Enrolments, HostsLive, LiveFact, LiveFacts, LiveHost, NewEnrolmentToken, Operations,
+    QueryAnswer, QueryError, QueryLimits, SqlQuery,
 };
 pub use config::{ApiConfig, ApiTls, ConfigFault};
 pub use error::{BuildError, ServeError, StateError};

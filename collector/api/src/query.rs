@@ -1,10 +1,9 @@
 //! Queries made here: how values reach SQL, and how rows come back as JSON.
 
-use arrow::array::RecordBatch;
 use fleetmend_event::{HostId, TimeMicros};
 use serde_json::{Map, Value};
 
-use crate::backend::QueryError;
+use crate::backend::{QueryAnswer, QueryError};
 use crate::json;
 use crate::page::Cursor;
 use crate::state::ApiState;
@@ -71,14 +70,14 @@ pub(crate) fn latest(table: &str, group: &str, conditions: &Conditions) -> Strin
 }
 
 impl ApiState {
-    /// Runs a query and returns its batches.
-    pub(crate) async fn batches(&self, query: &str, rows_max: usize) -> Result<Vec<RecordBatch>, QueryError> {
+    /// Runs a query as it is.
+    pub(crate) async fn answer(&self, query: &str, rows_max: usize) -> Result<QueryAnswer, QueryError> {
         self.sql.sql(query, self.query_limits(rows_max)).await
     }
 
     /// Runs a query of ours and returns its rows.
     pub(crate) async fn rows(&self, query: &str, rows_max: usize) -> Result<Vec<Row>, QueryError> {
-        let batches = match self.batches(query, rows_max).await {
+        let answer = match self.answer(query, rows_max).await {
             // Our own query, so that it is not the caller who is wrong.
             Err(QueryError::Invalid(reason)) => {
                 tracing::error!(query, reason, "a query of the API did not run");
@@ -88,7 +87,7 @@ impl ApiState {
             }
             other => other?,
         };
-        let mut rows: Vec<Row> = batches.iter().flat_map(json::objects).collect();
+        let mut rows: Vec<Row> = answer.batches.iter().flat_map(json::objects).collect();
         rows.truncate(rows_max);
         for row in &mut rows {
             row.shift_remove("recency");

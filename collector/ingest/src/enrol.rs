@@ -111,8 +111,14 @@ impl Enroller {
         })
     }
 
-    /// A new token for `uses` hosts, good for `lifetime`. Shown once; only the hash of its secret is kept.
-    pub async fn issue_token(&self, lifetime: Duration, uses: u32) -> Result<EnrolmentToken, EnrolError> {
+    /// A new token for `uses` hosts, good for `lifetime`, that the user `by` asked for. Shown once; only the hash
+    /// of its secret is kept.
+    pub async fn issue_token(
+        &self,
+        by: &str,
+        lifetime: Duration,
+        uses: u32,
+    ) -> Result<EnrolmentToken, EnrolError> {
         let secret = TokenSecret::generate();
         let token = EnrolmentToken::new(
             &self.inner.config.address,
@@ -123,6 +129,7 @@ impl Enroller {
         tokens::insert(
             &self.inner.pool,
             &token.secret().digest(),
+            by,
             now,
             later(now, lifetime),
             uses,
@@ -130,6 +137,7 @@ impl Enroller {
         .await?;
         tracing::info!(
             token = token_id(&token),
+            by,
             uses,
             ?lifetime,
             "enrolment token issued"

@@ -9,9 +9,6 @@ use collector_api::{
 use collector_ingest::enrol::{EnrolError, Enroller};
 use fleetmend_event::{HostId, TimeMicros};
 
-/// Rows of the ingest audit that are looked through for one page.
-const AUDIT_ROWS_MAX: u32 = 1_000;
-
 /// Asks the enroller.
 pub(crate) struct EnrolmentAdapter {
     enroller: Enroller,
@@ -36,9 +33,8 @@ impl Enrolments for EnrolmentAdapter {
         lifetime: Duration,
         uses: u32,
     ) -> Result<NewEnrolmentToken, BackendError> {
-        let token = self.enroller.issue_token(lifetime, uses).await.map_err(failed)?;
+        let token = self.enroller.issue_token(by, lifetime, uses).await.map_err(failed)?;
         let id = collector_ingest::enrol::token_id(&token);
-        tracing::info!(by, token = id, uses, "enrolment token issued");
         let micros = i64::try_from(lifetime.as_micros()).unwrap_or(i64::MAX);
         Ok(NewEnrolmentToken {
             id,
@@ -53,7 +49,7 @@ impl Enrolments for EnrolmentAdapter {
         let view = |token: collector_ingest::enrol::TokenState| EnrolmentTokenView {
             id: token.id,
             created_at: token.created_at,
-            created_by: String::new(),
+            created_by: token.created_by,
             expires_at: token.expires_at,
             uses: token.uses,
             uses_left: token.uses_left,
@@ -96,14 +92,15 @@ impl Enrolments for EnrolmentAdapter {
     }
 
     async fn audit(&self, before: TimeMicros, limit: usize) -> Result<Vec<AuditRow>, BackendError> {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let rows = self
             .enroller
             .audit()
-            .newest(AUDIT_ROWS_MAX)
+            .before(before, limit)
             .await
             .map_err(failed)?;
         let view = |row: collector_ingest::enrol::AuditRow| AuditRow {
-            id: format!("ingest-{}-{}", row.at.0, row.kind),
+            id: format!("ingest-{}", row.id),
             time: row.at,
             actor: row
                 .host
@@ -118,11 +115,6 @@ impl Enrolments for EnrolmentAdapter {
             detail: row.detail,
             remote_address: row.source,
         };
-        Ok(rows
-            .into_iter()
-            .filter(|row| row.at < before)
-            .take(limit)
-            .map(view)
-            .collect())
+        Ok(rows.into_iter().map(view).collect())
     }
 }

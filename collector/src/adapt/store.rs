@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use collector_api::{CommittedFacts, LiveFacts, QueryError, QueryLimits, SqlQuery};
+use collector_api::{CommittedFacts, LiveFact, LiveFacts, QueryAnswer, QueryError, QueryLimits, SqlQuery};
 use collector_store::{Answer, Store};
 use fleetmend_shutdown::{TaskKind, Tasks};
+use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -18,7 +19,7 @@ const LIVE_BATCHES_MAX: usize = 256;
 #[derive(Clone)]
 pub(crate) struct StoreAdapter {
     store: Store,
-    live: broadcast::Sender<Arc<CommittedFacts>>,
+    live: broadcast::Sender<LiveFact>,
 }
 
 impl StoreAdapter {
@@ -33,7 +34,7 @@ impl StoreAdapter {
 
 #[async_trait]
 impl SqlQuery for StoreAdapter {
-    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Vec<RecordBatch>, QueryError> {
+    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<QueryAnswer, QueryError> {
         use collector_store::QueryError as Fault;
         let within = collector_store::QueryLimits {
             rows_max: limits.rows_max,
@@ -43,7 +44,7 @@ impl SqlQuery for StoreAdapter {
         self.store
             .sql(query, within)
             .await
-            .map(rows_of)
+            .map(answer_of)
             .map_err(|error| match error {
                 Fault::Invalid { .. } | Fault::Refused { .. } | Fault::Memory { .. } => {
                     QueryError::Invalid(error.to_string())
@@ -70,6 +71,7 @@ impl collector_alert::SqlQuery for StoreAdapter {
         };
         SqlQuery::sql(self, query, limits)
             .await
+            .map(|answer| answer.batches)
             .map_err(|error| match error {
                 QueryError::Invalid(reason) => AlertQueryError::Invalid(reason),
                 QueryError::Timeout(timeout) => AlertQueryError::Timeout(timeout),
@@ -78,17 +80,21 @@ impl collector_alert::SqlQuery for StoreAdapter {
     }
 }
 
-/// The rows of an answer; one without rows still names its columns.
-fn rows_of(answer: Answer) -> Vec<RecordBatch> {
-    if answer.batches.is_empty() {
-        vec![RecordBatch::new_empty(answer.schema)]
-    } else {
-        answer.batches
+/// An answer; one without rows still names its columns.
+fn answer_of(answer: Answer) -> QueryAnswer {
+    QueryAnswer {
+        gaps: answer.gaps.iter().map(|gap| json!(gap)).collect(),
+        truncated: answer.truncated,
+        batches: if answer.batches.is_empty() {
+            vec![RecordBatch::new_empty(answer.schema)]
+        } else {
+            answer.batches
+        },
     }
 }
 
 impl LiveFacts for StoreAdapter {
-    fn subscribe(&self) -> broadcast::Receiver<Arc<CommittedFacts>> {
+    fn subscribe(&self) -> broadcast::Receiver<LiveFact> {
         self.live.subscribe()
     }
 }
@@ -102,19 +108,17 @@ pub(crate) fn pump_live_facts(adapter: &StoreAdapter, tasks: &Tasks) {
                 () = token.cancelled() => return Ok::<(), Infallible>(()),
                 received = committed.recv() => received,
             };
-            match received {
-                Ok(facts) => {
-                    let facts = CommittedFacts {
-                        host_id: facts.host,
-                        table: facts.table.name,
-                        batch: facts.batch.clone(),
-                    };
-                    // No one listening is no fault.
-                    live.send(Arc::new(facts)).ok();
-                }
-                Err(RecvError::Lagged(batches)) => tracing::debug!(batches, "live facts skipped"),
+            let told = match received {
+                Ok(facts) => LiveFact::Committed(Arc::new(CommittedFacts {
+                    host_id: facts.host,
+                    table: facts.table.name,
+                    batch: facts.batch.clone(),
+                })),
+                Err(RecvError::Lagged(batches)) => LiveFact::Skipped(batches),
                 Err(RecvError::Closed) => return Ok(()),
-            }
+            };
+            // No one listening is no fault.
+            live.send(told).ok();
         }
     });
 }

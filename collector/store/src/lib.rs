@@ -35,7 +35,7 @@
 
 pub mod config;
 pub mod error;
-pub mod metrics;
+mod metrics;
 pub mod query;
 
 mod catalogue;

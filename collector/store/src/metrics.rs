@@ -36,7 +36,7 @@ pub(crate) const HOT_FRAMES: &str = "fleetmend_collector_store_hot_frames_count"
 pub(crate) const PARQUET_BYTES: &str = "fleetmend_collector_store_parquet_bytes";
 
 /// Describes every metric to the recorder.
-pub fn describe() {
+pub(crate) fn describe() {
     describe_counter!(FRAMES, Unit::Count, "frames made durable");
     describe_counter!(ROWS, Unit::Count, "rows made durable; a metric sample is a row");
     describe_counter!(DUPLICATES, Unit::Count, "frames that were stored already");

@@ -91,6 +91,7 @@ impl Store {
     /// # Cancel safety
     /// May be dropped; the next call starts again.
     pub async fn open(mut config: StoreConfig) -> Result<Store, OpenError> {
+        crate::metrics::describe();
         if let Some((key, reason)) = config.faults().into_iter().next() {
             return Err(OpenError::Config { key, reason });
         }

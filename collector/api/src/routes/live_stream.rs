@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
@@ -15,7 +14,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::auth::Caller;
-use crate::backend::CommittedFacts;
+use crate::backend::{CommittedFacts, LiveFact};
 use crate::json;
 use crate::state::Shared;
 
@@ -34,7 +33,7 @@ pub(crate) struct LiveStream {
     state: Shared,
     caller: Caller,
     filter: Filter,
-    facts: Receiver<Arc<CommittedFacts>>,
+    facts: Receiver<LiveFact>,
     waiting: VecDeque<Event>,
     check_at: Instant,
     ended: bool,
@@ -86,8 +85,8 @@ impl LiveStream {
                     }
                 }
                 received = self.facts.recv() => match received {
-                    Ok(facts) => self.waiting.extend(self.filter.events(&facts)),
-                    Err(RecvError::Lagged(missed)) => {
+                    Ok(LiveFact::Committed(facts)) => self.waiting.extend(self.filter.events(&facts)),
+                    Ok(LiveFact::Skipped(missed)) | Err(RecvError::Lagged(missed)) => {
                         metrics::counter!(crate::metrics::LIVE_SKIPPED).increment(missed);
                         self.waiting.push_back(event("lagged", &json!({ "batches_missed": missed })));
                     }

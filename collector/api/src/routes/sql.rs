@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use fleetmend_event::{TimeMicros, tables};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -19,7 +18,6 @@ use crate::state::Shared;
 const ROWS_DEFAULT: usize = 1_000;
 const ROWS_MAX: usize = 10_000;
 const QUERY_BYTES_MAX: usize = 64 * 1_024;
-const GAPS_AGE_MAX_MS: i64 = 24 * 3_600_000;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +33,7 @@ pub(crate) struct SqlAnswer {
     #[schema(value_type = Vec<Vec<Object>>)]
     rows: Vec<Vec<Value>>,
     truncated: bool,
+    /// Known losses in the tables and the time that were read.
     #[schema(value_type = Vec<Object>)]
     gaps: Vec<Value>,
     elapsed_ms: f64,
@@ -64,9 +63,10 @@ pub(crate) async fn run(
         ));
     }
     let began = Instant::now();
-    let batches = state.batches(query, rows_max + 1).await?;
+    let answer = state.answer(query, rows_max).await?;
     let elapsed_ms = began.elapsed().as_secs_f64() * 1_000.0;
-    let columns = batches
+    let columns = answer
+        .batches
         .first()
         .map(|batch| batch.schema())
         .map_or_else(Vec::new, |schema| {
@@ -76,50 +76,12 @@ pub(crate) async fn run(
             };
             schema.fields().iter().map(column).collect()
         });
-    let mut rows: Vec<Vec<Value>> = batches.iter().flat_map(json::arrays).collect();
-    let truncated = rows.len() > rows_max;
-    rows.truncate(rows_max);
-    let named = tables_named(query);
-    let gaps = if named.is_empty() {
-        Vec::new()
-    } else {
-        let now = TimeMicros::now();
-        state
-            .gaps(&named, None, now.plus_millis(-GAPS_AGE_MAX_MS), now)
-            .await?
-    };
+    let rows: Vec<Vec<Value>> = answer.batches.iter().flat_map(json::arrays).collect();
     Ok(Json(SqlAnswer {
         columns,
         rows,
-        truncated,
-        gaps,
+        truncated: answer.truncated,
+        gaps: answer.gaps,
         elapsed_ms: (elapsed_ms * 1_000.0).round() / 1_000.0,
     }))
-}
-
-/// Tables whose name stands in the query as a word. A word in a text counts too: a gap too many does no harm.
-fn tables_named(query: &str) -> Vec<&'static str> {
-    let lower = query.to_lowercase();
-    let words: Vec<&str> = lower
-        .split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
-        .collect();
-    tables()
-        .iter()
-        .map(|table| table.name)
-        .filter(|name| words.contains(name))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tables_of_a_query_are_found_as_words() {
-        assert_eq!(
-            tables_named("SELECT * FROM Findings f JOIN actions USING (finding_id)"),
-            ["findings", "actions"]
-        );
-        assert_eq!(tables_named("select 1 as my_findings"), Vec::<&str>::new());
-    }
 }

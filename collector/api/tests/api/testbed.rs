@@ -34,21 +34,28 @@ struct StoreAsSql(Store);
 
 #[async_trait]
 impl SqlQuery for StoreAsSql {
-    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Vec<RecordBatch>, QueryError> {
+    async fn sql(&self, query: &str, limits: QueryLimits) -> Result<QueryAnswer, QueryError> {
         let of_store = collector_store::QueryLimits {
             rows_max: limits.rows_max,
             timeout: limits.timeout,
             ..collector_store::QueryLimits::default()
         };
         match self.0.sql(query, of_store).await {
-            Ok(answer) if answer.batches.is_empty() => Ok(vec![RecordBatch::new_empty(answer.schema)]),
-            Ok(answer) => Ok(answer.batches),
+            Ok(answer) => Ok(QueryAnswer {
+                batches: if answer.batches.is_empty() {
+                    vec![RecordBatch::new_empty(answer.schema)]
+                } else {
+                    answer.batches
+                },
+                truncated: answer.truncated,
+                gaps: answer.gaps.iter().map(|gap| json!(gap)).collect(),
+            }),
             Err(error) => Err(QueryError::Invalid(error.to_string())),
         }
     }
 }
 
-struct StoreAsLive(broadcast::Sender<Arc<CommittedFacts>>);
+struct StoreAsLive(broadcast::Sender<LiveFact>);
 
 impl StoreAsLive {
     fn start(store: &Store, tasks: &Tasks) -> Self {
@@ -59,11 +66,11 @@ impl StoreAsLive {
                 let (host_id, table, batch) = (facts.host, facts.table.name, facts.batch.clone());
                 // Nobody may be listening.
                 sender
-                    .send(Arc::new(CommittedFacts {
+                    .send(LiveFact::Committed(Arc::new(CommittedFacts {
                         host_id,
                         table,
                         batch,
-                    }))
+                    })))
                     .ok();
             }
             Ok::<(), std::convert::Infallible>(())
@@ -73,7 +80,7 @@ impl StoreAsLive {
 }
 
 impl LiveFacts for StoreAsLive {
-    fn subscribe(&self) -> broadcast::Receiver<Arc<CommittedFacts>> {
+    fn subscribe(&self) -> broadcast::Receiver<LiveFact> {
         self.0.subscribe()
     }
 }

@@ -67,6 +67,8 @@ impl AuditKind {
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRow {
+    /// Grows with every row.
+    pub id: i64,
     /// When.
     pub at: TimeMicros,
     /// About what: see [`AuditKind::as_str`].
@@ -136,12 +138,19 @@ impl Audit {
 
     /// The newest rows, newest first.
     pub async fn newest(&self, limit: u32) -> Result<Vec<AuditRow>, EnrolError> {
-        let rows = sqlx::query("SELECT * FROM ingest_audit ORDER BY id DESC LIMIT ?")
+        self.before(TimeMicros(i64::MAX), limit).await
+    }
+
+    /// The newest rows before a time, newest first.
+    pub async fn before(&self, before: TimeMicros, limit: u32) -> Result<Vec<AuditRow>, EnrolError> {
+        let rows = sqlx::query("SELECT * FROM ingest_audit WHERE at < ? ORDER BY at DESC, id DESC LIMIT ?")
+            .bind(before.0)
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?;
         let row_of = |row: &sqlx::sqlite::SqliteRow| {
             Ok(AuditRow {
+                id: row.try_get("id")?,
                 at: TimeMicros(row.try_get("at")?),
                 kind: row.try_get("kind")?,
                 refused: row.try_get("refused")?,

@@ -71,7 +71,7 @@ impl Scene {
     }
 
     async fn token(&self) -> EnrolmentToken {
-        self.enroller.issue_token(HOUR, 1).await.unwrap()
+        self.enroller.issue_token("ada", HOUR, 1).await.unwrap()
     }
 
     fn tls(&self) -> Arc<ClientConfig> {
@@ -234,7 +234,7 @@ async fn unknown_expired_and_revoked_tokens_are_told_apart() {
             .message()
             .contains("does not know")
     );
-    let expired = scene.enroller.issue_token(Duration::ZERO, 1).await.unwrap();
+    let expired = scene.enroller.issue_token("ada", Duration::ZERO, 1).await.unwrap();
     assert!(
         scene
             .ask(&expired, &key)

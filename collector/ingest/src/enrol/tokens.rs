@@ -22,6 +22,8 @@ pub struct TokenState {
     pub id: String,
     /// When it was issued.
     pub created_at: TimeMicros,
+    /// Who had it issued; empty where that was not noted.
+    pub created_by: String,
     /// Until when it can be used.
     pub expires_at: TimeMicros,
     /// How many hosts it was for.
@@ -35,14 +37,17 @@ pub struct TokenState {
 pub(super) async fn insert(
     pool: &SqlitePool,
     digest: &Fingerprint,
+    by: &str,
     now: TimeMicros,
     expires: TimeMicros,
     uses: u32,
 ) -> Result<(), EnrolError> {
     sqlx::query(
-        "INSERT INTO ingest_enrolment_tokens (digest, created_at, expires_at, uses, uses_left) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO ingest_enrolment_tokens (digest, created_by, created_at, expires_at, uses, uses_left)
+         VALUES (?, ?, ?, ?, ?, ?)",
     )
     .bind(digest.to_string())
+    .bind(by)
     .bind(now.0)
     .bind(expires.0)
     .bind(i64::from(uses))
@@ -108,6 +113,7 @@ fn state_of(row: &SqliteRow) -> Result<TokenState, EnrolError> {
     Ok(TokenState {
         id: row.try_get::<String, _>("digest")?.chars().take(16).collect(),
         created_at: TimeMicros(row.try_get("created_at")?),
+        created_by: row.try_get("created_by")?,
         expires_at: TimeMicros(row.try_get("expires_at")?),
         uses: number("uses")?,
         uses_left: number("uses_left")?,
