@@ -1,5 +1,6 @@
 //! One round: read what is new, change what it changes, note how far it was read, in one transaction.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fleetmend_event::TimeMicros;
@@ -8,7 +9,8 @@ use sqlx::SqliteConnection;
 
 use crate::apply::{self, Policy};
 use crate::error::AlertError;
-use crate::query::{QueryLimits, Stored, stored, time};
+use crate::query::{QueryLimits, Reading, Stored, stored, time};
+use crate::rules::MetricRule;
 use crate::task::Shared;
 use crate::{metric_rule, store};
 
@@ -39,11 +41,9 @@ pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
 
     // Findings first: an action that is read without its finding waits for it, which is harmless; the other way
     // round a finding could be decided without the steps that were there.
-    let mut findings = read::<Finding>(shared, findings_from).await?;
-    let actions = read::<ActionEvent>(shared, actions_from).await?;
-    let more = findings.len() >= ROWS_MAX || actions.len() >= ROWS_MAX;
-    let findings_to = place(&findings, findings_from);
-    let actions_to = place(&actions, actions_from);
+    let (mut findings, findings_to, findings_full) = read::<Finding>(shared, findings_from).await?;
+    let (actions, actions_to, actions_full) = read::<ActionEvent>(shared, actions_from).await?;
+    let more = findings_full || actions_full;
     // A host numbers its rows in the order of its own clock.
     findings.sort_by_key(|finding| (finding.row.time, finding.ingested_at));
 
@@ -73,7 +73,11 @@ pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
     Ok(more)
 }
 
-async fn read<T: Table>(shared: &Shared, from: TimeMicros) -> Result<Vec<Stored<T>>, AlertError> {
+/// What is new of a table, up to where that is, and whether there is more.
+async fn read<T: Table>(
+    shared: &Shared,
+    from: TimeMicros,
+) -> Result<(Vec<Stored<T>>, TimeMicros, bool), AlertError> {
     let since = time(from.plus_micros(-OVERLAP_US));
     let table = T::NAME;
     let query = format!(
@@ -83,16 +87,33 @@ async fn read<T: Table>(shared: &Shared, from: TimeMicros) -> Result<Vec<Stored<
         rows_max: ROWS_MAX,
         timeout: QUERY_TIMEOUT,
     };
-    let rows = stored::<T>(&shared.sql.sql(&query, limits).await?)?;
+    let Reading { rows, unreadable } = stored::<T>(&shared.sql.sql(&query, limits).await?)?;
     let new = rows.iter().filter(|row| row.ingested_at > from).count();
     metrics::counter!(crate::metrics::ROWS, "table" => table).increment(new as u64);
-    Ok(rows)
+    let new = unreadable.iter().filter(|(ingested_at, _)| *ingested_at > from);
+    if let Some((_, reason)) = new.clone().next()
+        && !shared.unreadable_told.swap(true, Ordering::Relaxed)
+    {
+        // Once: a host that sends such rows may send many.
+        tracing::warn!(
+            table,
+            reason,
+            "a row cannot be read and is passed over; further ones are only counted"
+        );
+    }
+    metrics::counter!(crate::metrics::UNREADABLE, "table" => table).increment(new.count() as u64);
+    // What cannot be read is behind us too, or nothing would ever be read again.
+    let of_rows = rows.iter().map(|row| row.ingested_at);
+    let last = of_rows
+        .chain(unreadable.iter().map(|(ingested_at, _)| *ingested_at))
+        .max();
+    let full = rows.len() + unreadable.len() >= ROWS_MAX;
+    Ok((rows, place(last.unwrap_or(from), from, full), full))
 }
 
 /// How far was read. When a round is full, the overlap is left behind, so that it goes on.
-fn place<T>(rows: &[Stored<T>], from: TimeMicros) -> TimeMicros {
-    let last = rows.last().map_or(from, |row| row.ingested_at);
-    if rows.len() >= ROWS_MAX {
+fn place(last: TimeMicros, from: TimeMicros, full: bool) -> TimeMicros {
+    if full {
         last.plus_micros(OVERLAP_US).max(from.plus_micros(1))
     } else {
         last.max(from)
@@ -111,25 +132,30 @@ async fn advance(
     Ok(())
 }
 
-/// Judges every metric rule.
+/// Judges every metric rule; one that fails does not keep the others from it.
 pub(crate) async fn metrics(shared: &Shared) -> Result<(), AlertError> {
     let receivers = shared.receiver_names();
+    let mut failed = Ok(());
+    for rule in &shared.rules.metrics {
+        failed = failed.and(metric(shared, rule, &receivers).await);
+    }
+    failed
+}
+
+async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Result<(), AlertError> {
     let limits = QueryLimits {
         rows_max: metric_rule::SERIES_MAX,
         timeout: QUERY_TIMEOUT,
     };
-    for rule in &shared.rules.metrics {
-        let now = TimeMicros::now();
-        let values = metric_rule::values(&shared.sql.sql(&metric_rule::query(rule, now), limits).await?)?;
-        let gaps = metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?);
-        let write = async {
-            let mut transaction = shared.pool.begin_with("BEGIN IMMEDIATE").await?;
-            metric_rule::apply(&mut transaction, rule, &receivers, &values, &gaps, now).await?;
-            transaction.commit().await
-        };
-        write.await.map_err(AlertError::database("apply a metric rule"))?;
-    }
-    Ok(())
+    let now = TimeMicros::now();
+    let values = metric_rule::values(&shared.sql.sql(&metric_rule::query(rule, now), limits).await?)?;
+    let gaps = metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?);
+    let write = async {
+        let mut transaction = shared.pool.begin_with("BEGIN IMMEDIATE").await?;
+        metric_rule::apply(&mut transaction, rule, receivers, &values, &gaps, now).await?;
+        transaction.commit().await
+    };
+    write.await.map_err(AlertError::database("apply a metric rule"))
 }
 
 /// Forgets what is long over.

@@ -3,6 +3,7 @@
 use metrics::{describe_counter, describe_gauge};
 
 pub(crate) const ROWS: &str = "fleetmend_collector_alert_rows_total";
+pub(crate) const UNREADABLE: &str = "fleetmend_collector_alert_rows_unreadable_total";
 pub(crate) const IGNORED: &str = "fleetmend_collector_alert_rows_ignored_total";
 pub(crate) const TRANSITIONS: &str = "fleetmend_collector_alert_transitions_total";
 pub(crate) const UNKNOWN: &str = "fleetmend_collector_alert_unknown_total";
@@ -12,6 +13,10 @@ pub(crate) const FAILURES: &str = "fleetmend_collector_alert_evaluations_failed_
 
 pub(crate) fn describe() {
     describe_counter!(ROWS, "rows of findings and actions that were read, by table");
+    describe_counter!(
+        UNREADABLE,
+        "rows passed over because they hold what this version does not know, by table"
+    );
     describe_counter!(IGNORED, "findings that reached no rule, by reason");
     describe_counter!(TRANSITIONS, "alerts that came into a state, by state");
     describe_counter!(

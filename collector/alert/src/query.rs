@@ -6,6 +6,7 @@ use arrow::array::{AsArray as _, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMicrosecondType};
 use async_trait::async_trait;
+use fleetmend_event::column::RowError;
 use fleetmend_event::{HostId, Table, TimeMicros};
 
 use crate::AlertError;
@@ -58,30 +59,64 @@ pub(crate) fn time(value: TimeMicros) -> String {
     format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", value.0)
 }
 
-/// The rows of a query that selects whole rows of one table.
-pub(crate) fn stored<T: Table>(batches: &[RecordBatch]) -> Result<Vec<Stored<T>>, AlertError> {
+/// The rows of one table that were read.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading<T> {
+    /// Those that could be read.
+    pub(crate) rows: Vec<Stored<T>>,
+    /// When each of the others was taken in, with what is wrong with it.
+    pub(crate) unreadable: Vec<(TimeMicros, String)>,
+}
+
+/// The rows of a query that selects whole rows of one table. A row that holds what this version does not know
+/// stands beside the others: a host that is newer, or that lies, does not silence the rest of the fleet.
+///
+/// # Errors
+/// When a column is missing or has another type, which no row could mend.
+pub(crate) fn stored<T: Table>(batches: &[RecordBatch]) -> Result<Reading<T>, AlertError> {
     let wrong = |reason: String| AlertError::Rows {
         table: T::NAME,
         reason,
     };
-    let mut all = Vec::new();
+    let mut read = Reading {
+        rows: Vec::new(),
+        unreadable: Vec::new(),
+    };
     for batch in batches {
         let hosts = texts(batch, "host_id").ok_or_else(|| wrong("host_id is missing".to_owned()))?;
         let times = times(batch, "ingested_at").ok_or_else(|| wrong("ingested_at is missing".to_owned()))?;
         let plain = as_declared::<T>(batch).map_err(|error| wrong(error.to_string()))?;
-        let rows = T::from_batch(&plain).map_err(|error| wrong(error.to_string()))?;
+        let rows = rows_of::<T>(&plain).map_err(|error| wrong(error.to_string()))?;
         for ((row, host), ingested_at) in rows.into_iter().zip(hosts).zip(times) {
-            let host_id = host
-                .parse()
-                .map_err(|_| wrong(format!("{host:?} is no host id")))?;
-            all.push(Stored {
-                host_id,
-                ingested_at,
-                row,
-            });
+            let host_id = host.parse().map_err(|_| format!("{host:?} is no host id"));
+            match (row, host_id) {
+                (Ok(row), Ok(host_id)) => read.rows.push(Stored {
+                    host_id,
+                    ingested_at,
+                    row,
+                }),
+                (Err(reason), _) | (_, Err(reason)) => read.unreadable.push((ingested_at, reason)),
+            }
         }
     }
-    Ok(all)
+    Ok(read)
+}
+
+/// Every row of a batch, or what is wrong with it.
+fn rows_of<T: Table>(batch: &RecordBatch) -> Result<Vec<Result<T, String>>, RowError> {
+    match T::from_batch(batch) {
+        Ok(rows) => return Ok(rows.into_iter().map(Ok).collect()),
+        Err(error @ (RowError::Missing { .. } | RowError::Type { .. })) => return Err(error),
+        Err(RowError::Null { .. } | RowError::Value { .. }) => {}
+    }
+    let one = |index| match T::from_batch(&batch.slice(index, 1)) {
+        Ok(rows) => rows
+            .into_iter()
+            .next()
+            .ok_or_else(|| "it is not there".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok((0..batch.num_rows()).map(one).collect())
 }
 
 /// The batch with the types its table declares: engines hand texts out in other encodings.

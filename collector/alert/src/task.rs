@@ -1,6 +1,7 @@
 //! The two tasks of the room.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) pool: SqlitePool,
     pub(crate) sql: Arc<dyn SqlQuery>,
     pub(crate) webhooks: Vec<Webhook>,
+    /// Whether a row that cannot be read was reported.
+    pub(crate) unreadable_told: AtomicBool,
     /// Told when a round may have written messages.
     pub(crate) wake: Notify,
 }
@@ -66,6 +69,7 @@ impl Alerting {
                 pool,
                 sql,
                 webhooks,
+                unreadable_told: AtomicBool::new(false),
                 wake: Notify::new(),
             }),
         })
@@ -91,19 +95,8 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
     let mut metrics_at = Instant::now();
     let mut sweep_at = Instant::now() + SWEEP_EVERY;
     loop {
-        let round = async {
-            let more = evaluate::findings(shared).await?;
-            if Instant::now() >= metrics_at {
-                metrics_at = Instant::now() + shared.config.metrics_every.get();
-                evaluate::metrics(shared).await?;
-            }
-            if Instant::now() >= sweep_at {
-                sweep_at = Instant::now() + SWEEP_EVERY;
-                evaluate::sweep(shared).await?;
-            }
-            Ok(more)
-        };
-        let pause = match round.await {
+        // Each part for itself: what stops one does not stop the others.
+        let pause = match evaluate::findings(shared).await {
             Ok(true) => Duration::ZERO,
             Ok(false) => shared.config.poll.get(),
             Err(error) => {
@@ -111,6 +104,18 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
                 AFTER_FAILURE
             }
         };
+        if Instant::now() >= metrics_at {
+            metrics_at = Instant::now() + shared.config.metrics_every.get();
+            if let Err(error) = evaluate::metrics(shared).await {
+                failed("judging metrics", &error);
+            }
+        }
+        if Instant::now() >= sweep_at {
+            sweep_at = Instant::now() + SWEEP_EVERY;
+            if let Err(error) = evaluate::sweep(shared).await {
+                failed("sweeping", &error);
+            }
+        }
         shared.wake.notify_one();
         tokio::select! {
             biased;

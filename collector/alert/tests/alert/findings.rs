@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::{ActionStage, FindingKind, Severity, SubjectKind};
 use fleetmend_event::{ActionId, Fact, HostId};
@@ -182,4 +184,23 @@ async fn nothing_is_missed_or_doubled_over_restarts() {
     titles.sort();
     assert_eq!(paged, titles);
     assert!(messages.len() <= titles.len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_read_silences_nobody() {
+    let testbed = Testbed::start(quick()).await;
+    testbed
+        .add_garbled(&[finding("before"), finding("garbled"), finding("after")])
+        .await;
+    testbed.settled().await;
+    let titles: BTreeSet<String> = testbed
+        .alerts()
+        .await
+        .into_iter()
+        .map(|alert| alert.title)
+        .collect();
+    assert_eq!(
+        titles,
+        BTreeSet::from(["before", "after", "the last of all"].map(str::to_owned))
+    );
 }

@@ -2,14 +2,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, StringArray};
 use async_trait::async_trait;
 use collector_alert::{AlertConfig, AlertFilter, AlertView, Alerting, QueryError, QueryLimits, SqlQuery};
 use collector_store::{Store, StoreConfig};
 use fleetmend_config::{HumanDuration, Secret};
+use fleetmend_event::frame::Stamp;
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::*;
-use fleetmend_event::{ActionId, Fact, FindingId, HostId, TimeMicros};
+use fleetmend_event::{
+    ActionId, Fact, FindingId, Frame, HostId, RecordId, Sequence, SpoolEpoch, TableInfo, TimeMicros,
+};
 use fleetmend_shutdown::Tasks;
 use fleetmend_testkit::wait_for;
 use sqlx::SqlitePool;
@@ -136,6 +139,35 @@ impl Testbed {
 
     pub(crate) async fn add(&self, facts: Vec<Fact>) {
         self.store.append_for(self.host, facts).await.unwrap();
+    }
+
+    /// Adds findings among which those entitled "garbled" have a severity that no vocabulary has.
+    pub(crate) async fn add_garbled(&self, findings: &[Finding]) {
+        let batch = Finding::to_batch(findings).unwrap();
+        let words: StringArray = findings
+            .iter()
+            .map(|finding| {
+                Some(match finding.title.as_str() {
+                    "garbled" => "apocalyptic",
+                    _ => finding.severity.as_str(),
+                })
+            })
+            .collect();
+        let mut columns = batch.columns().to_vec();
+        columns[batch.schema().index_of("severity").unwrap()] = Arc::new(words);
+        let batch = RecordBatch::try_new(batch.schema(), columns).unwrap();
+        let id = RecordId {
+            epoch: SpoolEpoch::random(),
+            lane: Finding::LANE,
+            sequence: Sequence(1),
+        };
+        let now = TimeMicros::now();
+        let stamp = Stamp {
+            wall: now,
+            boot_us: 1,
+        };
+        let frame = Frame::of_batch(id, &TableInfo::of::<Finding>(), &batch, stamp, (now, now)).unwrap();
+        self.store.commit(self.host, vec![frame]).await.unwrap();
     }
 
     pub(crate) async fn alerts(&self) -> Vec<AlertView> {
