@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,7 +20,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -37,7 +38,12 @@ const BODY_BYTES_MAX: usize = 256 * 1_024;
 /// Longest time to the head of an answer; queries have a shorter one of their own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Also how long a connection without a request is kept.
+/// From the handshake to the first whole head of a request, in any protocol: until it is known which one is spoken,
+/// the server has no timer of its own.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this long without a new request a connection ends as soon as nothing is open on it: it holds a slot.
+const QUIET_MAX: Duration = Duration::from_secs(120);
+/// Also how long a connection of HTTP/1 is kept between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HTTP2_PING: Duration = Duration::from_secs(30);
 const HTTP2_STREAMS_MAX: u32 = 100;
@@ -231,14 +237,19 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING)
         .max_concurrent_streams(HTTP2_STREAMS_MAX);
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = requests.clone();
     let with_remote = move |mut request: Request<Incoming>| {
+        counted.fetch_add(1, Ordering::Relaxed);
         request.extensions_mut().insert(Remote(remote));
         request
     };
     let service = TowerToHyperService::new(router.map_request(with_remote));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let mut draining = false;
+    let mut ending = false;
+    let mut seen = 0;
+    let mut look_at = Instant::now() + FIRST_REQUEST_TIMEOUT;
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -247,9 +258,23 @@ where
                 }
                 return;
             }
-            () = token.cancelled(), if !draining => {
-                draining = true;
+            () = token.cancelled(), if !ending => {
+                ending = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = sleep_until(look_at), if !ending => {
+                let now = requests.load(Ordering::Relaxed);
+                if now == 0 {
+                    metrics::counter!(crate::metrics::REFUSED, "reason" => "silent").increment(1);
+                    tracing::debug!(%remote, "connection brought no request");
+                    return;
+                }
+                if now == seen {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                seen = now;
+                look_at = Instant::now() + QUIET_MAX;
             }
         }
     }

@@ -70,6 +70,28 @@ async fn with_tls_the_api_answers_over_it_and_garbage_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_do_not_keep_their_slots() {
+    let config = ApiConfig {
+        connections_max: 3,
+        ..ApiConfig::default()
+    };
+    let testbed = Testbed::start_with(config, None).await;
+    let address = testbed.url.strip_prefix("http://").unwrap();
+    let mut silent = Vec::new();
+    for said in [&b""[..], b"PRI * HTTP/2", b"GET / HT"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        silent.push(stream);
+    }
+    let request = testbed
+        .http
+        .get(format!("{}/healthz", testbed.url))
+        .timeout(Duration::from_secs(25));
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_api_drains_open_connections() {
     let testbed = Testbed::start().await;
     assert_eq!(
