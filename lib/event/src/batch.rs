@@ -1,4 +1,9 @@
 //! A batch as bytes: one Arrow IPC stream with one batch, compressed with zstd.
+//!
+//! A body comes from outside. Nothing in it decides how much memory is taken before it is compared with what is
+//! there: the zstd frame is decompressed into no more than it states, the stream's lengths are checked before the
+//! reader believes them, and buffers that are compressed once more or that lie over each other are refused. So a
+//! body costs at most about twice [`plain_bytes_max`] while it is decoded, and once as much after.
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -29,6 +34,12 @@ pub enum BatchError {
     /// The reader stopped on malformed bytes.
     #[error("body is malformed: the Arrow reader could not finish")]
     Malformed,
+    /// Its lengths claim more than there is.
+    #[error("body is no plain Arrow IPC stream: {reason}")]
+    Layout {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 /// The body of a frame: `batch` as a compressed Arrow IPC stream.
@@ -44,12 +55,21 @@ pub fn encode(batch: &RecordBatch) -> Result<Vec<u8>, BatchError> {
     zstd::bulk::compress(&plain, ZSTD_LEVEL).map_err(BatchError::Zstd)
 }
 
+/// Bytes that a body takes at most once it is decompressed, by what it states; [`decode`] refuses more.
+pub fn plain_bytes_max(body: &[u8]) -> usize {
+    let stated = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
+    stated
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .map_or(BODY_BYTES_MAX, |bytes| bytes.min(BODY_BYTES_MAX))
+}
+
 /// The batch in a frame's body. Every buffer is validated; a malformed body never panics.
 ///
 /// # Errors
 /// [`BatchError`] says what is wrong with the bytes.
 pub fn decode(body: &[u8]) -> Result<RecordBatch, BatchError> {
-    let plain = zstd::bulk::decompress(body, BODY_BYTES_MAX).map_err(BatchError::Zstd)?;
+    let plain = zstd::bulk::decompress(body, plain_bytes_max(body)).map_err(BatchError::Zstd)?;
+    check_lengths(&plain)?;
     // arrow-ipc still has paths that panic on hostile lengths; they must not take a stream down with them.
     std::panic::catch_unwind(|| decode_plain(&plain)).unwrap_or(Err(BatchError::Malformed))
 }
@@ -60,5 +80,112 @@ fn decode_plain(plain: &[u8]) -> Result<RecordBatch, BatchError> {
     match reader.next() {
         None => Ok(batch),
         Some(_) => Err(BatchError::Count { found: 2 }),
+    }
+}
+
+/// Walks the messages of an IPC stream as the reader will. The reader allocates what a message claims before it
+/// looks for the bytes, and an allocation that fails ends the process.
+fn check_lengths(plain: &[u8]) -> Result<(), BatchError> {
+    let layout = |reason| BatchError::Layout { reason };
+    let mut rest = plain;
+    while let Some((head, tail)) = rest.split_first_chunk::<4>() {
+        let (length, tail) = match head {
+            [0xff, 0xff, 0xff, 0xff] => tail.split_first_chunk::<4>().ok_or(BatchError::Malformed)?,
+            _ => (head, tail),
+        };
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        if length == 0 {
+            break;
+        }
+        let (metadata, tail) = tail
+            .split_at_checked(length)
+            .ok_or(layout("a message is cut short"))?;
+        let message = arrow::ipc::root_as_message(metadata).map_err(|_| layout("a message is none"))?;
+        let body = usize::try_from(message.bodyLength()).ok();
+        let (body, tail) = body
+            .and_then(|bytes| tail.split_at_checked(bytes))
+            .ok_or(layout("a message's body is cut short"))?;
+        let dictionary = message.header_as_dictionary_batch();
+        let batch = message
+            .header_as_record_batch()
+            .or_else(|| dictionary.and_then(|dictionary| dictionary.data()));
+        if let Some(batch) = batch {
+            if batch.compression().is_some() {
+                return Err(layout("its buffers are compressed once more"));
+            }
+            let buffers = batch.buffers().into_iter().flatten();
+            let claimed = buffers
+                .map(|buffer| u64::try_from(buffer.length()).unwrap_or(u64::MAX))
+                .fold(0, u64::saturating_add);
+            if claimed > body.len() as u64 {
+                return Err(layout("its buffers lie over each other"));
+            }
+        }
+        rest = tail;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::ipc::CompressionType;
+    use arrow::ipc::writer::IpcWriteOptions;
+
+    use super::*;
+
+    fn batch(rows: usize) -> RecordBatch {
+        let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; rows]));
+        RecordBatch::try_from_iter([("zero", zeros)]).unwrap()
+    }
+
+    #[test]
+    fn body_states_what_it_takes_and_takes_no_more() {
+        let body = encode(&batch(100_000)).unwrap();
+        let stated = plain_bytes_max(&body);
+        assert!(
+            (800_000..900_000).contains(&stated) && body.len() < 1_000,
+            "{stated}"
+        );
+        assert_eq!(decode(&body).unwrap().num_rows(), 100_000);
+        // A second zstd frame behind the first would be decompressed with it.
+        let twice = [body.clone(), body].concat();
+        assert!(matches!(decode(&twice), Err(BatchError::Zstd(_))));
+        assert_eq!(plain_bytes_max(b"not zstd"), BODY_BYTES_MAX);
+    }
+
+    #[test]
+    fn buffers_compressed_within_the_stream_are_refused() {
+        let options = IpcWriteOptions::default()
+            .try_with_compression(Some(CompressionType::ZSTD))
+            .unwrap();
+        let mut plain = Vec::new();
+        let rows = batch(100_000);
+        let mut writer = StreamWriter::try_new_with_options(&mut plain, &rows.schema(), options).unwrap();
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        let body = zstd::bulk::compress(&plain, ZSTD_LEVEL).unwrap();
+        assert!(matches!(decode(&body), Err(BatchError::Layout { .. })));
+    }
+
+    #[test]
+    fn claimed_length_is_not_believed() {
+        let mut plain = Vec::new();
+        let rows = batch(1_000);
+        let mut writer = StreamWriter::try_new(&mut plain, &rows.schema()).unwrap();
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        // The length of the batch's body stands in its message; a reader that trusts it asks for an exabyte.
+        let claims: Vec<usize> = (0..plain.len() - 8)
+            .filter(|at| plain[*at..*at + 8] == 8_000_i64.to_le_bytes())
+            .collect();
+        assert!(!claims.is_empty(), "the body's length is not found");
+        for at in claims {
+            plain[at..at + 8].copy_from_slice(&(1_i64 << 60).to_le_bytes());
+        }
+        let body = zstd::bulk::compress(&plain, ZSTD_LEVEL).unwrap();
+        assert!(matches!(decode(&body), Err(BatchError::Layout { .. })));
     }
 }
