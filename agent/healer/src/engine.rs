@@ -282,14 +282,20 @@ impl Healer {
             return Ok((false, reason.clone(), Some(Job::observe(record, reason))));
         }
         state.journal.write(&record)?;
-        state.in_flight.push(key);
         let entry = Entry::new(
             &record.proposal,
             &record.target_key,
             ActionStage::Journalled,
             described.clone(),
         );
-        self.record(&mut state, entry)?;
+        if let Err(stop) = self.record(&mut state, entry) {
+            // Nothing comes of it; a record that stays ends as no-op at the next start.
+            if let Err(error) = state.journal.remove(record.proposal.action_id) {
+                tracing::warn!(%error, "journal record of what is not done was not removed");
+            }
+            return Err(stop);
+        }
+        state.in_flight.push(key);
         metrics::proposal("act");
         Ok((true, described, Some(Job::act(record))))
     }
@@ -440,6 +446,12 @@ impl Healer {
         files
             .find(|file| file.try_exists().unwrap_or(true))
             .map(|file| format!("acting is stopped by {}", file.display()))
+    }
+
+    /// Why nothing may be done now, if nothing may: what cannot be recorded is not done.
+    fn halted_reason(&self, state: &State) -> Option<String> {
+        let unrecorded = state.ledger.as_ref().err().cloned();
+        unrecorded.or_else(|| self.stopped_reason(state))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

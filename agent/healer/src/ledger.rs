@@ -61,6 +61,17 @@ pub enum LedgerError {
         /// Its size.
         bytes: u64,
     },
+    /// Part of an entry was written, and could not be cut off again: nothing may follow it.
+    #[error("the ledger {} ends with half an entry that could not be cut off", path.display())]
+    Torn {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It was given up before.
+    #[error("the ledger was given up: {0}")]
+    GivenUp(String),
     /// An entry is longer than a line may be.
     #[error("a ledger entry of {bytes} bytes is longer than the {LINE_BYTES_MAX} allowed")]
     TooLong {
@@ -70,6 +81,16 @@ pub enum LedgerError {
     /// An entry could not be written as JSON.
     #[error("a ledger entry could not be encoded")]
     Encode(#[from] serde_json::Error),
+}
+
+impl LedgerError {
+    /// Whether the ledger is as it was before, so that the next entry may go well: a full disk passes.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            LedgerError::File { .. } | LedgerError::TooLong { .. } | LedgerError::Encode(_)
+        )
+    }
 }
 
 /// An entry and the step it records.
@@ -169,7 +190,7 @@ impl Ledger {
     /// Appends an entry; it is on the disk when this returns. The event gets the entry's index.
     ///
     /// # Errors
-    /// When it could not be made durable; the ledger is then as it was before.
+    /// When it could not be made durable; the ledger is then as it was before, unless [`LedgerError::Torn`].
     pub fn append(
         &mut self,
         time: TimeMicros,
@@ -212,13 +233,15 @@ impl Ledger {
             .and_then(|()| self.file.sync_data());
         if let Err(source) = written {
             // A half-written line must not stand before the next one.
-            if let Err(error) = self.file.set_len(self.end) {
-                tracing::error!(%error, "half-written ledger entry could not be cut off");
-            }
-            return Err(LedgerError::File {
-                action: "append to",
-                path: self.path.clone(),
-                source,
+            let path = self.path.clone();
+            let cut = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
+            return Err(match cut {
+                Ok(()) => LedgerError::File {
+                    action: "append to",
+                    path,
+                    source,
+                },
+                Err(source) => LedgerError::Torn { path, source },
             });
         }
         self.offsets.push(self.end);

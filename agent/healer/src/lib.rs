@@ -15,7 +15,7 @@
 //! - **Five endings** and no other. Each step is synced to the [`journal`] before the next begins; whatever
 //!   was under way when the process died is brought to rest at the next start, before anything new.
 //! - **Everything is in the [`ledger`]**, a hash chain that is verified at every start. A ledger that is
-//!   broken, full or cannot be written stops all acting.
+//!   broken or full stops all acting for good; one that cannot be written now stops what was to be recorded.
 //! - A limit that healed is taken off again by itself after the time its grant says.
 //! - Stopping is for every peer, resuming for root only. A clock set back makes no expired policy good.
 //!

@@ -8,6 +8,7 @@ mod healing {
     mod crash;
     mod disk;
     mod fixture;
+    mod ledger;
     mod policy;
     mod process;
     mod socket;

@@ -86,8 +86,10 @@ impl Healer {
             self.now_of(&state),
             state.policy.current().map_or(0, |policy| policy.version),
         );
-        if let Err(error) = self.append(&mut state, time, Body::note(kind, version, note), None) {
-            tracing::error!(%error, "ledger entry could not be written");
+        match self.append(&mut state, time, Body::note(kind, version, note), None) {
+            // That was said when it was given up; a note does nothing that would have to be recorded.
+            Ok(()) | Err(LedgerError::GivenUp(_)) => {}
+            Err(error) => tracing::error!(%error, "ledger entry could not be written"),
         }
     }
 
@@ -104,12 +106,15 @@ impl Healer {
             known,
             ..
         } = state;
-        let Ok(open) = ledger else {
-            // Nothing gets here that acts: a proposal is refused before.
-            return Ok(());
+        let open = match ledger {
+            Ok(open) => open,
+            Err(reason) => return Err(LedgerError::GivenUp(reason.clone())),
         };
         if let Err(error) = open.append(time, body.clone(), event) {
-            *ledger = Err(error.to_string());
+            if !error.may_pass() {
+                tracing::error!(%error, "ledger is given up: nothing more will be done");
+                *ledger = Err(error.to_string());
+            }
             return Err(error);
         }
         metrics::ledger_entry();

@@ -102,7 +102,7 @@ impl Healer {
         // Measuring took a while: acting may have been stopped, or have become pointless, meanwhile.
         let too_late = self.now() >= record.proposal.not_after;
         let stopped = self
-            .stopped_reason(&self.state())
+            .halted_reason(&self.state())
             .or_else(|| too_late.then(|| "it came too late".to_owned()));
         if let Some(reason) = stopped {
             self.step(&record, ActionStage::Refused, reason.clone(), "{}")?;

@@ -98,11 +98,15 @@ impl Fleet {
     }
 
     pub(super) fn healer_with(&self, interrupt: Arc<dyn Interrupt>) -> Healer {
+        self.healer_from(self.options(), interrupt)
+    }
+
+    pub(super) fn healer_from(&self, options: Options, interrupt: Arc<dyn Interrupt>) -> Healer {
         let host = Host {
             cpu_window: Duration::from_millis(700),
             ..Host::here()
         };
-        let healer = Healer::open(self.options(), host, self.clock.clone(), interrupt).unwrap();
+        let healer = Healer::open(options, host, self.clock.clone(), interrupt).unwrap();
         healer.recover();
         healer
     }
