@@ -23,8 +23,9 @@
 //!   tell a repetition. Redirects are not followed. The secret is in no log and in no table.
 //!
 //! # Tasks and channels
-//! [`Alerting::spawn`] starts `alert-evaluate` (each second) and `alert-deliver` (when something is due), both
-//! critical: a round that fails is done again by itself. They share nothing but SQLite and one `Notify`.
+//! [`Alerting::spawn`] starts `alert-evaluate` (each second) and one `alert-deliver` for each receiver (when something
+//! is due), all critical: a round that fails is done again by itself. They share nothing but SQLite and one `watch`,
+//! by which evaluating wakes delivering.
 //!
 //! # Not there yet
 //! Silences, grouping, escalation, and receivers other than the webhook.

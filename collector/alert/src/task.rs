@@ -1,4 +1,4 @@
-//! The two tasks of the room.
+//! The tasks of the room.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
 use sqlx::SqlitePool;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::config::AlertConfig;
+use crate::deliver::{Pause, Receiving};
 use crate::error::AlertError;
 use crate::query::SqlQuery;
 use crate::rules::Rules;
@@ -35,7 +36,7 @@ pub(crate) struct Shared {
     /// Whether a row that cannot be read was reported.
     pub(crate) unreadable_told: AtomicBool,
     /// Told when a round may have written messages.
-    pub(crate) wake: Notify,
+    pub(crate) wake: watch::Sender<()>,
 }
 
 impl Shared {
@@ -70,23 +71,26 @@ impl Alerting {
                 sql,
                 webhooks,
                 unreadable_told: AtomicBool::new(false),
-                wake: Notify::new(),
+                wake: watch::Sender::new(()),
             }),
         })
     }
 
-    /// Starts evaluating and delivering; both end when `tasks` drains, between two transactions.
+    /// Starts evaluating, and delivering to each receiver; all end when `tasks` drains, between two transactions.
     pub fn spawn(&self, tasks: &Tasks) {
         let (shared, token) = (self.shared.clone(), tasks.token());
         tasks.spawn("alert-evaluate", TaskKind::Critical, async move {
             evaluating(&shared, &token).await;
             Ok::<(), AlertError>(())
         });
-        let (shared, token) = (self.shared.clone(), tasks.token());
-        tasks.spawn("alert-deliver", TaskKind::Critical, async move {
-            delivering(&shared, &token).await;
-            Ok::<(), AlertError>(())
-        });
+        let webhooks = (0..self.shared.webhooks.len()).map(Receiving::Webhook);
+        for receiving in webhooks.chain([Receiving::Others]) {
+            let (shared, token) = (self.shared.clone(), tasks.token());
+            tasks.spawn("alert-deliver", TaskKind::Critical, async move {
+                delivering(&shared, receiving, &token).await;
+                Ok::<(), AlertError>(())
+            });
+        }
     }
 }
 
@@ -116,7 +120,7 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
                 failed("sweeping", &error);
             }
         }
-        shared.wake.notify_one();
+        shared.wake.send_replace(());
         tokio::select! {
             biased;
             () = token.cancelled() => return,
@@ -125,20 +129,23 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
     }
 }
 
-async fn delivering(shared: &Shared, token: &CancellationToken) {
+async fn delivering(shared: &Shared, receiving: Receiving, token: &CancellationToken) {
+    let mut wake = shared.wake.subscribe();
     loop {
-        let pause = match deliver::round(shared).await {
+        wake.mark_unchanged();
+        let pause = match deliver::round(shared, receiving, token).await {
             Ok(pause) => pause,
             Err(error) => {
                 failed("delivering", &error);
-                AFTER_FAILURE
+                Pause::Whole(AFTER_FAILURE)
             }
         };
+        let (Pause::Until(time) | Pause::Whole(time)) = pause;
         tokio::select! {
             biased;
             () = token.cancelled() => return,
-            () = shared.wake.notified() => {}
-            () = sleep(pause) => {}
+            Ok(()) = wake.changed(), if matches!(pause, Pause::Until(_)) => {}
+            () = sleep(time) => {}
         }
     }
 }

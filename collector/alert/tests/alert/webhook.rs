@@ -74,3 +74,22 @@ async fn what_nobody_accepts_is_given_up_and_says_why() {
     assert_eq!(delivery.last_status, Some(410));
     assert!(delivery.last_error.unwrap().contains("410"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_does_not_answer_delays_nobody_else() {
+    // It takes connections, and never says a word.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = quick();
+    config.receivers.push(collector_alert::Receiver {
+        name: "silent".to_owned(),
+        url: format!("http://{}/", silent.local_addr().unwrap()),
+        secret: fleetmend_config::Secret::new(SECRET),
+        timeout: HumanDuration::from_secs(300),
+        ca: None,
+    });
+    let testbed = Testbed::start(config).await;
+    for count in 1..=3 {
+        testbed.add(vec![finding("paged").into()]).await;
+        testbed.accepted(count).await;
+    }
+}
