@@ -129,7 +129,8 @@ impl SpoolHandle {
         self.shared.index.lock().spooled()
     }
 
-    /// Waits until everything appended before this call is durable. `false` when the writer has ended.
+    /// Waits until everything appended before this call is durable, or, of what the disk refused for too long,
+    /// the gap row that counts it; while the disk refuses, that may be long. `false` when the writer has ended.
     ///
     /// # Cancel safety
     /// The flush happens whether or not somebody waits for it.

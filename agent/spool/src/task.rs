@@ -49,6 +49,8 @@ pub(crate) struct Writer {
     gaps_written: Option<Instant>,
     tidied: Option<Instant>,
     refused: Option<Instant>,
+    /// The flush that somebody waits for.
+    ticket: u64,
     /// Kept until the last write: then another agent may have the folder.
     lock: File,
 }
@@ -84,6 +86,7 @@ impl Writer {
             gaps_written: None,
             tidied: None,
             refused: None,
+            ticket: 0,
             lock,
             shared,
         };
@@ -126,7 +129,15 @@ impl Writer {
         }
         let all = stop || taken.requests.flush_ticket > 0;
         for lane in Lane::ALL.iter().copied() {
-            if all || self.is_due(lane, now) {
+            let due = self
+                .batcher
+                .due(lane, &self.shared.config)
+                .is_some_and(|due| due <= now);
+            // What waits for the disk is tried again, and makes no batch smaller.
+            if all || due {
+                self.encode(lane);
+            }
+            if all || due || !self.unwritten.get(lane).is_empty() {
                 self.flush(lane, now, all);
             }
         }
@@ -144,10 +155,15 @@ impl Writer {
             self.tidied = Some(now);
             self.tidy(now);
         }
-        if requests.flush_ticket > 0 {
+        self.ticket = self.ticket.max(requests.flush_ticket);
+        // Durable, or its loss is: what the disk refused waits, and so does who asked for it.
+        let durable =
+            self.gaps.is_empty() && Lane::ALL.iter().all(|lane| self.unwritten.get(*lane).is_empty());
+        if durable && self.ticket > 0 {
+            let ticket = std::mem::take(&mut self.ticket);
             self.shared
                 .progress
-                .send_modify(|progress| progress.flushed_ticket = requests.flush_ticket);
+                .send_modify(|progress| progress.flushed_ticket = progress.flushed_ticket.max(ticket));
         }
     }
 
@@ -162,24 +178,20 @@ impl Writer {
             .map_or(latest, |due| due.min(latest))
     }
 
-    fn is_due(&self, lane: Lane, now: Instant) -> bool {
-        !self.unwritten.get(lane).is_empty()
-            || self
-                .batcher
-                .due(lane, &self.shared.config)
-                .is_some_and(|due| due <= now)
-    }
-
     fn take_in(&mut self, fact: Fact, now: Instant) {
         let lane = fact.lane();
         if let Fact::Metrics(tick) = &fact {
-            let of = (self.epoch, self.appenders.get(Lane::Metrics).next());
+            // Frames that wait for the disk get their numbers before the batch of this tick.
+            let waiting = u64::try_from(self.unwritten.get(lane).len()).unwrap_or(u64::MAX);
+            let number = self.appenders.get(lane).next().saturating_add(waiting);
+            let of = (self.epoch, number);
             if let Err(error) = self.staging.append(tick, of, self.stamp()) {
                 tracing::debug!(%error, "tick of metrics could not be staged");
             }
         }
         self.batcher.push(fact, now);
         if self.batcher.len(lane) >= SpoolConfig::batch_facts_max(lane) {
+            self.encode(lane);
             self.flush(lane, now, false);
         }
     }
@@ -206,13 +218,17 @@ impl Writer {
         }
     }
 
-    /// Encodes what waits in `lane` and writes it, unless the disk refused a moment ago and it can wait.
-    fn flush(&mut self, lane: Lane, now: Instant, force: bool) {
+    /// Makes frames of the facts that wait in `lane`.
+    fn encode(&mut self, lane: Lane) {
         let Encoded { frames, losses } = self.batcher.encode(lane, self.epoch, self.stamp());
         for loss in &losses {
             self.gaps.add(loss);
         }
         self.unwritten.get_mut(lane).extend(frames);
+    }
+
+    /// Writes the frames of `lane`, unless the disk refused a moment ago and they can wait.
+    fn flush(&mut self, lane: Lane, now: Instant, force: bool) {
         if force || self.refused.is_none_or(|refused| now >= refused + REFUSED_PAUSE) {
             let mut frames = std::mem::take(self.unwritten.get_mut(lane));
             if let Err(error) = self.write(lane, frames.make_contiguous()) {
@@ -223,6 +239,7 @@ impl Writer {
         self.bound_unwritten(lane);
         if lane == Lane::Metrics
             && self.unwritten.get(lane).is_empty()
+            && self.batcher.len(lane) == 0
             && let Err(error) = self.staging.clear()
         {
             tracing::warn!(%error, "could not empty the staging file");
