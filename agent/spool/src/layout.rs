@@ -104,6 +104,14 @@ pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a folder that only we may enter, and its name durable: both or neither.
+pub(crate) fn durable_folder(path: &Path) -> io::Result<()> {
+    private_folder(path)?;
+    path.parent()
+        .map_or(Ok(()), sync_folder)
+        .or_else(|error| fs::remove_dir(path).and(Err(error)))
+}
+
 /// Makes names created, renamed or removed in `folder` durable.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
@@ -113,6 +121,20 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 pub(crate) fn mark_file(folder: &Path, name: &str) -> io::Result<()> {
     fs::File::create(folder.join(name))?.sync_all()?;
     sync_folder(folder)
+}
+
+/// Makes tombstones of a segment by giving its file their name. On a full disk this needs no room and makes
+/// some; a segment that is gone is replaced by an empty file.
+pub(crate) fn turn_to_shed(folder: &Path, segment: &str, shed: &str) -> io::Result<()> {
+    let target = folder.join(shed);
+    match fs::rename(folder.join(segment), &target) {
+        Ok(()) => fs::OpenOptions::new()
+            .write(true)
+            .open(&target)?
+            .set_len(0)
+            .and_then(|()| sync_folder(folder)),
+        Err(_) => mark_file(folder, shed),
+    }
 }
 
 /// Removes a file that may be gone already.

@@ -35,7 +35,10 @@
 //! Every segment is scanned. A frame that is cut short at the end of a lane's last file is a **torn tail** and
 //! is cut off. Any other bytes that are no frame of this epoch and lane in rising order are copied to
 //! `corrupt/`; the numbers between their neighbours become tombstones. Both write a gap row. After an unclean
-//! stop one more gap row covers the time from the last frame to the start.
+//! stop one more gap row covers the time from the last frame to the start. Blocks that the disk cannot read
+//! count as such bytes. What a full or failing disk refuses of the repair is left for the next start, and the
+//! folder of a new epoch is made by the first append that finds room: only a folder that cannot be listed or
+//! locked keeps the spool from opening.
 //!
 //! # Room
 //!

@@ -1,11 +1,14 @@
 //! Keeping the spool within its bytes: acknowledged segments are deleted, then the oldest become tombstones.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use bytes::Bytes;
-use fleetmend_event::{Frame, Lane};
+use fleetmend_event::table::{Exactness, GapStage};
+use fleetmend_event::{Frame, Lane, TimeMicros};
 
+use crate::gaps::Loss;
 use crate::index::{EpochIndex, Extent, ExtentKind};
 use crate::intake::Damaged;
 use crate::layout;
@@ -150,18 +153,23 @@ impl Writer {
             index.epochs.iter().find_map(|epoch| {
                 let segment = |extent: &&Extent| matches!(extent.kind, ExtentKind::Segment { .. });
                 let extent = epoch.lanes.get(lane).extents.iter().find(segment)?;
-                Some((epoch.ordinal, epoch.epoch, epoch.folder.clone(), *extent))
+                let acknowledged = epoch.lanes.get(lane).acknowledged;
+                Some((
+                    epoch.ordinal,
+                    epoch.epoch,
+                    epoch.folder.clone(),
+                    *extent,
+                    acknowledged,
+                ))
             })
         };
-        let Some((ordinal, epoch, folder, extent)) = found else {
+        let Some((ordinal, epoch, folder, extent, acknowledged)) = found else {
             return false;
         };
         self.seal_if_open(lane, epoch == self.epoch, extent.first);
         let path = extent.path(&folder, lane);
-        let mut rest = fs::read(&path).map(Bytes::from).unwrap_or_default();
-        while let Ok(frame) = Frame::decode(&rest) {
-            self.gaps.add(&loss_of(&frame, reason));
-            rest = rest.slice(frame.encoded_len()..);
+        for loss in losses_of(&path, lane, extent, acknowledged, reason) {
+            self.gaps.add(&loss);
         }
         if self.shared.config.quota_bytes(lane) > 0 && reason != "disk_full" {
             self.write_gaps(Instant::now());
@@ -172,7 +180,11 @@ impl Writer {
             kind: ExtentKind::Shed,
             ..extent
         };
-        if let Err(error) = layout::mark_file(&folder, &layout::shed_name(lane, merged.first, merged.next)) {
+        let (segment, shed) = (
+            layout::segment_name(lane, extent.first),
+            layout::shed_name(lane, merged.first, merged.next),
+        );
+        if let Err(error) = layout::turn_to_shed(&folder, &segment, &shed) {
             tracing::warn!(%lane, %error, "could not mark tombstones; the segment stays");
             return false;
         }
@@ -215,9 +227,47 @@ impl Writer {
         None
     }
 
-    fn remove_file(&self, path: &std::path::Path) {
+    fn remove_file(&self, path: &Path) {
         if let Err(error) = layout::remove_if_there(path) {
             tracing::warn!(%error, path = %path.display(), "could not remove a spool file");
         }
     }
+}
+
+/// What goes with a segment: the rows of its frames that the collector does not have. Records that cannot be
+/// read any more are counted as records.
+pub(crate) fn losses_of(
+    path: &Path,
+    lane: Lane,
+    extent: Extent,
+    acknowledged: u64,
+    reason: &'static str,
+) -> Vec<Loss> {
+    let mut rest = fs::read(path).map(Bytes::from).unwrap_or_default();
+    let from = extent.first.max(acknowledged.saturating_add(1));
+    let mut unread = extent.next.saturating_sub(from);
+    let mut losses = Vec::new();
+    let mut span: Option<(TimeMicros, TimeMicros)> = None;
+    while let Ok(frame) = Frame::decode(&rest) {
+        let number = frame.id.sequence.0;
+        if from <= number && number < extent.next {
+            unread = unread.saturating_sub(1);
+            losses.push(loss_of(&frame, reason));
+        }
+        span = Some((frame.from_time, frame.to_time));
+        rest = rest.slice(frame.encoded_len()..);
+    }
+    if unread > 0 {
+        let now = TimeMicros::now();
+        losses.push(Loss {
+            table: "*",
+            lane,
+            span: (span.map_or(now, |(_, last)| last.min(now)), now),
+            count: unread,
+            exactness: Exactness::AtLeast,
+            stage: GapStage::Spool,
+            reason,
+        });
+    }
+    losses
 }

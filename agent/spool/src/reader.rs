@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::error::ReadError;
 use crate::index::{Extent, ExtentKind};
+use crate::recovery::is_damage;
 use crate::spool::{Progress, Shared};
 
 /// A frame as it lies on disk.
@@ -74,8 +75,18 @@ struct Step {
 
 enum Fault {
     Io(PathBuf, io::Error),
-    /// Bytes that are no frame, or not the one expected.
+    /// Bytes that are no frame, not the one expected, or gone with their sector.
     Damaged,
+}
+
+impl Fault {
+    fn of_read(path: &Path, error: io::Error) -> Self {
+        if is_damage(&error) {
+            tracing::error!(%error, path = %path.display(), "a spool segment cannot be read");
+            return Self::Damaged;
+        }
+        Self::Io(path.to_owned(), error)
+    }
 }
 
 impl SpoolReader {
@@ -105,10 +116,9 @@ impl SpoolReader {
     /// Sets the place after what the collector says it has, which becomes what counts as acknowledged: a
     /// restored collector gets again what is still here.
     pub fn resume(&mut self, durable: &[Mark]) {
-        let mut index = self.shared.index.lock();
-        index.resume(durable, Instant::now());
-        let mut cursor = self.cursor.lock();
-        *cursor = Cursor::default();
+        // One lock after the other: a read holds the cursor and takes the index.
+        self.shared.index.lock().resume(durable, Instant::now());
+        *self.cursor.lock() = Cursor::default();
     }
 
     /// Waits until something may have changed since the last [`SpoolReader::next_frames`] began. `false` when
@@ -215,7 +225,7 @@ impl Cursor {
             let path = step.extent.path(&step.folder, step.lane);
             let file = match File::open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Fault::Damaged),
-                other => other.map_err(|error| Fault::Io(path.clone(), error))?,
+                other => other.map_err(|error| Fault::of_read(&path, error))?,
             };
             let number = step.extent.first;
             self.open = Some(OpenRead {
@@ -279,7 +289,7 @@ impl OpenRead {
         }
         match self.file.read_exact_at(buffer, self.offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Fault::Damaged),
-            other => other.map_err(|error| Fault::Io(self.path.clone(), error)),
+            other => other.map_err(|error| Fault::of_read(&self.path, error)),
         }
     }
 }

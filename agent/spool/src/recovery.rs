@@ -16,7 +16,7 @@ use crate::layout::{self, Layout};
 use crate::staging;
 
 pub(crate) use clean::CleanMark;
-pub(crate) use lane::{LaneFolder, repair_segment};
+pub(crate) use lane::{LaneFolder, is_damage, repair_segment};
 
 /// What was found when the spool was opened.
 #[derive(Debug, Clone)]
@@ -62,20 +62,23 @@ pub(crate) struct Damage {
 
 pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
     layout::private_folder(layout.root()).map_err(OpenError::io("make", layout.root()))?;
-    layout::private_folder(&layout.corrupt()).map_err(OpenError::io("make", layout.corrupt()))?;
+    if let Err(error) = layout::private_folder(&layout.corrupt()) {
+        tracing::warn!(%error, "corrupt bytes will not be set aside");
+    }
     let lock = lock(layout)?;
     // Gone before the first append: whatever happens from here on is an unclean stop until the next mark.
-    let mark = CleanMark::take(layout)?;
+    let mark = CleanMark::take(layout);
 
     let mut damage = Damage::default();
     let mut epochs = Vec::new();
     for (ordinal, epoch) in epoch_folders(layout.root())? {
-        epochs.push(recover_epoch(layout, ordinal, epoch, &mut damage)?);
+        epochs.push(recover_epoch(layout, ordinal, epoch, &mut damage));
     }
-    let clean = epochs.is_empty() || mark.is_some();
+    let last = epochs.last().map(|last: &EpochIndex| last.epoch);
+    let clean = last.is_none_or(|last| mark.as_ref().is_some_and(|mark| mark.is_of(last)));
     let continued = mark.as_ref().and_then(|mark| mark.continues(epochs.last()?));
     let epoch_continued = continued.is_some();
-    let staged = staging::recover(&layout.staging(), &epochs)?;
+    let staged = staging::recover(&layout.staging(), &epochs);
     if !clean {
         damage
             .losses
@@ -86,7 +89,7 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
         (last, _) => {
             epochs.extend(last);
             let ordinal = epochs.last().map_or(1, |last| last.ordinal.saturating_add(1));
-            (begin_epoch(layout, ordinal)?, PerLane::from_fn(|_| 1))
+            (begin_epoch(layout, ordinal), PerLane::from_fn(|_| 1))
         }
     };
     epochs.retain(|epoch| !forgotten(epoch));
@@ -120,7 +123,10 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
 
 fn lock(layout: &Layout) -> Result<File, OpenError> {
     let path = layout.lock();
-    let file = File::create(&path).map_err(OpenError::io("open", &path))?;
+    // A disk that became read-only holds the file already, and it can be locked all the same.
+    let file = File::create(&path)
+        .or_else(|error| File::open(&path).map_err(|_| error))
+        .map_err(OpenError::io("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
@@ -140,12 +146,7 @@ fn epoch_folders(root: &Path) -> Result<Vec<(u32, SpoolEpoch)>, OpenError> {
     Ok(found)
 }
 
-fn recover_epoch(
-    layout: &Layout,
-    ordinal: u32,
-    epoch: SpoolEpoch,
-    damage: &mut Damage,
-) -> Result<EpochIndex, OpenError> {
+fn recover_epoch(layout: &Layout, ordinal: u32, epoch: SpoolEpoch, damage: &mut Damage) -> EpochIndex {
     let folder = layout.epoch(ordinal, epoch);
     let mut lanes = PerLane::default();
     for lane in Lane::ALL.iter().copied() {
@@ -156,27 +157,29 @@ fn recover_epoch(
             epoch,
             lane,
         };
-        *lanes.get_mut(lane) = lane::recover_lane(place, damage)?;
+        *lanes.get_mut(lane) = lane::recover_lane(place, damage);
     }
-    Ok(EpochIndex {
+    EpochIndex {
         ordinal,
         epoch,
         folder,
         lanes,
-    })
+    }
 }
 
-fn begin_epoch(layout: &Layout, ordinal: u32) -> Result<EpochIndex, OpenError> {
+/// A new epoch. On a disk that refuses its folder, the first append that finds room makes it.
+fn begin_epoch(layout: &Layout, ordinal: u32) -> EpochIndex {
     let epoch = SpoolEpoch::random();
     let folder = layout.epoch(ordinal, epoch);
-    layout::private_folder(&folder).map_err(OpenError::io("make", &folder))?;
-    layout::sync_folder(layout.root()).map_err(OpenError::io("sync", layout.root()))?;
-    Ok(EpochIndex {
+    if let Err(error) = layout::durable_folder(&folder) {
+        tracing::error!(%error, path = %folder.display(), "the disk refuses a new epoch: frames wait in memory");
+    }
+    EpochIndex {
         ordinal,
         epoch,
         folder,
         lanes: PerLane::default(),
-    })
+    }
 }
 
 /// Removes the folder of an epoch of which nothing is left.

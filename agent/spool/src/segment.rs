@@ -117,7 +117,15 @@ impl Appender {
         let path = self.folder.join(layout::segment_name(self.lane, self.next));
         // A file of this name can only be the rest of an append that failed.
         layout::remove_if_there(&path)?;
-        let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+        let open = || OpenOptions::new().append(true).create_new(true).open(&path);
+        let file = match open() {
+            // The disk refused the folder when the epoch began.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                layout::durable_folder(&self.folder)?;
+                open()
+            }
+            other => other,
+        }?;
         Ok(OpenSegment {
             file,
             first: self.next,

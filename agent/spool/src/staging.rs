@@ -14,7 +14,6 @@ use fleetmend_event::frame::Stamp;
 use fleetmend_event::table::{MetricChunk, Table, TableInfo};
 use fleetmend_event::{Fact, Frame, Lane, MetricFrame, RecordId, Sequence, SeriesKey, SeriesSet, SpoolEpoch};
 
-use crate::error::OpenError;
 use crate::index::EpochIndex;
 
 /// A minute of ticks has about half a megabyte; more is not ours.
@@ -99,16 +98,15 @@ impl Staging {
 
 /// The ticks whose batch was never written. What cannot be read is left out: a torn tail is what a power cut
 /// may cost.
-pub(crate) fn recover(path: &Path, epochs: &[EpochIndex]) -> Result<Vec<Fact>, OpenError> {
+pub(crate) fn recover(path: &Path, epochs: &[EpochIndex]) -> Vec<Fact> {
     let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(file) => file
-            .take(STAGING_BYTES_MAX)
-            .read_to_end(&mut bytes)
-            .map_err(OpenError::io("read", path))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(OpenError::io("open", path)(error)),
-    };
+    let read = File::open(path).and_then(|file| file.take(STAGING_BYTES_MAX).read_to_end(&mut bytes));
+    match read {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "staged ticks cannot all be read");
+        }
+        _ => {}
+    }
     let mut rest = Bytes::from(bytes);
     let mut ticks = Vec::new();
     let mut series: Option<SeriesSet> = None;
@@ -120,7 +118,7 @@ pub(crate) fn recover(path: &Path, epochs: &[EpochIndex]) -> Result<Vec<Fact>, O
             ticks.push(Fact::Metrics(tick));
         }
     }
-    Ok(ticks)
+    ticks
 }
 
 fn tick_of(frame: &Frame, series: &mut Option<SeriesSet>) -> Option<MetricFrame> {

@@ -6,7 +6,6 @@ use std::io::Write as _;
 use fleetmend_event::{Lane, SpoolEpoch};
 use serde::{Deserialize, Serialize};
 
-use crate::error::OpenError;
 use crate::index::{EpochIndex, PerLane};
 use crate::layout::{self, Layout};
 
@@ -49,21 +48,28 @@ impl CleanMark {
         layout::sync_folder(layout.root())
     }
 
-    /// Reads the mark and removes it, durably. One that cannot be understood is the same as none.
-    pub(crate) fn take(layout: &Layout) -> Result<Option<Self>, OpenError> {
+    /// Reads the mark and removes it, durably. One that cannot be understood, or that stays, is the same as
+    /// none: then another epoch begins, which the mark does not fit.
+    pub(crate) fn take(layout: &Layout) -> Option<Self> {
         let path = layout.clean();
         let mark = match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() <= BYTES_MAX => {
-                let bytes = fs::read(&path).map_err(OpenError::io("read", &path))?;
-                serde_json::from_slice::<Self>(&bytes)
-                    .ok()
-                    .filter(|mark| mark.version == VERSION)
-            }
+            Ok(metadata) if metadata.len() <= BYTES_MAX => fs::read(&path)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
+                .filter(|mark| mark.version == VERSION),
             _ => None,
         };
-        layout::remove_if_there(&path).map_err(OpenError::io("remove", &path))?;
-        layout::sync_folder(layout.root()).map_err(OpenError::io("sync", layout.root()))?;
-        Ok(mark)
+        let removed = layout::remove_if_there(&path).and_then(|()| layout::sync_folder(layout.root()));
+        if let Err(error) = removed {
+            tracing::warn!(%error, path = %path.display(), "could not remove the mark of the last stop");
+            return None;
+        }
+        mark
+    }
+
+    /// Whether it marks the stop of this epoch.
+    pub(crate) fn is_of(&self, epoch: SpoolEpoch) -> bool {
+        self.epoch == epoch
     }
 
     /// The numbers with which `last` goes on; `None` when it must not.

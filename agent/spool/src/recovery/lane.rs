@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +12,6 @@ use fleetmend_event::table::{Exactness, GapStage};
 use fleetmend_event::{Lane, SpoolEpoch, TimeMicros};
 
 use super::Damage;
-use crate::error::OpenError;
 use crate::gaps::Loss;
 use crate::index::{Extent, ExtentKind, LaneIndex};
 use crate::layout::{self, Entry};
@@ -19,6 +19,10 @@ use crate::scan::{Expected, Piece, scan};
 
 /// More of a file than any segment has is not looked at.
 const SEGMENT_BYTES_MAX: u64 = 65 * 1024 * 1024;
+/// What a disk loses at once.
+const BLOCK_BYTES: usize = 4096;
+/// Blocks that may be unreadable before the rest of the file counts as lost.
+const LOST_BLOCKS_MAX: u32 = 16;
 /// Most bytes that are set aside in all; further ones are only counted.
 const CORRUPT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -43,7 +47,7 @@ struct Build<'a> {
     unexplained: Option<&'static str>,
 }
 
-pub(super) fn recover_lane(place: LaneFolder<'_>, damage: &mut Damage) -> Result<LaneIndex, OpenError> {
+pub(super) fn recover_lane(place: LaneFolder<'_>, damage: &mut Damage) -> LaneIndex {
     let mut build = Build {
         place,
         extents: VecDeque::new(),
@@ -51,12 +55,15 @@ pub(super) fn recover_lane(place: LaneFolder<'_>, damage: &mut Damage) -> Result
         last: None,
         unexplained: None,
     };
-    for entry in entries(place)? {
-        match entry {
-            Entry::Shed { first, next, .. } => build.shed_file(first, next, damage),
+    for entry in entries(place).unwrap_or_else(|error| build.unreadable(Vec::new(), &error)) {
+        let taken = match entry {
+            Entry::Shed { first, next, .. } => {
+                build.shed_file(first, next, damage);
+                Ok(())
+            }
             Entry::Segment { first, .. } => build.segment(first, damage),
-        }
-        .map_err(OpenError::io("repair a segment in", place.folder))?;
+        };
+        taken.unwrap_or_else(|error| build.unreadable((), &error));
     }
     build.finish(damage);
     damage.last = damage.last.max(build.last);
@@ -67,11 +74,11 @@ pub(super) fn recover_lane(place: LaneFolder<'_>, damage: &mut Damage) -> Result
         .front()
         .map_or(next, |extent| extent.first)
         .saturating_sub(1);
-    Ok(LaneIndex {
+    LaneIndex {
         extents: build.extents,
         acknowledged,
         next,
-    })
+    }
 }
 
 /// Repairs the file of `extent`, in which a reader met bytes that are no frame; what takes its place.
@@ -90,16 +97,15 @@ pub(crate) fn repair_segment(
     };
     build.segment(extent.first, damage)?;
     if build.expected < Some(extent.next) {
-        build.fill_hole(extent.next, TimeMicros::now(), damage)?;
+        build.fill_hole(extent.next, TimeMicros::now(), damage);
     }
     Ok(build.extents)
 }
 
-fn entries(place: LaneFolder<'_>) -> Result<Vec<Entry>, OpenError> {
+fn entries(place: LaneFolder<'_>) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
-    for file in fs::read_dir(place.folder).map_err(OpenError::io("list", place.folder))? {
-        let file = file.map_err(OpenError::io("list", place.folder))?;
-        found.extend(file.file_name().to_str().and_then(layout::parse_entry));
+    for file in fs::read_dir(place.folder)? {
+        found.extend(file?.file_name().to_str().and_then(layout::parse_entry));
     }
     found.retain(|entry| matches!(entry, Entry::Segment { lane, .. } | Entry::Shed { lane, .. } if *lane == place.lane));
     // A tombstone wins over a segment that was not yet removed: its loss has been reported.
@@ -111,22 +117,33 @@ fn entries(place: LaneFolder<'_>) -> Result<Vec<Entry>, OpenError> {
 }
 
 impl Build<'_> {
-    fn shed_file(&mut self, first: u64, next: u64, damage: &mut Damage) -> io::Result<()> {
+    /// What cannot be read at this start stays where it is; its numbers become tombstones.
+    fn unreadable<T>(&mut self, instead: T, error: &io::Error) -> T {
+        let folder = self.place.folder.display();
+        tracing::error!(%error, %folder, lane = %self.place.lane, "spool files cannot be read");
+        self.unexplained = Some("unreadable");
+        instead
+    }
+
+    fn shed_file(&mut self, first: u64, next: u64, damage: &mut Damage) {
         let path = self
             .place
             .folder
             .join(layout::shed_name(self.place.lane, first, next));
         let from = self.expected.map_or(first, |expected| expected.max(first));
         if from >= next {
-            return layout::remove_if_there(&path);
+            tolerate("remove tombstones", layout::remove_if_there(&path));
+            return;
         }
-        self.fill_hole(from, TimeMicros::now(), damage)?;
+        self.fill_hole(from, TimeMicros::now(), damage);
         if from > first {
-            layout::mark_file(self.place.folder, &layout::shed_name(self.place.lane, from, next))?;
-            layout::remove_if_there(&path)?;
+            let name = layout::shed_name(self.place.lane, from, next);
+            tolerate(
+                "rename tombstones",
+                fs::rename(&path, self.place.folder.join(name)),
+            );
         }
         self.push(from, next, ExtentKind::Shed);
-        Ok(())
     }
 
     fn segment(&mut self, named: u64, damage: &mut Damage) -> io::Result<()> {
@@ -151,23 +168,17 @@ impl Build<'_> {
             && !cut
             && self.expected.is_none_or(|expected| expected <= first)
         {
-            self.fill_hole(first, span.0, damage)?;
+            self.fill_hole(first, span.0, damage);
             self.last = self.last.max(Some(span.1));
             self.push_segment(first, next, bytes.len());
             return Ok(());
         }
-        self.rebuild(named, &path, &bytes, &pieces, damage)
+        self.rebuild(named, &path, &bytes, &pieces, damage);
+        Ok(())
     }
 
     /// Splits a damaged file into files of whole runs.
-    fn rebuild(
-        &mut self,
-        named: u64,
-        path: &Path,
-        bytes: &Bytes,
-        pieces: &[Piece],
-        damage: &mut Damage,
-    ) -> io::Result<()> {
+    fn rebuild(&mut self, named: u64, path: &Path, bytes: &Bytes, pieces: &[Piece], damage: &mut Damage) {
         let mut keep = 0;
         for piece in pieces {
             match *piece {
@@ -182,17 +193,17 @@ impl Build<'_> {
                         // Already kept, under another name, by a repair that was interrupted.
                         continue;
                     }
-                    self.fill_hole(first, span.0, damage)?;
                     if offset == 0 && first == named {
                         keep = length;
                     } else {
-                        self.write_run(
-                            first,
-                            bytes
-                                .get(offset..offset.saturating_add(length))
-                                .unwrap_or_default(),
-                        )?;
+                        let run = bytes.get(offset..offset.saturating_add(length));
+                        if let Err(error) = self.write_run(first, run.unwrap_or_default()) {
+                            tracing::error!(%error, first, next, "good frames of a damaged segment cannot be kept");
+                            self.unexplained = Some("corrupt");
+                            continue;
+                        }
                     }
+                    self.fill_hole(first, span.0, damage);
                     self.last = self.last.max(Some(span.1));
                     self.push_segment(first, next, length);
                 }
@@ -218,15 +229,16 @@ impl Build<'_> {
         }
         if keep == 0 && self.kept_elsewhere(named) {
             // A run of another offset took this very name: the file is already the repaired one.
-            return Ok(());
+            return;
         }
+        // Bytes that stay are never read: the index knows how many are good.
         if keep > 0 {
-            let file = OpenOptions::new().write(true).open(path)?;
-            file.set_len(length_of(keep))?;
-            file.sync_all()
+            let file = OpenOptions::new().write(true).open(path);
+            let cut = file.and_then(|file| file.set_len(length_of(keep)).and_then(|()| file.sync_all()));
+            tolerate("cut a damaged segment", cut);
         } else {
-            layout::remove_if_there(path)?;
-            layout::sync_folder(self.place.folder)
+            let removed = layout::remove_if_there(path).and_then(|()| layout::sync_folder(self.place.folder));
+            tolerate("remove a damaged segment", removed);
         }
     }
 
@@ -253,15 +265,14 @@ impl Build<'_> {
         });
     }
 
-    /// Makes tombstones of the numbers from the expected one up to `first`.
-    fn fill_hole(&mut self, first: u64, until: TimeMicros, damage: &mut Damage) -> io::Result<()> {
+    /// Makes tombstones of the numbers from the expected one up to `first`. When the disk refuses their file
+    /// they are in memory only, and the next start finds the same hole.
+    fn fill_hole(&mut self, first: u64, until: TimeMicros, damage: &mut Damage) {
         let Some(expected) = self.expected.filter(|expected| *expected < first) else {
-            return Ok(());
+            return;
         };
-        layout::mark_file(
-            self.place.folder,
-            &layout::shed_name(self.place.lane, expected, first),
-        )?;
+        let name = layout::shed_name(self.place.lane, expected, first);
+        tolerate("mark tombstones", layout::mark_file(self.place.folder, &name));
         damage.losses.push(Loss {
             table: "*",
             lane: self.place.lane,
@@ -272,7 +283,6 @@ impl Build<'_> {
             reason: self.unexplained.unwrap_or("missing"),
         });
         self.push(expected, first, ExtentKind::Shed);
-        Ok(())
     }
 
     fn write_run(&self, first: u64, run: &[u8]) -> io::Result<()> {
@@ -336,6 +346,14 @@ fn next_version() -> u64 {
     VERSION.fetch_add(1, Ordering::Relaxed)
 }
 
+/// A repair that the disk refuses is made at the next start; it stops nothing.
+fn tolerate(action: &'static str, outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "could not {action}");
+    }
+}
+
+/// The bytes of a segment, with zeros where the disk cannot read them, and whether it is longer than any.
 fn read_bounded(path: &Path) -> io::Result<(Bytes, bool)> {
     let file = match File::open(path) {
         // Removed by somebody else while we run: everything it held is damage.
@@ -343,9 +361,51 @@ fn read_bounded(path: &Path) -> io::Result<(Bytes, bool)> {
         other => other?,
     };
     let length = file.metadata()?.len();
-    let mut bytes = Vec::with_capacity(usize::try_from(length.min(SEGMENT_BYTES_MAX)).unwrap_or(0));
-    file.take(SEGMENT_BYTES_MAX).read_to_end(&mut bytes)?;
+    let wanted = usize::try_from(length.min(SEGMENT_BYTES_MAX)).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(wanted);
+    match (&file).take(SEGMENT_BYTES_MAX).read_to_end(&mut bytes) {
+        Err(error) if is_damage(&error) => bytes = salvage(&file, wanted)?,
+        other => {
+            other?;
+        }
+    }
     Ok((bytes.into(), length > SEGMENT_BYTES_MAX))
+}
+
+/// Whether the error says that these bytes are gone, and not that reading failed for another reason.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let gone = [
+        Errno::IO,
+        Errno::BADMSG,
+        Errno::UCLEAN,
+        Errno::NODATA,
+        Errno::ISDIR,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| gone.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// Reads block by block what can be read. A disk tries long before it gives a block up, so few are tried.
+fn salvage(file: &File, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let (mut offset, mut lost) = (0_u64, 0);
+    for block in bytes.chunks_mut(BLOCK_BYTES) {
+        match file.read_exact_at(block, offset) {
+            Err(error) if is_damage(&error) => {
+                block.fill(0);
+                lost += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            other => other?,
+        }
+        if lost >= LOST_BLOCKS_MAX {
+            break;
+        }
+        offset = offset.saturating_add(length_of(block.len()));
+    }
+    Ok(bytes)
 }
 
 fn folder_bytes(folder: &Path) -> u64 {

@@ -187,3 +187,46 @@ async fn garbage_in_the_other_files_stops_nothing() {
     assert_eq!(gaps(&frames, "unclean_stop").len(), 1);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn segment_that_cannot_be_read_is_lost_and_stops_no_lane() {
+    let folder = folder();
+    let running = start(config(folder.path()));
+    for number in 1..=2 {
+        running.handle.append(unit(number));
+        running.flush().await;
+    }
+    // A folder can be opened, and every read of it fails, as on a bad sector.
+    let path = only_segment(folder.path());
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    running.handle.append(gap(7));
+    running.flush().await;
+    let mut reader = running.handle.reader();
+    let mut frames = read_all(&mut reader).await;
+    assert_eq!(gaps(&frames, "test").len(), 1, "the other lanes go on");
+    while frames
+        .iter()
+        .filter(|frame| frame.id.lane == Lane::Events)
+        .count()
+        < 2
+    {
+        assert!(
+            tokio::time::timeout(DEADLINE, reader.changed())
+                .await
+                .expect("repaired in time")
+        );
+        frames.extend(read_all(&mut reader).await);
+    }
+    assert_numbered(&frames);
+    assert!(units(&frames).is_empty());
+    running.handle.append(unit(3));
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert_eq!(units(&frames), [3]);
+    assert_eq!(gaps(&frames, "corrupt").len(), 1);
+    running.kill(folder.path()).await;
+    let (running, frames) = reopened(folder.path()).await;
+    assert_eq!(units(&frames), [3], "nor does it keep the spool from opening");
+    running.stop().await;
+}

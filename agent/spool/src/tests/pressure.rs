@@ -1,6 +1,10 @@
 //! Full queues, full quotas, a full disk.
 
+use fleetmend_event::table::Exactness;
+
 use super::*;
+use crate::index::{Extent, ExtentKind};
+use crate::quota::losses_of;
 
 #[tokio::test]
 async fn full_intake_refuses_metrics_first_and_counts_them() {
@@ -131,10 +135,16 @@ struct SmallDisk {
 
 impl SmallDisk {
     /// `None`, with a line that says so, where the test may not mount.
-    fn mount() -> Option<Self> {
+    fn mount(limits: &str) -> Option<Self> {
         let folder = folder();
         let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs"])
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size=4m,mode=700,{limits}"),
+                "tmpfs",
+            ])
             .arg(folder.path())
             .status();
         if mounted.is_ok_and(|status| status.success()) {
@@ -161,7 +171,9 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn full_disk_stops_nothing_and_is_a_gap_when_there_is_room_again() {
-    let Some(disk) = SmallDisk::mount() else { return };
+    let Some(disk) = SmallDisk::mount("nr_inodes=1000") else {
+        return;
+    };
     let path = disk.folder.path().join("spool");
     let running = start(config(&path));
     let filler = disk.folder.path().join("filler");
@@ -169,13 +181,17 @@ async fn full_disk_stops_nothing_and_is_a_gap_when_there_is_room_again() {
     running.flush().await;
     // Another program takes the rest of the disk; its last write is refused.
     std::fs::write(&filler, vec![1; 8 << 20]).expect_err("the disk is full");
-    for round in 0..40 {
-        for number in 0..20 {
-            running.handle.append(noisy_unit(round * 20 + number));
+    for round in 0..16 {
+        for number in 0..50 {
+            running.handle.append(noisy_unit(round * 50 + number));
         }
-        running.flush().await;
+        wait_for(|| running.handle.stat(), |stat| stat.intake_facts == 0).await;
     }
-    assert!(running.handle.stat().disk_refuses);
+    tokio::select! {
+        biased;
+        _ = running.handle.flush() => panic!("flushed to a disk that refuses"),
+        _ = wait_for(|| running.handle.stat(), |stat| stat.intake_facts == 0 && stat.disk_refuses) => {}
+    }
     std::fs::remove_file(&filler).unwrap();
     running.flush().await;
     wait_for(|| running.handle.stat(), |stat| !stat.disk_refuses).await;
@@ -193,4 +209,106 @@ async fn full_disk_stops_nothing_and_is_a_gap_when_there_is_room_again() {
     assert!(lost > 0, "more came than may wait in memory");
     assert_eq!(kept.first(), Some(&1_000_000), "what was on disk stays");
     running.stop().await;
+}
+
+#[tokio::test]
+async fn refusing_disk_makes_no_batch_smaller() {
+    let Some(disk) = SmallDisk::mount("nr_inodes=1000") else {
+        return;
+    };
+    let running = start(config(&disk.folder.path().join("spool")));
+    let filler = disk.folder.path().join("filler");
+    let set = series();
+    std::fs::write(&filler, vec![1; 8 << 20]).expect_err("the disk is full");
+    running.handle.append(tick(&set, 0));
+    tokio::select! {
+        biased;
+        _ = running.handle.flush() => panic!("flushed to a disk that refuses"),
+        _ = wait_for(|| running.handle.stat(), |stat| stat.disk_refuses) => {}
+    }
+    for second in 1..6 {
+        running.handle.append(tick(&set, second));
+        wait_for(|| running.handle.stat(), |stat| stat.intake_facts == 0).await;
+    }
+    std::fs::remove_file(&filler).unwrap();
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert_eq!(ticks(&frames), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    let batches = frames.iter().filter(|frame| frame.id.lane == Lane::Metrics);
+    assert_eq!(
+        batches.count(),
+        2,
+        "what came while the disk refused is one batch"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn disk_without_room_for_an_epoch_does_not_keep_the_spool_from_opening() {
+    let Some(disk) = SmallDisk::mount("nr_inodes=40") else {
+        return;
+    };
+    let path = disk.folder.path().join("spool");
+    let running = start(config(&path));
+    running.handle.append(unit(1));
+    running.flush().await;
+    running.kill(&path).await;
+    let mut fillers = Vec::new();
+    loop {
+        let filler = disk.folder.path().join(format!("filler{}", fillers.len()));
+        if std::fs::File::create(&filler).is_err() {
+            break;
+        }
+        fillers.push(filler);
+    }
+    let running = start(config(&path));
+    assert!(!running.recovered.epoch_continued);
+    running.handle.append(unit(2));
+    wait_for(|| running.handle.stat(), |stat| stat.disk_refuses).await;
+    for filler in fillers {
+        std::fs::remove_file(filler).unwrap();
+    }
+    running.flush().await;
+    let frames = read_new(&running).await;
+    assert_numbered(&frames);
+    assert_eq!(units(&frames), [1, 2]);
+    assert_eq!(gaps(&frames, "unclean_stop").len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn shedding_counts_what_the_collector_lacks_and_what_cannot_be_read() {
+    let folder = folder();
+    let running = start(config(folder.path()));
+    for number in 1..=4 {
+        running.handle.append(unit(number));
+        running.flush().await;
+    }
+    running.stop().await;
+    let path = files(folder.path(), "events-").remove(0);
+    let extent = Extent {
+        first: 1,
+        next: 5,
+        kind: ExtentKind::Segment { bytes: 0, version: 0 },
+        acknowledged_at: None,
+    };
+    let lost = |acknowledged: u64| -> Vec<(u64, Exactness)> {
+        losses_of(&path, Lane::Events, extent, acknowledged, "test")
+            .iter()
+            .map(|loss| (loss.count, loss.exactness))
+            .collect()
+    };
+    assert_eq!(lost(0), [(1, Exactness::Exact); 4]);
+    assert_eq!(
+        lost(3),
+        [(1, Exactness::Exact)],
+        "what the collector has is not lost"
+    );
+    let mut bytes = std::fs::read(&path).unwrap();
+    let second = Frame::peek_len(&bytes).unwrap();
+    bytes[second + 100] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(lost(0), [(1, Exactness::Exact), (3, Exactness::AtLeast)]);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(lost(1), [(3, Exactness::AtLeast)], "an unreadable file is a gap");
 }
