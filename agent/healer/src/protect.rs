@@ -8,11 +8,13 @@ use crate::procfs::ProcessSight;
 
 /// Programs without which the host, or the way to it, is lost. Matched by the executable's name in a folder of
 /// the system: a program cannot hide behind the name it gives itself.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 13] = [
     "sshd",
     "sshd-session",
     "systemd",
     "systemd-*",
+    // What systemd-udevd is on Debian.
+    "udevadm",
     "dbus-daemon",
     "dbus-broker*",
     "init",
@@ -45,7 +47,7 @@ const UNITS: [&str; 15] = [
 ];
 
 /// Folders in which nothing is deleted, at any depth.
-const TREES: [&str; 19] = [
+const TREES: [&str; 20] = [
     "/usr",
     "/etc",
     "/boot",
@@ -62,7 +64,8 @@ const TREES: [&str; 19] = [
     "/var/lib/apt",
     "/var/lib/systemd",
     "/var/lib/rpm",
-    "/var/lib/fleetmend",
+    "/var/lib/fleetmend-agent",
+    "/var/lib/fleetmend-collector",
     "/var/lib/fleetmend-healer",
     "/run/systemd",
 ];
@@ -145,6 +148,7 @@ mod tests {
         for vital in [
             "/usr/sbin/sshd",
             "/usr/lib/systemd/systemd-logind",
+            "/usr/bin/udevadm",
             "/home/x/target/debug/fleetmend-agent",
         ] {
             assert!(protection.of_process(&process(Some(vital))).is_some(), "{vital}");
@@ -173,6 +177,8 @@ mod tests {
             "/var",
             "/var/lib",
             "/var/lib/dpkg/info",
+            "/var/lib/fleetmend-agent/spool",
+            "/var/lib/fleetmend-collector",
             "/boot",
         ] {
             assert!(protection.of_folder(Path::new(folder)).is_some(), "{folder}");
