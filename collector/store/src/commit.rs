@@ -1,7 +1,8 @@
 //! Commit: what happens to frames before the writer gets them, off the runtime.
 
 use bytes::Bytes;
-use fleetmend_event::table::Gap;
+use fleetmend_event::batch::{BODY_BYTES_MAX, plain_bytes_max};
+use fleetmend_event::table::{Gap, table_by_id};
 use fleetmend_event::{Frame, HostId, Mark};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -10,6 +11,10 @@ use crate::error::{CommitError, ReadError};
 use crate::mark::{Candidate, Digest};
 use crate::own::{OwnFrame, unreadable};
 use crate::shape::{Rows, align, sql_tables, table_index};
+
+/// Decoded bytes of one commit. An agent sends at most 16 frames at once, each of about 4 MiB before it is encoded;
+/// a commit that decodes to twice as much is not made by one.
+pub(crate) const COMMIT_PLAIN_BYTES_MAX: usize = 8 * BODY_BYTES_MAX;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -58,9 +63,33 @@ pub(crate) struct Prepared {
     pub(crate) gap: Option<Gap>,
 }
 
+/// Memory that a frame takes until it is durable: its bytes and its decoded rows, by what it states.
+pub(crate) fn memory_of(frame: &Frame) -> usize {
+    let plain = if frame.tombstone {
+        0
+    } else {
+        plain_bytes_max(&frame.body)
+    };
+    frame.encoded_len().saturating_add(plain)
+}
+
+/// Decodes and checks the frames of one commit. Those that no longer fit into [`COMMIT_PLAIN_BYTES_MAX`] are not
+/// decoded: their rows are given up as if they could not be read.
+pub(crate) fn prepare_all(frames: Vec<Frame>) -> Vec<Prepared> {
+    let mut left = COMMIT_PLAIN_BYTES_MAX;
+    let mut prepare_next = |frame: Frame| {
+        let fits = plain_bytes_max(&frame.body) <= left;
+        if fits && !frame.tombstone {
+            left = left.saturating_sub(plain_bytes_max(&frame.body));
+        }
+        prepare(frame, fits)
+    };
+    frames.into_iter().map(&mut prepare_next).collect()
+}
+
 /// Decodes and checks a frame. Rows that cannot be read never stop a host: the record is stored as a tombstone,
 /// so that its number is not skipped, and the loss becomes a gap row in the same group.
-pub(crate) fn prepare(frame: Frame) -> Prepared {
+fn prepare(frame: Frame, fits: bool) -> Prepared {
     if frame.tombstone {
         let encoded = frame.encode();
         return Prepared {
@@ -75,7 +104,14 @@ pub(crate) fn prepare(frame: Frame) -> Prepared {
     let encoded = frame.encode();
     let digest = digest(&encoded);
     let candidate = Candidate::Rows(digest);
-    match rows_of(&frame) {
+    let rows = if fits {
+        rows_of(&frame)
+    } else {
+        let table = table_by_id(frame.table).map_or("*", |table| table.name);
+        let reason = format!("commit decodes to more than {COMMIT_PLAIN_BYTES_MAX} bytes");
+        Err((table, reason))
+    };
+    match rows {
         Ok(rows) => Prepared {
             frame,
             encoded,
@@ -111,7 +147,9 @@ pub(crate) fn rows_of(frame: &Frame) -> Result<(usize, Rows), (&'static str, Str
     }
     let batch = frame.batch().map_err(|error| (name, chain(&error)))?;
     let batch = batch.ok_or_else(|| (name, "frame is a tombstone".to_owned()))?;
-    let rows = align(table, &batch).map_err(|error: ReadError| (name, chain(&error)))?;
+    let mut rows = align(table, &batch).map_err(|error: ReadError| (name, chain(&error)))?;
+    // The columns that are left out share the memory of those that stay.
+    rows.bytes = rows.bytes.max(plain_bytes_max(&frame.body) as u64);
     Ok((index, rows))
 }
 

@@ -1,13 +1,15 @@
 //! Compaction: sealed segments become Parquet files, small Parquet files become larger ones.
 //!
-//! The rows of sealed segments, oldest first, are sorted and written as one file per table and day, compressed with
-//! zstd: metrics by name, labels, host and time, everything else by time and host. A file is written under another
+//! The rows of sealed segments, oldest first, are sorted and written as Parquet files per table and day, compressed
+//! with zstd: metrics by name, labels, host and time, everything else by time and host. A file is written under another
 //! name, synced and renamed; then one transaction registers all files of the step with the marks of its segments,
 //! queries see the files instead of the frames, and the segments are deleted.
 //!
 //! A frame belongs to the day of its earliest time, but to no day further from its reception than a week before
 //! or a day after: so a wild clock makes at most nine files, and a file's true times stand in the catalogue.
-//! Memory is bounded by the segments of one step, about a dozen times their size.
+//! Memory does not depend on how far rows were compressed: what decodes to more than [`SLICE_BYTES_MAX`] makes
+//! several files of one table and day, each sorted for itself, and at most one slice is in memory, with its
+//! copy while it is sorted.
 //!
 //! Files of one table and day are merged when enough of them have about the same size, so that a row is rewritten
 //! a few times only. A merge reads its files through the query engine, which spills to disk when it must.
@@ -32,6 +34,9 @@ use crate::metrics as names;
 use crate::store::parquet_file;
 use crate::view::{HotFrame, ParquetFile};
 pub(crate) use merge::merge;
+
+/// Decoded bytes of the frames that are sorted into one file.
+const SLICE_BYTES_MAX: u64 = 32 << 20;
 
 const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 
@@ -139,7 +144,7 @@ async fn drop_segments(
     Ok(())
 }
 
-/// Writes one file per table and day.
+/// Writes the files of every table and day.
 fn write_tables(
     inner: &Arc<Inner>,
     tables: Vec<Vec<Arc<HotFrame>>>,
@@ -151,10 +156,26 @@ fn write_tables(
             days.entry(day_of(&frame)).or_default().push(frame);
         }
         for (day, frames) in days {
-            written.extend(rows::write_frames(inner, table, day, &frames)?);
+            for slice in slices(&frames) {
+                written.extend(rows::write_frames(inner, table, day, slice)?);
+            }
         }
     }
     Ok(written)
+}
+
+/// The frames in their order, cut so that each slice decodes to at most [`SLICE_BYTES_MAX`], or is one frame.
+fn slices(frames: &[Arc<HotFrame>]) -> Vec<&[Arc<HotFrame>]> {
+    let mut bytes = 0_u64;
+    let fits = |one: &Arc<HotFrame>, next: &Arc<HotFrame>| {
+        bytes = bytes.saturating_add(one.bytes);
+        let fits = bytes.saturating_add(next.bytes) <= SLICE_BYTES_MAX;
+        if !fits {
+            bytes = 0;
+        }
+        fits
+    };
+    frames.chunk_by(fits).collect()
 }
 
 fn day_of(frame: &HotFrame) -> i64 {

@@ -12,13 +12,13 @@ use serde::Deserialize;
 pub struct StoreConfig {
     /// Folder that holds segments, Parquet files and the catalogue.
     pub folder: PathBuf,
-    /// Bytes after which a segment is sealed. Bounds the memory of one compaction: about a dozen times as much.
+    /// Bytes after which a segment is sealed.
     pub segment_bytes_max: u64,
     /// Seconds after which a segment with rows is sealed, so that a quiet collector compacts too.
     pub segment_age_s_max: u64,
     /// Bytes of decoded rows kept in memory for queries over what is not compacted yet.
     pub hot_cache_bytes_max: u64,
-    /// Bytes of frames that may wait for the writer; more make `commit` wait.
+    /// Bytes of frames and of their decoded rows that may wait for the writer; more make `commit` wait.
     pub queue_bytes_max: u32,
     /// How long `commit` waits for room and for the disk before it gives up.
     pub commit_timeout_ms: u64,

@@ -13,15 +13,16 @@
 //! - Rows that cannot be read, records that never came and files that are damaged become gap rows, and stop nothing
 //!   else. An [`Answer`] names the gaps that touch what it read.
 //! - A query sees every row of a table once, also while it is compacted. Rows in one frame keep their order.
-//! - Bounded: the queue of commits in bytes and number (a full one makes `commit` wait, then fail), the decoded hot
-//!   rows, the memory, time, rows and spill of queries, the gaps kept at hand, the backlog of subscribers.
+//! - Bounded: the queue of commits in bytes, decoded, and in number (a full one makes `commit` wait, then fail), what
+//!   one commit decodes to (the rest of it becomes a gap), the rows that one step of compaction decodes at once, the
+//!   decoded hot rows, the memory, time, rows and spill of queries, the gaps kept at hand, the backlog of subscribers.
 //! - A disk that refuses makes `commit` fail with [`CommitError::Unavailable`] and [`Store::health`] say why;
 //!   the next commit tries again, and no one need restart anything.
 //!
 //! # Tasks
 //! - `store-writer`, a thread, critical: takes commands from one `mpsc` (1,024 and
 //!   [`StoreConfig::queue_bytes_max`]), writes groups, tells a `broadcast` of [`Committed`] (1,024, a slow subscriber
-//!   misses the oldest). At the drain it finishes what is queued and seals; it ends after maintenance.
+//!   misses the oldest, and frames of more than 1 MiB decoded are not told). At the drain it finishes what is queued and seals; it ends after maintenance.
 //! - `store-maintenance`, critical: sets aside, compacts, merges, deletes what expired, checks every file's digest
 //!   once a day. Woken by a sealed segment, else by its interval. A step that fails is tried again.
 //! - The query engine has a runtime of its own, so that queries that read files do not hold up anybody else; it ends

@@ -12,6 +12,8 @@ pub(crate) const DUPLICATES: &str = "fleetmend_collector_store_duplicate_frames_
 pub(crate) const REFUSED: &str = "fleetmend_collector_store_refused_commits_total";
 /// Frames whose rows could not be read and that were stored as a gap.
 pub(crate) const UNREADABLE: &str = "fleetmend_collector_store_unreadable_frames_total";
+/// Durable frames that were too large to tell subscribers of.
+pub(crate) const UNTOLD: &str = "fleetmend_collector_store_untold_frames_total";
 /// Seconds from the first frame of a group to its fsync.
 pub(crate) const GROUP_SECONDS: &str = "fleetmend_collector_store_group_commit_seconds";
 /// Bytes written to segments.
@@ -45,6 +47,11 @@ pub(crate) fn describe() {
         UNREADABLE,
         Unit::Count,
         "frames whose rows could not be read, stored as a gap"
+    );
+    describe_counter!(
+        UNTOLD,
+        Unit::Count,
+        "durable frames too large to tell subscribers of"
     );
     describe_histogram!(
         GROUP_SECONDS,

@@ -147,7 +147,6 @@ impl Recovery<'_> {
             sealed: true,
             marks: HashMap::new(),
         };
-        let mut hot = Vec::new();
         for entry in found.entries {
             let id = entry.frame.id;
             let key = (entry.host, id.epoch, id.lane);
@@ -160,11 +159,11 @@ impl Recovery<'_> {
                 .raise(key, id.sequence.0, digest, entry.ingested_at);
             state.marks.insert(key, id.sequence.0);
             if !entry.frame.tombstone {
-                hot.extend(self.hot_frame(&file, &entry));
+                // Through the view's cache one by one: a segment decodes to many times its size.
+                let hot = self.hot_frame(&file, &entry);
+                self.view.add_hot(hot.into_iter().collect());
             }
         }
-        // Through the view's cache segment by segment, so that memory stays bounded.
-        self.view.add_hot(hot);
         recovered.segments.insert(number, state);
         Ok(())
     }

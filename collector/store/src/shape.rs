@@ -26,6 +26,13 @@ pub(crate) const INGESTED_AT: &str = "ingested_at";
 /// Column that every query is pruned by.
 pub(crate) const TIME: &str = "time";
 
+/// Rows of one frame. An agent puts at most some thousands into one; a column that a frame lacks is filled with
+/// nulls, so that rows are what a small body could grow by.
+const FRAME_ROWS_MAX: usize = 128 * 1024;
+/// Bytes that the samples of one frame may take as SQL shows them, where each repeats its series' name and labels.
+/// A full frame of honest series takes half of it.
+const SAMPLES_BYTES_MAX: u64 = 128 << 20;
+
 /// A table as SQL shows it.
 #[derive(Debug)]
 pub(crate) struct SqlTable {
@@ -110,6 +117,8 @@ pub(crate) struct Rows {
     pub(crate) to: TimeMicros,
     /// How many rows SQL shows.
     pub(crate) count: u64,
+    /// Memory they take.
+    pub(crate) bytes: u64,
 }
 
 /// Aligns `batch` to the schema of `table` and measures it.
@@ -118,6 +127,9 @@ pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadE
         table: table.info.name,
         reason,
     };
+    if batch.num_rows() > FRAME_ROWS_MAX {
+        return Err(shape(format!("a frame of more than {FRAME_ROWS_MAX} rows")));
+    }
     let column = |field: &Arc<Field>| -> Result<ArrayRef, ReadError> {
         match batch.column_by_name(field.name()) {
             Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
@@ -141,7 +153,13 @@ pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadE
     let batch =
         RecordBatch::try_new(table.info.schema.clone(), columns).map_err(|error| shape(error.to_string()))?;
     let (from, to, count) = if table.is_metrics() {
-        Chunks::of(&batch)?.extent()
+        let chunks = Chunks::of(&batch)?;
+        if chunks.samples_bytes() > SAMPLES_BYTES_MAX {
+            return Err(shape(format!(
+                "its samples take more than {SAMPLES_BYTES_MAX} bytes"
+            )));
+        }
+        chunks.extent()
     } else {
         let times = typed::<TimestampMicrosecondArray>(&batch, TIME)?;
         let now = TimeMicros::default().0;
@@ -152,12 +170,23 @@ pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadE
             rows,
         )
     };
+    let bytes = memory_of(&batch);
     Ok(Rows {
         batch,
         from,
         to,
         count,
+        bytes,
     })
+}
+
+/// Bytes of the values of a batch. Arrow's own measure counts a buffer that columns share once for each of them.
+fn memory_of(batch: &RecordBatch) -> u64 {
+    let of_column = |column: &ArrayRef| {
+        let bytes = column.to_data().get_slice_memory_size();
+        bytes.unwrap_or_else(|_| column.get_array_memory_size()) as u64
+    };
+    batch.columns().iter().map(of_column).fold(0, u64::saturating_add)
 }
 
 /// The rows as SQL shows them, all columns. Not for metrics, which [`Chunks`] expands.

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::catalogue::{Catalogue, FileRow};
-use crate::commit::{Command, prepare};
+use crate::commit::{Command, memory_of, prepare_all};
 use crate::config::StoreConfig;
 use crate::error::{CommitError, OpenError, QueryError};
 use crate::gaps::Gaps;
@@ -166,7 +166,8 @@ impl Store {
     }
 
     /// Makes frames of a host durable and returns the marks of their streams. A record that is stored already is
-    /// left out; rows that cannot be read become a gap and their record a tombstone.
+    /// left out; rows that cannot be read, or that are more than one commit may decode to, become a gap and their
+    /// record a tombstone.
     ///
     /// # Errors
     /// [`CommitError`]; none of the frames was stored, except after [`CommitError::Busy`], when they may be yet.
@@ -182,10 +183,7 @@ impl Store {
         let busy = |_| CommitError::Busy {
             waited: config.commit_timeout(),
         };
-        let bytes: usize = frames
-            .iter()
-            .map(Frame::encoded_len)
-            .fold(0, usize::saturating_add);
+        let bytes = frames.iter().map(memory_of).fold(0, usize::saturating_add);
         let share = u32::try_from(bytes)
             .unwrap_or(u32::MAX)
             .clamp(1, config.queue_bytes_max);
@@ -194,7 +192,7 @@ impl Store {
             .await
             .map_err(busy)?
             .map_err(|_| CommitError::Closed)?;
-        let prepared = tokio::task::spawn_blocking(|| frames.into_iter().map(prepare).collect());
+        let prepared = tokio::task::spawn_blocking(|| prepare_all(frames));
         let frames = prepared.await.map_err(|error| CommitError::Unavailable {
             reason: error.to_string(),
         })?;

@@ -39,6 +39,8 @@ pub(crate) struct HotFrame {
     pub(crate) to: TimeMicros,
     /// Rows SQL shows of it.
     pub(crate) rows: u64,
+    /// Memory that its rows take when they are decoded.
+    pub(crate) bytes: u64,
     /// Its decoded rows, while the cache has room.
     batch: Mutex<Option<RecordBatch>>,
     lost: AtomicBool,
@@ -63,6 +65,7 @@ impl HotFrame {
             from: rows.from,
             to: rows.to,
             rows: rows.count,
+            bytes: rows.bytes,
             batch: Mutex::new(Some(rows.batch.clone())),
             lost: AtomicBool::new(false),
         })
@@ -311,13 +314,8 @@ impl View {
 
 impl Cache {
     fn hold(&mut self, frame: &Arc<HotFrame>) {
-        let bytes = frame
-            .batch
-            .lock()
-            .as_ref()
-            .map_or(0, |batch| batch.get_array_memory_size() as u64);
-        self.held.push_back((Arc::downgrade(frame), bytes));
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.held.push_back((Arc::downgrade(frame), frame.bytes));
+        self.bytes = self.bytes.saturating_add(frame.bytes);
         while self.bytes > self.bytes_max {
             let Some((oldest, bytes)) = self.held.pop_front() else {
                 break;

@@ -28,6 +28,8 @@ pub(crate) use group::Group;
 
 /// Bytes of entries that one group holds at most, unless a single commit is larger.
 const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Decoded bytes of a frame that subscribers are told of; they hold many at once.
+const TOLD_BYTES_MAX: u64 = 1 << 20;
 /// How often the free space of the file system is looked at.
 const FREE_SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the writer sleeps without work before it looks at the segment's age.
@@ -202,6 +204,10 @@ impl Writer {
         ingested_at: TimeMicros,
     ) {
         if self.inner.committed.receiver_count() == 0 {
+            return;
+        }
+        if rows.bytes > TOLD_BYTES_MAX {
+            counter!(names::UNTOLD).increment(1);
             return;
         }
         if let Some(table) = sql_tables().get(table).map(|table| table.info) {

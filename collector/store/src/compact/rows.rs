@@ -16,7 +16,10 @@ use crate::view::HotFrame;
 /// Rows handed to the Parquet writer at once.
 const BATCH_ROWS: usize = 32 * 1024;
 
-/// Writes the frames of one table and day as one file; `None` when they hold no rows.
+/// Bytes of names, units and labels handed to the Parquet writer at once, however few rows they are.
+const BATCH_TEXT_BYTES: usize = 16 << 20;
+
+/// Writes frames of one table and day as one file; `None` when they hold no rows.
 pub(crate) fn write_frames(
     inner: &Arc<Inner>,
     index: usize,
@@ -101,9 +104,9 @@ fn write_samples(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Re
     for (sample, _, chunks, row, ingested_at) in order {
         for (time, value) in chunks.samples(row) {
             builder.push(sample, time, value, ingested_at);
-        }
-        if builder.len() >= BATCH_ROWS {
-            part.write(&builder.finish()?)?;
+            if builder.len() >= BATCH_ROWS || builder.text_bytes() >= BATCH_TEXT_BYTES {
+                part.write(&builder.finish()?)?;
+            }
         }
     }
     if builder.len() > 0 {

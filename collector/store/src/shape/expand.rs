@@ -12,6 +12,9 @@ use fleetmend_event::TimeMicros;
 use super::typed;
 use crate::error::ReadError;
 
+/// Bytes of a sample but for its name, unit and labels: the host, two times, the value, offsets of the texts.
+const SAMPLE_BYTES: usize = 76;
+
 /// The columns of an aligned batch of chunks.
 pub(crate) struct Chunks<'a> {
     name: &'a StringArray,
@@ -59,6 +62,17 @@ impl<'a> Chunks<'a> {
             value,
             values: inner(value).downcast_ref().ok_or_else(wrong)?,
         })
+    }
+
+    /// Bytes that its samples take as SQL shows them, each with the text of its series.
+    pub(crate) fn samples_bytes(&self) -> u64 {
+        let of_chunk = |row: usize| {
+            let text = [self.name, self.unit, self.labels].map(|column| column.value(row).len());
+            let sample = text.into_iter().fold(SAMPLE_BYTES, usize::saturating_add) as u64;
+            let count = u64::try_from(self.value.value_length(row)).unwrap_or(0);
+            sample.saturating_mul(count)
+        };
+        (0..self.len()).map(of_chunk).fold(0, u64::saturating_add)
     }
 
     /// How many chunks.
@@ -143,6 +157,8 @@ pub(crate) struct SampleBuilder {
     schema: SchemaRef,
     columns: Vec<SampleColumn>,
     rows: usize,
+    /// Bytes of texts so far.
+    text_bytes: usize,
 }
 
 enum SampleColumn {
@@ -172,12 +188,18 @@ impl SampleBuilder {
             schema,
             columns,
             rows: 0,
+            text_bytes: 0,
         }
     }
 
     /// Rows so far.
     pub(crate) fn len(&self) -> usize {
         self.rows
+    }
+
+    /// Bytes of names, units and labels so far.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.text_bytes
     }
 
     /// Adds one sample.
@@ -195,6 +217,8 @@ impl SampleBuilder {
             }
         }
         self.rows = self.rows.saturating_add(1);
+        let text = [sample.name, sample.unit, sample.labels].map(str::len);
+        self.text_bytes = text.into_iter().fold(self.text_bytes, usize::saturating_add);
     }
 
     /// The rows since the last call.
@@ -218,6 +242,7 @@ impl SampleBuilder {
             }
         };
         let columns = self.columns.iter_mut().map(column).collect();
+        self.text_bytes = 0;
         let options =
             arrow::array::RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)

@@ -144,6 +144,29 @@ async fn unreadable_rows_become_a_gap_and_stop_nobody() {
 }
 
 #[tokio::test]
+async fn series_whose_samples_would_fill_the_memory_is_a_gap() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let mut chunk = super::testbed::chunk(START, 1);
+    chunk.labels = "x".repeat(1 << 20);
+    chunk.value = vec![1.0; 1_000];
+    let bomb = host.frame(&[chunk], START, START);
+    assert!(bomb.encoded_len() < 8 << 10);
+    bed.store
+        .commit(host.id, vec![bomb, host.metrics(1)])
+        .await
+        .unwrap();
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 10);
+    assert_eq!(
+        bed.number("SELECT count(*) FROM gaps WHERE stage = 'ingest'")
+            .await,
+        1
+    );
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn reserved_identity_is_refused() {
     let folder = folder();
     let bed = open(folder.path()).await;

@@ -328,3 +328,33 @@ async fn folder_may_have_any_name() {
     assert_eq!(table_files(&bed, "process_events"), 1);
     bed.close().await;
 }
+
+#[tokio::test]
+async fn frames_that_decode_to_far_more_than_they_are_bound_commit_and_compaction() {
+    let folder = folder();
+    let bed = open_with(StoreConfig {
+        merge_files_min: 100,
+        ..config(folder.path())
+    })
+    .await;
+    let mut host = Host::new();
+    let mut frames = Vec::new();
+    for _ in 0..40 {
+        let mut row = super::testbed::exec(super::testbed::START, 1);
+        row.args = vec!["0".repeat(4 << 20)];
+        frames.push(host.frame(&[row], super::testbed::START, super::testbed::START));
+    }
+    let bytes: usize = frames.iter().map(fleetmend_event::Frame::encoded_len).sum();
+    assert!(bytes < 256 << 10, "{bytes}");
+    let marks = bed.store.commit(host.id, frames.clone()).await.unwrap();
+    assert_eq!(marks[0].sequence, Sequence(40));
+    // What is beyond 128 MiB is given up, and said so; sending it again changes nothing.
+    bed.store.commit(host.id, frames).await.unwrap();
+    let lost = "SELECT CAST(sum(count) AS BIGINT) FROM gaps WHERE reason LIKE 'commit decodes to more than%'";
+    assert_eq!(bed.number(lost).await, 9);
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 31);
+    compacted(&bed).await;
+    assert_eq!(table_files(&bed, "process_events"), 5, "7 rows in one file");
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 31);
+    bed.close().await;
+}
