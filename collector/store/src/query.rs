@@ -12,7 +12,8 @@
 //! # Damage
 //! A file that is missing or cut short is noticed when it is planned for. A query that fails while it reads has the
 //! digests of its files checked; those that differ are set aside and the query runs again over the rest. Either way
-//! the loss is a gap row, and the answer names the gaps that touch what it read.
+//! the loss is a gap row, and the answer names the gaps that touch what it read. What cannot be read for another
+//! reason, such as too many open files, fails the query and is no damage.
 
 mod answer;
 mod functions;
@@ -283,9 +284,15 @@ async fn attempt(
 fn set_damaged_aside(inner: &Arc<Inner>, scope: &Scope) -> usize {
     let mut count = 0_usize;
     for file in scope.files() {
-        if let Some(reason) = file.deep_fault() {
-            inner.set_aside(&file, &reason);
-            count = count.saturating_add(1);
+        match file.deep_fault() {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                inner.set_aside(&file, &reason);
+                count = count.saturating_add(1);
+            }
+            Err(error) => {
+                tracing::warn!(path = %file.path.display(), %error, "cannot check a Parquet file now");
+            }
         }
     }
     count

@@ -365,8 +365,13 @@ fn register_files(
             continue;
         };
         match file.fault() {
-            None => files.push(Arc::new(file)),
-            Some(reason) => {
+            Ok(None) => files.push(Arc::new(file)),
+            // Queries fail until it can be read: no answer may lack its rows without saying so.
+            Err(error) => {
+                tracing::warn!(path = %file.path.display(), %error, "cannot look at a Parquet file now");
+                files.push(Arc::new(file));
+            }
+            Ok(Some(reason)) => {
                 tracing::error!(path = %file.path.display(), reason, "Parquet file is damaged and set aside");
                 file.rename_aside();
                 aside.push(SetAside {

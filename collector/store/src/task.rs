@@ -87,12 +87,20 @@ impl Scrub {
         };
         self.after = file.id;
         let inner = inner.clone();
-        let check = tokio::task::spawn_blocking(move || {
-            if let Some(reason) = file.deep_fault() {
+        // A file that cannot be read now is looked at again in the next round; it must not hold up the others.
+        let check = tokio::task::spawn_blocking(move || match file.deep_fault() {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => {
                 inner.set_aside(&file, &reason);
+                Ok(())
             }
+            Err(source) => Err(MaintenanceError::Io {
+                action: "check",
+                path: file.path.clone(),
+                source,
+            }),
         });
-        Ok(check.await?)
+        check.await?
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,31 +132,38 @@ const PARQUET_MAGIC: &[u8; 4] = b"PAR1";
 
 impl ParquetFile {
     /// What is wrong with it at first sight: it is missing, has another size or another end.
-    pub(crate) fn fault(&self) -> Option<String> {
-        let look = || -> std::io::Result<(u64, [u8; 4])> {
-            let file = File::open(&self.path)?;
-            let bytes = file.metadata()?.len();
-            let mut end = [0; 4];
-            file.read_exact_at(&mut end, bytes.saturating_sub(4))?;
-            Ok((bytes, end))
-        };
-        match look() {
-            Err(error) => Some(format!("unreadable file: {}", error.kind())),
-            Ok((bytes, _)) if bytes != self.bytes => {
-                Some(format!("file of {bytes} bytes instead of {}", self.bytes))
+    ///
+    /// # Errors
+    /// When it cannot be looked at now, which says nothing about the file: too many open files, no right to open it,
+    /// a disk that does not answer.
+    pub(crate) fn fault(&self) -> io::Result<Option<String>> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some("file is missing".to_owned()));
             }
-            Ok((_, end)) if end != *PARQUET_MAGIC => Some("file without a Parquet footer".to_owned()),
-            Ok(_) => None,
+            Err(error) => return Err(error),
+        };
+        let bytes = file.metadata()?.len();
+        if bytes != self.bytes {
+            return Ok(Some(format!("file of {bytes} bytes instead of {}", self.bytes)));
         }
+        let mut end = [0; 4];
+        file.read_exact_at(&mut end, bytes.saturating_sub(4))?;
+        Ok((end != *PARQUET_MAGIC).then(|| "file without a Parquet footer".to_owned()))
     }
 
     /// What is wrong with it when all of it is read. Blocks for as long as that takes.
-    pub(crate) fn deep_fault(&self) -> Option<String> {
-        self.fault().or_else(|| match digest_of(&self.path) {
-            Ok(digest) if digest == self.digest => None,
-            Ok(_) => Some("file with another digest".to_owned()),
-            Err(error) => Some(format!("unreadable file: {}", error.kind())),
-        })
+    ///
+    /// # Errors
+    /// As [`Self::fault`].
+    pub(crate) fn deep_fault(&self) -> io::Result<Option<String>> {
+        let fault = self.fault()?;
+        if fault.is_some() {
+            return Ok(fault);
+        }
+        let whole = digest_of(&self.path)? == self.digest;
+        Ok((!whole).then(|| "file with another digest".to_owned()))
     }
 
     /// Renames it, so that it is kept for a person and read by nobody.

@@ -74,12 +74,17 @@ fn due(inner: &Inner) -> Option<Vec<Arc<ParquetFile>>> {
     Some(due)
 }
 
-/// Damage must not be written anew as if it were whole: every file is checked against its digest first.
+/// Damage must not be written anew as if it were whole: every file is checked against its digest first. A file that
+/// cannot be read now is left out, and in its place.
 fn only_whole(inner: &Arc<Inner>, files: Vec<Arc<ParquetFile>>) -> Vec<Arc<ParquetFile>> {
     let whole = |file: &Arc<ParquetFile>| match file.deep_fault() {
-        None => true,
-        Some(reason) => {
+        Ok(None) => true,
+        Ok(Some(reason)) => {
             inner.set_aside(file, &reason);
+            false
+        }
+        Err(error) => {
+            tracing::warn!(path = %file.path.display(), %error, "cannot read a file that is due to be merged");
             false
         }
     };

@@ -86,6 +86,8 @@ impl Reader {
                 };
                 Ok((rows.num_rows() > 0).then_some(rows))
             }
+            // The disk may come back; a frame that is read whole and is no frame does not.
+            Err(error @ ReadError::Io { .. }) => Err(external(error)),
             Err(error) => {
                 self.inner.lose_frame(frame, self.index, &error);
                 Ok(None)

@@ -117,14 +117,15 @@ impl FactTable {
         Ok(Some(DataSourceExec::from_data_source(config)))
     }
 
-    /// The file for a scan, unless it is damaged at first sight.
+    /// The file for a scan, unless it is damaged at first sight. One that cannot be looked at fails the query.
     fn usable(&self, file: &Arc<ParquetFile>) -> Option<Result<PartitionedFile>> {
         match file.fault() {
-            None => Some(partitioned_file(file)),
-            Some(reason) => {
+            Ok(None) => Some(partitioned_file(file)),
+            Ok(Some(reason)) => {
                 self.scope.inner.set_aside(file, &reason);
                 None
             }
+            Err(error) => Some(Err(DataFusionError::IoError(error))),
         }
     }
 }

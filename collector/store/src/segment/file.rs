@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fleetmend_event::{Frame, TimeMicros};
+use fleetmend_event::{Frame, FrameError, TimeMicros};
 
 use super::{SEGMENT_HEADER_BYTES, file_name, header};
 use crate::error::ReadError;
@@ -37,15 +37,32 @@ impl SegmentFile {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         self.file
             .read_exact_at(&mut bytes, offset)
-            .map_err(|source| ReadError::Io {
-                segment: self.number,
-                source,
-            })?;
+            .map_err(|source| self.unreadable(offset, length, source))?;
         Frame::decode(&Bytes::from(bytes)).map_err(|source| ReadError::Frame {
             segment: self.number,
             offset,
             source,
         })
+    }
+
+    /// A file that ends before the frame is damaged; any other error says nothing about what stands in it.
+    fn unreadable(&self, offset: u64, length: u32, source: io::Error) -> ReadError {
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            let there = self.file.metadata().map_or(0, |file| file.len());
+            ReadError::Frame {
+                segment: self.number,
+                offset,
+                source: FrameError::Truncated {
+                    wanted: usize::try_from(length).unwrap_or(usize::MAX),
+                    found: usize::try_from(there.saturating_sub(offset)).unwrap_or(usize::MAX),
+                },
+            }
+        } else {
+            ReadError::Io {
+                segment: self.number,
+                source,
+            }
+        }
     }
 }
 

@@ -65,6 +65,22 @@ async fn truncated_parquet_file_is_set_aside_and_the_query_goes_on() {
 }
 
 #[tokio::test]
+async fn file_that_cannot_be_opened_now_fails_the_query_and_is_no_damage() {
+    let folder = folder();
+    let (bed, _, file) = two_files(folder.path()).await;
+    let kept = file.with_extension("kept");
+    std::fs::rename(&file, &kept).unwrap();
+    // Opening it fails with ELOOP, whoever asks: it is there, and cannot be read.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let error = bed.store.sql(EXECS, QueryLimits::default()).await.unwrap_err();
+    assert!(matches!(error, crate::QueryError::Failed { .. }), "{error:?}");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::rename(&kept, &file).unwrap();
+    assert_eq!((bed.number(EXECS).await, bed.number(GAPS).await), (7, 0));
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn parquet_file_damaged_inside_is_found_by_its_digest() {
     let folder = folder();
     let (bed, _, file) = two_files(folder.path()).await;
