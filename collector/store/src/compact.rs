@@ -51,6 +51,8 @@ pub(crate) async fn compact(inner: &Arc<Inner>) -> Result<(), MaintenanceError> 
         let frames = inner.view.hot_of(&numbers);
         let writer = inner.clone();
         let added = tokio::task::spawn_blocking(move || write_tables(&writer, frames)).await??;
+        // The gap of a frame that could not be read must outlive the segment that the frame stood in.
+        inner.settle_set_aside().await?;
         let rows: u64 = added.iter().map(|file| file.rows).sum();
         let change = Change {
             added,

@@ -43,10 +43,13 @@ pub(crate) struct SegmentState {
     pub(crate) marks: HashMap<StreamKey, u64>,
 }
 
-/// A Parquet file that was set aside, until the catalogue and the gap row say so.
+/// A Parquet file that was set aside, or a frame given up, until the catalogue and the gap row say so.
 #[derive(Debug, Clone)]
 pub(crate) struct SetAside {
+    /// 0 for what is no Parquet file.
     pub(crate) file_id: i64,
+    /// Whose rows are lost; the store's own host where they are of several.
+    pub(crate) host: HostId,
     pub(crate) gap: Gap,
 }
 
@@ -255,6 +258,7 @@ impl Inner {
         file.rename_aside();
         self.aside.lock().push(SetAside {
             file_id: file.id,
+            host: OWN_HOST,
             gap: gap_of_file(file, reason),
         });
         self.wake.notify_one();
@@ -278,7 +282,11 @@ impl Inner {
             stage: GapStage::Store,
             reason: "corrupt segment".to_owned(),
         };
-        self.aside.lock().push(SetAside { file_id: 0, gap });
+        self.aside.lock().push(SetAside {
+            file_id: 0,
+            host: frame.host,
+            gap,
+        });
         self.wake.notify_one();
     }
 
@@ -289,25 +297,28 @@ impl Inner {
             .lock()
             .iter()
             .map(|aside| HostGap {
-                host_id: OWN_HOST,
+                host_id: aside.host,
                 gap: aside.gap.clone(),
             })
             .collect();
         self.gaps.touching(reaches, unwritten)
     }
 
-    /// Tells the catalogue and the gap table of files set aside since the last call.
+    /// Tells the catalogue and the gap table of what was set aside since the last call.
     pub(crate) async fn settle_set_aside(&self) -> Result<(), MaintenanceError> {
         let waiting: Vec<SetAside> = self.aside.lock().clone();
         if waiting.is_empty() {
             return Ok(());
         }
         // The gap comes first: said twice after a kill in between is better than never.
-        let facts = waiting
-            .iter()
-            .map(|aside| Fact::from(aside.gap.clone()))
-            .collect();
-        self.append(OWN_HOST, facts).await?;
+        let mut of_hosts: BTreeMap<HostId, Vec<Fact>> = BTreeMap::new();
+        for aside in &waiting {
+            let facts = of_hosts.entry(aside.host).or_default();
+            facts.push(Fact::from(aside.gap.clone()));
+        }
+        for (host, facts) in of_hosts {
+            self.append(host, facts).await?;
+        }
         self.aside.lock().drain(..waiting.len());
         for aside in waiting.iter().filter(|aside| aside.file_id > 0) {
             self.catalogue.set_damaged(aside.file_id).await?;

@@ -6,6 +6,10 @@
 //!   nothing but that one group follows; marks stay before it, and agents send it again.
 //! - Any other damage is copied to the folder `aside`, and the segment is written anew with its whole entries and
 //!   with one gap row per damage, so that the loss is recorded exactly when the damage disappears.
+//! - What is read may have been written by a process that was killed before its fsync. Every segment is synced before
+//!   its marks are believed, for the next hello acknowledges them.
+//! - Rows that this build cannot read, of a table that only a newer one knows, are a gap of stage `store`: their
+//!   segment is compacted like any other and goes.
 //! - An identity that was seen already is left out. (A write that failed half-way and was sent again lies in two
 //!   segments.)
 //! - A Parquet file that the catalogue does not know is left over from a compaction that did not finish, whose
@@ -24,10 +28,11 @@ use fleetmend_event::{Fact, Frame, HostId, Lane, Mark, Sequence, TimeMicros};
 use crate::commit::{digest, rows_of};
 use crate::config::StoreConfig;
 use crate::error::OpenError;
-use crate::inner::SegmentState;
+use crate::inner::{SegmentState, SetAside};
 use crate::mark::Marks;
-use crate::own::{OWN_HOST, own_frames};
+use crate::own::{OWN_HOST, own_frames, unreadable};
 use crate::segment::{Damage, Entry, Scan, SegmentFile, number_of, put_entry, scan};
+use crate::shape::Rows;
 use crate::view::{HotFrame, View};
 
 /// What recovery works on.
@@ -48,6 +53,8 @@ pub(crate) struct Recovered {
     pub(crate) next_number: u64,
     /// Compacted segments whose files are gone now.
     pub(crate) deleted: Vec<u64>,
+    /// Rows that stand in a segment and cannot be read by this build.
+    pub(crate) lost: Vec<SetAside>,
 }
 
 impl Recovery<'_> {
@@ -74,6 +81,7 @@ impl Recovery<'_> {
             segments: BTreeMap::new(),
             next_number: highest.saturating_add(1),
             deleted: compacted.to_vec(),
+            lost: Vec::new(),
         };
         let compacted: HashSet<u64> = compacted.iter().copied().collect();
         for (number, path) in found {
@@ -83,6 +91,10 @@ impl Recovery<'_> {
                 self.segment(&mut recovered, number, &path, Some(number) == newest)?;
             }
         }
+        // The names of the segments are as durable now as what stands in them.
+        File::open(&folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io_error("sync", &folder))?;
         Ok(recovered)
     }
 
@@ -140,6 +152,7 @@ impl Recovery<'_> {
 
     fn take_over(&self, recovered: &mut Recovered, number: u64, path: &Path, found: Scan) -> io::Result<()> {
         let file = SegmentFile::open(number, path)?;
+        file.sync()?;
         let bytes = fs::metadata(path)?.len();
         let mut state = SegmentState {
             path: path.to_owned(),
@@ -147,6 +160,7 @@ impl Recovery<'_> {
             sealed: true,
             marks: HashMap::new(),
         };
+        let mut lost = Lost::default();
         for entry in found.entries {
             let id = entry.frame.id;
             let key = (entry.host, id.epoch, id.lane);
@@ -160,35 +174,18 @@ impl Recovery<'_> {
             state.marks.insert(key, id.sequence.0);
             if !entry.frame.tombstone {
                 // Through the view's cache one by one: a segment decodes to many times its size.
-                let hot = self.hot_frame(&file, &entry);
-                self.view.add_hot(hot.into_iter().collect());
+                match rows_of(&entry.frame) {
+                    Ok((table, rows)) => {
+                        let hot = hot_frame(&file, &entry, &rows);
+                        self.view.add_hot(vec![(table, hot)]);
+                    }
+                    Err((table, reason)) => lost.add(&entry, table, &reason),
+                }
             }
         }
         recovered.segments.insert(number, state);
+        recovered.lost.extend(lost.told(number));
         Ok(())
-    }
-
-    fn hot_frame(&self, file: &Arc<SegmentFile>, entry: &Entry) -> Option<(usize, Arc<HotFrame>)> {
-        match rows_of(&entry.frame) {
-            Ok((table, rows)) => {
-                let length = u32::try_from(entry.frame.encoded_len()).unwrap_or(u32::MAX);
-                Some((
-                    table,
-                    HotFrame::new(file, entry.offset, length, entry.host, entry.ingested_at, &rows),
-                ))
-            }
-            Err((table, reason)) => {
-                // Rows are checked before they are stored: only another build can have written these.
-                tracing::error!(
-                    segment = file.number,
-                    table,
-                    reason,
-                    rows = entry.frame.rows,
-                    "stored rows cannot be read"
-                );
-                None
-            }
-        }
     }
 
     fn keep_aside(&self, number: u64, bytes: &Bytes, damage: &[Damage]) -> Result<(), OpenError> {
@@ -236,6 +233,45 @@ impl Recovery<'_> {
         tracing::info!(path = %path.display(), was = bytes.len(), is = anew.len(), "writing a damaged segment anew");
         replace_file(path, &anew).map_err(io_error("replace", path))?;
         Ok(anew.into())
+    }
+}
+
+fn hot_frame(file: &Arc<SegmentFile>, entry: &Entry, rows: &Rows) -> Arc<HotFrame> {
+    let length = u32::try_from(entry.frame.encoded_len()).unwrap_or(u32::MAX);
+    HotFrame::new(file, entry.offset, length, entry.host, entry.ingested_at, rows)
+}
+
+/// Rows of one segment that this build cannot read, one gap for each host, table and lane.
+#[derive(Default)]
+struct Lost(HashMap<(HostId, u16, Lane), Gap>);
+
+impl Lost {
+    /// Rows are checked before they are stored: only another build can have written these.
+    fn add(&mut self, entry: &Entry, table: &str, reason: &str) {
+        let frame = &entry.frame;
+        let gap = Gap {
+            stage: GapStage::Store,
+            ..unreadable(frame, table, reason)
+        };
+        let key = (entry.host, frame.table, frame.id.lane);
+        let Some(held) = self.0.get_mut(&key) else {
+            self.0.insert(key, gap);
+            return;
+        };
+        held.from_time = held.from_time.min(gap.from_time);
+        held.to_time = held.to_time.max(gap.to_time);
+        held.count = held.count.saturating_add(gap.count);
+    }
+
+    fn told(self, segment: u64) -> impl Iterator<Item = SetAside> {
+        self.0.into_iter().map(move |((host, ..), gap)| {
+            tracing::error!(segment, %host, table = gap.table, reason = gap.reason, rows = gap.count, "stored rows cannot be read");
+            SetAside {
+                file_id: 0,
+                host,
+                gap,
+            }
+        })
     }
 }
 

@@ -112,8 +112,9 @@ impl Store {
                 config: &blocking_config,
                 view: &view,
             };
-            let recovered = recovery.segments(marks, &compacted)?;
-            let aside = register_files(&blocking_config, &view, rows, catalogue_is_new)?;
+            let mut recovered = recovery.segments(marks, &compacted)?;
+            let mut aside = register_files(&blocking_config, &view, rows, catalogue_is_new)?;
+            aside.append(&mut recovered.lost);
             Ok::<_, OpenError>((view, recovered, aside))
         };
         let joined = tokio::task::spawn_blocking(recover).await;
@@ -376,6 +377,7 @@ fn register_files(
                 file.rename_aside();
                 aside.push(SetAside {
                     file_id: file.id,
+                    host: OWN_HOST,
                     gap: gap_of_file(&file, &reason),
                 });
             }

@@ -32,6 +32,11 @@ impl SegmentFile {
         }))
     }
 
+    /// Makes durable what can be read of it.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
     /// Reads and checks the frame at `offset`.
     pub(crate) fn frame_at(&self, offset: u64, length: u32) -> Result<Frame, ReadError> {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];

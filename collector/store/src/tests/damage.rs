@@ -126,6 +126,90 @@ async fn file_damaged_while_the_store_was_closed_is_a_gap_after_the_start() {
 }
 
 #[tokio::test]
+async fn segment_of_a_lost_frame_stays_until_the_gap_is_durable() {
+    let folder = folder();
+    let settings = StoreConfig {
+        hot_cache_bytes_max: 0,
+        commit_timeout_ms: 100,
+        ..config(folder.path())
+    };
+    let bed = open_with(StoreConfig {
+        maintenance_interval_ms: 3_600_000,
+        ..settings.clone()
+    })
+    .await;
+    let mut host = Host::new();
+    bed.store.commit(host.id, vec![host.execs(4)]).await.unwrap();
+    bed.store.commit(host.id, vec![host.execs(5)]).await.unwrap();
+    bed.close().await;
+    // Nobody runs the store, so that no gap becomes durable.
+    let store = crate::Store::open(settings).await.unwrap();
+    let segment = std::fs::read_dir(folder.path().join("segments"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .next()
+        .unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let within_first = bytes.len() / 4;
+    bytes[within_first] ^= 0x10;
+    std::fs::write(&segment, bytes).unwrap();
+    crate::compact::compact(&store.inner).await.unwrap_err();
+    assert!(
+        segment.exists(),
+        "the gap is not durable, and the segment is gone"
+    );
+    let tasks = fleetmend_shutdown::Tasks::new();
+    store.run(&tasks).unwrap();
+    let bed = Bed { store, tasks };
+    bed.wait_for(GAPS, 1).await;
+    eventually("compaction", || !segment.exists()).await;
+    assert_eq!((bed.number(EXECS).await, bed.number(GAPS).await), (5, 1));
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn rows_of_a_table_that_only_a_newer_build_knows_are_a_gap() {
+    let folder = folder();
+    let bed = open_with(StoreConfig {
+        maintenance_interval_ms: 3_600_000,
+        ..config(folder.path())
+    })
+    .await;
+    let mut host = Host::new();
+    bed.store.commit(host.id, vec![host.execs(4)]).await.unwrap();
+    bed.close().await;
+    let segment = std::fs::read_dir(folder.path().join("segments"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .next()
+        .unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    for count in [2, 3] {
+        let mut newer = host.execs(count);
+        newer.table = 999;
+        crate::segment::put_entry(
+            &mut bytes,
+            host.id,
+            fleetmend_event::TimeMicros::now(),
+            &newer.encode(),
+        );
+    }
+    std::fs::write(&segment, bytes).unwrap();
+    let bed = open(folder.path()).await;
+    bed.wait_for(
+        "SELECT CAST(sum(count) AS BIGINT) FROM gaps WHERE stage = 'store' AND reason LIKE 'unknown table%'",
+        5,
+    )
+    .await;
+    eventually("compaction", || !segment.exists()).await;
+    assert_eq!(bed.store.marks(host.id)[0].sequence.0, 3);
+    assert_eq!(bed.number(EXECS).await, 4);
+    let of_host = format!("SELECT count(*) FROM gaps WHERE host_id = '{}'", host.id);
+    assert_eq!(bed.number(&of_host).await, 1);
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn files_are_kept_when_the_catalogue_is_lost() {
     let folder = folder();
     let (bed, _, file) = two_files(folder.path()).await;
