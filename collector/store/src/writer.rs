@@ -21,7 +21,7 @@ use crate::commit::Command;
 use crate::error::CommitError;
 use crate::inner::{Health, Inner};
 use crate::metrics as names;
-use crate::segment::SegmentWriter;
+use crate::segment::{SegmentFile, SegmentWriter};
 use crate::shape::sql_tables;
 use crate::view::HotFrame;
 pub(crate) use group::Group;
@@ -142,7 +142,7 @@ impl Writer {
     }
 
     /// Makes the group durable; returns where it begins.
-    fn write(&mut self, group: &Group) -> Result<(u64, Arc<crate::segment::SegmentFile>), String> {
+    fn write(&mut self, group: &Group) -> Result<(u64, Arc<SegmentFile>), String> {
         self.check_space()?;
         let active = match &mut self.active {
             Some(active) => active,
@@ -165,7 +165,7 @@ impl Writer {
             Err(error) => {
                 let reason = format!("cannot write segment {}: {}", active.reader.number, error.source);
                 if !error.usable {
-                    self.seal();
+                    self.abandon();
                 }
                 Err(reason)
             }
@@ -173,7 +173,7 @@ impl Writer {
     }
 
     /// Shows what became durable: marks, rows, subscribers.
-    fn show(&self, group: &Group, offset: u64, segment: &Arc<crate::segment::SegmentFile>) {
+    fn show(&self, group: &Group, offset: u64, segment: &Arc<SegmentFile>) {
         let mut hot = Vec::with_capacity(group.placed().len());
         let mut rows_shown = 0_u64;
         for placed in group.placed() {
@@ -242,6 +242,21 @@ impl Writer {
         }
     }
 
+    /// Gives up a segment that must not be written again.
+    fn abandon(&mut self) {
+        let Some(active) = self.active.take() else { return };
+        let SegmentFile { number, path, .. } = active.reader.as_ref();
+        if !active.is_empty() {
+            self.inner.seal_segment(*number, active.len());
+            return;
+        }
+        self.inner.segments.lock().remove(number);
+        if let Err(error) = std::fs::remove_file(path) {
+            // Nothing of it was acknowledged; the next start reads it as any other.
+            tracing::warn!(segment = number, %error, "cannot delete a segment that was never written");
+        }
+    }
+
     /// Refuses early while too little space is left for compaction and catalogue.
     fn check_space(&mut self) -> Result<(), String> {
         if let Some((at, result)) = &self.space_checked
@@ -267,5 +282,68 @@ impl Writer {
 pub(crate) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     if reply.send(value).is_err() {
         tracing::debug!("caller did not wait for the store's answer");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetmend_event::Fact;
+    use fleetmend_event::table::{Exactness, Gap, GapStage};
+
+    use super::*;
+    use crate::own::{OWN_HOST, own_frames};
+
+    fn group(
+        inner: &Inner,
+    ) -> (
+        Group,
+        oneshot::Receiver<Result<Vec<fleetmend_event::Mark>, CommitError>>,
+    ) {
+        let now = TimeMicros::now();
+        let gap = Gap {
+            time: now,
+            table: "*".to_owned(),
+            lane: fleetmend_event::Lane::Events,
+            from_time: now,
+            to_time: now,
+            count: 1,
+            exactness: Exactness::Exact,
+            stage: GapStage::Store,
+            reason: "a test".to_owned(),
+        };
+        let frames = own_frames(inner.own_epoch, vec![Fact::from(gap)]).unwrap();
+        let (reply, answer) = oneshot::channel();
+        let mut group = Group::new(now);
+        group.own(inner, OWN_HOST, frames, reply);
+        (group, answer)
+    }
+
+    #[tokio::test]
+    async fn segment_that_must_not_be_written_again_is_given_up_even_when_it_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = crate::StoreConfig {
+            folder: folder.path().to_owned(),
+            free_bytes_min: 0,
+            ..crate::StoreConfig::default()
+        };
+        let inner = crate::Store::open(config).await.unwrap().inner;
+        let mut writer = Writer::new(inner.clone(), mpsc::channel(1).1, 1);
+        let mut made = SegmentWriter::create(&inner.config.segments_folder(), 1).unwrap();
+        let path = made.reader.path.clone();
+        made.break_for_good();
+        inner.add_segment(&made);
+        writer.active = Some(made);
+        writer.next_number = 2;
+        let (refused, mut answer) = group(&inner);
+        writer.settle(refused);
+        assert!(matches!(
+            answer.try_recv().unwrap(),
+            Err(CommitError::Unavailable { .. })
+        ));
+        assert!(writer.active.is_none() && inner.segments.lock().is_empty() && !path.exists());
+        let (taken, mut answer) = group(&inner);
+        writer.settle(taken);
+        answer.try_recv().unwrap().unwrap();
+        assert!(writer.active.is_some_and(|active| active.reader.number == 2));
     }
 }

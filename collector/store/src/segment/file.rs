@@ -116,6 +116,12 @@ impl SegmentWriter {
         self.durable <= SEGMENT_HEADER_BYTES as u64
     }
 
+    /// Makes every write and every cut from now on fail.
+    #[cfg(test)]
+    pub(crate) fn break_for_good(&mut self) {
+        self.file = File::open(&self.reader.path).unwrap();
+    }
+
     /// Writes `bytes` and makes them durable; returns where they begin. After an error the file is cut back to
     /// what was durable before. A segment whose cut failed too must not be written again.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<u64, AppendError> {
