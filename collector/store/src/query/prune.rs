@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use fleetmend_event::{HostId, TimeMicros};
@@ -124,14 +125,22 @@ impl Prune {
     }
 }
 
-/// The column an expression is, also when the planner casts it to another unit of time or kind of text.
+/// The column an expression is, also when the planner casts it to another kind of text or to a unit of time that
+/// keeps every microsecond. A coarser unit, a date or a clock elsewhere makes another value of it.
 fn column_of(expression: &Expr) -> Option<&str> {
     match expression {
         Expr::Column(column) => Some(column.name()),
-        Expr::Cast(cast) if cast.field.data_type().is_temporal() || cast.field.data_type().is_string() => {
-            column_of(&cast.expr)
-        }
+        Expr::Cast(cast) if keeps_the_value(cast.field.data_type()) => column_of(&cast.expr),
         _ => None,
+    }
+}
+
+fn keeps_the_value(cast_to: &DataType) -> bool {
+    match cast_to {
+        DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, zone) => {
+            matches!(zone.as_deref(), None | Some("UTC" | "+00:00"))
+        }
+        other => other.is_string(),
     }
 }
 
@@ -217,6 +226,19 @@ mod tests {
                 .and(col("pid").eq(lit(1)))]),
             (1, 2)
         );
+    }
+
+    #[test]
+    fn time_cast_to_something_coarser_does_not_prune() {
+        for coarser in [
+            DataType::Timestamp(TimeUnit::Second, None),
+            DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())),
+            DataType::Timestamp(TimeUnit::Microsecond, Some("+02:00".into())),
+            DataType::Date32,
+        ] {
+            let filter = cast(col("time"), coarser).lt_eq(micros(5));
+            assert_eq!(Prune::of(&[filter]), Prune::of(&[]));
+        }
     }
 
     #[test]
