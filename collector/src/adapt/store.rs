@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use collector_api::{CommittedFacts, LiveFact, LiveFacts, QueryAnswer, QueryError, QueryLimits, SqlQuery};
-use collector_store::{Answer, Store};
+use collector_store::{Answer, QueryClass, Store};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use serde_json::json;
 use tokio::sync::broadcast;
@@ -35,10 +35,22 @@ impl StoreAdapter {
 #[async_trait]
 impl SqlQuery for StoreAdapter {
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<QueryAnswer, QueryError> {
+        self.ask(query, limits, QueryClass::User).await
+    }
+}
+
+impl StoreAdapter {
+    async fn ask(
+        &self,
+        query: &str,
+        limits: QueryLimits,
+        class: QueryClass,
+    ) -> Result<QueryAnswer, QueryError> {
         use collector_store::QueryError as Fault;
         let within = collector_store::QueryLimits {
             rows_max: limits.rows_max,
             timeout: limits.timeout,
+            class,
             ..collector_store::QueryLimits::default()
         };
         self.store
@@ -69,7 +81,8 @@ impl collector_alert::SqlQuery for StoreAdapter {
             rows_max: limits.rows_max,
             timeout: limits.timeout,
         };
-        SqlQuery::sql(self, query, limits)
+        // Alerts have turns of their own: users who ask much must not keep them from being evaluated.
+        self.ask(query, limits, QueryClass::System)
             .await
             .map(|answer| answer.batches)
             .map_err(|error| match error {

@@ -59,7 +59,7 @@ impl Default for StoreConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueryConfig {
-    /// Queries that run at once; more wait within their own timeout.
+    /// Queries of users that run at once; more wait within their own timeout. The collector's own have other turns.
     pub concurrent_max: usize,
     /// Threads of the query runtime.
     pub threads: usize,

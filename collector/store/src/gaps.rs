@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 
+use arrow::array::RecordBatch;
 use fleetmend_event::table::Gap;
-use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_event::{HostId, Table, TimeMicros};
+use metrics::counter;
 use parking_lot::Mutex;
 use serde::Serialize;
+
+use crate::metrics as names;
 
 /// Gaps kept in memory; older ones are in the table `gaps` only.
 const GAPS_MAX: usize = 10_000;
@@ -31,6 +35,23 @@ pub(crate) struct Reach {
     pub(crate) from: TimeMicros,
     /// Until when.
     pub(crate) to: TimeMicros,
+}
+
+/// The gaps in `batch`, each with its row, and how many rows hold none. A row written by another build may hold a
+/// word that this one does not know; it must not hide the others.
+pub(crate) fn gaps_of(batch: &RecordBatch) -> (Vec<(usize, Gap)>, usize) {
+    let mut gaps = Vec::with_capacity(batch.num_rows());
+    if let Ok(all) = Gap::from_batch(batch) {
+        gaps.extend((0..).zip(all));
+        return (gaps, 0);
+    }
+    for row in 0..batch.num_rows() {
+        let one = Gap::from_batch(&batch.slice(row, 1)).unwrap_or_default();
+        gaps.extend(one.into_iter().map(|gap| (row, gap)));
+    }
+    let unknown = batch.num_rows().saturating_sub(gaps.len());
+    counter!(names::UNKNOWN_GAPS).increment(unknown as u64);
+    (gaps, unknown)
 }
 
 /// The latest gaps.

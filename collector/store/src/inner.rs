@@ -15,7 +15,7 @@ use crate::catalogue::Catalogue;
 use crate::commit::{Command, Prepared};
 use crate::config::StoreConfig;
 use crate::error::{CommitError, MaintenanceError, ReadError};
-use crate::gaps::{Gaps, HostGap, Reach};
+use crate::gaps::{Gaps, HostGap, Reach, gaps_of};
 use crate::mark::{Marks, StreamKey, Verdict};
 use crate::metrics as names;
 use crate::own::{OWN_HOST, own_frames};
@@ -185,10 +185,11 @@ impl Inner {
         {
             return;
         }
-        match Gap::from_batch(batch) {
-            Ok(gaps) => gaps.into_iter().for_each(|gap| self.gaps.add(host, gap)),
+        let (gaps, unknown) = gaps_of(batch);
+        gaps.into_iter().for_each(|(_, gap)| self.gaps.add(host, gap));
+        if unknown > 0 {
             // The rows stay in the table; only the answers' list of gaps lacks them.
-            Err(error) => tracing::warn!(%host, %error, "cannot read gap rows"),
+            tracing::warn!(%host, unknown, "cannot read gap rows");
         }
     }
 

@@ -60,7 +60,7 @@ pub use error::{CommitError, OpenError, QueryError};
 pub use gaps::HostGap;
 pub use inner::Health;
 pub use own::OWN_HOST;
-pub use query::{Answer, QueryLimits, to_json_rows};
+pub use query::{Answer, QueryClass, QueryLimits, to_json_rows};
 pub use store::{Committed, Store, StoreStats, TableStats};
 
 #[cfg(test)]

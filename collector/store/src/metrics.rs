@@ -14,6 +14,8 @@ pub(crate) const REFUSED: &str = "fleetmend_collector_store_refused_commits_tota
 pub(crate) const UNREADABLE: &str = "fleetmend_collector_store_unreadable_frames_total";
 /// Durable frames that were too large to tell subscribers of.
 pub(crate) const UNTOLD: &str = "fleetmend_collector_store_untold_frames_total";
+/// Gap rows that hold a word this build does not know.
+pub(crate) const UNKNOWN_GAPS: &str = "fleetmend_collector_store_unknown_gaps_total";
 /// Seconds from the first frame of a group to its fsync.
 pub(crate) const GROUP_SECONDS: &str = "fleetmend_collector_store_group_commit_seconds";
 /// Bytes written to segments.
@@ -52,6 +54,11 @@ pub(crate) fn describe() {
         UNTOLD,
         Unit::Count,
         "durable frames too large to tell subscribers of"
+    );
+    describe_counter!(
+        UNKNOWN_GAPS,
+        Unit::Count,
+        "gap rows with a word that this build does not know; no answer names them"
     );
     describe_histogram!(
         GROUP_SECONDS,

@@ -35,11 +35,25 @@ use tokio::sync::Semaphore;
 
 use crate::config::{QueryConfig, StoreConfig};
 use crate::error::{OpenError, QueryError};
+use crate::gaps::gaps_of;
 use crate::inner::Inner;
 use crate::metrics as names;
 pub(crate) use answer::failure;
 pub use answer::{Answer, to_json_rows};
 pub(crate) use session::Scope;
+
+/// For whom a query is answered: each class has turns of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum QueryClass {
+    /// A person or a program that asks; at most [`QueryConfig::concurrent_max`] at once.
+    #[default]
+    User,
+    /// The collector itself, such as its alerts: it must not wait behind what users ask.
+    System,
+}
+
+/// Queries of [`QueryClass::System`] that run at once.
+const SYSTEM_TURNS: usize = 2;
 
 /// What one query may take; the store's configuration caps each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +64,8 @@ pub struct QueryLimits {
     pub timeout: Duration,
     /// Bytes for sorting, joining and grouping, and of the answer.
     pub memory_bytes_max: usize,
+    /// Whose turns it takes.
+    pub class: QueryClass,
 }
 
 impl Default for QueryLimits {
@@ -58,6 +74,7 @@ impl Default for QueryLimits {
             rows_max: 10_000,
             timeout: Duration::from_secs(30),
             memory_bytes_max: 128 << 20,
+            class: QueryClass::User,
         }
     }
 }
@@ -68,6 +85,7 @@ impl QueryLimits {
             rows_max: self.rows_max.min(config.rows_max),
             timeout: self.timeout.min(Duration::from_millis(config.timeout_ms_max)),
             memory_bytes_max: self.memory_bytes_max.min(config.memory_bytes_max),
+            class: self.class,
         }
     }
 }
@@ -80,7 +98,8 @@ pub(crate) struct Engine {
     /// Taken when the engine ends.
     runtime: Option<Runtime>,
     state: SessionState,
-    turns: Arc<Semaphore>,
+    pub(crate) user_turns: Arc<Semaphore>,
+    system_turns: Arc<Semaphore>,
 }
 
 impl Drop for Engine {
@@ -116,7 +135,8 @@ impl Engine {
         Ok(Self {
             runtime: Some(runtime),
             state,
-            turns: Arc::new(Semaphore::new(config.query.concurrent_max)),
+            user_turns: Arc::new(Semaphore::new(config.query.concurrent_max)),
+            system_turns: Arc::new(Semaphore::new(SYSTEM_TURNS)),
         })
     }
 
@@ -131,7 +151,11 @@ impl Engine {
         let limits = limits.within(&inner.config.query);
         let started = Instant::now();
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
-        let turn = tokio::time::timeout(limits.timeout, self.turns.clone().acquire_owned());
+        let turns = match limits.class {
+            QueryClass::User => &self.user_turns,
+            QueryClass::System => &self.system_turns,
+        };
+        let turn = tokio::time::timeout(limits.timeout, turns.clone().acquire_owned());
         let turn = turn
             .await
             .map_err(|_| QueryError::Busy)?
@@ -163,19 +187,27 @@ impl Engine {
 
     /// Keeps the newest gaps at hand.
     pub(crate) async fn load_gaps(&self, inner: &Arc<Inner>) -> Result<(), QueryError> {
-        use fleetmend_event::Table;
         let query = "SELECT * FROM gaps ORDER BY time DESC LIMIT 10000";
-        let answer = self.sql(inner, query, QueryLimits::default()).await?;
+        let limits = QueryLimits {
+            class: QueryClass::System,
+            ..QueryLimits::default()
+        };
+        let answer = self.sql(inner, query, limits).await?;
         let failed = |reason: String| QueryError::Failed { reason };
         for batch in answer.batches.iter().rev() {
             let hosts = crate::shape::typed::<arrow::array::StringArray>(batch, crate::shape::HOST_ID);
             let hosts = hosts.map_err(|error| failed(error.to_string()))?;
-            let gaps =
-                fleetmend_event::table::Gap::from_batch(batch).map_err(|error| failed(error.to_string()))?;
-            for (gap, host) in gaps.into_iter().zip(hosts.iter()).rev() {
-                if let Some(host) = host.and_then(|host| host.parse().ok()) {
+            let (gaps, unknown) = gaps_of(batch);
+            for (row, gap) in gaps.into_iter().rev() {
+                if let Ok(host) = hosts.value(row).parse() {
                     inner.gaps.add(host, gap);
                 }
+            }
+            if unknown > 0 {
+                tracing::warn!(
+                    unknown,
+                    "cannot read gap rows of former times; answers do not name them"
+                );
             }
         }
         Ok(())

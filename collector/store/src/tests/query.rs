@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::testbed::{Bed, Host, START, folder, open};
-use crate::{QueryError, QueryLimits, to_json_rows};
+use crate::{QueryClass, QueryError, QueryLimits, to_json_rows};
 
 async fn filled(folder: &std::path::Path) -> (Bed, Host) {
     let bed = open(folder).await;
@@ -255,5 +255,68 @@ async fn query_whose_caller_has_gone_gives_its_turn_back() {
         assert!(gone.await.is_err());
     }
     assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn gap_with_an_unknown_word_hides_no_other_gap() {
+    use fleetmend_event::table::{Exactness, Gap, GapStage};
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let gap = |reason: &str| Gap {
+        time: fleetmend_event::TimeMicros(START),
+        table: "process_events".to_owned(),
+        lane: fleetmend_event::Lane::Events,
+        from_time: fleetmend_event::TimeMicros(START),
+        to_time: fleetmend_event::TimeMicros(START + 60_000_000),
+        count: 1,
+        exactness: Exactness::Exact,
+        stage: GapStage::Spool,
+        reason: reason.to_owned(),
+    };
+    let mut frame = host.frame(&[gap("first"), gap("newer"), gap("last")], START, START);
+    let rows = frame.batch().unwrap().unwrap();
+    let mut columns = rows.columns().to_vec();
+    let stage = rows.schema().index_of("stage").unwrap();
+    columns[stage] = std::sync::Arc::new(arrow::array::StringArray::from(vec!["spool", "warp", "spool"]));
+    let newer = arrow::array::RecordBatch::try_new(rows.schema(), columns).unwrap();
+    frame.body = fleetmend_event::batch::encode(&newer).unwrap().into();
+    bed.store
+        .commit(host.id, vec![frame, host.execs(1)])
+        .await
+        .unwrap();
+    let query = "SELECT pid FROM process_events";
+    let answer = bed.store.sql(query, QueryLimits::default()).await.unwrap();
+    assert_eq!(answer.gaps.len(), 2);
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    let answer = bed.store.sql(query, QueryLimits::default()).await.unwrap();
+    let reasons: Vec<&str> = answer.gaps.iter().map(|gap| gap.gap.reason.as_str()).collect();
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert!(reasons.contains(&"first") && reasons.contains(&"last"));
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn users_who_take_every_turn_leave_the_collector_its_own() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let turns = bed.store.engine.user_turns.clone();
+    let held = turns.acquire_many_owned(4).await.unwrap();
+    let limits = |class| QueryLimits {
+        class,
+        timeout: Duration::from_secs(5),
+        ..QueryLimits::default()
+    };
+    let query = "SELECT count(*) FROM process_events";
+    bed.store.sql(query, limits(QueryClass::System)).await.unwrap();
+    let short = QueryLimits {
+        timeout: Duration::from_millis(50),
+        ..limits(QueryClass::User)
+    };
+    assert_eq!(bed.store.sql(query, short).await.unwrap_err(), QueryError::Busy);
+    drop(held);
+    bed.store.sql(query, limits(QueryClass::User)).await.unwrap();
     bed.close().await;
 }
