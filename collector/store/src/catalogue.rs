@@ -4,6 +4,7 @@
 //! segments as compacted. A segment that is not marked is read again at the next start, a Parquet file that is not
 //! registered is not there: whichever moment a kill chooses, each row is stored once.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use sqlx::sqlite::{
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::error::CatalogueError;
+use crate::mark::EPOCHS_PER_HOST_MAX;
+use crate::own::OWN_EPOCH_PREFIX;
 
 /// A Parquet file as it is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +95,9 @@ impl Catalogue {
         sixteen(&row, 0, "a store epoch")
     }
 
-    /// Every mark that was taken over.
+    /// Every mark that was taken over, the stalest first.
     pub(crate) async fn marks(&self) -> Result<Vec<(HostId, Mark, TimeMicros)>, CatalogueError> {
-        let rows = sqlx::query("SELECT host, epoch, lane, sequence, seen_at FROM marks")
+        let rows = sqlx::query("SELECT host, epoch, lane, sequence, seen_at FROM marks ORDER BY seen_at")
             .fetch_all(&self.pool)
             .await
             .map_err(failed("read marks"))?;
@@ -256,7 +259,28 @@ async fn write_change(
             .execute(&mut **transaction)
             .await?;
     }
+    forget_stalest(transaction, change).await?;
     Ok(ids)
+}
+
+/// Keeps the latest epochs of every host whose marks changed, and the store's own.
+async fn forget_stalest(
+    transaction: &mut Transaction<'_, Sqlite>,
+    change: &Change,
+) -> Result<(), sqlx::Error> {
+    const FORGET: &str = "DELETE FROM marks WHERE host = ?1 AND substr(epoch, 1, 8) <> ?2 AND epoch NOT IN \
+                          (SELECT epoch FROM marks WHERE host = ?1 AND substr(epoch, 1, 8) <> ?2 \
+                          GROUP BY epoch ORDER BY max(seen_at) DESC LIMIT ?3)";
+    let hosts: BTreeSet<HostId> = change.marks.iter().map(|(host, ..)| *host).collect();
+    for host in hosts {
+        sqlx::query(FORGET)
+            .bind(host.as_bytes().as_slice())
+            .bind(OWN_EPOCH_PREFIX.as_slice())
+            .bind(i64::try_from(EPOCHS_PER_HOST_MAX).unwrap_or(i64::MAX))
+            .execute(&mut **transaction)
+            .await?;
+    }
+    Ok(())
 }
 
 fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> CatalogueError {

@@ -91,20 +91,17 @@ fn marks_of(inner: &Inner, segments: &BTreeMap<u64, SegmentState>) -> Vec<(HostI
         let held = highest.entry(*key).or_default();
         *held = (*held).max(*number);
     }
-    let now = TimeMicros::now();
+    // A stream that was forgotten meanwhile is not remembered again.
     let row = |((host, epoch, lane), number): (StreamKey, u64)| {
-        let seen_at = inner.last_seen((host, epoch, lane)).unwrap_or(now);
-        (
-            host,
-            Mark {
-                epoch,
-                lane,
-                sequence: Sequence(number),
-            },
-            seen_at,
-        )
+        let seen_at = inner.last_seen((host, epoch, lane))?;
+        let mark = Mark {
+            epoch,
+            lane,
+            sequence: Sequence(number),
+        };
+        Some((host, mark, seen_at))
     };
-    highest.into_iter().map(row).collect()
+    highest.into_iter().filter_map(row).collect()
 }
 
 /// Registers a change; returns the added files as the view holds them.

@@ -4,14 +4,25 @@
 //! stored or declared lost. The digests of a stream's latest records are kept to tell a repetition from a forgery;
 //! a number whose digest is not known any more counts as a repetition.
 //!
+//! A host has the marks of its latest [`EPOCHS_PER_HOST_MAX`] epochs; a new one beyond them makes the store forget the
+//! epoch that was not heard of for the longest time. An epoch is new at every unclean start of an agent, so that an
+//! honest host does not get there; the store's own epochs do not count, and are kept.
+//!
 //! Numbers that are being written stand in a [`Pending`], which becomes true only once they are durable.
 
 use std::collections::{HashMap, VecDeque};
 
 use fleetmend_event::{HostId, Lane, Mark, RecordId, Sequence, SpoolEpoch, TimeMicros};
+use metrics::counter;
+
+use crate::metrics as names;
+use crate::own::is_own_epoch;
 
 /// Digests kept per stream. An agent repeats at most what was on the wire when a stream broke.
 const DIGESTS_MAX: usize = 256;
+/// Epochs of a host whose marks are kept: more unclean starts than a spool outlives, and an answer to a hello that
+/// stays within some kilobytes.
+pub(crate) const EPOCHS_PER_HOST_MAX: usize = 64;
 
 /// Who numbers records.
 pub(crate) type StreamKey = (HostId, SpoolEpoch, Lane);
@@ -27,7 +38,11 @@ struct Stream {
     /// Records before this number will never come: the sender does not have them.
     lost_before: Option<u64>,
     seen_at: TimeMicros,
+    /// When it was last touched, in changes of [`Marks`].
+    used: u64,
 }
+
+type Streams = HashMap<(SpoolEpoch, Lane), Stream>;
 
 /// What to do with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +66,9 @@ pub(crate) enum Verdict {
 /// Every stream the store knows.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
-    streams: HashMap<StreamKey, Stream>,
+    hosts: HashMap<HostId, Streams>,
+    /// Counts changes.
+    tick: u64,
 }
 
 /// Records accepted but not durable yet.
@@ -64,7 +81,7 @@ impl Marks {
     /// What to do with record `id` of `host`, after those in `pending`.
     pub(crate) fn judge(&self, pending: &Pending, host: HostId, id: RecordId, record: Candidate) -> Verdict {
         let key = (host, id.epoch, id.lane);
-        let stream = self.streams.get(&key);
+        let stream = self.get(key);
         let waiting = pending.streams.get(&key).map(Vec::as_slice).unwrap_or_default();
         let known = stream.is_some() || !waiting.is_empty();
         let mark = waiting
@@ -107,7 +124,7 @@ impl Marks {
     /// Makes what was pending true.
     pub(crate) fn apply(&mut self, pending: &Pending, now: TimeMicros) {
         for (key, records) in &pending.streams {
-            let stream = self.streams.entry(*key).or_default();
+            let stream = self.get_or_make(*key);
             for (number, digest) in records {
                 stream.advance(*number, *digest);
             }
@@ -117,7 +134,7 @@ impl Marks {
 
     /// Takes over a mark from the catalogue or a record from a segment.
     pub(crate) fn raise(&mut self, key: StreamKey, number: u64, digest: Option<Digest>, seen_at: TimeMicros) {
-        let stream = self.streams.entry(key).or_default();
+        let stream = self.get_or_make(key);
         if number > stream.mark {
             stream.advance(number, digest);
         }
@@ -126,42 +143,54 @@ impl Marks {
 
     /// Allows the next record of the stream to be any up to `id`.
     pub(crate) fn declare_lost(&mut self, host: HostId, id: RecordId) {
-        let stream = self.streams.entry((host, id.epoch, id.lane)).or_default();
+        let stream = self.get_or_make((host, id.epoch, id.lane));
         stream.lost_before = Some(id.sequence.0);
     }
 
     /// The marks of `host`.
     pub(crate) fn of_host(&self, host: HostId) -> Vec<Mark> {
-        let of_host = self.streams.iter().filter(|((owner, ..), _)| *owner == host);
-        of_host
-            .map(|((_, epoch, lane), stream)| mark(*epoch, *lane, stream.mark))
+        let streams = self.hosts.get(&host).into_iter().flatten();
+        streams
+            .map(|((epoch, lane), stream)| mark(*epoch, *lane, stream.mark))
             .collect()
     }
 
     /// The mark of one stream.
     pub(crate) fn of_stream(&self, (host, epoch, lane): StreamKey) -> Mark {
-        mark(
-            epoch,
-            lane,
-            self.streams
-                .get(&(host, epoch, lane))
-                .map_or(0, |stream| stream.mark),
-        )
+        let number = self.get((host, epoch, lane)).map_or(0, |stream| stream.mark);
+        mark(epoch, lane, number)
     }
 
     /// When a stream was last heard of.
     pub(crate) fn seen_at(&self, key: StreamKey) -> Option<TimeMicros> {
-        self.streams
-            .get(&key)
-            .map(|stream| stream.seen_at)
-            .filter(|at| at.0 > 0)
+        self.get(key).map(|stream| stream.seen_at).filter(|at| at.0 > 0)
     }
 
     /// Forgets streams not heard of since `before`; returns how many.
     pub(crate) fn forget_before(&mut self, before: TimeMicros) -> usize {
-        let count = self.streams.len();
-        self.streams.retain(|_, stream| stream.seen_at >= before);
-        count.saturating_sub(self.streams.len())
+        let mut forgotten = 0_usize;
+        self.hosts.retain(|_, streams| {
+            let count = streams.len();
+            streams.retain(|_, stream| stream.seen_at >= before);
+            forgotten = forgotten.saturating_add(count.saturating_sub(streams.len()));
+            !streams.is_empty()
+        });
+        forgotten
+    }
+
+    fn get(&self, (host, epoch, lane): StreamKey) -> Option<&Stream> {
+        self.hosts.get(&host)?.get(&(epoch, lane))
+    }
+
+    fn get_or_make(&mut self, (host, epoch, lane): StreamKey) -> &mut Stream {
+        self.tick = self.tick.saturating_add(1);
+        let streams = self.hosts.entry(host).or_default();
+        if !streams.contains_key(&(epoch, lane)) {
+            make_room(streams, epoch);
+        }
+        let stream = streams.entry((epoch, lane)).or_default();
+        stream.used = self.tick;
+        stream
     }
 }
 
@@ -224,6 +253,23 @@ impl Stream {
         let back = usize::try_from(self.mark.checked_sub(number)?).ok()?;
         let index = self.digests.len().checked_sub(back.checked_add(1)?)?;
         self.digests.get(index).copied()
+    }
+}
+
+/// Forgets the stalest epoch of a host when `epoch` would be one too many.
+fn make_room(streams: &mut Streams, epoch: SpoolEpoch) {
+    let mut used: HashMap<SpoolEpoch, u64> = HashMap::new();
+    for ((epoch, _), stream) in streams.iter().filter(|((epoch, _), _)| !is_own_epoch(*epoch)) {
+        let latest = used.entry(*epoch).or_default();
+        *latest = stream.used.max(*latest);
+    }
+    if is_own_epoch(epoch) || used.contains_key(&epoch) || used.len() < EPOCHS_PER_HOST_MAX {
+        return;
+    }
+    let stalest = used.into_iter().min_by_key(|(_, used)| *used);
+    if let Some((stalest, _)) = stalest {
+        streams.retain(|(epoch, _), _| *epoch != stalest);
+        counter!(names::FORGOTTEN_EPOCHS).increment(1);
     }
 }
 

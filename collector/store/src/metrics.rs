@@ -16,6 +16,8 @@ pub(crate) const UNREADABLE: &str = "fleetmend_collector_store_unreadable_frames
 pub(crate) const UNTOLD: &str = "fleetmend_collector_store_untold_frames_total";
 /// Gap rows that hold a word this build does not know.
 pub(crate) const UNKNOWN_GAPS: &str = "fleetmend_collector_store_unknown_gaps_total";
+/// Epochs forgotten because their host came with too many.
+pub(crate) const FORGOTTEN_EPOCHS: &str = "fleetmend_collector_store_forgotten_epochs_total";
 /// Seconds from the first frame of a group to its fsync.
 pub(crate) const GROUP_SECONDS: &str = "fleetmend_collector_store_group_commit_seconds";
 /// Bytes written to segments.
@@ -59,6 +61,11 @@ pub(crate) fn describe() {
         UNKNOWN_GAPS,
         Unit::Count,
         "gap rows with a word that this build does not know; no answer names them"
+    );
+    describe_counter!(
+        FORGOTTEN_EPOCHS,
+        Unit::Count,
+        "epochs forgotten because their host came with too many"
     );
     describe_histogram!(
         GROUP_SECONDS,

@@ -13,7 +13,7 @@ use crate::shape::{Rows, align, sql_tables, table_index};
 pub const OWN_HOST: HostId = HostId::from_bytes([0; 16]);
 
 /// The first bytes of every epoch of a store; the rest is random and new at every start.
-const OWN_EPOCH_PREFIX: [u8; 8] = *b"FMSTORE\0";
+pub(crate) const OWN_EPOCH_PREFIX: [u8; 8] = *b"FMSTORE\0";
 
 /// How far back a gap reaches whose beginning nobody knows: the longest outage that an agent's spool is made for.
 const UNKNOWN_REACH: Duration = Duration::from_secs(24 * 3600);

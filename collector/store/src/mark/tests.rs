@@ -97,3 +97,26 @@ fn streams_not_heard_of_are_forgotten() {
     assert_eq!(marks.forget_before(TimeMicros(1)), 0);
     assert_eq!(marks.forget_before(TimeMicros(2)), 1);
 }
+
+#[test]
+fn host_with_too_many_epochs_loses_its_stalest_and_nobody_elses() {
+    let mut marks = with(5);
+    let own = SpoolEpoch::from_bytes(*b"FMSTORE\x0012345678");
+    let other = HostId::from_bytes([5; 16]);
+    marks.raise((host(), own, Lane::Critical), 1, None, TimeMicros(1));
+    marks.raise((other, id(1).epoch, Lane::Events), 7, None, TimeMicros(1));
+    let epochs: Vec<SpoolEpoch> = (0..1_000).map(|_| SpoolEpoch::random()).collect();
+    for epoch in &epochs {
+        marks.raise((host(), *epoch, Lane::Events), 1, None, TimeMicros(2));
+        marks.raise((host(), *epoch, Lane::Metrics), 1, None, TimeMicros(2));
+    }
+    assert_eq!(marks.of_host(host()).len(), 2 * EPOCHS_PER_HOST_MAX + 1);
+    let newest = &epochs[epochs.len() - EPOCHS_PER_HOST_MAX..];
+    assert!(
+        newest
+            .iter()
+            .all(|epoch| marks.of_stream((host(), *epoch, Lane::Events)).sequence.0 == 1)
+    );
+    assert_eq!(marks.of_stream((host(), own, Lane::Critical)).sequence.0, 1);
+    assert_eq!(marks.of_host(other)[0].sequence.0, 7);
+}

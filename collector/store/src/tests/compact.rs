@@ -358,3 +358,35 @@ async fn frames_that_decode_to_far_more_than_they_are_bound_commit_and_compactio
     assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 31);
     bed.close().await;
 }
+
+#[tokio::test]
+async fn epochs_of_one_host_stay_bounded_in_memory_and_in_the_catalogue() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    for _ in 0..2 {
+        let fresh = |_| {
+            host.epoch = fleetmend_event::SpoolEpoch::random();
+            host.execs(1).shed()
+        };
+        let frames: Vec<_> = (0..100).map(fresh).collect();
+        bed.store.commit(host.id, frames).await.unwrap();
+        compacted(&bed).await;
+        assert_eq!(bed.store.marks(host.id).len(), 64);
+    }
+    bed.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("catalogue.sqlite"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let (count,): (i64,) = sqlx::query_as(
+        "SELECT count(*) FROM marks WHERE host = ? AND substr(epoch, 1, 7) <> x'464D53544F5245'",
+    )
+    .bind(host.id.as_bytes().as_slice())
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(count, 64);
+    pool.close().await;
+    let bed = open(folder.path()).await;
+    assert_eq!(bed.store.marks(host.id).len(), 64);
+    bed.close().await;
+}
