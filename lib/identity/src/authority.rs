@@ -1,6 +1,7 @@
 //! A collector's authority: the issuing certificate, the online key and the trust bundle it hands out.
 
 use std::fmt;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ const ISSUING_CHAIN_FILE: &str = "issuing.pem";
 const ONLINE_KEY_FILE: &str = "online.key";
 /// The signed trust bundle, beside the keys.
 pub const BUNDLE_FILE: &str = "trust-bundle.json";
+/// What the name of the folder ends with in which they are made.
+const PARTIAL_SUFFIX: &str = ".partial";
 const ISSUING_LIFETIME: Duration = Duration::from_hours(2 * 365 * 24);
 /// A host's certificate; renewed at two thirds of it.
 pub const HOST_LIFETIME: Duration = Duration::from_hours(7 * 24);
@@ -59,7 +62,35 @@ struct Fresh {
 
 impl CollectorAuthority {
     /// Makes the keys of a collector in `folder` and a trust bundle that lists it, signed by `root`.
+    ///
+    /// They are made in a folder beside it that is then renamed: a crash leaves none of them or all, and what it left
+    /// beside is made anew. A folder that holds anything is never touched.
     pub fn create(folder: &Path, root: &FleetRoot, name: CollectorName) -> Result<Self, IdentityError> {
+        let failed = |action: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source| IdentityError::File { action, path, source }
+        };
+        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            let path = folder.to_owned();
+            return Err(IdentityError::AlreadyThere { path });
+        }
+        let mut partial = folder.as_os_str().to_owned();
+        partial.push(PARTIAL_SUFFIX);
+        let partial = Path::new(&partial);
+        if partial.exists() {
+            fs::remove_dir_all(partial).map_err(failed("remove", partial))?;
+        }
+        let made = Self::create_in(partial, root, name)?;
+        fs::rename(partial, folder).map_err(failed("rename into place", partial))?;
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        fs::File::open(parent)
+            .and_then(|opened| opened.sync_all())
+            .map_err(failed("sync folder", parent))?;
+        Ok(made)
+    }
+
+    fn create_in(folder: &Path, root: &FleetRoot, name: CollectorName) -> Result<Self, IdentityError> {
         files::private_folder(folder)?;
         let fresh = Fresh::make(root, name)?;
         let key = Zeroizing::new(fresh.issuing_key.serialize_der());
@@ -69,7 +100,6 @@ impl CollectorAuthority {
             x509::chain_pem(&fresh.chain).as_bytes(),
         )?;
         fresh.online.create(&folder.join(ONLINE_KEY_FILE))?;
-        // Last: a folder with a bundle is a complete one.
         TrustBundle::write(&folder.join(BUNDLE_FILE), &fresh.bundle)?;
         Self::assemble(fresh)
     }
@@ -370,4 +400,28 @@ fn request_spki(request: &[u8]) -> Option<Vec<u8>> {
     use x509_parser::prelude::FromDer as _;
     let (_, parsed) = x509_parser::certification_request::X509CertificationRequest::from_der(request).ok()?;
     Some(parsed.certification_request_info.subject_pki.raw.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_there_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("authority");
+        let root = FleetRoot::in_memory("lab".parse().unwrap()).unwrap();
+        let make = || CollectorAuthority::open_or_create(&place, &root, "c1".parse().unwrap());
+        // As a crash leaves it: some of the keys, and no bundle.
+        let partial = folder.path().join("authority.partial");
+        let left = CollectorAuthority::create_in(&partial, &root, "c1".parse().unwrap()).unwrap();
+        fs::remove_file(partial.join(BUNDLE_FILE)).unwrap();
+        let made = make().unwrap();
+        assert_ne!(left.bundle().anchors(), made.bundle().anchors());
+        assert!(!partial.exists());
+        // Keys whose bundle was lost may have signed something: they are not replaced.
+        fs::remove_file(place.join(BUNDLE_FILE)).unwrap();
+        assert!(matches!(make(), Err(IdentityError::AlreadyThere { .. })));
+        assert!(place.join(ISSUING_KEY_FILE).exists());
+    }
 }
