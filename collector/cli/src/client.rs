@@ -37,6 +37,13 @@ impl Client {
                 "FLEETMEND_URL {url:?} is neither http:// nor https://"
             )));
         }
+        if parsed.scheme() == "http" && !is_loopback(&parsed) {
+            return Err(Failure::other(format!(
+                "FLEETMEND_URL {url:?} is plain HTTP to another machine, and whoever is on the way could read the password: \
+                 use https:// (with FLEETMEND_CA, if its certificate is of your own authority), or open a tunnel with \
+                 `ssh -L 7780:127.0.0.1:7780 HOST` and use {URL_DEFAULT}"
+            )));
+        }
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::config(ca)?)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -64,13 +71,23 @@ impl Client {
             self.token = Some(if kept.is_fresh() {
                 kept.access_token
             } else {
-                self.refresh(&kept).await?.access_token
+                self.renew().await?.access_token
             });
         } else {
-            let hint = "not logged in: run `fleetmend login`, or set FLEETMEND_TOKEN, or FLEETMEND_USER and FLEETMEND_PASSWORD";
-            return Err(Failure::Denied(hint.to_owned()));
+            return Err(not_logged_in());
         }
         Ok(self)
+    }
+
+    /// The kept session, renewed, by this process or by another one that did so meanwhile: a refresh token holds
+    /// once, and whoever spends it twice ends the session.
+    async fn renew(&self) -> Result<Session, Failure> {
+        let _lock = session::lock().await?;
+        match session::load().filter(|kept| kept.url == self.url) {
+            Some(kept) if kept.is_fresh() => Ok(kept),
+            Some(kept) => self.refresh(&kept).await,
+            None => Err(not_logged_in()),
+        }
     }
 
     pub(crate) async fn login(&self, user: &str, password: &str) -> Result<Session, Failure> {
@@ -242,4 +259,18 @@ impl Client {
             &serde_json::from_slice(&bytes).unwrap_or_default(),
         ))
     }
+}
+
+fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+fn not_logged_in() -> Failure {
+    let hint = "not logged in: run `fleetmend login`, or set FLEETMEND_TOKEN, or FLEETMEND_USER and FLEETMEND_PASSWORD";
+    Failure::Denied(hint.to_owned())
 }

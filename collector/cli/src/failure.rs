@@ -79,7 +79,7 @@ impl Failure {
         {
             return Failure::Unreachable(format!(
                 "TLS with {url} failed: {chain}. If its certificate is of your own authority, set FLEETMEND_CA to the PEM \
-                 file of that; if it speaks plain HTTP, write http:// in FLEETMEND_URL"
+                 file of that; if it speaks plain HTTP on this machine, write http:// in FLEETMEND_URL"
             ));
         }
         if error.is_timeout() {

@@ -4,10 +4,15 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+
+/// Longer than one request may take, which is what the lock is held for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(80);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Session {
@@ -36,23 +41,66 @@ fn path() -> Option<PathBuf> {
     Some(config.join("fleetmend").join("session.json"))
 }
 
-/// The session that was left, if any.
-pub(crate) fn load() -> Option<Session> {
-    serde_json::from_slice(&fs::read(path()?).ok()?).ok()
-}
-
-/// Leaves a session, whole or not at all.
-pub(crate) fn save(session: &Session) -> Result<(), Failure> {
+/// The path, in a folder that is there.
+fn writable_path() -> Result<PathBuf, Failure> {
     let path = path()
         .ok_or_else(|| Failure::other("neither HOME nor XDG_CONFIG_HOME is set: cannot keep the session"))?;
-    let wrong = |error: std::io::Error| Failure::other(format!("cannot write {}: {error}", path.display()));
     if let Some(folder) = path.parent() {
+        let wrong =
+            |error: std::io::Error| Failure::other(format!("cannot make {}: {error}", folder.display()));
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(folder)
             .map_err(wrong)?;
     }
+    Ok(path)
+}
+
+/// The session that was left, if any.
+pub(crate) fn load() -> Option<Session> {
+    serde_json::from_slice(&fs::read(path()?).ok()?).ok()
+}
+
+/// Held by whoever changes the session; let go when it is dropped, or when the process ends however it does.
+pub(crate) struct Lock {
+    _file: fs::File,
+}
+
+/// Waits until no other process of this user changes the session.
+pub(crate) async fn lock() -> Result<Lock, Failure> {
+    let path = writable_path()?.with_extension("lock");
+    let wrong = |error: std::io::Error| Failure::other(format!("cannot lock {}: {error}", path.display()));
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(wrong)?;
+    let until = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(fs::TryLockError::Error(error)) => return Err(wrong(error)),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                tokio::time::sleep(LOCK_RETRY).await
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Failure::other(format!(
+                    "another fleetmend command has held {} for {} s; look for it and end it",
+                    path.display(),
+                    LOCK_TIMEOUT.as_secs()
+                )));
+            }
+        }
+    }
+}
+
+/// Leaves a session, whole or not at all.
+pub(crate) fn save(session: &Session) -> Result<(), Failure> {
+    let path = writable_path()?;
+    let wrong = |error: std::io::Error| Failure::other(format!("cannot write {}: {error}", path.display()));
     let new = path.with_extension(format!("new-{}", std::process::id()));
     let write = || {
         let mut file = fs::OpenOptions::new()

@@ -24,7 +24,9 @@ pub(crate) async fn login(client: &Client, output: &Output, login: &Login) -> Re
         None => password("password: ")?,
     };
     let session = client.login(&user, &password).await?;
+    let lock = session::lock().await?;
     session::save(&session)?;
+    drop(lock);
     if output.is_json() {
         return output
             .json(&json!({ "user": session.user, "url": session.url, "expires_at": session.expires_at }));
@@ -34,6 +36,7 @@ pub(crate) async fn login(client: &Client, output: &Output, login: &Login) -> Re
 
 pub(crate) async fn logout(client: &Client, output: &Output) -> Result<(), Failure> {
     client.post("logout", json!({})).await?;
+    let _lock = session::lock().await?;
     session::forget()?;
     output.line("logged out")
 }

@@ -103,6 +103,8 @@ async fn login(Json(body): Json<Value>) -> Response {
 async fn refresh(State(refreshes): State<Shared>, Json(body): Json<Value>) -> Response {
     assert_eq!(body["refresh_token"], "again");
     refreshes.fetch_add(1, Ordering::SeqCst);
+    // So long that commands started together overlap here.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     tokens("2999-01-01T00:00:00Z").into_response()
 }
 

@@ -96,3 +96,43 @@ async fn every_way_of_not_getting_in_says_what_to_do() {
     .await;
     assert!(not_a_url.err.contains("is not a URL"), "{}", not_a_url.err);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_at_the_same_time_spend_a_refresh_token_once() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let login = ["login", "--url", &server.url, "--user", "ada"];
+    assert_eq!(
+        run(home.path(), &[("FLEETMEND_PASSWORD", "short")], &login)
+            .await
+            .code,
+        0
+    );
+    let all = (0..6).map(|_| run(home.path(), &[], &["hosts", "--no-probes"]));
+    for ran in futures::future::join_all(all).await {
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    assert_eq!(server.refreshes.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_goes_to_no_other_machine_in_plain_text() {
+    let home = tempfile::tempdir().unwrap();
+    for url in [
+        "http://192.0.2.1:7780",
+        "http://collector.example",
+        "http://[2001:db8::1]:7780",
+    ] {
+        let environment = [
+            ("FLEETMEND_URL", url),
+            ("FLEETMEND_USER", "ada"),
+            ("FLEETMEND_PASSWORD", "right"),
+        ];
+        let ran = run(home.path(), &environment, &["hosts"]).await;
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(
+            ran.err.contains("https://") && ran.err.contains("ssh -L"),
+            "{}",
+            ran.err
+        );
+    }
+}
