@@ -50,11 +50,15 @@ pub struct MetricFrame {
     pub values: Vec<f64>,
 }
 
-/// Turns consecutive frames into one row per series. Frames of different sets yield rows of their own.
-/// Times within 5 % of the step count as regular.
+/// Furthest from one frame to the next in one row: offsets are counted in milliseconds, and a clock that was
+/// set forward by years fits none.
+const STEP_MICROS_MAX: i64 = 3_600_000_000;
+
+/// Turns consecutive frames into one row per series. Frames of different sets yield rows of their own, and so
+/// do the frames after a clock that was set back or far forward. Times within 5 % of the step count as regular.
 pub fn chunks(frames: &[MetricFrame]) -> Vec<MetricChunk> {
     let mut rows = Vec::new();
-    for run in frames.chunk_by(|a, b| Arc::ptr_eq(&a.series, &b.series)) {
+    for run in frames.chunk_by(|a, b| Arc::ptr_eq(&a.series, &b.series) && follows(a, b)) {
         let Some(first) = run.first() else { continue };
         let (step_ms, offset_ms) = spacing(run);
         for (index, key) in first.series.iter().enumerate() {
@@ -74,6 +78,10 @@ pub fn chunks(frames: &[MetricFrame]) -> Vec<MetricChunk> {
         }
     }
     rows
+}
+
+fn follows(earlier: &MetricFrame, later: &MetricFrame) -> bool {
+    (1..=STEP_MICROS_MAX).contains(&later.time.micros_since(earlier.time))
 }
 
 /// Step in milliseconds when the frames are evenly spaced, else each frame's offset from the first.
@@ -118,5 +126,32 @@ impl MetricChunk {
             self.offset_ms.get(index).copied().map_or(0, i64::from)
         };
         self.start_time.plus_millis(millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_keeps_its_time_over_a_clock_that_is_set() {
+        let series: SeriesSet = Arc::from([SeriesKey::new("system.load", "1", [])]);
+        let year = 365 * 86_400;
+        let seconds = [100, 101, 102, 40, 41, 41, 42, 42 + year, 43 + year];
+        let frames: Vec<MetricFrame> = seconds
+            .iter()
+            .map(|second| MetricFrame {
+                time: TimeMicros(second * 1_000_000),
+                series: series.clone(),
+                values: vec![0.0],
+            })
+            .collect();
+        let rows = chunks(&frames);
+        let found: Vec<i64> = rows
+            .iter()
+            .flat_map(|row| (0..row.value.len()).map(|index| row.sample_time(index).0 / 1_000_000))
+            .collect();
+        assert_eq!(found, seconds);
+        assert_eq!(rows.len(), 4, "a run ends where time does not go on");
     }
 }
