@@ -2,8 +2,10 @@
 //!
 //! One OS thread reads the files under /proc and /sys, which it keeps open, and never allocates for a series it
 //! has seen before. A value that cannot be read is NaN, never zero. Filesystems and temperatures change slowly
-//! and may block: they are read every [`SLOW_TICKS`] ticks and repeated in between.
+//! and may block: they are read every [`SLOW_TICKS`] ticks and repeated in between, filesystems on threads that
+//! a dead one may keep. Ticks that a stall skipped are a gap.
 
+mod capacity;
 mod cpu;
 mod device;
 mod info;
@@ -16,7 +18,7 @@ mod system;
 
 use std::time::{Duration, Instant};
 
-use fleetmend_event::table::{ProbeState, ProbeStatus};
+use fleetmend_event::table::{Exactness, Gap, GapStage, MetricChunk, ProbeState, ProbeStatus, Table as _};
 use fleetmend_event::{MetricFrame, TimeMicros};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use tracing::warn;
@@ -134,6 +136,7 @@ pub fn spawn(tasks: &Tasks, interval: Duration, sink: FactSink) -> std::io::Resu
         let mut sampler = HostSampler::new();
         let mut next = Instant::now();
         let mut ticks = 0_u64;
+        let mut last_time = None;
         let mut failing = Vec::new();
         while !token.is_cancelled() {
             let now = Instant::now();
@@ -142,12 +145,18 @@ pub fn spawn(tasks: &Tasks, interval: Duration, sink: FactSink) -> std::io::Resu
                 std::thread::sleep((next - now).min(Duration::from_millis(250)));
                 continue;
             }
-            if now.duration_since(next) > interval / 2 {
+            let late = now.duration_since(next);
+            if late > interval / 2 {
                 metrics::host_tick_late();
                 next = now;
             }
             next += interval;
-            sink.offer(sampler.sample().into());
+            let frame = sampler.sample();
+            if let Some(gap) = skipped(late, interval, last_time, &frame) {
+                sink.offer(gap.into());
+            }
+            last_time = Some(frame.time);
+            sink.offer(frame.into());
             sink.report_gaps();
             ticks = ticks.saturating_add(1);
             if sampler.failing() != failing {
@@ -162,9 +171,39 @@ pub fn spawn(tasks: &Tasks, interval: Duration, sink: FactSink) -> std::io::Resu
     })
 }
 
+/// The gap of the ticks that a stall of this thread skipped: samples that nobody took are lost like any other.
+fn skipped(late: Duration, interval: Duration, last: Option<TimeMicros>, frame: &MetricFrame) -> Option<Gap> {
+    let ticks = u64::try_from(late.as_micros() / interval.as_micros().max(1)).unwrap_or(u64::MAX);
+    if ticks == 0 {
+        return None;
+    }
+    let series = u64::try_from(frame.series.len()).unwrap_or(u64::MAX);
+    Some(Gap {
+        time: frame.time,
+        table: MetricChunk::NAME.to_owned(),
+        lane: MetricChunk::LANE,
+        from_time: last.unwrap_or(frame.time).min(frame.time),
+        to_time: frame.time,
+        count: ticks.saturating_mul(series),
+        exactness: Exactness::AtLeast,
+        stage: GapStage::Collect,
+        reason: "tick_late".to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn skipped_ticks_are_a_gap_from_the_last_one() {
+        let frame = HostSampler::new().sample();
+        let (second, last) = (Duration::from_secs(1), frame.time.plus_millis(-4_200));
+        assert!(skipped(second / 2, second, Some(last), &frame).is_none());
+        let gap = skipped(second * 16 / 5, second, Some(last), &frame).unwrap();
+        assert_eq!((gap.from_time, gap.to_time), (last, frame.time));
+        assert_eq!(gap.count, 3 * frame.series.len() as u64);
+    }
 
     #[test]
     fn this_host_has_at_least_150_series_and_no_reader_fails() {

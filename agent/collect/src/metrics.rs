@@ -1,6 +1,8 @@
-//! Metrics of this room.
+//! Metrics of this room; those of the sensor are named in `bpf/metric.rs`.
 
-use metrics::counter;
+use metrics::{Unit, counter, describe_counter};
+
+use crate::bpf::metric;
 
 /// Facts that found the channel to the hub full or closed.
 const FACTS_DROPPED: &str = "fleetmend_agent_collect_facts_dropped_total";
@@ -8,6 +10,46 @@ const FACTS_DROPPED: &str = "fleetmend_agent_collect_facts_dropped_total";
 const HOST_TICKS_LATE: &str = "fleetmend_agent_collect_host_ticks_late_total";
 /// Probes of sites, by verdict.
 const SITE_PROBES: &str = "fleetmend_agent_collect_site_probes_total";
+
+/// Describes every metric to the recorder.
+pub(crate) fn describe() {
+    describe_counter!(
+        FACTS_DROPPED,
+        Unit::Count,
+        "facts that found the channel to the hub full or closed, by reason"
+    );
+    describe_counter!(
+        HOST_TICKS_LATE,
+        Unit::Count,
+        "ticks of the host sampler that came late by more than half an interval"
+    );
+    describe_counter!(SITE_PROBES, Unit::Count, "probes of sites, by verdict");
+    describe_counter!(
+        metric::RECORDS_READ,
+        Unit::Count,
+        "records read from the kernel's rings, by family"
+    );
+    describe_counter!(
+        metric::RECORDS_LOST,
+        Unit::Count,
+        "records that were lost before they were facts, by family"
+    );
+    describe_counter!(
+        metric::FACTS_SENT,
+        Unit::Count,
+        "facts of the sensor handed to the channel, by source"
+    );
+    describe_counter!(
+        metric::FACTS_DROPPED,
+        Unit::Count,
+        "facts of the sensor that the channel did not take, by source"
+    );
+    describe_counter!(
+        metric::PROCESSES_DROPPED,
+        Unit::Count,
+        "processes that the inventory had no room for"
+    );
+}
 
 pub(crate) fn facts_dropped(reason: &'static str) {
     counter!(FACTS_DROPPED, "reason" => reason).increment(1);

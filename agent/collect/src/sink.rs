@@ -43,6 +43,7 @@ pub struct FactSink {
 impl FactSink {
     /// A sink in front of `sender`.
     pub fn new(sender: mpsc::Sender<Fact>) -> Self {
+        metrics::describe();
         Self {
             sender,
             dropped: Arc::default(),

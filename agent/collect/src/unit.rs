@@ -1,7 +1,7 @@
 //! systemd units, over D-Bus, where systemd runs.
 //!
-//! All units are listed every interval; a row is written for each that changed, and for all of them every
-//! [`FULL_EVERY`] listings, so that a store that lost the change still learns the state.
+//! All units are listed every interval; a row is written for each that changed or is gone, and for all of them
+//! every [`FULL_EVERY`] listings, so that a store that lost the change still learns the state.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -193,6 +193,14 @@ impl Follower {
             }
             now.insert(unit.unit.clone(), unit);
         }
+        // A listing that was cut short says nothing of the units beyond its end.
+        if now.len() < UNITS_MAX {
+            for (name, known) in &self.known {
+                if !now.contains_key(name) {
+                    sink.offer(gone(known).into());
+                }
+            }
+        }
         self.known = now;
     }
 
@@ -207,6 +215,18 @@ impl Follower {
             delivered: self.listings,
             lost: 0,
         }
+    }
+}
+
+/// The last row of a unit that systemd has unloaded: it holds no state any more, failed or not.
+fn gone(known: &UnitState) -> UnitState {
+    UnitState {
+        time: TimeMicros::now(),
+        load_state: "not-found".to_owned(),
+        active_state: "inactive".to_owned(),
+        sub_state: "dead".to_owned(),
+        main_pid: 0,
+        ..known.clone()
     }
 }
 
@@ -256,6 +276,36 @@ mod tests {
             &sink,
         );
         assert_eq!(units_sent(&mut receiver), ["a.service"]);
+    }
+
+    #[test]
+    fn unit_that_is_gone_has_a_last_row_that_is_not_failed() {
+        let (sender, mut receiver) = mpsc::channel(100);
+        let sink = FactSink::new(sender);
+        let mut follower = Follower::default();
+        follower.report(
+            Ok(vec![unit("a.service", "failed"), unit("b.service", "active")]),
+            &sink,
+        );
+        units_sent(&mut receiver);
+        follower.report(Ok(vec![unit("b.service", "active")]), &sink);
+        let mut last = None;
+        while let Ok(fact) = receiver.try_recv() {
+            if let Fact::UnitState(unit) = fact {
+                last = Some((
+                    unit.unit.clone(),
+                    unit.active_state.clone(),
+                    unit.load_state.clone(),
+                ));
+            }
+        }
+        let expected = ("a.service".into(), "inactive".into(), "not-found".into());
+        assert_eq!(last, Some(expected));
+        follower.report(Err(UnitError::Timeout), &sink);
+        assert!(
+            units_sent(&mut receiver).is_empty(),
+            "no answer is not an empty one"
+        );
     }
 
     #[test]

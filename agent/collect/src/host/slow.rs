@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use nix::sys::statvfs::statvfs;
 use sysinfo::Components;
 
 use super::Reader;
+use super::capacity::{Capacities, Capacity};
 use super::proc_file::ProcFile;
 use super::recorder::Recorder;
 
@@ -37,17 +37,35 @@ const PSEUDO: &[&str] = &[
     "sysfs",
     "tracefs",
 ];
-/// Network filesystems are left out: a server that is gone would block the sampler.
+/// Filesystems of a network or a cluster are left out: they are not this host's to fill, and one whose servers
+/// are gone answers nobody. Those of a user's process, `fuse` and `fuse.*`, are left out with them.
 const REMOTE: &[&str] = &[
+    "9p",
+    "acfs",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "fhgfs",
+    "fuse",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "mmfs",
+    "ncpfs",
     "nfs",
     "nfs4",
-    "cifs",
+    "ocfs2",
+    "orangefs",
+    "panfs",
+    "pvfs2",
     "smb3",
-    "ceph",
-    "glusterfs",
-    "fuse.sshfs",
-    "9p",
-    "afs",
+    "smbfs",
+    "vboxsf",
+    "virtiofs",
+    "wekafs",
 ];
 /// Most filesystems that are followed.
 const FILESYSTEMS_MAX: usize = 32;
@@ -65,6 +83,8 @@ pub(super) struct Slow {
     mounts: ProcFile,
     components: Components,
     values: Vec<Value>,
+    capacities: Capacities,
+    fault: Option<String>,
 }
 
 impl Slow {
@@ -75,11 +95,14 @@ impl Slow {
             mounts: ProcFile::new("/proc/self/mounts"),
             components: Components::new_with_refreshed_list(),
             values: Vec::new(),
+            capacities: Capacities::default(),
+            fault: None,
         }
     }
 
     fn refresh(&mut self) -> io::Result<()> {
         self.values.clear();
+        self.fault = None;
         let mounts = self.mounts.read()?.to_owned();
         let mut seen = BTreeSet::new();
         for line in mounts.lines() {
@@ -87,7 +110,7 @@ impl Slow {
             let (Some(device), Some(point), Some(kind)) = (words.next(), words.next(), words.next()) else {
                 continue;
             };
-            let wanted = !PSEUDO.contains(&kind) && !REMOTE.contains(&kind);
+            let wanted = !PSEUDO.contains(&kind) && !is_remote(kind);
             // A device mounted at several places is one filesystem; a place mounted over is the last one's.
             let identity = if kind == "tmpfs" { point } else { device };
             if wanted && seen.len() < FILESYSTEMS_MAX && seen.insert(identity.to_owned()) {
@@ -111,13 +134,19 @@ impl Slow {
     }
 
     fn filesystem(&mut self, device: &str, point: &str, kind: &str) {
-        let Ok(status) = statvfs(point) else { return };
-        let unit = status.fragment_size() as f64;
-        let (blocks, free, available) = (
-            status.blocks() as f64 * unit,
-            status.blocks_free() as f64 * unit,
-            status.blocks_available() as f64 * unit,
-        );
+        let Capacity {
+            blocks,
+            free,
+            available,
+            files,
+            files_free,
+        } = match self.capacities.of(point) {
+            Ok(capacity) => capacity,
+            Err(reason) => {
+                self.fault = Some(format!("{point}: {reason}"));
+                Capacity::UNKNOWN
+            }
+        };
         if blocks == 0.0 {
             return;
         }
@@ -146,7 +175,6 @@ impl Slow {
             labels(None),
             used / (used + available),
         );
-        let (files, files_free) = (status.files() as f64, status.files_free() as f64);
         self.push(
             "system.linux.filesystem.inodes",
             "{inode}",
@@ -197,8 +225,17 @@ impl Reader for Slow {
                 .collect();
             recorder.record(value.name, value.unit, &labels, value.value);
         }
-        result
+        // Said at every tick until the next reading, not only at the one that met it.
+        result.and(
+            self.fault
+                .as_ref()
+                .map_or(Ok(()), |fault| Err(io::Error::other(fault.clone()))),
+        )
     }
+}
+
+fn is_remote(kind: &str) -> bool {
+    REMOTE.contains(&kind) || kind.starts_with("fuse.")
 }
 
 /// Undoes the octal escapes of /proc/self/mounts.

@@ -35,7 +35,8 @@ pub struct Prober {
 }
 
 /// Why a probe did not end in an answer.
-struct Failed {
+#[derive(Debug)]
+pub(super) struct Failed {
     verdict: SiteVerdict,
     reason: String,
 }
@@ -167,7 +168,9 @@ impl Prober {
         }
     }
 
-    async fn connect(
+    /// Tries the addresses in turn; each has its share of the time that is left, so that one that is dead does
+    /// not take the others' part.
+    pub(super) async fn connect(
         &self,
         addresses: &[IpAddr],
         port: u16,
@@ -176,19 +179,18 @@ impl Prober {
     ) -> Result<TcpStream, Failed> {
         let begun = Instant::now();
         let mut fault = ConnectFault::Timeout;
-        for address in addresses {
+        for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
             let address = SocketAddr::new(*address, port);
             row.remote_address = Some(address.to_string());
-            match timeout_at(deadline, TcpStream::connect(address)).await {
+            let remaining = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let share = remaining / u32::try_from(left).unwrap_or(u32::MAX);
+            match timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     row.connect_ms = Some(millis(begun));
                     return Ok(stream);
                 }
                 Ok(Err(error)) => fault = ConnectFault::Refused(error.kind()),
-                Err(_) => {
-                    fault = ConnectFault::Timeout;
-                    break;
-                }
+                Err(_) => fault = ConnectFault::Timeout,
             }
         }
         let (verdict, reason) = connect_verdict(fault, self.ask_witness().await);
@@ -313,7 +315,7 @@ fn millis(begun: Instant) -> f64 {
     begun.elapsed().as_secs_f64() * 1e3
 }
 
-fn empty_row(site: &SiteConfig) -> SiteProbe {
+pub(super) fn empty_row(site: &SiteConfig) -> SiteProbe {
     SiteProbe {
         time: TimeMicros::now(),
         site: site.name.clone(),

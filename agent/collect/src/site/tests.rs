@@ -155,3 +155,30 @@ async fn certificate_of_an_unknown_authority_is_a_certificate_fault_with_its_end
     assert!(row.certificate_fault.is_some() && row.certificate_not_after.is_some());
     assert_eq!(row.tls_version.as_deref(), Some("TLSv1.3"));
 }
+
+#[tokio::test]
+async fn dead_address_leaves_the_others_their_time() {
+    let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = live.local_addr().unwrap().port();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 2], port))).unwrap();
+    let dead = socket.listen(1).unwrap();
+    // With its queue full the kernel answers no further connection, like a host that is not there.
+    let mut waiting = Vec::new();
+    let full = loop {
+        let attempt = tokio::net::TcpStream::connect(dead.local_addr().unwrap());
+        match tokio::time::timeout(Duration::from_millis(300), attempt).await {
+            Ok(stream) => waiting.push(stream.unwrap()),
+            Err(_) => break true,
+        }
+    };
+    assert!(full);
+    let site = site(format!("http://shop.example:{port}/"));
+    let mut row = fetch::empty_row(&site);
+    let addresses = [[127, 0, 0, 2].into(), [127, 0, 0, 1].into()];
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+    let stream = Prober::new(None, None)
+        .connect(&addresses, port, deadline, &mut row)
+        .await;
+    assert_eq!(stream.unwrap().peer_addr().unwrap(), live.local_addr().unwrap());
+}
