@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fleetmend_event::TimeMicros;
+use fleetmend_identity::tls::TlsFault;
 use fleetmend_identity::{IdentityError, LiveIdentity, TrustedTime, tls};
 use fleetmend_shutdown::{Backoff, CancellationToken, TaskKind, Tasks};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::config::{SESSION_GOOD, StreamConfig};
-use crate::connector::Link;
+use crate::connector::{ConnectError, Link};
+use crate::enrol::ask_time;
 use crate::error::StreamError;
 use crate::session::Session;
 use crate::source::FrameSource;
@@ -39,6 +41,7 @@ pub struct StreamParts<S> {
 pub struct StreamTask<S> {
     parts: StreamParts<S>,
     identity: LiveIdentity,
+    time: Arc<TrustedTime>,
     tls: Arc<ClientConfig>,
     collector: usize,
 }
@@ -53,10 +56,12 @@ impl<S: FrameSource> StreamTask<S> {
         identity: LiveIdentity,
         time: &Arc<TrustedTime>,
     ) -> Result<Self, IdentityError> {
+        crate::metrics::describe();
         let tls = tls::client_for_host(&identity, time)?;
         Ok(Self {
             parts,
             identity,
+            time: time.clone(),
             tls,
             collector: 0,
         })
@@ -77,6 +82,7 @@ impl<S: FrameSource> StreamTask<S> {
     /// Dropping the future closes the connection; the spool keeps what was not acknowledged.
     pub async fn run(mut self, token: CancellationToken) {
         let config = self.parts.config.clone();
+        let (identity, time) = (self.identity.clone(), self.time.clone());
         let mut backoff = Backoff::new(config.retry_first.get(), config.retry_max.get());
         loop {
             self.parts.enter(StreamPhase::Connecting);
@@ -91,9 +97,13 @@ impl<S: FrameSource> StreamTask<S> {
                 backoff.reset();
             }
             let wait = self.after(&error, &mut backoff);
+            let pause = async {
+                tokio::time::sleep(wait).await;
+                doubt_clock(&error, &identity, &time).await;
+            };
             tokio::select! {
                 () = token.cancelled() => break,
-                () = tokio::time::sleep(wait) => {}
+                () = pause => {}
             }
         }
         self.parts.enter(StreamPhase::Ended);
@@ -170,6 +180,22 @@ impl<S> StreamParts<S> {
                 state.frames_in_flight = 0;
             }
         });
+    }
+}
+
+/// A collector's certificate that does not hold now may be a clock of ours that is wrong: the time is asked,
+/// which needs no clock, before the next session.
+async fn doubt_clock(error: &StreamError, identity: &LiveIdentity, time: &Arc<TrustedTime>) {
+    let fault = match error {
+        StreamError::Connect(ConnectError::Tls { fault, .. }) | StreamError::Refused { fault } => *fault,
+        _ => return,
+    };
+    if fault != TlsFault::TheirsExpired {
+        return;
+    }
+    match Box::pin(ask_time(identity, time)).await {
+        Ok(now) => tracing::info!(%now, "took over the collector's time"),
+        Err(error) => tracing::warn!(%error, "collector's time is not known"),
     }
 }
 

@@ -27,13 +27,19 @@ pub async fn keep(identity: LiveIdentity, time: Arc<TrustedTime>, end: impl Futu
     let mut end = std::pin::pin!(end);
     let jitter: f64 = rand::rng().random();
     let mut failures = 0_u32;
+    let mut wait = if is_early(&identity, &time) {
+        Duration::ZERO
+    } else {
+        next_look(&identity, &time, jitter, failures)
+    };
     loop {
-        let wait = next_look(&identity, &time, jitter, failures);
         tokio::select! {
             () = &mut end => return,
             () = tokio::time::sleep(wait) => {}
         }
-        if time.now().0 < identity.current().renew_at(jitter) {
+        let due = time.now().0 >= identity.current().renew_at(jitter);
+        if !due && !is_early(&identity, &time) {
+            wait = next_look(&identity, &time, jitter, failures);
             continue;
         }
         let attempt = tokio::select! {
@@ -49,11 +55,24 @@ pub async fn keep(identity: LiveIdentity, time: Arc<TrustedTime>, end: impl Futu
                 tracing::warn!(%error, source, %until, failures, "certificate could not be renewed");
             }
         }
+        wait = next_look(&identity, &time, jitter, failures);
     }
 }
 
-/// One attempt: renews at the first collector that answers, or recovers when the certificate has ended.
+/// Whether the clock says that our own certificate does not hold yet: then it is the clock that is wrong, and
+/// every collector's certificate will look as early.
+fn is_early(identity: &LiveIdentity, time: &TrustedTime) -> bool {
+    time.now().0 < identity.current().peer().not_before
+}
+
+/// One attempt: renews at the first collector that answers, or recovers when the certificate has ended. With a
+/// clock that cannot be right, finds out the time.
 pub(super) async fn refresh(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Result<(), EnrolError> {
+    if is_early(identity, time) {
+        let now = ask_time(identity, time).await?;
+        tracing::warn!(%now, "this host's clock is before its certificate: the collector's time counts");
+        return Ok(());
+    }
     let current = identity.current();
     if time.now().0 >= current.peer().not_after {
         // Perhaps it is our clock that is wrong, and the certificate is not the matter.

@@ -252,3 +252,48 @@ async fn the_keeper_renews_what_is_due_and_ends_when_told() {
         .expect("keeper did not end");
     assert_ne!(host.written().unwrap().peer().serial, before);
 }
+
+/// The clocks of a host whose battery is empty.
+struct Year2000;
+
+impl fleetmend_identity::time::Clocks for Year2000 {
+    fn wall(&self) -> TimeMicros {
+        TimeMicros(946_684_800_000_000)
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn boot_id(&self) -> String {
+        "this boot".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn the_keeper_asks_the_time_when_the_clock_is_before_the_certificate() {
+    let (collector, host) = (Collector::start().await, Host::new());
+    let identity = host.enrolled_at(&collector).await;
+    let file = host.folder.path().join("trusted-time");
+    let time = Arc::new(TrustedTime::open_with(file, Box::new(Year2000)).unwrap());
+    let address = collector.carrier.to_string();
+    let error = renew(&identity, &address, &time).await.unwrap_err();
+    assert_eq!(error.fault(), Some(TlsFault::TheirsExpired), "{error:?}");
+    let (end, ended) = oneshot::channel::<()>();
+    let keeping = Box::pin(keep(
+        identity.clone(),
+        time.clone(),
+        async move { drop(ended.await) },
+    ));
+    let watching = async {
+        let source = async || time.now().1;
+        wait_for(PATIENCE, source, |source| *source == TimeSource::Collector)
+            .await
+            .unwrap();
+        end.send(()).unwrap();
+    };
+    tokio::time::timeout(PATIENCE, async { tokio::join!(keeping, watching) })
+        .await
+        .expect("keeper did not end");
+    renew(&identity, &address, &time).await.unwrap();
+}
