@@ -73,6 +73,11 @@ impl AgentConfig {
         self.state_dir.join("identity")
     }
 
+    /// File of the findings that hold.
+    pub(crate) fn findings_file(&self) -> PathBuf {
+        self.state_dir.join("open-findings.json")
+    }
+
     /// File of the last trusted time.
     pub(crate) fn time_file(&self) -> PathBuf {
         self.state_dir.join("trusted-time")

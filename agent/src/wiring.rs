@@ -98,7 +98,7 @@ async fn compose(config: AgentConfig, identity: HostIdentity, sensor: BpfSensor)
     metrics.build_info("agent", env!("CARGO_PKG_VERSION"));
     let tasks = Tasks::new();
     let reload = fleetmend_shutdown::listen_for_signals(&tasks).context("listen for signals")?;
-    drop(reload);
+    tell_no_reload(&tasks, reload);
     let readiness = Readiness::new(&["stream"]);
     let time = TrustedTime::open(config.time_file()).context("open the trusted time")?;
     let identity = LiveIdentity::new(identity, Some(config.identity_dir()));
@@ -123,7 +123,7 @@ async fn compose(config: AgentConfig, identity: HostIdentity, sensor: BpfSensor)
         Arc::new(agent_heal::SystemClock),
     );
     let hub = Hub {
-        detector: Detector::new(&config.detect, &hub_tasks),
+        detector: Detector::new(&config.detect, Some(config.findings_file()), &hub_tasks),
         spool: handle.clone(),
         heal,
         board: board.clone(),
@@ -204,6 +204,22 @@ fn start_stream(
         Ok::<(), std::convert::Infallible>(())
     });
     Ok(states)
+}
+
+/// The sandbox is entered and the probes are loaded once: another configuration needs another start.
+fn tell_no_reload(tasks: &Tasks, mut requests: watch::Receiver<u64>) {
+    let token = tasks.token();
+    tasks.spawn("reload", TaskKind::BestEffort, async move {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
+                changed = requests.changed() => if changed.is_err() { return Ok(()) },
+            }
+            warn!(
+                "received SIGHUP: the configuration is read at the start only; restart the agent to apply it"
+            );
+        }
+    });
 }
 
 /// No order has an addressee on this agent yet; each is answered, so that its sender knows.

@@ -28,7 +28,7 @@ mod fit;
 mod hidden;
 mod learn;
 mod linear;
-mod metrics;
+pub(crate) mod metrics;
 mod model;
 mod score;
 mod state;

@@ -1,5 +1,6 @@
 //! The room's one face: facts in, findings and states out.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use fleetmend_event::table::FindingKind;
@@ -8,6 +9,7 @@ use fleetmend_shutdown::Tasks;
 
 use crate::config::DetectConfig;
 use crate::host_model::HostModel;
+use crate::kept::{self, Keeper};
 use crate::limits::Limits;
 use crate::metrics;
 use crate::sigma::Sigma;
@@ -18,12 +20,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two rows of the rules' and the model's state.
 const STATUS_TICKS: u64 = 60;
 
+/// How long a finding of the last run may go unseen before it is resolved: longer than any source is silent
+/// while it works.
+const UNSEEN_MAX_US: i64 = 15 * 60 * 1_000_000;
+
 /// Looks at every fact on its way to the spool.
 pub struct Detector {
     limits: Limits,
     sigma: Sigma,
     model: HostModel,
     tracker: FindingTracker,
+    keeper: Option<Keeper>,
+    unkept: bool,
     quiet: Duration,
     next_tick: Instant,
     ticks: u64,
@@ -31,13 +39,24 @@ pub struct Detector {
 
 impl Detector {
     /// Loads rules and model, and starts the model's thread on `tasks`. What cannot be loaded is reported in
-    /// the first rows of state, and everything else goes on.
-    pub fn new(config: &DetectConfig, tasks: &Tasks) -> Self {
+    /// the first rows of state, and everything else goes on. The findings that hold are kept in
+    /// `findings_file`, and taken back from there.
+    pub fn new(config: &DetectConfig, findings_file: Option<PathBuf>, tasks: &Tasks) -> Self {
+        metrics::describe();
+        let mut tracker = FindingTracker::default();
+        let keeper = findings_file.and_then(|path| {
+            tracker.restore(kept::read(&path), TimeMicros::now());
+            Keeper::start(tasks, path)
+                .inspect_err(|error| tracing::warn!(%error, "open findings are not kept"))
+                .ok()
+        });
         Self {
             limits: Limits::new(config.limits.clone()),
             sigma: Sigma::load(&config.rule_dirs),
             model: HostModel::start(&config.anomaly, tasks),
-            tracker: FindingTracker::default(),
+            tracker,
+            keeper,
+            unkept: false,
             quiet: Duration::from_secs(config.sigma_quiet_s),
             next_tick: Instant::now(),
             ticks: 0,
@@ -56,6 +75,7 @@ impl Detector {
         for notice in self.sigma.observe(fact) {
             rows.extend(self.tracker.notice(fact.time(), notice).map(Fact::from));
         }
+        rows.extend(self.tracker.take_evicted().into_iter().map(Fact::from));
         if let Fact::Metrics(frame) = fact {
             self.model.observe(frame);
         }
@@ -81,6 +101,10 @@ impl Detector {
             self.tracker
                 .resolve_quiet(now, FindingKind::Sigma, now.plus_micros(quiet.saturating_neg()));
         rows.extend(resolved.into_iter().map(Fact::from));
+        let unseen = self.tracker.resolve_unseen(now, now.plus_micros(-UNSEEN_MAX_US));
+        rows.extend(unseen.into_iter().map(Fact::from));
+        rows.extend(self.tracker.take_evicted().into_iter().map(Fact::from));
+        self.keep();
         if self.ticks.is_multiple_of(STATUS_TICKS) {
             rows.push(self.sigma.status().into());
             rows.push(self.model.probe_status().into());
@@ -90,5 +114,84 @@ impl Detector {
         }
         self.ticks = self.ticks.saturating_add(1);
         rows
+    }
+
+    fn keep(&mut self) {
+        self.unkept |= self.tracker.take_changed();
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| self.unkept) {
+            self.unkept = !keeper.offer(self.tracker.findings());
+        }
+    }
+}
+
+impl Drop for Detector {
+    fn drop(&mut self) {
+        if let Some(keeper) = self
+            .keeper
+            .take()
+            .filter(|_| self.unkept || self.tracker.take_changed())
+        {
+            keeper.finish(self.tracker.findings());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetmend_event::table::{Finding, FindingState, UnitState};
+
+    use super::*;
+
+    fn config() -> DetectConfig {
+        let mut config = DetectConfig {
+            rule_dirs: Vec::new(),
+            ..DetectConfig::default()
+        };
+        config.anomaly.enabled = false;
+        config
+    }
+
+    fn unit(active_state: &str) -> Fact {
+        Fact::from(UnitState {
+            time: TimeMicros::now(),
+            unit: "shop.service".to_owned(),
+            description: String::new(),
+            load_state: "loaded".to_owned(),
+            active_state: active_state.to_owned(),
+            sub_state: String::new(),
+            main_pid: 0,
+            restart_count: 0,
+            result: "exit-code".to_owned(),
+        })
+    }
+
+    fn findings(rows: Vec<Fact>) -> Vec<Finding> {
+        let finding = |row| match row {
+            Fact::Finding(finding) => Some((*finding).clone()),
+            _ => None,
+        };
+        rows.into_iter().filter_map(finding).collect()
+    }
+
+    #[tokio::test]
+    async fn finding_that_ended_while_the_agent_was_away_is_resolved_under_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("open-findings.json");
+        let tasks = Tasks::new();
+        let mut detector = Detector::new(&config(), Some(file.clone()), &tasks);
+        let opened = findings(detector.observe(&unit("failed")));
+        assert_eq!(opened.len(), 1);
+        drop(detector);
+        let report = tasks.drain(Duration::from_secs(20)).await;
+        assert!(report.is_clean());
+
+        let tasks = Tasks::new();
+        let mut detector = Detector::new(&config(), Some(file), &tasks);
+        let resolved = findings(detector.observe(&unit("active")));
+        assert_eq!(resolved.len(), 1);
+        assert_eq!(
+            (resolved[0].finding_id, resolved[0].state),
+            (opened[0].finding_id, FindingState::Resolved)
+        );
     }
 }

@@ -10,6 +10,8 @@ use fleetmend_models::Bundle;
 use fleetmend_shutdown::Tasks;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::anomaly::{FeatureExtractor, HostAnomalyConfig, Scored, build, worker};
@@ -43,6 +45,10 @@ pub(crate) struct HostModel {
     last: Option<Scored>,
     calm: u32,
     changed: bool,
+    /// State and reason from before scoring began to fail.
+    before: Option<(ModelState, String)>,
+    /// Cancelled when everything ends, the model's thread with it.
+    end: CancellationToken,
 }
 
 impl HostModel {
@@ -59,6 +65,8 @@ impl HostModel {
             last: None,
             calm: 0,
             changed: false,
+            before: None,
+            end: tasks.token(),
         };
         if !config.enabled {
             return model;
@@ -99,13 +107,36 @@ impl HostModel {
             return Vec::new();
         };
         let mut scores = Vec::new();
-        while let Ok(scored) = running.scores.try_recv() {
-            scores.push(scored);
+        let ended = loop {
+            match running.scores.try_recv() {
+                Ok(scored) => scores.push(scored),
+                Err(outcome) => break outcome == TryRecvError::Disconnected,
+            }
+        };
+        let failing = running.queue.failing();
+        if ended && !self.end.is_cancelled() {
+            self.running = None;
+            self.refuse("its thread has ended; the agent's log says why, and a restart begins it again");
+        } else if let Some(reason) = failing {
+            self.refuse(&reason);
+        } else if let Some((state, reason)) = self.before.take() {
+            (self.state, self.reason, self.changed) = (state, reason, true);
         }
         scores
             .into_iter()
             .filter_map(|scored| self.judge(scored, tracker))
             .collect()
+    }
+
+    /// The model does not score: what it said last is not what it does now.
+    fn refuse(&mut self, reason: &str) {
+        if self.state != ModelState::Refused {
+            warn!(reason, "host-anomaly model does not score");
+            self.before = Some((self.state, std::mem::take(&mut self.reason)));
+            self.state = ModelState::Refused;
+            self.changed = true;
+        }
+        reason.clone_into(&mut self.reason);
     }
 
     fn judge(&mut self, scored: Scored, tracker: &mut FindingTracker) -> Option<Finding> {
@@ -166,6 +197,7 @@ impl HostModel {
             .unwrap_or_default();
         let state = match (&self.running, absent.is_empty()) {
             (None, _) => ProbeState::Broken,
+            (Some(_), _) if self.state == ModelState::Refused => ProbeState::Broken,
             (Some(_), false) => ProbeState::Degraded,
             (Some(_), true) => ProbeState::Real,
         };
@@ -248,5 +280,61 @@ fn notice(scored: &Scored, subject: Subject) -> Notice {
             "p": scored.p, "surprise": scored.surprise, "episodes_per_day": scored.per_day,
             "layers": layers.collect::<serde_json::Map<_, _>>(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn active(queue: worker::Handle) -> (HostModel, mpsc::Sender<Scored>) {
+        let disabled = AnomalyConfig {
+            enabled: false,
+            ..AnomalyConfig::default()
+        };
+        let mut model = HostModel::start(&disabled, &Tasks::new());
+        let (sender, scores) = mpsc::channel(1);
+        let bundle = Bundle::shipped().unwrap();
+        model.running = Some(Running {
+            extractor: FeatureExtractor::new(bundle.schema(), 5.0),
+            queue,
+            scores,
+        });
+        (model.state, model.reason) = (ModelState::Active, "scoring".to_owned());
+        (model, sender)
+    }
+
+    #[test]
+    fn model_whose_thread_ended_is_not_active() {
+        let (mut model, scores) = active(worker::Handle::ended(0));
+        model.findings(&mut FindingTracker::default());
+        assert_eq!(model.status().state, ModelState::Active);
+        drop(scores);
+        model.findings(&mut FindingTracker::default());
+        assert!(model.changed());
+        assert_eq!(model.status().state, ModelState::Refused);
+        assert!(
+            model.status().reason.contains("has ended"),
+            "{}",
+            model.status().reason
+        );
+        assert_eq!(model.probe_status().state, ProbeState::Broken);
+    }
+
+    #[test]
+    fn model_that_fails_window_after_window_is_not_active_until_it_scores_again() {
+        let (mut model, _scores) = active(worker::Handle::ended(3));
+        model.findings(&mut FindingTracker::default());
+        assert_eq!(model.status().state, ModelState::Refused);
+        assert!(model.status().reason.contains("no memory"));
+        assert_eq!(model.probe_status().state, ProbeState::Broken);
+        if let Some(running) = &model.running {
+            running.queue.recover();
+        }
+        model.findings(&mut FindingTracker::default());
+        assert_eq!(
+            (model.status().state, model.status().reason.as_str()),
+            (ModelState::Active, "scoring")
+        );
     }
 }

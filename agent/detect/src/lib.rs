@@ -2,7 +2,8 @@
 //!
 //! Three sources of findings, all behind [`Detector`]: limits that were crossed ([`limits`]), Sigma rules
 //! ([`sigma`]), and the host-anomaly model ([`anomaly`], computed by ONNX on a thread of its own, [`onnx`]).
-//! [`tracker`] counts equal ones together and knows what still holds.
+//! [`tracker`] counts equal ones together and knows what still holds, over restarts too: a thread keeps a file
+//! of the open ones, so that each has a last row some day.
 //!
 //! Invariants: looking at a fact never waits and never does input or output, so that the hub can do it on the
 //! way to the spool; what is unknown neither raises nor resolves; a model or rule that cannot be loaded is
@@ -12,6 +13,7 @@ pub mod anomaly;
 pub mod config;
 mod detector;
 mod host_model;
+mod kept;
 pub mod limits;
 mod metrics;
 pub mod onnx;

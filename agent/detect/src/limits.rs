@@ -1,7 +1,7 @@
 //! Limits on what this host does: a process that runs away, a filesystem that fills, a unit that failed, a site
 //! that is down. Pure: facts in, rows out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use fleetmend_event::table::{
     Finding, FindingKind, ProcessSnapshot, Severity, SiteProbe, SiteVerdict, SubjectKind, UnitState,
@@ -26,6 +26,9 @@ const HOT_MAX: usize = 1_024;
 /// A process that was not heard of for this long is forgotten, in microseconds.
 const HOT_STALE_US: i64 = 120_000_000;
 
+/// A filesystem that is in no reading for this long was unmounted, in microseconds.
+const UNMOUNTED_US: i64 = 60_000_000;
+
 /// A process above the limit since a time.
 struct Hot {
     since: TimeMicros,
@@ -38,6 +41,8 @@ pub struct Limits {
     config: LimitsConfig,
     hot: HashMap<(u32, u64), Hot>,
     down: HashMap<String, u32>,
+    /// Full filesystems that are in no reading any more, since when.
+    absent: HashMap<String, TimeMicros>,
 }
 
 impl Limits {
@@ -47,6 +52,7 @@ impl Limits {
             config,
             hot: HashMap::new(),
             down: HashMap::new(),
+            absent: HashMap::new(),
         }
     }
 
@@ -84,19 +90,21 @@ impl Limits {
             last: process.time,
             samples: 0,
         });
+        let open = tracker.confirm(process.time, RUNAWAY_PROCESS, &subject);
         hot.last = process.time;
         hot.samples = hot.samples.saturating_add(1);
         let seconds = process.time.micros_since(hot.since) / 1_000_000;
         let wanted = i64::try_from(self.config.process_cpu_for_s).unwrap_or(i64::MAX);
-        if seconds < wanted || hot.samples < 2 || tracker.is_open(RUNAWAY_PROCESS, &subject) {
+        if seconds < wanted || hot.samples < 2 || open {
             return Vec::new();
         }
         let notice = runaway(process, subject, seconds, self.config.process_cpu_core_pct);
         tracker.notice(process.time, notice).into_iter().collect()
     }
 
-    fn filesystems(&self, frame: &MetricFrame, tracker: &mut FindingTracker) -> Vec<Finding> {
+    fn filesystems(&mut self, frame: &MetricFrame, tracker: &mut FindingTracker) -> Vec<Finding> {
         let mut rows = Vec::new();
+        let mut read = HashSet::new();
         let series = frame
             .series
             .iter()
@@ -106,6 +114,7 @@ impl Limits {
             let Some(path) = key.labels.get("system.filesystem.mountpoint") else {
                 continue;
             };
+            read.insert(path.as_str());
             let subject = Subject::named(SubjectKind::Filesystem, path);
             let used_pct = share * 100.0;
             let open = tracker.is_open(FILESYSTEM_FULL, &subject);
@@ -117,6 +126,34 @@ impl Limits {
                 ));
             } else if open && used_pct < self.config.filesystem_clear_pct {
                 rows.extend(tracker.resolve(frame.time, FILESYSTEM_FULL, &subject));
+            } else if open {
+                tracker.confirm(frame.time, FILESYSTEM_FULL, &subject);
+            }
+        }
+        // A frame without any filesystem is not a reading of them.
+        if !read.is_empty() {
+            rows.extend(self.unmounted(frame.time, &read, tracker));
+        }
+        rows
+    }
+
+    /// Resolves what was unmounted: one that does not answer is read as NaN, one that is gone is not read.
+    fn unmounted(
+        &mut self,
+        time: TimeMicros,
+        read: &HashSet<&str>,
+        tracker: &mut FindingTracker,
+    ) -> Vec<Finding> {
+        self.absent.retain(|path, _| !read.contains(path.as_str()));
+        let mut rows = Vec::new();
+        for subject in tracker.subjects(FILESYSTEM_FULL) {
+            if read.contains(subject.name.as_str()) {
+                continue;
+            }
+            let since = *self.absent.entry(subject.name.clone()).or_insert(time);
+            if time.micros_since(since) >= UNMOUNTED_US {
+                self.absent.remove(&subject.name);
+                rows.extend(tracker.resolve(time, FILESYSTEM_FULL, &subject));
             }
         }
         rows
@@ -125,7 +162,11 @@ impl Limits {
     fn site(&mut self, probe: &SiteProbe, tracker: &mut FindingTracker) -> Option<Finding> {
         let subject = Subject::named(SubjectKind::Site, &probe.site);
         match probe.verdict {
-            SiteVerdict::Unknown => None,
+            SiteVerdict::Unknown => {
+                // It is still watched: what was true of it stays so until it is known better.
+                tracker.confirm(probe.time, SITE_DOWN, &subject);
+                None
+            }
             SiteVerdict::Up => {
                 self.down.remove(&probe.site);
                 tracker.resolve(probe.time, SITE_DOWN, &subject)
@@ -133,8 +174,8 @@ impl Limits {
             SiteVerdict::Down => {
                 let count = self.down.entry(probe.site.clone()).or_insert(0);
                 *count = count.saturating_add(1);
-                let wait = *count < self.config.site_down_probes || tracker.is_open(SITE_DOWN, &subject);
-                if wait {
+                let open = tracker.confirm(probe.time, SITE_DOWN, &subject);
+                if open || *count < self.config.site_down_probes {
                     None
                 } else {
                     tracker.notice(probe.time, down(probe, subject, *count))
@@ -204,7 +245,7 @@ fn unit_state(unit: &UnitState, tracker: &mut FindingTracker) -> Option<Finding>
     if unit.active_state != "failed" {
         return tracker.resolve(unit.time, UNIT_FAILED, &subject);
     }
-    if tracker.is_open(UNIT_FAILED, &subject) {
+    if tracker.confirm(unit.time, UNIT_FAILED, &subject) {
         return None;
     }
     let notice = Notice {

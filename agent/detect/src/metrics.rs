@@ -1,6 +1,6 @@
 //! Metrics of this room.
 
-use metrics::{counter, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 /// Facts looked at, by table.
 const FACTS: &str = "fleetmend_agent_detect_facts_total";
@@ -12,6 +12,20 @@ const FINDINGS_OPEN: &str = "fleetmend_agent_detect_findings_open";
 const FINDINGS_EVICTED: &str = "fleetmend_agent_detect_findings_evicted_total";
 /// Sigma rules, by state.
 const SIGMA_RULES: &str = "fleetmend_agent_detect_sigma_rules";
+
+/// Describes every metric to the recorder.
+pub(crate) fn describe() {
+    describe_counter!(FACTS, Unit::Count, "facts looked at, by table");
+    describe_counter!(FINDINGS, Unit::Count, "rows of findings, by kind");
+    describe_gauge!(FINDINGS_OPEN, Unit::Count, "findings that hold");
+    describe_counter!(
+        FINDINGS_EVICTED,
+        Unit::Count,
+        "findings given up because too many were open"
+    );
+    describe_gauge!(SIGMA_RULES, Unit::Count, "Sigma rules, by state");
+    crate::anomaly::metrics::describe();
+}
 
 pub(crate) fn fact(table: &'static str) {
     counter!(FACTS, "table" => table).increment(1);

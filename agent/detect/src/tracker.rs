@@ -2,7 +2,11 @@
 //!
 //! A finding is known by its rule and what it is about. It is written when it opens, when its count reaches a
 //! power of ten, and when it is resolved, so that one attacker with 42,309 requests is one finding with a
-//! handful of rows. At most [`FINDINGS_MAX`] are kept; the one that was quiet longest makes room.
+//! handful of rows. At most [`FINDINGS_MAX`] are kept; the one that was quiet longest makes room, and its last
+//! row says that it is resolved, because nobody follows it any more.
+//!
+//! Findings of an earlier run are taken back with their ids ([`FindingTracker::restore`]). Each goes on when its
+//! cause is seen again, and is resolved when it is not for a time ([`FindingTracker::resolve_unseen`]).
 
 use std::collections::HashMap;
 
@@ -70,15 +74,73 @@ struct Key {
 struct Open {
     finding: Finding,
     last: TimeMicros,
+    /// Of an earlier run, and not seen in this one.
+    unseen: bool,
 }
 
 /// The findings that hold.
 #[derive(Default)]
 pub struct FindingTracker {
     open: HashMap<Key, Open>,
+    /// Rows of findings that made room, until they are taken.
+    evicted: Vec<Finding>,
+    changed: bool,
 }
 
 impl FindingTracker {
+    /// Takes back what was open when an earlier run ended; its time without a notice begins at `now`.
+    pub fn restore(&mut self, findings: Vec<Finding>, now: TimeMicros) {
+        let open = findings
+            .into_iter()
+            .filter(|finding| finding.state == FindingState::Open);
+        for finding in open.take(FINDINGS_MAX) {
+            let last = now;
+            self.open.insert(
+                key_of(&finding),
+                Open {
+                    finding,
+                    last,
+                    unseen: true,
+                },
+            );
+        }
+        metrics::findings_open(self.open.len());
+    }
+
+    /// The findings that hold, as their last rows.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.open.values().map(|open| open.finding.clone()).collect()
+    }
+
+    /// Whether anything was opened, written or resolved since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The last rows of findings that made room for others since this was asked last.
+    pub fn take_evicted(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.evicted)
+    }
+
+    /// Says that `rule` still holds for `subject`, if it is open; returns whether it is.
+    pub fn confirm(&mut self, time: TimeMicros, rule: &str, subject: &Subject) -> bool {
+        let key = Key {
+            rule: rule.to_owned(),
+            subject: subject.clone(),
+        };
+        let Some(open) = self.open.get_mut(&key) else {
+            return false;
+        };
+        open.last = open.last.max(time);
+        open.unseen = false;
+        true
+    }
+
+    /// Resolves findings of an earlier run whose cause was not seen since `before`.
+    pub fn resolve_unseen(&mut self, time: TimeMicros, before: TimeMicros) -> Vec<Finding> {
+        self.resolve_where(time, |open| open.unseen && open.last < before)
+    }
+
     /// Takes a notice at `time`; returns the row to write, when there is one.
     pub fn notice(&mut self, time: TimeMicros, notice: Notice) -> Option<Finding> {
         // Sigma rules speak of behaviour: the same one by many processes of one program is one finding.
@@ -93,6 +155,7 @@ impl FindingTracker {
         };
         if let Some(open) = self.open.get_mut(&key) {
             open.last = open.last.max(time);
+            open.unseen = false;
             open.finding.count = open.finding.count.saturating_add(1);
             if !is_power_of_ten(open.finding.count) {
                 return None;
@@ -100,9 +163,11 @@ impl FindingTracker {
             open.finding.time = time;
             open.finding.evidence = notice.evidence.to_string();
             metrics::finding(notice.kind.as_str());
+            self.changed = true;
             return Some(open.finding.clone());
         }
-        self.make_room();
+        self.make_room(time);
+        self.changed = true;
         metrics::finding(notice.kind.as_str());
         let finding = opened(time, notice);
         self.open.insert(
@@ -110,6 +175,7 @@ impl FindingTracker {
             Open {
                 finding: finding.clone(),
                 last: time,
+                unseen: false,
             },
         );
         metrics::findings_open(self.open.len());
@@ -122,6 +188,7 @@ impl FindingTracker {
             rule: rule.to_owned(),
             subject: subject.clone(),
         })?;
+        self.changed = true;
         metrics::findings_open(self.open.len());
         Some(resolved(time, open.finding))
     }
@@ -145,23 +212,18 @@ impl FindingTracker {
 
     /// Resolves findings of `kind` that had no new notice since `before`.
     pub fn resolve_quiet(&mut self, time: TimeMicros, kind: FindingKind, before: TimeMicros) -> Vec<Finding> {
-        let quiet = |open: &Open| open.finding.kind == kind && open.last < before;
-        let keys: Vec<Key> = self
-            .open
-            .iter()
-            .filter(|(_, open)| quiet(open))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let rows = keys
-            .iter()
-            .filter_map(|key| self.open.remove(key))
-            .map(|open| resolved(time, open.finding))
-            .collect();
+        self.resolve_where(time, |open| open.finding.kind == kind && open.last < before)
+    }
+
+    fn resolve_where(&mut self, time: TimeMicros, over: impl Fn(&Open) -> bool) -> Vec<Finding> {
+        let gone = self.open.extract_if(|_, open| over(open));
+        let rows: Vec<Finding> = gone.map(|(_, open)| resolved(time, open.finding)).collect();
+        self.changed |= !rows.is_empty();
         metrics::findings_open(self.open.len());
         rows
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, time: TimeMicros) {
         if self.open.len() < FINDINGS_MAX {
             return;
         }
@@ -170,10 +232,25 @@ impl FindingTracker {
             .iter()
             .min_by_key(|(_, open)| open.last)
             .map(|(key, _)| key.clone());
-        if let Some(key) = quietest {
-            self.open.remove(&key);
+        if let Some(open) = quietest.and_then(|key| self.open.remove(&key)) {
+            self.evicted.push(resolved(time, open.finding));
             metrics::finding_evicted();
         }
+    }
+}
+
+/// Under what a finding is known; the reverse of what [`FindingTracker::notice`] does.
+fn key_of(finding: &Finding) -> Key {
+    Key {
+        rule: finding.rule.clone(),
+        subject: Subject {
+            kind: finding.subject_kind,
+            name: finding.subject.clone(),
+            process: finding
+                .pid
+                .zip(finding.start_boot_ns)
+                .filter(|_| finding.kind != FindingKind::Sigma),
+        },
     }
 }
 
@@ -293,5 +370,51 @@ mod tests {
             ..Subject::named(SubjectKind::Process, &index.to_string())
         };
         assert!(!tracker.is_open("r", &subject(0)) && tracker.is_open("r", &subject(FINDINGS_MAX + 99)));
+        let evicted = tracker.take_evicted();
+        assert_eq!(evicted.len(), 100, "each that made room has a last row");
+        assert!(evicted.iter().all(|row| row.state == FindingState::Resolved));
+        assert!(tracker.take_evicted().is_empty());
+    }
+
+    #[test]
+    fn finding_of_an_earlier_run_goes_on_when_seen_and_is_resolved_when_not() {
+        let mut tracker = FindingTracker::default();
+        let threshold = |name: &str| Notice {
+            kind: FindingKind::Threshold,
+            ..notice("r", name)
+        };
+        let process = |name: &str| Subject {
+            process: Some((7, 7)),
+            ..Subject::named(SubjectKind::Process, name)
+        };
+        for name in ["noticed", "confirmed", "gone"] {
+            tracker.notice(TimeMicros(1), threshold(name));
+        }
+        let sigma = tracker.notice(TimeMicros(1), notice("s", "sh")).unwrap();
+        let kept = tracker.findings();
+
+        let mut tracker = FindingTracker::default();
+        tracker.restore(kept.clone(), TimeMicros(100));
+        assert!(
+            tracker
+                .resolve_unseen(TimeMicros(150), TimeMicros(100))
+                .is_empty()
+        );
+        assert!(tracker.notice(TimeMicros(110), threshold("noticed")).is_none());
+        assert!(tracker.confirm(TimeMicros(110), "r", &process("confirmed")));
+        assert!(!tracker.confirm(TimeMicros(110), "r", &process("other")));
+        assert!(
+            tracker.notice(TimeMicros(110), notice("s", "sh")).is_none(),
+            "one finding"
+        );
+        let resolved = tracker.resolve_unseen(TimeMicros(300), TimeMicros(200));
+        let gone = kept.iter().find(|row| row.subject == "gone").unwrap();
+        assert_eq!(resolved.len(), 1);
+        assert_eq!(
+            (resolved[0].finding_id, resolved[0].state),
+            (gone.finding_id, FindingState::Resolved)
+        );
+        let again: Vec<FindingId> = tracker.findings().iter().map(|row| row.finding_id).collect();
+        assert!(again.len() == 3 && again.contains(&sigma.finding_id));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Seconds one inference took (histogram).
 pub(crate) const INFERENCE_SECONDS: &str = "fleetmend_agent_detect_inference_seconds";
@@ -22,6 +22,39 @@ pub(crate) const VECTORS_DROPPED_TOTAL: &str = "fleetmend_agent_detect_vectors_d
 pub(crate) const INFERENCE_ERRORS_TOTAL: &str = "fleetmend_agent_detect_inference_errors_total";
 /// Features without a value in the last window (gauge).
 pub(crate) const MISSING_FEATURES: &str = "fleetmend_agent_detect_missing_features";
+
+/// Describes every metric to the recorder.
+pub(crate) fn describe() {
+    describe_histogram!(INFERENCE_SECONDS, Unit::Seconds, "one inference");
+    describe_counter!(WINDOWS_TOTAL, Unit::Count, "windows that were scored");
+    describe_counter!(
+        UNUSUAL_WINDOWS_TOTAL,
+        Unit::Count,
+        "windows rarer than the configured alerts a day"
+    );
+    describe_counter!(
+        EXCLUDED_WINDOWS_TOTAL,
+        Unit::Count,
+        "windows left out of learning"
+    );
+    describe_counter!(FITS_TOTAL, Unit::Count, "fits of the model's parameters");
+    describe_counter!(REGIMES_TOTAL, Unit::Count, "regimes accepted as normal");
+    describe_counter!(
+        VECTORS_DROPPED_TOTAL,
+        Unit::Count,
+        "vectors and answers dropped, by reason"
+    );
+    describe_counter!(
+        INFERENCE_ERRORS_TOTAL,
+        Unit::Count,
+        "windows whose inference failed"
+    );
+    describe_gauge!(
+        MISSING_FEATURES,
+        Unit::Count,
+        "features without a value in the last window"
+    );
+}
 
 pub(super) fn inferred(took: Duration, missing: usize) {
     histogram!(INFERENCE_SECONDS).record(took.as_secs_f64());

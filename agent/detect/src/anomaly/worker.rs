@@ -4,10 +4,12 @@
 //! nobody takes. The learnt state is written beside and renamed, after every fit interval and at the end.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use fleetmend_shutdown::{TaskKind, Tasks};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,13 +25,38 @@ const POLL: Duration = Duration::from_millis(200);
 /// How often the learnt state is written.
 const SAVE_EVERY: Duration = Duration::from_secs(3_600);
 
+/// Windows in a row that may fail before the model counts as not scoring.
+const FAILURES_MAX: u32 = 3;
+
 /// Hands vectors to the model's thread.
 #[derive(Clone)]
 pub struct Handle {
     queue: SyncSender<FeatureVector>,
+    failures: Arc<Mutex<Failures>>,
+}
+
+/// Windows that could not be scored since the last that could.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    error: String,
+}
+
+impl Failures {
+    fn add(&mut self, error: String) {
+        self.count = self.count.saturating_add(1);
+        self.error = error;
+    }
 }
 
 impl Handle {
+    /// Why nothing is scored any more, when window after window fails.
+    pub fn failing(&self) -> Option<String> {
+        let failures = self.failures.lock();
+        (failures.count >= FAILURES_MAX)
+            .then(|| format!("{} windows in a row failed: {}", failures.count, failures.error))
+    }
+
     /// Offers one vector. Never waits; when the queue is full the vector is dropped and counted.
     pub fn offer(&self, vector: FeatureVector) {
         if let Err(error) = self.queue.try_send(vector) {
@@ -49,6 +76,11 @@ pub fn spawn(
     scores: mpsc::Sender<Scored>,
 ) -> std::io::Result<Handle> {
     let (queue, vectors) = sync_channel::<FeatureVector>(QUEUE_VECTORS_MAX);
+    let failures = Arc::<Mutex<Failures>>::default();
+    let handle = Handle {
+        queue,
+        failures: failures.clone(),
+    };
     tasks.spawn_thread(
         "host-anomaly",
         TaskKind::BestEffort,
@@ -63,7 +95,11 @@ pub fn spawn(
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => break,
                 };
-                match model.observe(&vector) {
+                let outcome = model.observe(&vector);
+                if outcome.is_ok() {
+                    *failures.lock() = Failures::default();
+                }
+                match outcome {
                     Ok(None) => {}
                     Ok(Some(scored)) => {
                         if scores.try_send(scored).is_err() {
@@ -73,6 +109,7 @@ pub fn spawn(
                     Err(error) => {
                         metrics::failed();
                         tracing::warn!(%error, "score window");
+                        failures.lock().add(error.to_string());
                     }
                 }
                 if saved.elapsed() >= SAVE_EVERY {
@@ -84,7 +121,26 @@ pub fn spawn(
             Ok(())
         },
     )?;
-    Ok(Handle { queue })
+    Ok(handle)
+}
+
+#[cfg(test)]
+impl Handle {
+    /// One whose thread has ended, after so many windows failed.
+    pub(crate) fn ended(failed: u32) -> Self {
+        let handle = Self {
+            queue: sync_channel(1).0,
+            failures: Arc::default(),
+        };
+        for _ in 0..failed {
+            handle.failures.lock().add("no memory".to_owned());
+        }
+        handle
+    }
+
+    pub(crate) fn recover(&self) {
+        *self.failures.lock() = Failures::default();
+    }
 }
 
 fn restore(model: &mut HostAnomaly, path: &Path) {

@@ -148,3 +148,56 @@ fn site_needs_two_failures_and_unknown_changes_nothing() {
         ]
     );
 }
+
+#[test]
+fn full_filesystem_that_was_unmounted_is_resolved_and_one_that_is_silent_is_not() {
+    let (mut limits, mut tracker) = (limits(), FindingTracker::default());
+    let other = |second: i64| {
+        let key = SeriesKey::new(
+            "system.filesystem.utilization",
+            "1",
+            [("system.filesystem.mountpoint", "/")],
+        );
+        Fact::Metrics(MetricFrame {
+            time: TimeMicros(second * 1_000_000),
+            series: vec![key].into(),
+            values: vec![0.1],
+        })
+    };
+    let opened = states(&mut limits, &mut tracker, vec![filesystem(0, 0.95)]);
+    assert_eq!(opened.len(), 1);
+    let silent = (1..300).map(|second| filesystem(second, f64::NAN)).collect();
+    assert_eq!(states(&mut limits, &mut tracker, silent), []);
+    let nothing = Fact::Metrics(MetricFrame {
+        time: TimeMicros(900_000_000),
+        series: vec![].into(),
+        values: vec![],
+    });
+    assert_eq!(states(&mut limits, &mut tracker, vec![other(300), nothing]), []);
+    let gone = (301..400).map(other).collect();
+    assert_eq!(
+        states(&mut limits, &mut tracker, gone),
+        [(FILESYSTEM_FULL.to_owned(), FindingState::Resolved)]
+    );
+}
+
+#[test]
+fn what_still_holds_after_a_restart_keeps_its_finding() {
+    let (mut before, mut tracker) = (limits(), FindingTracker::default());
+    let down = vec![site(SiteVerdict::Down), site(SiteVerdict::Down)];
+    let facts = [filesystem(0, 0.95)].into_iter().chain(down).collect();
+    assert_eq!(states(&mut before, &mut tracker, facts).len(), 2);
+    let kept = tracker.findings();
+
+    let (mut limits, mut tracker) = (limits(), FindingTracker::default());
+    let now = TimeMicros::now();
+    tracker.restore(kept, now);
+    let facts = vec![filesystem(1, 0.95), site(SiteVerdict::Down)];
+    assert_eq!(
+        states(&mut limits, &mut tracker, facts),
+        [],
+        "neither is opened again"
+    );
+    let later = now.plus_millis(3_600_000);
+    assert!(tracker.resolve_unseen(later, later).is_empty(), "both were seen");
+}
