@@ -1,28 +1,61 @@
 //! The room's metrics; every name stands here and nowhere else.
 
 use fleetmend_event::Lane;
-use metrics::{counter, gauge, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Facts taken in, by lane.
+const FACTS_RECEIVED: &str = "fleetmend_agent_spool_facts_received_total";
+/// Rows lost, by lane and reason; each loss is a gap row.
+const ROWS_DROPPED: &str = "fleetmend_agent_spool_rows_dropped_total";
+/// Frames made durable, by lane.
+const FRAMES_WRITTEN: &str = "fleetmend_agent_spool_frames_written_total";
+/// Bytes made durable, by lane.
+const WRITTEN_BYTES: &str = "fleetmend_agent_spool_written_bytes_total";
+/// One append with its sync.
+const FLUSH_SECONDS: &str = "fleetmend_agent_spool_flush_seconds";
+/// Bytes that a lane holds on disk.
+const HELD_BYTES: &str = "fleetmend_agent_spool_held_bytes";
+/// 1 while the disk refuses writes, else 0.
+const DISK_REFUSES: &str = "fleetmend_agent_spool_disk_refuses_state";
+
+/// Describes every metric to the recorder.
+pub(crate) fn describe() {
+    describe_counter!(FACTS_RECEIVED, Unit::Count, "facts taken in, by lane");
+    describe_counter!(
+        ROWS_DROPPED,
+        Unit::Count,
+        "rows lost, by lane and reason; each loss is a gap row"
+    );
+    describe_counter!(FRAMES_WRITTEN, Unit::Count, "frames made durable, by lane");
+    describe_counter!(WRITTEN_BYTES, Unit::Bytes, "bytes made durable, by lane");
+    describe_histogram!(FLUSH_SECONDS, Unit::Seconds, "one append with its sync");
+    describe_gauge!(HELD_BYTES, Unit::Bytes, "bytes that a lane holds on disk");
+    describe_gauge!(
+        DISK_REFUSES,
+        Unit::Count,
+        "1 while the disk refuses writes, else 0"
+    );
+}
 
 /// Facts that were taken in.
 pub(crate) fn received(lane: Lane, facts: u64) {
-    counter!("fleetmend_agent_spool_facts_received_total", "lane" => lane.as_str()).increment(facts);
+    counter!(FACTS_RECEIVED, "lane" => lane.as_str()).increment(facts);
 }
 
 /// Rows that were lost, by reason.
 pub(crate) fn dropped(lane: Lane, reason: &'static str, rows: u64) {
-    counter!("fleetmend_agent_spool_rows_dropped_total", "lane" => lane.as_str(), "reason" => reason)
-        .increment(rows);
+    counter!(ROWS_DROPPED, "lane" => lane.as_str(), "reason" => reason).increment(rows);
 }
 
 /// Frames and bytes that were made durable.
 pub(crate) fn written(lane: Lane, frames: u64, bytes: u64) {
-    counter!("fleetmend_agent_spool_frames_written_total", "lane" => lane.as_str()).increment(frames);
-    counter!("fleetmend_agent_spool_written_bytes_total", "lane" => lane.as_str()).increment(bytes);
+    counter!(FRAMES_WRITTEN, "lane" => lane.as_str()).increment(frames);
+    counter!(WRITTEN_BYTES, "lane" => lane.as_str()).increment(bytes);
 }
 
 /// How long an append with its sync took.
 pub(crate) fn flush_took(seconds: f64) {
-    histogram!("fleetmend_agent_spool_flush_seconds").record(seconds);
+    histogram!(FLUSH_SECONDS).record(seconds);
 }
 
 /// Bytes that a lane holds on disk.
@@ -31,10 +64,10 @@ pub(crate) fn held(lane: Lane, bytes: u64) {
         clippy::cast_precision_loss,
         reason = "a gauge; spools are far below 2^53 bytes"
     )]
-    gauge!("fleetmend_agent_spool_held_bytes", "lane" => lane.as_str()).set(bytes as f64);
+    gauge!(HELD_BYTES, "lane" => lane.as_str()).set(bytes as f64);
 }
 
 /// Whether the disk refused the last write.
 pub(crate) fn disk_refuses(refuses: bool) {
-    gauge!("fleetmend_agent_spool_disk_refuses_state").set(f64::from(u8::from(refuses)));
+    gauge!(DISK_REFUSES).set(f64::from(u8::from(refuses)));
 }

@@ -59,6 +59,7 @@ impl Spool {
     /// # Errors
     /// When the folder cannot be used or another agent uses it; damage is no error.
     pub fn open(config: SpoolConfig) -> Result<(Self, Recovered), OpenError> {
+        crate::metrics::describe();
         let layout = Layout::new(config.folder.clone());
         let opened = recovery::open(&layout)?;
         let shared = Arc::new(Shared {
