@@ -104,7 +104,12 @@ impl MemorySink {
 
 #[async_trait]
 impl DurableSink for MemorySink {
-    async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Result<Vec<Mark>, SinkError> {
+    async fn commit(
+        &self,
+        host: HostId,
+        frames: Vec<Frame>,
+        gaps: Vec<(RecordId, Gap)>,
+    ) -> Result<Vec<Mark>, SinkError> {
         let mut mood = self.mood.subscribe();
         let mood = *mood.wait_for(|mood| *mood != Mood::Stuck).await.unwrap();
         if mood == Mood::Unavailable {
@@ -145,21 +150,19 @@ impl DurableSink for MemorySink {
             *mark = number;
             kept.push(((host, id), bytes));
         }
+        // A gap goes with its record; one of a record that is not sent along stands for itself.
+        for (id, gap) in gaps {
+            let is_new = kept.iter().any(|((_, kept), _)| *kept == id);
+            if is_new || frames.iter().all(|frame| frame.id != id) {
+                stored.gaps.push((host, gap));
+            }
+        }
         stored.marks = marks;
         stored.records.extend(kept);
         stored.commits += 1;
         stored.repeated += repeated;
         drop(stored);
         Ok(self.marks(host))
-    }
-
-    async fn record_gaps(&self, host: HostId, gaps: Vec<Gap>) -> Result<(), SinkError> {
-        self.stored
-            .lock()
-            .unwrap()
-            .gaps
-            .extend(gaps.into_iter().map(|gap| (host, gap)));
-        Ok(())
     }
 
     fn marks(&self, host: HostId) -> Vec<Mark> {

@@ -110,7 +110,8 @@ impl Instance {
             answer.get("columns").and_then(Value::as_array),
             answer.get("rows").and_then(Value::as_array),
         ) else {
-            bail!("the query was refused: {answer}");
+            let said = answer.get("detail").and_then(Value::as_str);
+            bail!("the query was refused: {}", said.unwrap_or("without a reason"));
         };
         let names: Vec<&str> = columns
             .iter()

@@ -43,7 +43,7 @@ pub(crate) async fn run(name: &str, instance: &Instance) -> Result<Timeline> {
         "reverse-shell-pattern" => reverse_shell_pattern(instance).await,
         "site-down" => site_down(instance).await,
         "unknown-site" => unknown_site(instance).await,
-        _ => bail!("there is no lab {name:?}; fleetmend-lab list names them"),
+        _ => bail!("there is no lab {name:?}; `cargo xtask lab list` names them"),
     }
 }
 
@@ -141,13 +141,18 @@ async fn reverse_shell_pattern(instance: &Instance) -> Result<Timeline> {
     let mut row = instance
         .wait_for_row(&query(&condition), Duration::from_secs(10))
         .await?;
+    let mut name = "detected";
     if row.is_none() {
+        name = "known from";
         row = instance.sql(&query(known)).await?.into_iter().next();
     }
-    timeline.check("the finding arrived", row.is_some());
+    timeline.check(
+        "the finding arrived, or is open from an earlier run",
+        row.is_some(),
+    );
     if let Some(row) = row {
         let techniques = row.get("techniques").map(ToString::to_string).unwrap_or_default();
-        timeline.step("detected", row);
+        timeline.step(name, row);
         timeline.check(
             "it carries its ATT&CK technique T1059.004",
             techniques.contains("T1059.004"),

@@ -47,11 +47,16 @@ impl Timeline {
         self.since.to_string()
     }
 
-    /// Notes a step that just happened.
+    /// Notes a step: at the time its row says, or, when the evidence is the lab's own, now.
     pub(crate) fn step(&mut self, name: &'static str, evidence: Value) {
+        let said = evidence.get("time").and_then(Value::as_str);
+        let seconds = match said.and_then(|time| time.parse::<jiff::Timestamp>().ok()) {
+            Some(time) => time.duration_since(self.since).as_secs_f64(),
+            None => self.begun.elapsed().as_secs_f64(),
+        };
         self.steps.push(Step {
             name,
-            seconds: self.begun.elapsed().as_secs_f64(),
+            seconds,
             evidence,
         });
     }

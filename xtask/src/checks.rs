@@ -6,7 +6,10 @@ use anyhow::Result;
 
 use crate::layout::{self, Profile};
 use crate::step::{command, run, step};
-use crate::{setup, web};
+use crate::{fuzz, setup, web};
+
+/// How long each decoder is fed in a run of all tests; `cargo xtask fuzz` takes longer.
+const FUZZ_SECONDS: u32 = 8;
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
@@ -43,7 +46,11 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
         tests.args(arguments.filter.iter());
         run(&mut tests)
     })?;
-    if arguments.no_browser || arguments.filter.is_some() {
+    if arguments.filter.is_some() {
+        return Ok(());
+    }
+    fuzz::all(FUZZ_SECONDS)?;
+    if arguments.no_browser {
         return Ok(());
     }
     step("test the dashboard's parts", || {

@@ -1,4 +1,4 @@
-//! The task runner: `cargo xtask up | test | lint | bench | lab | eval | deb`.
+//! The task runner: `cargo xtask up | test | lint | bench | lab | eval | fuzz | deb`.
 //!
 //! It builds with the quick profile only, installs what is missing where it may, says what it installs, and
 //! prints how long each step took. It links none of our rooms, so that it is built in seconds.
@@ -6,6 +6,7 @@
 mod bench;
 mod checks;
 mod deb;
+mod fuzz;
 mod layout;
 mod ports;
 mod setup;
@@ -36,11 +37,16 @@ enum Task {
     Lab(bench::LabArguments),
     /// Evaluate a model: `eval host-anomaly --data PATH [--json]`
     Eval(bench::EvalArguments),
+    /// Feed every decoder of outside bytes: `fuzz [TARGET] [--seconds N]`
+    Fuzz(fuzz::FuzzArguments),
     /// Build the Debian packages
     Deb(deb::DebArguments),
 }
 
 fn main() -> anyhow::Result<()> {
+    if std::env::var_os(fuzz::WRAPPER).is_some() {
+        return fuzz::compile();
+    }
     match Arguments::parse().task {
         Task::Up(arguments) => up::run(&arguments),
         Task::Test(arguments) => checks::test(&arguments),
@@ -48,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::Lab(arguments) => bench::lab(&arguments),
         Task::Eval(arguments) => bench::eval(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Deb(arguments) => deb::run(&arguments),
     }
 }

@@ -7,6 +7,8 @@ mod children;
 mod configure;
 mod ready;
 
+use std::fs::{File, TryLockError};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,6 +68,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Result<()> {
         run_command(&mut cargo)
     })?;
     let state = arguments.state.clone().map_or_else(layout::up_state, Ok)?;
+    let _alone = lock(&state)?;
     let mut children = Children::default();
     let outcome = start(arguments, profile, &state, &mut children, &stop).and_then(|instance| {
         if let Some(instance) = &instance {
@@ -80,6 +83,32 @@ pub(crate) fn run(arguments: &UpArguments) -> Result<()> {
         Ok(())
     })?;
     outcome
+}
+
+/// One `up` for each folder of state, held until it ends.
+fn lock(state: &Path) -> Result<File> {
+    std::fs::create_dir_all(state).with_context(|| format!("create {}", state.display()))?;
+    let path = state.join("lock");
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).context("note our process id")?;
+            write!(file, "{}", std::process::id()).context("note our process id")?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => bail!(
+            "process {} runs Fleetmend in {}: stop it with Ctrl-C, or choose another folder with --state",
+            std::fs::read_to_string(&path).unwrap_or_default().trim(),
+            state.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
 }
 
 /// `None` when a signal came before all was ready.
@@ -118,6 +147,9 @@ fn start(
         children.start("agent", instance.agent())?;
         ready::agent(&instance, READY_TIMEOUT, stop, children)
     })?;
+    step("store the first rows", || {
+        ready::rows(&instance, READY_TIMEOUT, stop, children)
+    })?;
     if stop.load(Ordering::Relaxed) {
         return Ok(None);
     }
@@ -126,7 +158,6 @@ fn start(
 }
 
 fn announce(arguments: &UpArguments, instance: &Instance) -> Result<()> {
-    use std::io::Write as _;
     let summary = instance.summary()?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
@@ -143,7 +174,7 @@ fn announce(arguments: &UpArguments, instance: &Instance) -> Result<()> {
     let bin = layout::binary(instance.profile, "fleetmend");
     writeln!(
         out,
-        "\nFleetmend is running.\n\n  dashboard  {}\n  user       {}\n  password   {}\n  state      {}\n\nTo use the command line:\n\n  . {}\n  {} hosts\n  {} sql \"select comm, count(*) from process_events group by 1 order by 2 desc limit 5\"\n  {} tail\n\nTo see it heal, in another terminal:\n\n  cargo xtask lab run runaway-process\n\nThe agent runs as user {AGENT_UID}, without the rights to act. Ctrl-C stops everything.",
+        "\nFleetmend is running.\n\n  dashboard  {}\n  user       {}\n  password   {}\n  state      {}\n\nTo use the command line:\n\n  . {}\n  {} hosts\n  {} sql \"select comm, count(*) from process_events group by 1 order by 2 desc limit 5\"\n  {} tail\n\nTo see it heal, in another terminal:\n\n  cargo xtask lab run runaway-process{}\n\nThe agent runs as user {AGENT_UID}, without the rights to act. Ctrl-C stops everything.",
         text("dashboard_url"),
         text("user"),
         text("password"),
@@ -152,6 +183,10 @@ fn announce(arguments: &UpArguments, instance: &Instance) -> Result<()> {
         bin.display(),
         bin.display(),
         bin.display(),
+        arguments
+            .state
+            .as_ref()
+            .map_or_else(String::new, |state| format!(" --state {}", state.display())),
     )
     .context("print the summary")
 }
@@ -183,7 +218,7 @@ fn wait(
             bail!("stopped while waiting for {what}");
         }
         if begun.elapsed() > timeout {
-            bail!("{what} was not ready within {timeout:?}; see the logs in the state folder");
+            bail!("{what} was not ready within {timeout:?}{}", children.complaints());
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -73,6 +73,26 @@ impl Children {
         })
     }
 
+    /// The last warning or error in each log, for a person who waits in vain.
+    pub(super) fn complaints(&self) -> String {
+        let last = |running: &Running| {
+            let text = std::fs::read_to_string(&running.log).ok()?;
+            let serious = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+            Some(format!(
+                "\n  {}: {}\n    ({})",
+                running.name,
+                text.lines().rev().find(serious)?,
+                running.log.display()
+            ))
+        };
+        let said: String = self.0.iter().filter_map(last).collect();
+        if said.is_empty() {
+            "; no log has a warning".to_owned()
+        } else {
+            format!("; the last warnings:{said}")
+        }
+    }
+
     /// Name → process id.
     pub(super) fn pids(&self) -> Value {
         self.0

@@ -342,7 +342,7 @@ impl Instance {
     }
 
     /// The command line with the administrator's login.
-    fn cli(&self, arguments: &[&str]) -> Result<Command> {
+    pub(super) fn cli(&self, arguments: &[&str]) -> Result<Command> {
         let login = self.login()?;
         let mut cli = self.binary("fleetmend");
         cli.args(arguments).env("FLEETMEND_URL", self.api_url());

@@ -12,6 +12,7 @@ use anyhow::Result;
 use super::children::Children;
 use super::configure::Instance;
 use super::wait;
+use crate::step::output;
 
 /// One attempt's patience.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -56,6 +57,23 @@ pub(super) fn agent(
         UnixStream::connect(&socket).is_ok_and(|stream| {
             stream.set_read_timeout(Some(ATTEMPT)).is_ok() && answers(stream, "/readyz", "agent")
         })
+    })
+}
+
+/// Waits until rows of this run are in the store: that is what the rest is for.
+pub(super) fn rows(
+    instance: &Instance,
+    timeout: Duration,
+    stop: &AtomicBool,
+    children: &mut Children,
+) -> Result<()> {
+    // The programs were started seconds ago, and each start writes the state of its probes.
+    let query = "select 1 from probe_status where time > now() - interval '1 minute' limit 1";
+    wait("the store", timeout, stop, children, || {
+        instance
+            .cli(&["sql", "--json", query])
+            .and_then(|mut sql| output(&mut sql))
+            .is_ok_and(|said| said.contains("[["))
     })
 }
 

@@ -1,0 +1,119 @@
+//! One valid input for each target.
+
+use std::fs;
+use std::path::Path;
+
+use fleetmend_event::frame::Stamp;
+use fleetmend_event::healer::HealerRequest;
+use fleetmend_event::table::{Exactness, Gap, GapStage, Table, TableInfo};
+use fleetmend_event::{Frame, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
+use fleetmend_identity::{CollectorAuthority, EnrolmentToken, FleetRoot, HostKey, TokenSecret};
+use fleetmend_proto::v1;
+use prost::Message as _;
+
+/// The epoch of the seeds, as text.
+pub(crate) const EPOCH: &str = "09090909-0909-0909-0909-090909090909";
+
+/// Writes them into `folder`, one folder for each target.
+pub(crate) fn write(folder: &Path) {
+    let put = |target: &str, bytes: &[u8]| {
+        let of_target = folder.join(target);
+        fs::create_dir_all(&of_target).expect("make the folder of seeds");
+        fs::write(of_target.join("seed"), bytes).expect("write a seed");
+    };
+    let frame = gap_frame();
+    put("frame", &frame.encode());
+    put("batch", &frame.body);
+    put("spool", &[frame.encode(), frame.encode()].concat());
+    let records = v1::Records {
+        frames: vec![frame.encode()],
+    };
+    let message = v1::AgentMessage {
+        message: Some(v1::agent_message::Message::Records(records)),
+    };
+    put("agent-message", &message.encode_to_vec());
+    let welcome = v1::Welcome {
+        durable: vec![v1::Mark {
+            epoch: vec![9; 16].into(),
+            lane: v1::Lane::Critical.into(),
+            sequence: 7,
+        }],
+        ..v1::Welcome::default()
+    };
+    let message = v1::CollectorMessage {
+        message: Some(v1::collector_message::Message::Welcome(welcome)),
+    };
+    put("collector-message", &message.encode_to_vec());
+    let mut exec = vec![0_u8; 160];
+    if let Some(kind) = exec.get_mut(8) {
+        *kind = 1;
+    }
+    put("kernel-record", &exec);
+    documents(&put);
+    let request = HealerRequest::Hello { protocol: 1 };
+    put(
+        "healer-message",
+        &serde_json::to_vec(&request).expect("a request"),
+    );
+    put("rule", RULE.as_bytes());
+}
+
+fn documents(put: &dyn Fn(&str, &[u8])) {
+    let root = FleetRoot::in_memory("fuzz".parse().expect("a fleet's name")).expect("a root");
+    let name = "collector-1".parse().expect("a collector's name");
+    let authority = CollectorAuthority::in_memory(&root, name).expect("an authority");
+    let token = EnrolmentToken::new("192.0.2.1:4433", root.fingerprint(), TokenSecret::generate());
+    put("token", token.expect("a token").expose().as_bytes());
+    let key = HostKey::generate().expect("a host's key");
+    put("request", &key.request().expect("a request"));
+    put("certificate", root.certificate());
+    put("bundle", &authority.signed_bundle().to_bytes().expect("a bundle"));
+}
+
+fn gap_frame() -> Frame {
+    let rows = [Gap {
+        time: TimeMicros(5),
+        table: "metrics".to_owned(),
+        lane: Lane::Metrics,
+        from_time: TimeMicros(1),
+        to_time: TimeMicros(4),
+        count: 7,
+        exactness: Exactness::AtLeast,
+        stage: GapStage::Spool,
+        reason: "spool_quota".to_owned(),
+    }];
+    let id = RecordId {
+        epoch: SpoolEpoch::from_bytes([9; 16]),
+        lane: Lane::Critical,
+        sequence: Sequence(1),
+    };
+    let stamp = Stamp {
+        wall: TimeMicros(6),
+        boot_us: 8,
+    };
+    let batch = Gap::to_batch(&rows).expect("a batch");
+    Frame::of_batch(
+        id,
+        &TableInfo::of::<Gap>(),
+        &batch,
+        stamp,
+        (TimeMicros(1), TimeMicros(5)),
+    )
+    .expect("a frame")
+}
+
+const RULE: &str = r#"title: Reverse shell
+id: 0a0a0a0a-0000-4000-8000-000000000001
+status: test
+logsource:
+  product: linux
+  category: process_creation
+detection:
+  shell:
+    Image|endswith: ["/bash", "/sh"]
+    CommandLine|contains|all: ["/dev/tcp/", ">&"]
+  filter:
+    User|re: "^adm[a-z]{1,8}$"
+  condition: shell and not 1 of filter*
+level: high
+"#;

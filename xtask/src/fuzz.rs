@@ -1,0 +1,169 @@
+//! `fuzz`: libFuzzer over every decoder of outside bytes, on the stable compiler.
+//!
+//! Coverage counters are an LLVM pass that stable rustc can be asked for. Cargo compiles our own crates through
+//! [`compile`], which adds the pass; dependencies are the ones that are built already. What was learnt stays in
+//! the cache, so that each run goes on where the last one ended.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::layout::{self, Profile};
+use crate::setup;
+use crate::step::{command, run as run_command, step};
+
+/// Environment variable that makes this program a compiler wrapper.
+pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
+
+/// Names as in `tests/fuzz/src/main.rs`.
+const TARGETS: [&str; 12] = [
+    "frame",
+    "batch",
+    "agent-message",
+    "collector-message",
+    "kernel-record",
+    "token",
+    "request",
+    "certificate",
+    "bundle",
+    "healer-message",
+    "rule",
+    "spool",
+];
+/// What cargo-fuzz asks the compiler for when no sanitizer is wanted.
+const COVERAGE: [&str; 5] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+];
+/// One decoder may use so much, the program itself included; a decompression bomb goes beyond it.
+const MEMORY_MIB_MAX: u32 = 512;
+/// One input may take so long, on a slow machine too.
+const INPUT_SECONDS_MAX: u32 = 20;
+const INPUT_BYTES_MAX: u32 = 64 * 1024;
+
+/// Arguments of `fuzz`.
+#[derive(clap::Args)]
+pub(crate) struct FuzzArguments {
+    /// Only this target
+    #[arg(value_parser = TARGETS)]
+    target: Option<String>,
+    /// How long to feed each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Read this one file instead, as after a failure
+    #[arg(long, requires = "target")]
+    input: Option<PathBuf>,
+}
+
+/// Builds and feeds the targets.
+pub(crate) fn run(arguments: &FuzzArguments) -> Result<()> {
+    setup::packages(setup::BUILD_PACKAGES)?;
+    let targets: Vec<&str> = match &arguments.target {
+        Some(target) => vec![target],
+        None => TARGETS.to_vec(),
+    };
+    build()?;
+    match &arguments.input {
+        Some(input) => targets.iter().try_for_each(|target| replay(target, input)),
+        None => targets
+            .iter()
+            .try_for_each(|target| feed(target, arguments.seconds)),
+    }
+}
+
+/// Builds the targets and feeds each for `seconds`.
+pub(crate) fn all(seconds: u32) -> Result<()> {
+    build()?;
+    TARGETS.iter().try_for_each(|target| feed(target, seconds))
+}
+
+fn build() -> Result<()> {
+    step("build the fuzz targets with coverage counters", || {
+        let mut cargo = command("cargo", &["build", "--package", "fleetmend-fuzz", "--quiet"]);
+        cargo
+            .current_dir(layout::root())
+            .env("RUSTC_WORKSPACE_WRAPPER", std::env::current_exe()?)
+            .env(WRAPPER, "1");
+        run_command(&mut cargo)
+    })
+}
+
+fn program(target: &str) -> Command {
+    let mut program = Command::new(layout::binary(Profile::Quick, "fleetmend-fuzz"));
+    program
+        .env("FLEETMEND_FUZZ_TARGET", target)
+        .arg(format!("-rss_limit_mb={MEMORY_MIB_MAX}"))
+        .arg(format!("-timeout={INPUT_SECONDS_MAX}"));
+    program
+}
+
+fn replay(target: &str, input: &Path) -> Result<()> {
+    run_command(program(target).arg(input)).with_context(|| format!("{target} fails on {}", input.display()))
+}
+
+fn feed(target: &str, seconds: u32) -> Result<()> {
+    let root = layout::cache()?.join("fuzz");
+    let (learnt, seeds, failures) = (
+        root.join("corpus").join(target),
+        root.join("seeds"),
+        root.join("failures"),
+    );
+    for folder in [&learnt, &seeds.join(target), &failures] {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    step(&format!("fuzz {target} for {seconds} s"), || {
+        let log = root.join(format!("{target}.log"));
+        let output = fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
+        let mut program = program(target);
+        program
+            .env("FLEETMEND_FUZZ_SEEDS", &seeds)
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_len={INPUT_BYTES_MAX}"))
+            .arg(format!("-artifact_prefix={}/{target}-", failures.display()))
+            .args(["-print_final_stats=1", "-verbosity=0"])
+            .args([&learnt, &seeds.join(target)])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let status = program.status().context("start fleetmend-fuzz: is it built?")?;
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        if !status.success() {
+            eprintln!("{said}");
+            bail!(
+                "{target} failed; the input lies in {}: `cargo xtask fuzz {target} --input FILE` repeats it",
+                failures.display()
+            );
+        }
+        for figure in said.lines().filter(|line| line.starts_with("stat::number_of")) {
+            eprintln!("    {target} {}", figure.trim_start_matches("stat::"));
+        }
+        Ok(())
+    })
+}
+
+/// Runs the compiler that the arguments name, with the coverage pass where a library or the targets are compiled.
+/// Build scripts and macros run in the compiler, without libFuzzer, and get none.
+pub(crate) fn compile() -> Result<()> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let (compiler, rest) = arguments
+        .split_first()
+        .context("a compiler wrapper is called with a compiler")?;
+    let is = |index: usize, wanted: &str| rest.get(index).is_some_and(|value| value == wanted);
+    let for_the_compiler = (0..rest.len()).any(|index| {
+        is(index, "--crate-name") && is(index + 1, "build_script_build")
+            || is(index, "--crate-type") && is(index + 1, "proc-macro")
+    });
+    let asks_only = !(0..rest.len()).any(|index| is(index, "--crate-name"));
+    let mut rustc = Command::new(compiler);
+    rustc.args(rest);
+    if !for_the_compiler && !asks_only {
+        rustc.args(COVERAGE);
+    }
+    Err(rustc.exec()).with_context(|| format!("start {}", compiler.to_string_lossy()))
+}
