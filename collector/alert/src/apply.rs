@@ -61,7 +61,7 @@ pub(crate) async fn findings(
         let key = key_of(finding.host_id, finding.row.finding_id);
         match store::by_key(connection, &key).await? {
             // Read before, or overtaken.
-            Some(alert) if finding.row.time <= alert.row_time => {}
+            Some(alert) if finding.arrival() <= (alert.row_ingested_at, alert.row_time) => {}
             Some(alert) => change(connection, policy, alert, finding, now).await?,
             None => begin(connection, policy, key, finding, now).await?,
         }
@@ -144,6 +144,7 @@ async fn begin(
         judged_at: now,
         unknown_since: None,
         row_time: row.time,
+        row_ingested_at: finding.ingested_at,
         deadline_us: i64::try_from(deadline.as_micros()).unwrap_or(i64::MAX),
         receivers: rule.receivers.clone(),
         fired_at: None,
@@ -169,6 +170,7 @@ async fn change(
 ) -> Result<(), sqlx::Error> {
     let row = &finding.row;
     alert.row_time = row.time;
+    alert.row_ingested_at = finding.ingested_at;
     match (row.state, alert.state) {
         (FindingState::Resolved, State::Firing) => {
             become_state(&mut alert, State::Resolved, now);

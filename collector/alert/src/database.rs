@@ -5,7 +5,8 @@ use sqlx::SqlitePool;
 use crate::AlertError;
 
 /// Applied in order, each once. Never edited after a release: a change is a new step.
-const STEPS: &[&str] = &["CREATE TABLE alert_cursors (
+const STEPS: &[&str] = &[
+    "CREATE TABLE alert_cursors (
         name TEXT PRIMARY KEY, ingested_at INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE alert_alerts (
@@ -32,7 +33,12 @@ const STEPS: &[&str] = &["CREATE TABLE alert_cursors (
         next_attempt_at INTEGER, delivered_at INTEGER, last_status INTEGER, last_error TEXT
     ) STRICT;
     CREATE INDEX alert_deliveries_alert ON alert_deliveries(alert_id);
-    CREATE INDEX alert_deliveries_due ON alert_deliveries(state, next_attempt_at);"];
+    CREATE INDEX alert_deliveries_due ON alert_deliveries(state, next_attempt_at);",
+    // Rows that were applied before this step are behind the cursor.
+    "ALTER TABLE alert_alerts ADD COLUMN row_ingested_at INTEGER NOT NULL DEFAULT 0;
+    UPDATE alert_alerts SET row_ingested_at =
+        coalesce((SELECT ingested_at FROM alert_cursors WHERE name = 'findings'), 0);",
+];
 
 /// Brings the tables up to date.
 pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), AlertError> {

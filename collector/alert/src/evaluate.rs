@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{ActionEvent, Finding, Table};
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqlitePool};
 
 use crate::apply::{self, Policy};
 use crate::error::AlertError;
@@ -44,8 +44,7 @@ pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
     let (mut findings, findings_to, findings_full) = read::<Finding>(shared, findings_from).await?;
     let (actions, actions_to, actions_full) = read::<ActionEvent>(shared, actions_from).await?;
     let more = findings_full || actions_full;
-    // A host numbers its rows in the order of its own clock.
-    findings.sort_by_key(|finding| (finding.row.time, finding.ingested_at));
+    findings.sort_by_key(Stored::arrival);
 
     let receivers = shared.receiver_names();
     let policy = Policy {
@@ -156,6 +155,18 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
         transaction.commit().await
     };
     write.await.map_err(AlertError::database("apply a metric rule"))
+}
+
+/// Closes alerts of metric rules that are not there any more.
+pub(crate) async fn retire(pool: &SqlitePool, rules: &[MetricRule]) -> Result<(), AlertError> {
+    let write = async {
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+        metric_rule::retire(&mut transaction, rules, TimeMicros::now()).await?;
+        transaction.commit().await
+    };
+    write
+        .await
+        .map_err(AlertError::database("close alerts of removed rules"))
 }
 
 /// Forgets what is long over.

@@ -17,6 +17,9 @@ use crate::threshold::{Active, Judged, Phase, Step, step};
 /// Series one rule may watch.
 pub(crate) const SERIES_MAX: usize = 20_000;
 
+/// What the keys of these alerts begin with.
+const KEY_PREFIX: &str = "metric ";
+
 /// A series: host and labels as JSON.
 pub(crate) type SeriesId = (HostId, String);
 
@@ -139,6 +142,32 @@ pub(crate) async fn apply(
     Ok(())
 }
 
+/// Closes what rules left behind that are not there any more: nobody judges it, so whether it holds is not known.
+/// Whoever was told that it fires is told that it is over.
+pub(crate) async fn retire(
+    connection: &mut SqliteConnection,
+    rules: &[MetricRule],
+    now: TimeMicros,
+) -> Result<(), sqlx::Error> {
+    for state in [State::Pending, State::Firing] {
+        for mut alert in store::in_state(connection, state, None).await? {
+            let of_rule = alert.key.starts_with(KEY_PREFIX);
+            if !of_rule || rules.iter().any(|rule| rule.name == alert.rule) {
+                continue;
+            }
+            alert.resolved_at = Some(now);
+            "its rule was removed; whether it still holds is not known".clone_into(&mut alert.summary);
+            become_state(&mut alert, State::Unknown, now);
+            if let Some(fired_at) = alert.fired_at {
+                let receivers = message::told(connection, &alert.alert_id, fired_at).await?;
+                message::queue(connection, &alert, Event::Resolved, &[], &receivers, now).await?;
+            }
+            store::put(connection, &alert).await?;
+        }
+    }
+    Ok(())
+}
+
 struct Naming<'a> {
     rule: &'a MetricRule,
     host: HostId,
@@ -240,6 +269,7 @@ fn new_alert(name: &Naming<'_>, now: TimeMicros) -> Alert {
         judged_at: now,
         unknown_since: None,
         row_time: now,
+        row_ingested_at: now,
         deadline_us: 0,
         receivers: rule.receivers.clone(),
         fired_at: None,
@@ -265,5 +295,5 @@ fn sentence(rule: &MetricRule, value: f64) -> String {
 }
 
 fn key_of(rule: &MetricRule, host: HostId, labels: &str) -> String {
-    format!("metric {} {host} {labels}", rule.name)
+    format!("{KEY_PREFIX}{} {host} {labels}", rule.name)
 }

@@ -7,6 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMicrosecondType};
 use async_trait::async_trait;
 use fleetmend_event::column::RowError;
+use fleetmend_event::table::Finding;
 use fleetmend_event::{HostId, Table, TimeMicros};
 
 use crate::AlertError;
@@ -47,6 +48,14 @@ pub(crate) struct Stored<T> {
     pub(crate) host_id: HostId,
     pub(crate) ingested_at: TimeMicros,
     pub(crate) row: T,
+}
+
+impl Stored<Finding> {
+    /// Its place in the order in which a host's rows are applied: that in which they were taken in. The host's own
+    /// clock decides only among those that were taken in at once, because it may be put back.
+    pub(crate) fn arrival(&self) -> (TimeMicros, TimeMicros) {
+        (self.ingested_at, self.row.time)
+    }
 }
 
 /// A text as an SQL literal.

@@ -31,6 +31,8 @@ pub(crate) struct Alert {
     pub(crate) unknown_since: Option<TimeMicros>,
     /// Time of the last row of the finding that was applied.
     pub(crate) row_time: TimeMicros,
+    /// When that row was taken in.
+    pub(crate) row_ingested_at: TimeMicros,
     pub(crate) deadline_us: i64,
     /// Receivers by name; empty for all.
     pub(crate) receivers: Vec<String>,
@@ -90,8 +92,11 @@ fn stored(what: &str) -> sqlx::Error {
     sqlx::Error::Protocol(format!("a stored value is not {what}"))
 }
 
-const COLUMNS: &str = "alert_id, key, rule, state, severity, host_id, finding_id, action_id, subject, title, summary, \
-    value, started_at, since, judged_at, unknown_since, row_time, deadline_us, receivers, fired_at, resolved_at, changed_at";
+/// In the order of [`alert_of`]. Named wherever alerts are read: a connection that was open when a column was added
+/// may still know the table without it.
+pub(crate) const COLUMNS: &str = "alert_id, key, rule, state, severity, host_id, finding_id, action_id, subject, title, summary, \
+    value, started_at, since, judged_at, unknown_since, row_time, deadline_us, receivers, fired_at, resolved_at, changed_at, \
+    row_ingested_at";
 
 pub(crate) fn alert_of(row: &SqliteRow) -> Result<Alert, sqlx::Error> {
     let optional_time = |index: usize| -> Result<Option<TimeMicros>, sqlx::Error> {
@@ -121,6 +126,7 @@ pub(crate) fn alert_of(row: &SqliteRow) -> Result<Alert, sqlx::Error> {
         fired_at: optional_time(19)?,
         resolved_at: optional_time(20)?,
         changed_at: time(21)?,
+        row_ingested_at: time(22)?,
     })
 }
 
@@ -134,8 +140,9 @@ pub(crate) async fn by_key(
     connection: &mut SqliteConnection,
     key: &str,
 ) -> Result<Option<Alert>, sqlx::Error> {
-    let query = "SELECT * FROM alert_alerts WHERE key = ? ORDER BY started_at DESC LIMIT 1";
-    let row = sqlx::query(query).bind(key).fetch_optional(connection).await?;
+    let query = format!("SELECT {COLUMNS} FROM alert_alerts WHERE key = ? ORDER BY started_at DESC LIMIT 1");
+    let query = sqlx::query(sqlx::AssertSqlSafe(query));
+    let row = query.bind(key).fetch_optional(connection).await?;
     row.as_ref().map(alert_of).transpose()
 }
 
@@ -145,8 +152,10 @@ pub(crate) async fn in_state(
     state: State,
     rule: Option<&str>,
 ) -> Result<Vec<Alert>, sqlx::Error> {
-    let query = "SELECT * FROM alert_alerts WHERE state = ? AND (?2 IS NULL OR rule = ?2) ORDER BY alert_id";
-    let rows = sqlx::query(query)
+    let query = format!(
+        "SELECT {COLUMNS} FROM alert_alerts WHERE state = ? AND (?2 IS NULL OR rule = ?2) ORDER BY alert_id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(query))
         .bind(state.as_str())
         .bind(rule)
         .fetch_all(connection)
@@ -182,6 +191,7 @@ pub(crate) async fn put(connection: &mut SqliteConnection, alert: &Alert) -> Res
         .bind(alert.fired_at.map(|time| time.0))
         .bind(alert.resolved_at.map(|time| time.0))
         .bind(alert.changed_at.0)
+        .bind(alert.row_ingested_at.0)
         .execute(connection)
         .await?;
     Ok(())

@@ -62,6 +62,7 @@ impl Alerting {
             .map(Webhook::new)
             .collect::<Result<Vec<_>, _>>()?;
         database::migrate(&pool).await?;
+        evaluate::retire(&pool, &rules.metrics).await?;
         crate::metrics::describe();
         Ok(Self {
             shared: Arc::new(Shared {

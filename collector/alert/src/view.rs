@@ -6,7 +6,7 @@ use fleetmend_event::{ActionId, FindingId, HostId, TimeMicros};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use crate::error::AlertError;
-use crate::store::alert_of;
+use crate::store::{COLUMNS, alert_of};
 use crate::task::Alerting;
 
 /// Messages shown with one alert.
@@ -101,7 +101,7 @@ impl Alerting {
     }
 
     async fn read(&self, filter: AlertFilter) -> Result<Vec<AlertView>, sqlx::Error> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM alert_alerts WHERE true");
+        let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {COLUMNS} FROM alert_alerts WHERE true"));
         if let Some(state) = filter.state {
             query.push(" AND state = ").push_bind(state);
         }

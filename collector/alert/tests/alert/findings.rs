@@ -204,3 +204,31 @@ async fn a_row_that_cannot_be_read_silences_nobody() {
         BTreeSet::from(["before", "after", "the last of all"].map(str::to_owned))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finding_is_over_when_its_host_says_so_whatever_its_clock_says() {
+    let testbed = Testbed::start(quick()).await;
+    let mut ahead = finding("the clock is an hour ahead");
+    ahead.time = ahead.time.plus_millis(3_600_000);
+    testbed.add(vec![ahead.clone().into()]).await;
+    testbed.reaches("firing").await;
+    let corrected = fleetmend_event::table::Finding {
+        time: fleetmend_event::TimeMicros::now(),
+        state: fleetmend_event::table::FindingState::Resolved,
+        ..ahead
+    };
+    testbed.add(vec![corrected.into()]).await;
+    testbed.reaches("resolved").await;
+    testbed.settled().await;
+    let states: BTreeSet<String> = testbed
+        .alerts()
+        .await
+        .into_iter()
+        .map(|alert| alert.state)
+        .collect();
+    assert_eq!(
+        states,
+        BTreeSet::from(["resolved", "firing"].map(str::to_owned)),
+        "the first row is not read anew"
+    );
+}

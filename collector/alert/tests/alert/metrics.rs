@@ -86,3 +86,17 @@ async fn a_gap_makes_a_limit_unknown() {
         "the metric neither fires nor is pending"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fires_by_a_rule_that_is_removed_is_closed_and_told() {
+    let mut testbed = Testbed::start_with(quick(), |_| RULE.to_owned()).await;
+    testbed.add(vec![memory(0.95)]).await;
+    testbed.reaches("firing").await;
+    testbed.accepted(1).await;
+    testbed.remove_rules();
+    testbed.restart().await;
+    let alert = testbed.reaches("unknown").await;
+    assert!(alert.summary.contains("rule was removed"), "{}", alert.summary);
+    let messages = testbed.accepted(2).await;
+    assert_eq!(messages[1].body["event"], "resolved", "{}", messages[1].body);
+}

@@ -132,6 +132,11 @@ impl Testbed {
         self.alerting.spawn(&self.running);
     }
 
+    /// Empties the rule file; it is read at the next start.
+    pub(crate) fn remove_rules(&self) {
+        std::fs::write(self.folder.path().join("rules.toml"), "").unwrap();
+    }
+
     pub(crate) async fn stop(&self) {
         let report = self.running.drain(DEADLINE).await;
         assert!(report.stragglers.is_empty(), "{report:?}");
