@@ -1,12 +1,14 @@
 //! `init`: the keys of a fleet and its first administrator.
 
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use collector_api::{Accounts, Role};
 use fleetmend_identity::authority::CollectorAuthority;
+use fleetmend_identity::files;
 use fleetmend_identity::name::{CollectorName, FleetId};
 use fleetmend_identity::root::FleetRoot;
 
@@ -46,8 +48,7 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode> {
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("create {}", folder.display()))?;
-    let root = FleetRoot::open_or_create(&config.root_dir(), arguments.fleet.clone())
-        .context("make the fleet root")?;
+    let root = make_root(&config.root_dir(), &arguments.fleet).context("make the fleet root")?;
     if root.fleet() != &arguments.fleet {
         bail!(
             "{} holds the root of fleet {}, not {}",
@@ -69,25 +70,39 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode> {
         if !accounts.is_empty().await.context("look for users")? {
             return Ok::<bool, anyhow::Error>(false);
         }
+        // Before the user is there: of the other order a full disk would leave a user whose password nobody knows,
+        // and this command would not make another one.
+        files::write_private(&folder.join(PASSWORD_FILE), format!("{password}\n").as_bytes())
+            .context("write the first password")?;
         accounts
             .create(&arguments.user, &password, Role::Admin)
             .await
             .context("make the first administrator")?;
         Ok(true)
     })?;
-    let file = folder.join(PASSWORD_FILE);
-    if made {
-        let mut out = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&file)
-            .with_context(|| format!("create {}", file.display()))?;
-        writeln!(out, "{password}").context("write the first password")?;
-        out.sync_all().context("write the first password")?;
-    }
     report(arguments, &config, &root, made.then_some(password.as_str()))
+}
+
+/// Opens the root, or makes it whole: it is made beside its place and moved there, so that a crash leaves none or all
+/// of it.
+fn make_root(folder: &Path, fleet: &FleetId) -> Result<FleetRoot> {
+    let there = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if there {
+        return Ok(FleetRoot::open_or_create(folder, fleet.clone())?);
+    }
+    let partial = folder.with_extension("partial");
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial)
+            .with_context(|| format!("remove what a crash left in {}", partial.display()))?;
+    }
+    let root = FleetRoot::create(&partial, fleet.clone())?;
+    std::fs::rename(&partial, folder).with_context(|| format!("move {} into place", partial.display()))?;
+    if let Some(parent) = folder.parent() {
+        std::fs::File::open(parent)
+            .and_then(|opened| opened.sync_all())
+            .with_context(|| format!("sync {}", parent.display()))?;
+    }
+    Ok(root)
 }
 
 fn report(
@@ -135,4 +150,59 @@ fn first_password() -> Result<String> {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let letter = |index: usize| LETTERS.get(index % 64).copied().map_or('A', char::from);
     Ok(bytes.iter().map(|byte| letter(usize::from(*byte))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(folder: &Path) -> InitArguments {
+        let config = folder.join("collector.toml");
+        let state = folder.join("state");
+        std::fs::write(&config, format!("state_dir = '{}'\n", state.display())).unwrap();
+        InitArguments {
+            config: crate::ConfigArguments { config },
+            fleet: "lab".parse().unwrap(),
+            name: "c1".parse().unwrap(),
+            user: "admin".to_owned(),
+            json: true,
+        }
+    }
+
+    #[test]
+    fn no_user_is_made_whose_password_cannot_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = arguments(folder.path());
+        let in_the_way = folder.path().join("state").join(PASSWORD_FILE);
+        std::fs::create_dir_all(in_the_way.join("not empty")).unwrap();
+        run(&arguments).unwrap_err();
+        std::fs::remove_dir_all(&in_the_way).unwrap();
+        run(&arguments).unwrap();
+        let password = std::fs::read_to_string(&in_the_way).unwrap();
+        assert_eq!(password.trim_end().len(), PASSWORD_LETTERS);
+        // Once more: nothing is made anew.
+        run(&arguments).unwrap();
+        assert_eq!(std::fs::read_to_string(&in_the_way).unwrap(), password);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = arguments(folder.path());
+        for name in ["root.partial", "authority.partial"] {
+            let left = folder.path().join("state").join(name);
+            std::fs::create_dir_all(&left).unwrap();
+            for key in ["root.key", "issuing.key"] {
+                std::fs::write(left.join(key), "half a k").unwrap();
+            }
+        }
+        run(&arguments).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(folder.path().join("state"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.contains("partial"))
+            .collect();
+        left.sort();
+        assert_eq!(left, Vec::<String>::new());
+    }
 }
