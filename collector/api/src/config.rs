@@ -27,6 +27,9 @@ pub struct ApiConfig {
     pub refresh_token_s: u64,
     /// Longest life of a session in seconds, however often it is refreshed.
     pub session_s: u64,
+    /// Rows of the audit trail that are kept, of refusals and of the rest each; the oldest go first. About 200 bytes
+    /// each.
+    pub audit_rows_max: u32,
 }
 
 /// The operator's own certificate.
@@ -51,6 +54,7 @@ impl Default for ApiConfig {
             access_token_s: 15 * 60,
             refresh_token_s: 12 * 3_600,
             session_s: 7 * 24 * 3_600,
+            audit_rows_max: 100_000,
         }
     }
 }
@@ -84,6 +88,7 @@ impl ApiConfig {
             ("rate_per_s", u64::from(self.rate_per_s)),
             ("query_timeout_ms", self.query_timeout_ms),
             ("access_token_s", self.access_token_s),
+            ("audit_rows_max", u64::from(self.audit_rows_max)),
         ];
         for (key, value) in needed {
             if value == 0 {

@@ -10,7 +10,7 @@
 //! - A refresh token holds once. Used twice, it ends its session.
 //! - What a person typed reaches SQL only through [`query::text`] and [`query::time`], or whole, in `POST sql`, whose
 //!   executor refuses whatever is not a query.
-//! - Every map is bounded: rate limits, login throttles, live tickets. Nothing here waits without a deadline.
+//! - Every map is bounded: rate limits, login throttles, live tickets; so is the audit trail. Nothing here waits without a deadline.
 //!
 //! # Seams
 //! What the API reads and orders stands behind the traits of [`backend`]; the binary's wiring adapts the store,
@@ -24,6 +24,7 @@
 //! `Idempotency-Key`, PromQL, password change by the user, and a second factor.
 
 mod assets;
+mod audit;
 pub mod auth;
 pub mod backend;
 mod config;

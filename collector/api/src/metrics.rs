@@ -8,6 +8,7 @@ pub(crate) const CONNECTIONS: &str = "fleetmend_collector_api_connections";
 pub(crate) const REFUSED: &str = "fleetmend_collector_api_requests_refused_total";
 pub(crate) const LOGINS: &str = "fleetmend_collector_api_logins_total";
 pub(crate) const FORGOTTEN: &str = "fleetmend_collector_api_limits_forgotten_total";
+pub(crate) const AUDIT_SUPPRESSED: &str = "fleetmend_collector_api_audit_rows_suppressed_total";
 pub(crate) const LIVE_STREAMS: &str = "fleetmend_collector_api_live_streams";
 pub(crate) const LIVE_SKIPPED: &str = "fleetmend_collector_api_live_batches_dropped_total";
 
@@ -20,6 +21,10 @@ pub(crate) fn describe() {
     describe_counter!(
         FORGOTTEN,
         "entries of the limits' maps dropped because the maps were full"
+    );
+    describe_counter!(
+        AUDIT_SUPPRESSED,
+        "refusals left out of the audit trail because a minute had too many"
     );
     describe_gauge!(LIVE_STREAMS, "live streams open");
     describe_counter!(LIVE_SKIPPED, "batches that a slow live stream skipped");

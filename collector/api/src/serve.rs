@@ -27,6 +27,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::assets::{self, Assets};
+use crate::audit::Audit;
 use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, SqlQuery};
 use crate::limit::RateLimits;
 use crate::problem::{Code, Problem};
@@ -289,6 +290,7 @@ fn state(config: &ApiConfig, accounts: Accounts, backends: Backends, draining: C
         alerts: backends.alerts,
         operations: backends.operations,
         assets: backends.assets,
+        audit: Audit::new(accounts.pool().clone(), config.audit_rows_max),
         sessions: Sessions::new(accounts.pool().clone(), config),
         accounts,
         limits: RateLimits::new(config.rate_burst, config.rate_per_s),

@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Body, Parameters, host_of};
+use crate::audit::AuditEntry;
 use crate::auth::Admin;
 use crate::backend::AuditRow;
 use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, Page, cut};
 use crate::parameter;
 use crate::problem::{Code, Problem, ProblemBody};
-use crate::state::{ApiState, AuditEntry, Remote, Shared};
+use crate::state::{ApiState, Remote, Shared};
 use crate::users::Role;
 
 const TOKEN_LIFETIME_DEFAULT_S: u64 = 3_600;
@@ -89,11 +90,10 @@ impl ApiState {
             actor: &admin.0.user,
             action,
             subject,
-            outcome: "allowed",
             detail,
             remote,
         };
-        Ok(self.audit(entry).await?)
+        Ok(self.audit.allowed(entry).await?)
     }
 }
 
@@ -201,7 +201,7 @@ pub(crate) async fn audit(
         .as_ref()
         .map_or(TimeMicros(i64::MAX), |cursor| cursor.time.plus_micros(1));
     let wanted = limit + 1 + AUDIT_TIES;
-    let mut rows = state.audit_rows(before, wanted).await?;
+    let mut rows = state.audit.rows(before, wanted).await?;
     rows.extend(state.enrolments.audit(before, wanted).await?);
     rows.sort_by(|a, b| (b.time, &b.id).cmp(&(a.time, &a.id)));
     if let Some(cursor) = &cursor {

@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::extract::Body;
+use crate::audit::AuditEntry;
 use crate::auth::Caller;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::sessions::{Granted, Refreshed};
-use crate::state::{AuditEntry, Remote, Shared};
+use crate::state::{Remote, Shared};
+use crate::throttle::Try;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -69,9 +71,8 @@ pub(crate) async fn login(
 ) -> Result<Json<Tokens>, Problem> {
     let remote = remote.map(|Extension(remote)| remote);
     let user: String = request.user.chars().take(64).collect();
-    let mut keys = vec![format!("user:{user}")];
-    keys.extend(remote.map(|remote| format!("address:{}", remote.0.ip())));
-    let wait = state.throttle.wait(&keys, Instant::now());
+    let attempt = Try::new(&user, remote.map(|remote| remote.0.ip()));
+    let wait = state.throttle.wait(&attempt, Instant::now());
     if wait > Duration::ZERO {
         metrics::counter!(crate::metrics::LOGINS, "outcome" => "throttled").increment(1);
         let seconds = u32::try_from(wait.as_secs())
@@ -80,23 +81,26 @@ pub(crate) async fn login(
         let detail = format!("too many failed logins; try again in {seconds} s");
         return Err(Problem::new(Code::LoginThrottled, detail).retry_after(seconds));
     }
-    state.throttle.count(&keys, Instant::now());
+    let delay = state.throttle.count(&attempt, Instant::now());
+    tokio::time::sleep(delay).await;
     let role = state.accounts.check(&user, &request.password).await?;
     let outcome = if role.is_some() { "allowed" } else { "refused" };
     let entry = AuditEntry {
         actor: &user,
         action: "login",
         subject: &user,
-        outcome,
         detail: "",
         remote,
     };
-    state.audit(entry).await?;
+    match role {
+        Some(_) => state.audit.allowed(entry).await?,
+        None => state.audit.refused(entry).await?,
+    }
     metrics::counter!(crate::metrics::LOGINS, "outcome" => outcome).increment(1);
     let Some(role) = role else {
         return Err(Problem::new(Code::WrongCredentials, "user or password is wrong"));
     };
-    state.throttle.succeed(&keys);
+    state.throttle.succeed(&attempt);
     state.accounts.note_login(&user).await?;
     Ok(Json(state.sessions.begin(&user, role).await?.into()))
 }
@@ -121,11 +125,10 @@ pub(crate) async fn refresh(
                 actor: &user,
                 action: "refresh",
                 subject: &user,
-                outcome: "refused",
                 detail,
                 remote,
             };
-            state.audit(entry).await?;
+            state.audit.refused(entry).await?;
             let detail =
                 "this refresh token was used before, so that somebody else may have it; log in again";
             Err(Problem::new(Code::RefreshReused, detail))

@@ -1,7 +1,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::testbed::{ADMIN_PASSWORD, Testbed};
+use crate::testbed::{ADMIN_PASSWORD, Testbed, client_tls};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_gives_tokens_that_say_who_calls() {
@@ -108,4 +108,25 @@ async fn a_session_survives_a_restart_and_tokens_are_kept_only_as_hashes() {
         bytes.windows(9).any(|window| window == b"$argon2id"),
         "the database was looked at"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_guesses_elsewhere_does_not_lock_a_user_out() {
+    let testbed = Testbed::start().await;
+    let elsewhere = reqwest::Client::builder()
+        .tls_backend_preconfigured(client_tls())
+        .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
+        .no_proxy()
+        .build()
+        .unwrap();
+    let mut last = 0;
+    for _ in 0..8 {
+        let guess = elsewhere
+            .post(format!("{}/api/v1/login", testbed.url))
+            .header("content-type", "application/json")
+            .body(json!({ "user": "admin", "password": "not the password" }).to_string());
+        last = guess.send().await.unwrap().status().as_u16();
+    }
+    assert_eq!(last, 429);
+    testbed.login("admin", ADMIN_PASSWORD).await;
 }

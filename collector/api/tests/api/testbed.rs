@@ -341,7 +341,7 @@ impl Testbed {
     }
 }
 
-fn client_tls() -> rustls::ClientConfig {
+pub(crate) fn client_tls() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
