@@ -10,8 +10,8 @@
 //!   from the stream, so the pressure reaches the agent and waits in its spool; when the sink cannot, the agent
 //!   is told to come back.
 //! - **No record can wedge a host.** A frame that can be read but not stored keeps its number as a tombstone and
-//!   leaves a gap row of stage `ingest`: its lane or table is wrong (here), its rows do not decode or fit (in
-//!   the sink, in the same commit). A number that was stored with other content is audited, counted as a gap,
+//!   leaves a gap row of stage `ingest` in the same commit: its lane is wrong (noticed here), its rows do not decode
+//!   or fit (noticed by the sink). A number that was stored with other content is audited, counted as a gap,
 //!   and passed over. Numbers that the host no longer has are declared lost to the sink and become a gap there.
 //!   Bytes that are no frame have no number to keep: the stream is refused until a person looks, and
 //!   the agent, which checks every frame that it reads from its spool, never sends such bytes.

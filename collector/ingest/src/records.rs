@@ -14,6 +14,9 @@ use crate::sink::{DurableSink, SinkError};
 /// Messages up to this size are checked where they are; larger ones on a blocking thread.
 const CHECKED_HERE_BYTES: usize = 64 * 1024;
 
+/// Streams of a host whose marks are kept between two messages; with more the sink is asked again, which bounds them.
+const STREAMS_MAX: usize = 256;
+
 /// A message that is no set of frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
@@ -32,22 +35,37 @@ pub(crate) enum Malformed {
 pub(crate) struct Checked {
     pub(crate) frames: Vec<Frame>,
     /// Losses of frames that became tombstones here.
-    pub(crate) gaps: Vec<Gap>,
+    pub(crate) gaps: Vec<(RecordId, Gap)>,
+}
+
+/// A message that was not checked to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckError {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The check panicked or was cancelled; nothing is known of the frames.
+    #[error("the check of a message did not finish")]
+    Unfinished,
 }
 
 /// Takes the frames apart and checks them, as far as can be said without their rows.
-pub(crate) async fn check(encoded: Vec<Bytes>) -> Result<Checked, Malformed> {
+pub(crate) async fn check(encoded: Vec<Bytes>) -> Result<Checked, CheckError> {
     if encoded.len() > MESSAGE_FRAMES_MAX {
-        return Err(Malformed::TooMany {
-            frames: encoded.len(),
-        });
+        let frames = encoded.len();
+        return Err(Malformed::TooMany { frames }.into());
     }
     if encoded.iter().map(Bytes::len).sum::<usize>() <= CHECKED_HERE_BYTES {
-        return check_all(&encoded);
+        return Ok(check_all(&encoded)?);
     }
-    let checked = tokio::task::spawn_blocking(move || check_all(&encoded)).await;
-    // A blocking thread is only cancelled when the process ends.
-    checked.unwrap_or_else(|_| Ok(Checked::default()))
+    blocking(move || check_all(&encoded)).await
+}
+
+/// Never an empty message in the place of one that could not be checked: its numbers would count as lost.
+async fn blocking(
+    check: impl FnOnce() -> Result<Checked, Malformed> + Send + 'static,
+) -> Result<Checked, CheckError> {
+    let checked = tokio::task::spawn_blocking(check).await;
+    Ok(checked.map_err(|_| CheckError::Unfinished)??)
 }
 
 fn check_all(encoded: &[Bytes]) -> Result<Checked, Malformed> {
@@ -68,7 +86,7 @@ fn check_all(encoded: &[Bytes]) -> Result<Checked, Malformed> {
         match table_by_id(frame.table) {
             // Rows of one lane in another would pass by its quota and its rate.
             Some(table) if table.lane != frame.id.lane && !frame.tombstone => {
-                checked.gaps.push(gap(&frame, "wrong_lane"));
+                checked.gaps.push((frame.id, gap(&frame, "wrong_lane")));
                 checked.frames.push(frame.shed());
             }
             // Tables that only a newer collector knows are the sink's to count.
@@ -91,6 +109,14 @@ fn gap(frame: &Frame, reason: &'static str) -> Gap {
         stage: GapStage::Ingest,
         reason: reason.to_owned(),
     }
+}
+
+/// The highest number of each stream that the sink has.
+pub(crate) fn marks_of(sink: &dyn DurableSink, host: HostId) -> HashMap<(SpoolEpoch, Lane), u64> {
+    let marks = sink.marks(host).into_iter();
+    marks
+        .map(|mark| ((mark.epoch, mark.lane), mark.sequence.0))
+        .collect()
 }
 
 /// One host's way into the sink.
@@ -118,24 +144,24 @@ impl Committer<'_> {
             .iter()
             .map(|frame| (frame.id.epoch, frame.id.lane))
             .collect();
+        if self.marks.len() > STREAMS_MAX {
+            self.marks = marks_of(self.sink, self.host);
+        }
         self.declare_lost(&frames);
         let mut done = Committed::default();
         let mut declared = None;
         let begun = Instant::now();
         // Each turn but one takes a frame out or declares another number lost, so this ends.
-        while !frames.is_empty() {
-            match self.within(self.sink.commit(self.host, frames.clone())).await {
+        while !frames.is_empty() || !gaps.is_empty() {
+            let commit = self.sink.commit(self.host, frames.clone(), gaps.clone());
+            match self.within(commit).await {
                 Ok(marks) => {
                     done.marks = marks;
                     break;
                 }
                 Err(SinkError::Conflict { id }) => {
-                    gaps.extend(
-                        frames
-                            .iter()
-                            .find(|frame| frame.id == id)
-                            .map(|frame| gap(frame, "identity_conflict")),
-                    );
+                    let refused = frames.iter().find(|frame| frame.id == id);
+                    gaps.extend(refused.map(|frame| (id, gap(frame, "identity_conflict"))));
                     let before = frames.len();
                     frames.retain(|frame| frame.id != id);
                     if frames.len() == before {
@@ -152,9 +178,6 @@ impl Committer<'_> {
             }
         }
         crate::metrics::committed(begun.elapsed());
-        if !gaps.is_empty() {
-            self.within(self.sink.record_gaps(self.host, gaps)).await?;
-        }
         if done.marks.is_empty() {
             done.marks = self.sink.marks(self.host);
         }
@@ -182,5 +205,16 @@ impl Committer<'_> {
         timeout(self.timeout, work)
             .await
             .unwrap_or(Err(SinkError::Late { after: self.timeout }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn check_that_panics_is_no_empty_message() {
+        let outcome = blocking(|| std::panic::resume_unwind(Box::new("a fault of ours"))).await;
+        assert!(matches!(outcome, Err(CheckError::Unfinished)));
     }
 }

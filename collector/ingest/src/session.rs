@@ -1,6 +1,5 @@
 //! One stream of one host, from its hello to its end.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use crate::carrier::Shared;
 use crate::config::{OUTGOING_TIMEOUT, REPLACED_RETRY_AFTER, RETRY_AFTER};
 use crate::enrol::AuditKind;
 use crate::hosts::{Arrival, Downward, HostOrderResult, LiveStream, Rivalry};
-use crate::records::{self, Committer, Malformed};
+use crate::records::{self, CheckError, Committer};
 use crate::sink::SinkError;
 
 /// Longest version and reason that a host may give of itself, in characters.
@@ -155,15 +154,11 @@ impl Session {
         );
         let mut revoked = std::pin::pin!(revocations.revoked(&peer));
         let mut ended = std::pin::pin!(tokio::time::sleep(until(peer.not_after)));
-        let marks = shared.sink.marks(self.host);
         let mut committer = Committer {
             sink: shared.sink.as_ref(),
             host: self.host,
             timeout: shared.config.commit_timeout.get(),
-            marks: marks
-                .into_iter()
-                .map(|mark| ((mark.epoch, mark.lane), mark.sequence.0))
-                .collect::<HashMap<_, _>>(),
+            marks: records::marks_of(shared.sink.as_ref(), self.host),
         };
         loop {
             let outcome = tokio::select! {
@@ -317,9 +312,15 @@ impl From<WireError> for End {
     }
 }
 
-impl From<Malformed> for End {
-    fn from(error: Malformed) -> Self {
-        refused("malformed", &error.to_string())
+impl From<CheckError> for End {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Malformed(error) => refused("malformed", &error.to_string()),
+            // A fault of the collector: the host sends the message again.
+            CheckError::Unfinished => End::Sink(SinkError::Unavailable {
+                reason: error.to_string(),
+            }),
+        }
     }
 }
 

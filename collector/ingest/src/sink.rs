@@ -12,12 +12,17 @@ pub trait DurableSink: Send + Sync + 'static {
     /// Makes frames of a host durable, all or none, and returns the marks of their streams. A record that is
     /// stored already is left out; one whose rows cannot be read is stored as a tombstone, with a gap row.
     ///
+    /// `gaps` are losses that are known before, each with the record it is of, durable in the same step: one of a
+    /// record among `frames` is stored when that record is, any other in any case.
+    ///
     /// # Cancel safety
     /// May be dropped; the frames may become durable all the same. Sending again stores them once.
-    async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Result<Vec<Mark>, SinkError>;
-
-    /// Makes gap rows about a host durable.
-    async fn record_gaps(&self, host: HostId, gaps: Vec<Gap>) -> Result<(), SinkError>;
+    async fn commit(
+        &self,
+        host: HostId,
+        frames: Vec<Frame>,
+        gaps: Vec<(RecordId, Gap)>,
+    ) -> Result<Vec<Mark>, SinkError>;
 
     /// What is durable of a host.
     fn marks(&self, host: HostId) -> Vec<Mark>;

@@ -5,7 +5,7 @@ use collector_api::LiveHost;
 use collector_ingest::{DurableSink, HostsLive, SinkError};
 use collector_store::{CommitError, Store};
 use fleetmend_event::table::Gap;
-use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId};
+use fleetmend_event::{Frame, HostId, Mark, RecordId};
 
 /// Commits to the store.
 pub(crate) struct SinkAdapter(pub(crate) Store);
@@ -28,19 +28,20 @@ fn sink_error(error: CommitError) -> SinkError {
 
 #[async_trait]
 impl DurableSink for SinkAdapter {
-    async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Result<Vec<Mark>, SinkError> {
-        self.0.commit(host, frames).await.map_err(sink_error)
+    async fn commit(
+        &self,
+        host: HostId,
+        frames: Vec<Frame>,
+        gaps: Vec<(RecordId, Gap)>,
+    ) -> Result<Vec<Mark>, SinkError> {
+        self.0
+            .commit_with_gaps(host, frames, gaps)
+            .await
+            .map_err(sink_error)
     }
 
     fn declare_lost(&self, host: HostId, id: RecordId) {
         self.0.declare_lost(host, id);
-    }
-
-    async fn record_gaps(&self, host: HostId, gaps: Vec<Gap>) -> Result<(), SinkError> {
-        self.0
-            .append_for(host, gaps.into_iter().map(Fact::from).collect())
-            .await
-            .map_err(sink_error)
     }
 
     fn marks(&self, host: HostId) -> Vec<Mark> {

@@ -1,9 +1,11 @@
 //! Commit: what happens to frames before the writer gets them, off the runtime.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use fleetmend_event::batch::{BODY_BYTES_MAX, plain_bytes_max};
 use fleetmend_event::table::{Gap, table_by_id};
-use fleetmend_event::{Frame, HostId, Mark};
+use fleetmend_event::{Frame, HostId, Mark, RecordId};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -25,6 +27,8 @@ pub(crate) enum Command {
         host: HostId,
         /// Its frames, in order.
         frames: Vec<Prepared>,
+        /// Losses that belong to none of them.
+        gaps: Vec<Gap>,
         /// Who waits for the marks.
         reply: oneshot::Sender<Result<Vec<Mark>, CommitError>>,
         /// Room in the queue, given back when the command is done.
@@ -59,7 +63,7 @@ pub(crate) struct Prepared {
     pub(crate) digest: Option<Digest>,
     /// Its rows and the place of their table; `None` for a tombstone.
     pub(crate) rows: Option<(usize, Rows)>,
-    /// What is lost when the rows cannot be read.
+    /// What is lost with it: its rows cannot be read, or whoever sent it on gave them up.
     pub(crate) gap: Option<Gap>,
 }
 
@@ -74,17 +78,23 @@ pub(crate) fn memory_of(frame: &Frame) -> usize {
 }
 
 /// Decodes and checks the frames of one commit. Those that no longer fit into [`COMMIT_PLAIN_BYTES_MAX`] are not
-/// decoded: their rows are given up as if they could not be read.
-pub(crate) fn prepare_all(frames: Vec<Frame>) -> Vec<Prepared> {
+/// decoded: their rows are given up as if they could not be read. A gap of one of the frames goes with it; those of
+/// other records are given back.
+pub(crate) fn prepare_all(frames: Vec<Frame>, gaps: Vec<(RecordId, Gap)>) -> (Vec<Prepared>, Vec<Gap>) {
     let mut left = COMMIT_PLAIN_BYTES_MAX;
+    let mut gaps: BTreeMap<RecordId, Gap> = gaps.into_iter().collect();
     let mut prepare_next = |frame: Frame| {
         let fits = plain_bytes_max(&frame.body) <= left;
         if fits && !frame.tombstone {
             left = left.saturating_sub(plain_bytes_max(&frame.body));
         }
-        prepare(frame, fits)
+        let given_up = gaps.remove(&frame.id);
+        let mut prepared = prepare(frame, fits);
+        prepared.gap = prepared.gap.or(given_up);
+        prepared
     };
-    frames.into_iter().map(&mut prepare_next).collect()
+    let prepared = frames.into_iter().map(&mut prepare_next).collect();
+    (prepared, gaps.into_values().collect())
 }
 
 /// Decodes and checks a frame. Rows that cannot be read never stop a host: the record is stored as a tombstone,

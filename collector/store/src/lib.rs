@@ -10,6 +10,7 @@
 //!   stored identity is refused, and so is a skipped number, unless [`Store::declare_lost`] said that what is
 //!   skipped will never come. A stream that the store does not know may begin anywhere. Digests are kept for
 //!   the latest 256 records of a stream that are not compacted; before these, a repetition is told by its number alone.
+//!   A host has the marks of its latest 64 epochs; what it sends under an older one counts as new.
 //! - Rows that cannot be read, records that never came and files that are damaged become gap rows, and stop nothing
 //!   else. An [`Answer`] names the gaps that touch what it read.
 //! - A query sees every row of a table once, also while it is compacted. Rows in one frame keep their order.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use fleetmend_event::table::TableInfo;
+use fleetmend_event::table::{Gap, TableInfo};
 use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId, TimeMicros};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use parking_lot::Mutex;
@@ -176,6 +176,23 @@ impl Store {
     /// # Cancel safety
     /// May be dropped; the frames may become durable all the same. Sending again stores them once.
     pub async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Result<Vec<Mark>, CommitError> {
+        self.commit_with_gaps(host, frames, Vec::new()).await
+    }
+
+    /// As [`Store::commit`], with losses that are known before, each with the record it is of; they become durable
+    /// together with the frames. One of a record among `frames` is stored once, with that record.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    ///
+    /// # Cancel safety
+    /// As [`Store::commit`].
+    pub async fn commit_with_gaps(
+        &self,
+        host: HostId,
+        frames: Vec<Frame>,
+        gaps: Vec<(RecordId, Gap)>,
+    ) -> Result<Vec<Mark>, CommitError> {
         if host == OWN_HOST || frames.iter().any(|frame| is_own_epoch(frame.id.epoch)) {
             return Err(CommitError::Reserved);
         }
@@ -193,8 +210,8 @@ impl Store {
             .await
             .map_err(busy)?
             .map_err(|_| CommitError::Closed)?;
-        let prepared = tokio::task::spawn_blocking(|| prepare_all(frames));
-        let frames = prepared.await.map_err(|error| CommitError::Unavailable {
+        let prepared = tokio::task::spawn_blocking(|| prepare_all(frames, gaps));
+        let (frames, gaps) = prepared.await.map_err(|error| CommitError::Unavailable {
             reason: error.to_string(),
         })?;
         let (reply, answer) = oneshot::channel();
@@ -203,6 +220,7 @@ impl Store {
                 Command::Commit {
                     host,
                     frames,
+                    gaps,
                     reply,
                     room,
                 },

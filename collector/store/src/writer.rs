@@ -111,9 +111,10 @@ impl Writer {
             Command::Commit {
                 host,
                 frames,
+                gaps,
                 reply,
                 room,
-            } => group.commit(&self.inner, host, frames, reply, room),
+            } => group.commit(&self.inner, host, (frames, gaps), reply, room),
             Command::Own { host, frames, reply } => group.own(&self.inner, host, frames, reply),
             Command::Seal { reply } => seals.push(reply),
         }

@@ -167,6 +167,29 @@ async fn series_whose_samples_would_fill_the_memory_is_a_gap() {
 }
 
 #[tokio::test]
+async fn gap_of_a_record_is_stored_once_with_it() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let (first, second) = (host.execs(2), host.execs(3));
+    let gap = |frame: &fleetmend_event::Frame| (frame.id, crate::own::unreadable(frame, "*", "wrong_lane"));
+    for _ in 0..2 {
+        let frames = vec![first.shed(), second.clone()];
+        let gaps = vec![gap(&first)];
+        bed.store.commit_with_gaps(host.id, frames, gaps).await.unwrap();
+    }
+    let lost = "SELECT CAST(sum(count) AS BIGINT) FROM gaps";
+    assert_eq!((bed.number(EXECS).await, bed.number(lost).await), (3, 2));
+    // One of a record that is not sent along, as when other content came under its number.
+    bed.store
+        .commit_with_gaps(host.id, Vec::new(), vec![gap(&second)])
+        .await
+        .unwrap();
+    assert_eq!(bed.number(lost).await, 5);
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn reserved_identity_is_refused() {
     let folder = folder();
     let bed = open(folder.path()).await;

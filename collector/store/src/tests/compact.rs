@@ -110,7 +110,7 @@ async fn kill_between_registration_and_deletion_doubles_nothing() {
     super::commit::copy_folder(kept.path(), &folder.path().join("segments"));
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("catalogue.sqlite"));
     let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    sqlx::query("INSERT INTO compacted_segments VALUES (1, 0)")
+    sqlx::query("INSERT OR IGNORE INTO compacted_segments VALUES (1, 0)")
         .execute(&pool)
         .await
         .unwrap();

@@ -91,19 +91,19 @@ impl Group {
         &self.pending
     }
 
-    /// Adds the frames of a host, all or none.
+    /// Adds the frames of a host and further losses of it, all or none.
     pub(crate) fn commit(
         &mut self,
         inner: &Inner,
         host: HostId,
-        frames: Vec<Prepared>,
+        (frames, gaps): (Vec<Prepared>, Vec<Gap>),
         reply: Reply,
         room: OwnedSemaphorePermit,
     ) {
         let mut streams: Vec<StreamKey> = Vec::new();
         let mut accepted: Vec<RecordId> = Vec::new();
         let mut staged: Vec<Staged> = Vec::new();
-        let mut gaps: Vec<Gap> = Vec::new();
+        let mut gaps = gaps;
         let (mut duplicates, mut unreadable) = (0_u64, 0_u64);
         for prepared in frames {
             let id = prepared.frame.id;
