@@ -57,6 +57,7 @@ impl Ingest {
         enroller: Enroller,
         results: mpsc::Sender<HostOrderResult>,
     ) -> Self {
+        crate::metrics::describe();
         let shared = Shared {
             config,
             sink,

@@ -93,6 +93,7 @@ impl Enroller {
         authority: Arc<CollectorAuthority>,
         config: EnrolConfig,
     ) -> Result<Self, EnrolError> {
+        metrics::describe();
         schema::migrate(&pool).await?;
         let revocations = Revocations::new(hosts::revoked(&pool).await?);
         let audit = Audit::new(pool.clone(), config.audit_rows_max);

@@ -3,39 +3,109 @@
 use std::time::Duration;
 
 use fleetmend_event::Lane;
-use metrics::{counter, gauge, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Frames that came in, by lane.
+const FRAMES_RECEIVED: &str = "fleetmend_collector_ingest_frames_received_total";
+/// Rows that came in, by lane.
+const ROWS_RECEIVED: &str = "fleetmend_collector_ingest_rows_received_total";
+/// Bytes of frames that came in, by lane.
+const RECEIVED_BYTES: &str = "fleetmend_collector_ingest_received_bytes_total";
+/// Frames and messages that were not taken as they came, by reason.
+const FRAMES_REFUSED: &str = "fleetmend_collector_ingest_frames_refused_total";
+/// Seconds that the sink took for one message.
+const COMMIT_SECONDS: &str = "fleetmend_collector_ingest_commit_seconds";
+/// Streams that ended, by reason.
+const STREAMS_ENDED: &str = "fleetmend_collector_ingest_streams_ended_total";
+/// Hosts with a live stream.
+const CONNECTED_HOSTS: &str = "fleetmend_collector_ingest_connected_hosts";
+/// Results of orders that had nowhere to go.
+const ORDER_RESULTS_DROPPED: &str = "fleetmend_collector_ingest_order_results_dropped_total";
+
+/// Describes every metric of the carrier to the recorder.
+pub(crate) fn describe() {
+    describe_counter!(FRAMES_RECEIVED, Unit::Count, "frames that came in, by lane");
+    describe_counter!(ROWS_RECEIVED, Unit::Count, "rows that came in, by lane");
+    describe_counter!(
+        RECEIVED_BYTES,
+        Unit::Bytes,
+        "bytes of frames that came in, by lane"
+    );
+    describe_counter!(
+        FRAMES_REFUSED,
+        Unit::Count,
+        "frames and messages not taken as they came, by reason"
+    );
+    describe_histogram!(
+        COMMIT_SECONDS,
+        Unit::Seconds,
+        "until the frames of one message were durable"
+    );
+    describe_counter!(STREAMS_ENDED, Unit::Count, "streams that ended, by reason");
+    describe_gauge!(CONNECTED_HOSTS, Unit::Count, "hosts with a live stream");
+    describe_counter!(
+        ORDER_RESULTS_DROPPED,
+        Unit::Count,
+        "results of orders that had nowhere to go"
+    );
+}
 
 /// A frame came in.
 pub(crate) fn received(lane: Lane, rows: u32, bytes: usize) {
-    counter!("fleetmend_collector_ingest_frames_received_total", "lane" => lane.as_str()).increment(1);
-    counter!("fleetmend_collector_ingest_rows_received_total", "lane" => lane.as_str())
-        .increment(rows.into());
+    counter!(FRAMES_RECEIVED, "lane" => lane.as_str()).increment(1);
+    counter!(ROWS_RECEIVED, "lane" => lane.as_str()).increment(rows.into());
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    counter!("fleetmend_collector_ingest_received_bytes_total", "lane" => lane.as_str()).increment(bytes);
+    counter!(RECEIVED_BYTES, "lane" => lane.as_str()).increment(bytes);
 }
 
 /// A frame was not stored as it came.
 pub(crate) fn refused(reason: &'static str) {
-    counter!("fleetmend_collector_ingest_frames_refused_total", "reason" => reason).increment(1);
+    counter!(FRAMES_REFUSED, "reason" => reason).increment(1);
 }
 
 /// How long the sink took.
 pub(crate) fn committed(took: Duration) {
-    histogram!("fleetmend_collector_ingest_commit_seconds").record(took.as_secs_f64());
+    histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
 }
 
 /// A stream ended.
 pub(crate) fn ended(reason: &'static str) {
-    counter!("fleetmend_collector_ingest_streams_ended_total", "reason" => reason).increment(1);
+    counter!(STREAMS_ENDED, "reason" => reason).increment(1);
 }
 
 /// Live streams.
 pub(crate) fn connected(hosts: usize) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge of at most some thousands")]
-    gauge!("fleetmend_collector_ingest_connected_hosts").set(hosts as f64);
+    gauge!(CONNECTED_HOSTS).set(hosts as f64);
 }
 
 /// An order's result had nowhere to go.
 pub(crate) fn result_dropped() {
-    counter!("fleetmend_collector_ingest_order_results_dropped_total").increment(1);
+    counter!(ORDER_RESULTS_DROPPED).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_metric_is_described_and_recorded() {
+        for source in [include_str!("metrics.rs"), include_str!("enrol/metrics.rs")] {
+            let dense: String = source.split_whitespace().collect();
+            let names = source
+                .lines()
+                .filter_map(|line| line.strip_prefix("const ")?.split_once(": &str"));
+            let names: Vec<&str> = names.map(|(name, _)| name).collect();
+            assert!(names.len() >= 5);
+            for name in names {
+                assert!(
+                    dense.contains(&format!("!({name},Unit::")),
+                    "{name} is not described"
+                );
+                let recorded = [format!("!({name})"), format!("!({name},\"")];
+                assert!(
+                    recorded.iter().any(|text| dense.contains(text)),
+                    "{name} is never recorded"
+                );
+            }
+        }
+    }
 }

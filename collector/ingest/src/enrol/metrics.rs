@@ -1,5 +1,7 @@
 //! Metrics of enrolment.
 
+use metrics::{Unit, describe_counter};
+
 /// Hosts enrolled, again included.
 const ENROLLED: &str = "fleetmend_collector_ingest_enrolled_hosts_total";
 /// Certificates renewed.
@@ -10,6 +12,23 @@ const REFUSED: &str = "fleetmend_collector_ingest_refused_requests_total";
 const AUDITED: &str = "fleetmend_collector_ingest_audit_rows_total";
 /// Audit rows left out because their source or the whole listener had too many.
 const SUPPRESSED: &str = "fleetmend_collector_ingest_audit_suppressed_rows_total";
+
+/// Describes every metric of enrolment to the recorder.
+pub(super) fn describe() {
+    describe_counter!(ENROLLED, Unit::Count, "hosts enrolled, again included");
+    describe_counter!(RENEWED, Unit::Count, "certificates renewed");
+    describe_counter!(
+        REFUSED,
+        Unit::Count,
+        "requests for a certificate that were refused, by reason"
+    );
+    describe_counter!(AUDITED, Unit::Count, "audit rows written");
+    describe_counter!(
+        SUPPRESSED,
+        Unit::Count,
+        "audit rows left out because there were too many"
+    );
+}
 
 pub(super) fn enrolled() {
     metrics::counter!(ENROLLED).increment(1);
