@@ -5,7 +5,8 @@ use sqlx::{Row as _, SqlitePool};
 use super::EnrolError;
 
 /// Never edited once released: a change is a new step.
-const STEPS: [&str; 2] = ["
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE ingest_enrolment_tokens (
     digest TEXT PRIMARY KEY,
     created_at INTEGER NOT NULL,
@@ -40,7 +41,9 @@ CREATE TABLE ingest_audit (
     detail TEXT NOT NULL,
     suppressed INTEGER NOT NULL
 ) STRICT;
-", "ALTER TABLE ingest_enrolment_tokens ADD COLUMN created_by TEXT NOT NULL DEFAULT '';"];
+",
+    "ALTER TABLE ingest_enrolment_tokens ADD COLUMN created_by TEXT NOT NULL DEFAULT '';",
+];
 
 /// Runs the steps that were not run yet.
 pub(super) async fn migrate(pool: &SqlitePool) -> Result<(), EnrolError> {

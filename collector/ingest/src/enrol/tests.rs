@@ -234,7 +234,11 @@ async fn unknown_expired_and_revoked_tokens_are_told_apart() {
             .message()
             .contains("does not know")
     );
-    let expired = scene.enroller.issue_token("ada", Duration::ZERO, 1).await.unwrap();
+    let expired = scene
+        .enroller
+        .issue_token("ada", Duration::ZERO, 1)
+        .await
+        .unwrap();
     assert!(
         scene
             .ask(&expired, &key)
