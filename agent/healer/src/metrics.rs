@@ -6,7 +6,7 @@ pub const PROPOSALS: &str = "fleetmend_healer_proposals_total";
 pub const ENDINGS: &str = "fleetmend_healer_endings_total";
 /// Ledger entries written.
 pub const LEDGER_ENTRIES: &str = "fleetmend_healer_ledger_entries_total";
-/// Connections that were closed by us, by `reason`: `peer`, `message`, `slow`, `full`.
+/// Connections that were closed by us, by `reason`: `peer`, `message`, `slow`, `idle`, `full`.
 pub const CONNECTIONS_CLOSED: &str = "fleetmend_healer_connections_closed_total";
 
 pub(crate) fn proposal(decision: &'static str) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fleetmend_shutdown::{TaskKind, Tasks};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 use crate::engine::Healer;
@@ -22,6 +22,8 @@ use crate::metrics;
 
 /// Connections at once: the agent, a few command lines.
 pub const CONNECTIONS_MAX: usize = 16;
+/// Of these, connections that only root may have: whoever else may connect must not keep it out.
+const CONNECTIONS_OF_ROOT: usize = 4;
 /// How often standing effects and the stop file are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -118,7 +120,7 @@ pub fn serve(listener: UnixListener, healer: Healer, access: Access, tasks: &Tas
     let upkeep = healer.clone();
     let token = tasks.token();
     tasks.spawn("accept", TaskKind::Critical, async move {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let slots = Slots::new();
         loop {
             let accepted = tokio::select! {
                 () = token.cancelled() => return Ok::<(), Infallible>(()),
@@ -151,6 +153,28 @@ pub fn serve(listener: UnixListener, healer: Healer, access: Access, tasks: &Tas
     });
 }
 
+/// Room for connections.
+struct Slots {
+    of_all: Arc<Semaphore>,
+    of_root: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn new() -> Self {
+        Self {
+            of_all: Arc::new(Semaphore::new(CONNECTIONS_MAX - CONNECTIONS_OF_ROOT)),
+            of_root: Arc::new(Semaphore::new(CONNECTIONS_OF_ROOT)),
+        }
+    }
+
+    /// A slot until it is dropped; none when all that this user may have are taken.
+    fn take(&self, uid: u32) -> Option<OwnedSemaphorePermit> {
+        let of_all = || self.of_all.clone().try_acquire_owned().ok();
+        let of_root = self.of_root.clone();
+        of_all().or_else(|| (uid == 0).then(|| of_root.try_acquire_owned().ok())?)
+    }
+}
+
 /// A peer, never a target while it is connected; until dropped.
 struct Protected {
     healer: Healer,
@@ -173,7 +197,7 @@ impl Drop for Protected {
     }
 }
 
-fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Arc<Semaphore>, tasks: &Tasks) {
+fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Slots, tasks: &Tasks) {
     let peer = match stream.peer_cred() {
         Ok(peer) => peer,
         Err(error) => {
@@ -181,7 +205,7 @@ fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Arc<Semap
             return tracing::warn!(%error, "peer of a connection cannot be told");
         }
     };
-    let Ok(slot) = slots.clone().try_acquire_owned() else {
+    let Some(slot) = slots.take(peer.uid()) else {
         metrics::connection_closed("full");
         return tracing::warn!(
             uid = peer.uid(),
@@ -214,4 +238,20 @@ fn admit(stream: UnixStream, healer: &Healer, access: &Access, slots: &Arc<Semap
         drop((slot, protected));
         Ok::<(), Infallible>(())
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_never_take_the_last_slots_from_root() {
+        let slots = Slots::new();
+        let taken: Vec<_> = std::iter::from_fn(|| slots.take(1000)).collect();
+        assert_eq!(taken.len(), CONNECTIONS_MAX - CONNECTIONS_OF_ROOT);
+        let of_root: Vec<_> = std::iter::from_fn(|| slots.take(0)).collect();
+        assert_eq!(of_root.len(), CONNECTIONS_OF_ROOT);
+        drop(taken);
+        assert!(slots.take(1000).is_some());
+    }
 }

@@ -18,6 +18,8 @@ use crate::metrics;
 
 /// The first message has to come within this, and each message wholly within this of its first byte.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
+/// A client that asks nothing for this long is gone; the agent asks how things stand each minute.
+const IDLE_DEADLINE: Duration = Duration::from_secs(300);
 /// A client that does not take an answer within this is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// Answers that wait for a client; whoever has one more waits, which slows down that client alone.
@@ -37,6 +39,8 @@ enum Fault {
     Read(#[from] std::io::Error),
     #[error("client was too slow")]
     Slow,
+    #[error("client asked nothing for too long")]
+    Idle,
     #[error("client does not take its answers")]
     Gone,
 }
@@ -78,10 +82,10 @@ impl Connection {
             outcome = self.converse(&mut read, &answers) => outcome,
         };
         if let Err(fault) = outcome {
-            let reason = if matches!(fault, Fault::Slow) {
-                "slow"
-            } else {
-                "message"
+            let reason = match fault {
+                Fault::Slow => "slow",
+                Fault::Idle => "idle",
+                Fault::Message(_) | Fault::Read(_) | Fault::Gone => "message",
             };
             metrics::connection_closed(reason);
             tracing::warn!(uid = self.uid, %fault, "connection closed");
@@ -99,9 +103,7 @@ impl Connection {
         read: &mut OwnedReadHalf,
         answers: &mpsc::Sender<HealerReply>,
     ) -> Result<(), Fault> {
-        let hello = timeout(MESSAGE_DEADLINE, receive(read))
-            .await
-            .map_err(|_| Fault::Slow)??;
+        let hello = receive(read, MESSAGE_DEADLINE).await?;
         match hello {
             None => return Ok(()),
             Some(HealerRequest::Hello {
@@ -126,7 +128,7 @@ impl Connection {
             if let Some(reply) = reply {
                 answers.send(reply).await.map_err(|_| Fault::Gone)?;
             }
-            let Some(request) = receive(read).await? else {
+            let Some(request) = receive(read, IDLE_DEADLINE).await? else {
                 return Ok(());
             };
             reply = match request {
@@ -230,10 +232,11 @@ fn answer(healer: &Healer, tasks: &Tasks, uid: u32, request: HealerRequest) -> H
     }
 }
 
-/// The next message; none when the client closed between two.
-async fn receive(read: &mut OwnedReadHalf) -> Result<Option<HealerRequest>, Fault> {
+/// The next message; none when the client closed between two. It has to begin within `idle`.
+async fn receive(read: &mut OwnedReadHalf, idle: Duration) -> Result<Option<HealerRequest>, Fault> {
     let mut first = [0; 1];
-    if read.read(&mut first).await? == 0 {
+    let begun = timeout(idle, read.read(&mut first)).await;
+    if begun.map_err(|_| Fault::Idle)?? == 0 {
         return Ok(None);
     }
     let whole = async {
@@ -256,4 +259,17 @@ async fn send(write: &mut OwnedWriteHalf, reply: &HealerReply) -> Result<(), Fau
         .await
         .map_err(|_| Fault::Slow)??;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_nothing_is_given_up() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (mut read, _write) = ours.into_split();
+        let given_up = timeout(IDLE_DEADLINE * 2, receive(&mut read, IDLE_DEADLINE)).await;
+        assert!(matches!(given_up, Ok(Err(Fault::Idle))), "{given_up:?}");
+    }
 }
