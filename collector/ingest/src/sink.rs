@@ -24,7 +24,7 @@ pub trait DurableSink: Send + Sync + 'static {
         gaps: Vec<(RecordId, Gap)>,
     ) -> Result<Vec<Mark>, SinkError>;
 
-    /// What is durable of a host.
+    /// What is durable of a host, at most some hundred marks: they go into one message.
     fn marks(&self, host: HostId) -> Vec<Mark>;
 
     /// The host does not have the records before `id` any more: that record may come next, and what it skips is

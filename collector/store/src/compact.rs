@@ -35,7 +35,8 @@ use crate::store::parquet_file;
 use crate::view::{HotFrame, ParquetFile};
 pub(crate) use merge::merge;
 
-/// Decoded bytes of the frames that are sorted into one file.
+/// Decoded bytes of the frames that are sorted into one file, by [`crate::shape::Rows::bytes`]. A query that reads a
+/// file decodes it in parts that may be as large.
 const SLICE_BYTES_MAX: u64 = 32 << 20;
 
 const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;

@@ -63,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) view: View,
     pub(crate) gaps: Gaps,
     pub(crate) committed: broadcast::Sender<Arc<Committed>>,
+    /// Files whose merge failed, as when it needs more than a query may take; tried again after the next start.
+    pub(crate) unmergeable: Mutex<HashSet<i64>>,
     /// Wakes maintenance.
     pub(crate) wake: Notify,
     pub(crate) segments: Mutex<BTreeMap<u64, SegmentState>>,
@@ -117,6 +119,7 @@ impl Inner {
             view: parts.view,
             gaps: parts.gaps,
             committed: broadcast::Sender::new(SUBSCRIBER_BACKLOG),
+            unmergeable: Mutex::default(),
             wake: Notify::new(),
             segments: Mutex::new(parts.segments),
             marks: Mutex::new(parts.marks),

@@ -32,6 +32,10 @@ const FRAME_ROWS_MAX: usize = 128 * 1024;
 /// Bytes that the samples of one frame may take as SQL shows them, where each repeats its series' name and labels.
 /// A full frame of honest series takes half of it.
 const SAMPLES_BYTES_MAX: u64 = 128 << 20;
+/// Bytes of the name or the labels of a series: each of its samples carries them, and queries read thousands at once.
+const SERIES_TEXT_BYTES_MAX: usize = 64 << 10;
+/// What the samples of a frame count of what they take as SQL shows them; an eighth, for they are shown bit by bit.
+const SAMPLES_SHARE: u64 = 8;
 
 /// A table as SQL shows it.
 #[derive(Debug)]
@@ -117,7 +121,7 @@ pub(crate) struct Rows {
     pub(crate) to: TimeMicros,
     /// How many rows SQL shows.
     pub(crate) count: u64,
-    /// Memory they take.
+    /// Memory they take, or a share of what they become as samples, whichever is more.
     pub(crate) bytes: u64,
 }
 
@@ -152,13 +156,21 @@ pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadE
         .collect::<Result<Vec<_>, _>>()?;
     let batch =
         RecordBatch::try_new(table.info.schema.clone(), columns).map_err(|error| shape(error.to_string()))?;
+    let mut bytes = memory_of(&batch);
     let (from, to, count) = if table.is_metrics() {
         let chunks = Chunks::of(&batch)?;
-        if chunks.samples_bytes() > SAMPLES_BYTES_MAX {
+        if chunks.text_bytes_max() > SERIES_TEXT_BYTES_MAX {
+            return Err(shape(format!(
+                "a series with a text of more than {SERIES_TEXT_BYTES_MAX} bytes"
+            )));
+        }
+        let samples = chunks.samples_bytes();
+        if samples > SAMPLES_BYTES_MAX {
             return Err(shape(format!(
                 "its samples take more than {SAMPLES_BYTES_MAX} bytes"
             )));
         }
+        bytes = bytes.max(samples / SAMPLES_SHARE);
         chunks.extent()
     } else {
         let times = typed::<TimestampMicrosecondArray>(&batch, TIME)?;
@@ -170,7 +182,6 @@ pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadE
             rows,
         )
     };
-    let bytes = memory_of(&batch);
     Ok(Rows {
         batch,
         from,

@@ -36,7 +36,16 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
     }
     let (table, day) = (first.table, first.day);
     let work = write_merged(inner.clone(), engine.clone(), table, day, files.clone());
-    let added = engine.on_threads(work).await??;
+    let added = match engine.on_threads(work).await? {
+        Ok(added) => added,
+        Err(error) => {
+            if matches!(error, MaintenanceError::Merge(_)) {
+                // They would fail at every turn, and nothing else would be merged any more.
+                inner.unmergeable.lock().extend(files.iter().map(|file| file.id));
+            }
+            return Err(error);
+        }
+    };
     let ids: Vec<i64> = files.iter().map(|file| file.id).collect();
     drop(files);
     let change = Change {
@@ -58,8 +67,9 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
 /// Files of one table, day and size class, when there are enough of them.
 fn due(inner: &Inner) -> Option<Vec<Arc<ParquetFile>>> {
     let mut classes: BTreeMap<(usize, i64, u32), Vec<Arc<ParquetFile>>> = BTreeMap::new();
+    let unmergeable = inner.unmergeable.lock();
     for file in inner.view.files() {
-        if file.bytes < inner.config.merge_bytes_max {
+        if file.bytes < inner.config.merge_bytes_max && !unmergeable.contains(&file.id) {
             let class = file.bytes.max(1).ilog(CLASS_FACTOR);
             classes
                 .entry((file.table, file.day, class))

@@ -64,6 +64,13 @@ impl<'a> Chunks<'a> {
         })
     }
 
+    /// Bytes of the longest name, unit or labels.
+    pub(crate) fn text_bytes_max(&self) -> usize {
+        let columns = [self.name, self.unit, self.labels].into_iter();
+        let texts = columns.flat_map(|column| column.iter().flatten());
+        texts.map(str::len).max().unwrap_or(0)
+    }
+
     /// Bytes that its samples take as SQL shows them, each with the text of its series.
     pub(crate) fn samples_bytes(&self) -> u64 {
         let of_chunk = |row: usize| {

@@ -149,19 +149,22 @@ async fn series_whose_samples_would_fill_the_memory_is_a_gap() {
     let bed = open(folder.path()).await;
     let mut host = Host::new();
     let mut chunk = super::testbed::chunk(START, 1);
+    chunk.labels = "x".repeat(60 << 10);
+    chunk.value = vec![1.0; 3_000];
+    let many = host.frame(&[chunk.clone()], START, START);
     chunk.labels = "x".repeat(1 << 20);
-    chunk.value = vec![1.0; 1_000];
-    let bomb = host.frame(&[chunk], START, START);
-    assert!(bomb.encoded_len() < 8 << 10);
+    chunk.value.truncate(2);
+    let long = host.frame(&[chunk], START, START);
+    assert!(many.encoded_len() < 8 << 10 && long.encoded_len() < 8 << 10);
     bed.store
-        .commit(host.id, vec![bomb, host.metrics(1)])
+        .commit(host.id, vec![many, long, host.metrics(1)])
         .await
         .unwrap();
     assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 10);
     assert_eq!(
         bed.number("SELECT count(*) FROM gaps WHERE stage = 'ingest'")
             .await,
-        1
+        2
     );
     bed.close().await;
 }
