@@ -27,6 +27,7 @@ mod assets;
 mod audit;
 pub mod auth;
 pub mod backend;
+mod certificate;
 mod config;
 mod database;
 mod error;
@@ -53,6 +54,7 @@ pub use backend::{
     EnrolmentTokenView, Enrolments, HostsLive, LiveFact, LiveFacts, LiveHost, NewEnrolmentToken, Operations,
     QueryAnswer, QueryError, QueryLimits, SqlQuery,
 };
+pub use certificate::Certificate;
 pub use config::{ApiConfig, ApiTls, ConfigFault};
 pub use error::{BuildError, ServeError, StateError};
 pub use problem::{Code, Problem};

@@ -1,7 +1,6 @@
 //! The listener: plain on loopback, TLS elsewhere, drained in order.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,8 +14,6 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,11 +26,12 @@ use tower_http::timeout::TimeoutLayer;
 use crate::assets::{self, Assets};
 use crate::audit::Audit;
 use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, SqlQuery};
+use crate::certificate::Certificate;
 use crate::limit::RateLimits;
 use crate::problem::{Code, Problem};
 use crate::sessions::Sessions;
 use crate::state::{ApiState, Remote, Shared};
-use crate::{Accounts, ApiConfig, ApiTls, BuildError, ServeError, headers, routes};
+use crate::{Accounts, ApiConfig, BuildError, ServeError, headers, routes};
 
 const BODY_BYTES_MAX: usize = 256 * 1_024;
 /// Longest time to the head of an answer; queries have a shorter one of their own.
@@ -76,7 +74,7 @@ pub struct Backends {
 pub struct Api {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    certificate: Certificate,
     router: Router,
     connections_max: usize,
     draining: CancellationToken,
@@ -104,10 +102,7 @@ impl Api {
         if !faults.is_empty() {
             return Err(BuildError::Config { faults });
         }
-        let tls = match &config.tls {
-            Some(files) => Some(read_tls(files)?),
-            None => certificate,
-        };
+        let certificate = Certificate::open(config.tls.clone(), certificate)?;
         let wrap = |source| BuildError::Bind {
             address: config.listen,
             source,
@@ -120,7 +115,7 @@ impl Api {
         Ok(Self {
             listener,
             address,
-            tls: tls.map(TlsAcceptor::from),
+            certificate,
             router: router(state),
             connections_max: config.connections_max,
             draining,
@@ -134,7 +129,16 @@ impl Api {
 
     /// `http` or `https`.
     pub fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+        if self.certificate.acceptor().is_some() {
+            "https"
+        } else {
+            "http"
+        }
+    }
+
+    /// Its certificate, to be read again while it serves.
+    pub fn certificate(&self) -> Certificate {
+        self.certificate.clone()
     }
 
     /// Serves until `tasks` drains; open requests are answered first, live streams end with a word.
@@ -157,7 +161,8 @@ impl Api {
             match accepted {
                 Ok((stream, remote, slot)) => {
                     failures = 0;
-                    let (router, tls, token) = (self.router.clone(), self.tls.clone(), token.clone());
+                    let (router, tls, token) =
+                        (self.router.clone(), self.certificate.acceptor(), token.clone());
                     tasks.spawn("api-connection", TaskKind::BestEffort, async move {
                         connection(stream, remote, router, tls, token, slot).await;
                         Ok::<(), ServeError>(())
@@ -323,25 +328,4 @@ fn router(state: Shared) -> Router {
 fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
     tracing::error!("a handler panicked");
     Problem::new(Code::Internal, "the collector failed at this; its log says why").into_response()
-}
-
-fn read_tls(files: &ApiTls) -> Result<Arc<rustls::ServerConfig>, BuildError> {
-    let wrong = |path: &Path, reason: String| BuildError::TlsFile {
-        path: path.to_owned(),
-        reason,
-    };
-    let of_chain = |error: rustls_pki_types::pem::Error| wrong(&files.certificate, error.to_string());
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
-        .map_err(of_chain)?
-        .collect::<Result<_, _>>()
-        .map_err(|error| wrong(&files.certificate, error.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong(
-            &files.certificate,
-            "there is no certificate in it".to_owned(),
-        ));
-    }
-    let key = PrivatePkcs8KeyDer::from_pem_file(&files.key)
-        .map_err(|error| wrong(&files.key, format!("there is no PKCS #8 key in it: {error}")))?;
-    fleetmend_identity::tls::server_for_web(chain, key).map_err(BuildError::Tls)
 }

@@ -26,6 +26,7 @@ pub(crate) struct Testbed {
     pub(crate) host: HostId,
     pub(crate) enrolments: Arc<FakeEnrolments>,
     pub(crate) accounts: Accounts,
+    pub(crate) certificate: Certificate,
     pub(crate) tasks: Tasks,
     folder: tempfile::TempDir,
 }
@@ -248,6 +249,7 @@ impl Testbed {
             .await
             .unwrap();
         let url = format!("{}://{}", api.scheme(), api.address());
+        let certificate = api.certificate();
         api.serve(&tasks.child("api"));
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(client_tls())
@@ -262,6 +264,7 @@ impl Testbed {
             host,
             enrolments,
             accounts,
+            certificate,
             tasks,
             folder,
         }

@@ -24,6 +24,43 @@ fn certificate(folder: &std::path::Path) -> (ApiTls, rustls::RootCertStore) {
     (tls, roots)
 }
 
+fn client(roots: rustls::RootCertStore) -> reqwest::Client {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tls, _) = certificate(folder.path());
+    let config = ApiConfig {
+        tls: Some(tls.clone()),
+        ..ApiConfig::default()
+    };
+    let testbed = Testbed::start_with(config, None).await;
+    let port = testbed.url.rsplit(':').next().unwrap();
+    let url = format!("https://localhost:{port}/healthz");
+    let (_, renewed) = certificate(folder.path());
+    assert!(client(renewed.clone()).get(&url).send().await.is_err());
+    assert!(testbed.certificate.reload().await.unwrap());
+    assert_eq!(
+        client(renewed.clone()).get(&url).send().await.unwrap().status(),
+        200
+    );
+    std::fs::write(&tls.certificate, "nothing").unwrap();
+    testbed.certificate.reload().await.unwrap_err();
+    assert_eq!(client(renewed).get(&url).send().await.unwrap().status(), 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_tls_the_api_answers_over_it_and_garbage_harms_nobody() {
     let folder = tempfile::tempdir().unwrap();
@@ -42,17 +79,7 @@ async fn with_tls_the_api_answers_over_it_and_garbage_harms_nobody() {
         stream.write_all(garbage).await.unwrap();
         stream.shutdown().await.unwrap();
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(config)
-        .no_proxy()
-        .build()
-        .unwrap();
+    let client = client(roots);
     let port = address.rsplit(':').next().unwrap();
     let request = client
         .get(format!("https://localhost:{port}/healthz"))

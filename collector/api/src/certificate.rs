@@ -1,0 +1,85 @@
+//! The certificate of the listener. It is read again on request: certificates are renewed more often than a collector
+//! is restarted.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{ApiTls, BuildError};
+
+/// The certificate in use. Clones are the same one.
+#[derive(Clone)]
+pub struct Certificate {
+    /// Where it was read from, when it was.
+    files: Option<ApiTls>,
+    current: Arc<RwLock<Option<TlsAcceptor>>>,
+}
+
+impl Certificate {
+    /// That of the files; without them `other`, and without that none.
+    pub(crate) fn open(
+        files: Option<ApiTls>,
+        other: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<Self, BuildError> {
+        let tls = match &files {
+            Some(files) => Some(read_tls(files)?),
+            None => other,
+        };
+        Ok(Self {
+            files,
+            current: Arc::new(RwLock::new(tls.map(TlsAcceptor::from))),
+        })
+    }
+
+    pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.current.read().clone()
+    }
+
+    /// Reads the files again; new connections get what they say. `false` when there are no files.
+    ///
+    /// # Errors
+    /// When a file cannot be used; what was there before stays in use.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the files are then read all the same.
+    pub async fn reload(&self) -> Result<bool, BuildError> {
+        let Some(files) = self.files.clone() else {
+            return Ok(false);
+        };
+        let (current, path) = (self.current.clone(), files.certificate.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let tls = read_tls(&files)?;
+            *current.write() = Some(TlsAcceptor::from(tls));
+            Ok(true)
+        });
+        read.await.unwrap_or_else(|error| {
+            let reason = error.to_string();
+            Err(BuildError::TlsFile { path, reason })
+        })
+    }
+}
+
+fn read_tls(files: &ApiTls) -> Result<Arc<rustls::ServerConfig>, BuildError> {
+    let wrong = |path: &Path, reason: String| BuildError::TlsFile {
+        path: path.to_owned(),
+        reason,
+    };
+    let of_chain = |error: rustls_pki_types::pem::Error| wrong(&files.certificate, error.to_string());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+        .map_err(of_chain)?
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(&files.certificate, error.to_string()))?;
+    if chain.is_empty() {
+        return Err(wrong(
+            &files.certificate,
+            "there is no certificate in it".to_owned(),
+        ));
+    }
+    let key = PrivatePkcs8KeyDer::from_pem_file(&files.key)
+        .map_err(|error| wrong(&files.key, format!("there is no PKCS #8 key in it: {error}")))?;
+    fleetmend_identity::tls::server_for_web(chain, key).map_err(BuildError::Tls)
+}
