@@ -14,14 +14,18 @@ use crate::plan::{Diagnosis, diagnose};
 
 /// Open findings that are kept; the oldest goes first.
 const CASES_MAX: usize = 512;
-/// Proposals of one finding; then it is a person's.
+/// Proposals of one finding that led to something; then it is a person's. One that only showed what would be
+/// done, or met the stop switch, is none.
 const TRIES_MAX: u32 = 8;
 /// A refusal that may pass (cool-down, budget, stop switch) is asked again after this, doubled each time.
 const RETRY_S: i64 = 60;
 /// After what healed, the detector has this long to see it.
 const SETTLE_S: i64 = 120;
-/// What would be done, or could not be done, is asked again after this: the policy may have changed.
+/// What would be done, or could not be done, is asked again after this: the policy may have changed. What
+/// would be done is asked again after twice the time each time.
 const REST_S: i64 = 600;
+/// Doublings at most: ten hours for what would be done, an hour for what may pass.
+const DOUBLINGS_MAX: u32 = 6;
 /// A proposal without any answer is taken to be lost after this. Longer than verification may take.
 const ANSWER_S: i64 = 300;
 
@@ -38,6 +42,12 @@ struct Case {
     at: usize,
     under_way: Option<ActionId>,
     tries: u32,
+    // Answers one after the other that were no try.
+    idle_answers: u32,
+    // It rests because the healer did not want it.
+    refused: bool,
+    // What was done cannot be told: a person's, whatever changes.
+    handed_over: bool,
     next: TimeMicros,
 }
 
@@ -66,6 +76,9 @@ impl Book {
                     at: 0,
                     under_way: None,
                     tries: 0,
+                    idle_answers: 0,
+                    refused: false,
+                    handed_over: false,
                     next: now,
                     finding,
                 };
@@ -79,7 +92,7 @@ impl Book {
         let lifetime_ms = i64::try_from(config.proposal_lifetime.get().as_millis()).unwrap_or(i64::MAX);
         let mut proposals = Vec::new();
         for case in self.cases.values_mut() {
-            if now < case.next || case.tries >= TRIES_MAX {
+            if now < case.next || case.tries >= TRIES_MAX || case.handed_over {
                 continue;
             }
             let Some(remedy) = case.candidates.get(case.at) else {
@@ -93,6 +106,7 @@ impl Book {
             };
             case.under_way = Some(proposal.action_id);
             case.tries += 1;
+            case.refused = false;
             case.next = later(now, ANSWER_S);
             proposals.push(proposal);
         }
@@ -113,11 +127,19 @@ impl Book {
         let Some(case) = self.case_of(event.action_id) else {
             return;
         };
+        case.refused = matches!(event.stage, ActionStage::WouldAct | ActionStage::Refused);
         match (event.stage, event.ending) {
-            (ActionStage::WouldAct, _) => case.rest(now, REST_S),
+            (ActionStage::WouldAct, _) => {
+                let wait_s = case.no_try(REST_S);
+                case.rest(now, wait_s);
+            }
             (ActionStage::Refused, _) if is_final(&event.reason) => case.next_candidate(now),
+            (ActionStage::Refused, _) if event.reason.starts_with("kill-switch:") => {
+                let wait_s = case.no_try(RETRY_S);
+                case.rest(now, wait_s);
+            }
             (ActionStage::Refused, _) => {
-                let wait_s = RETRY_S << case.tries.min(6);
+                let wait_s = RETRY_S << case.tries.min(DOUBLINGS_MAX);
                 case.rest(now, wait_s);
             }
             (ActionStage::Ended, Some(Ending::Healed | Ending::NoOp)) => {
@@ -125,9 +147,20 @@ impl Book {
                 case.rest(now, SETTLE_S);
             }
             (ActionStage::Ended, Some(Ending::Reverted | Ending::FailedSafe)) => case.next_candidate(now),
-            (ActionStage::Ended, _) => case.tries = TRIES_MAX,
+            (ActionStage::Ended, _) => case.handed_over = true,
             // It goes on: the ending is waited for.
             (_, _) => case.next = later(now, ANSWER_S),
+        }
+    }
+
+    /// The healer has another policy, mode or stop switch by now: what it refused, and what was given up, is
+    /// proposed anew.
+    pub fn reconsider(&mut self, now: TimeMicros) {
+        for case in self.cases.values_mut() {
+            (case.tries, case.idle_answers) = (0, 0);
+            if case.refused {
+                (case.at, case.next) = (0, case.next.min(now));
+            }
         }
     }
 
@@ -152,6 +185,14 @@ impl Case {
     /// The transaction is still followed: a refused one that was journalled has its ending yet to come.
     fn rest(&mut self, now: TimeMicros, seconds: i64) {
         self.next = later(now, seconds);
+    }
+
+    /// The answer does not count as a try; seconds to wait, more each time.
+    fn no_try(&mut self, seconds: i64) -> i64 {
+        self.tries = self.tries.saturating_sub(1);
+        let wait_s = seconds << self.idle_answers.min(DOUBLINGS_MAX);
+        self.idle_answers = self.idle_answers.saturating_add(1);
+        wait_s
     }
 
     fn next_candidate(&mut self, now: TimeMicros) {

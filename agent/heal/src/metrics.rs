@@ -1,5 +1,7 @@
 //! Metrics of this room, by name in one place.
 
+use metrics::{Unit, describe_counter};
+
 /// Findings that came.
 pub const FINDINGS_RECEIVED: &str = "fleetmend_agent_heal_findings_received_total";
 /// Findings that were dropped, by `reason`: `queue_full`, `book_full`.
@@ -10,6 +12,23 @@ pub const PROPOSALS_SENT: &str = "fleetmend_agent_heal_proposals_sent_total";
 pub const ENTRIES_SENT: &str = "fleetmend_agent_heal_ledger_entries_sent_total";
 /// Connections to the healer that failed.
 pub const CONNECTIONS_FAILED: &str = "fleetmend_agent_heal_connections_failed_total";
+
+/// Describes every metric to the recorder.
+pub(crate) fn describe() {
+    describe_counter!(FINDINGS_RECEIVED, Unit::Count, "findings that came");
+    describe_counter!(
+        FINDINGS_DROPPED,
+        Unit::Count,
+        "findings that were dropped, by reason"
+    );
+    describe_counter!(PROPOSALS_SENT, Unit::Count, "proposals sent, by remedy");
+    describe_counter!(ENTRIES_SENT, Unit::Count, "ledger entries passed on");
+    describe_counter!(
+        CONNECTIONS_FAILED,
+        Unit::Count,
+        "connections to the healer that failed"
+    );
+}
 
 pub(crate) fn finding_received() {
     metrics::counter!(FINDINGS_RECEIVED).increment(1);
@@ -29,4 +48,28 @@ pub(crate) fn entry_sent() {
 
 pub(crate) fn connection_failed() {
     metrics::counter!(CONNECTIONS_FAILED).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_metric_is_described_and_recorded() {
+        let source = include_str!("metrics.rs");
+        let dense: String = source.split_whitespace().collect();
+        let names = source
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub const ")?.split_once(':'));
+        let names: Vec<&str> = names.map(|(name, _)| name).collect();
+        assert!(names.len() >= 4, "{names:?}");
+        for name in names {
+            assert!(
+                dense.contains(&format!("describe_counter!({name},Unit::")),
+                "{name} is not described"
+            );
+            assert!(
+                dense.contains(&format!("metrics::counter!({name}")),
+                "{name} is never recorded"
+            );
+        }
+    }
 }

@@ -46,11 +46,13 @@ impl HealHandle {
 
 /// Starts the room.
 pub fn start(config: Config, tasks: &Tasks, sink: Arc<dyn FactSink>, clock: Arc<dyn Clock>) -> HealHandle {
+    metrics::describe();
     let (findings, queue) = mpsc::channel(FINDINGS_MAX);
     let cursor = CursorFile::new(&config.cursor_file);
     let room = Room {
         book: Book::default(),
         status: None,
+        stance: None,
         said: None,
         next_index: 0,
         kept_index: 0,
@@ -81,6 +83,8 @@ struct Room {
     cursor: CursorFile,
     book: Book,
     status: Option<HealerStatus>,
+    // Mode, policy and stop switch as they last were, also while there is no connection.
+    stance: Option<(String, u64, bool)>,
     said: Option<(ProbeState, String)>,
     next_index: u64,
     kept_index: u64,
@@ -302,6 +306,11 @@ impl Room {
             (false, false) => (ProbeState::Degraded, ""),
         };
         let reason = format!("{} mode, {policy}{how}{lacking}", status.mode);
+        let stance = Some((status.mode.clone(), status.policy_version, status.stopped));
+        if self.stance.is_some() && self.stance != stance {
+            self.book.reconsider(self.clock.now());
+        }
+        self.stance = stance;
         self.status = Some(status);
         self.say(state, reason, minute).await
     }

@@ -101,6 +101,60 @@ fn killing_is_proposed_only_after_throttling_did_not_help_or_is_not_to_be_had() 
 }
 
 #[test]
+fn what_was_only_observed_is_healed_once_the_policy_says_so() {
+    for (stage, reason) in [
+        (
+            ActionStage::WouldAct,
+            "policy 1 says observe only; would throttle",
+        ),
+        (ActionStage::Refused, "kill-switch: acting is stopped"),
+    ] {
+        let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
+        let (mut now, mut proposed) = (START, 0);
+        for _ in 0..1000 {
+            if let Some(proposal) = book.due(&config, now).pop() {
+                proposed += 1;
+                assert_eq!(proposal.remedy.name(), "throttle-process");
+                book.step(&step(&proposal, stage, None, reason), now);
+            }
+            now = later(now, REST_S);
+        }
+        assert!(proposed > TRIES_MAX, "{proposed} in a week: {reason}");
+        assert!(proposed < 300, "{proposed} in a week: {reason}");
+        for proposal in book.due(&config, now) {
+            book.step(&step(&proposal, stage, None, reason), now);
+        }
+        book.reconsider(now);
+        assert_eq!(book.due(&config, now).len(), 1, "{reason}");
+    }
+}
+
+#[test]
+fn another_policy_revives_what_was_given_up_and_not_what_is_a_persons() {
+    for (ending, revived) in [(Ending::Reverted, 1), (Ending::Unknown, 0)] {
+        let (mut book, config) = book_with(&finding("unit-failed", SubjectKind::Unit));
+        let mut now = START;
+        for _ in 0..TRIES_MAX * 2 {
+            for proposal in book.due(&config, now) {
+                book.step(&step(&proposal, ActionStage::Ended, Some(ending), ""), now);
+            }
+            now = later(now, REST_S);
+        }
+        assert!(book.due(&config, now).is_empty());
+        book.reconsider(now);
+        assert_eq!(book.due(&config, now).len(), revived, "{ending}");
+    }
+}
+
+#[test]
+fn another_policy_does_not_propose_twice_what_is_under_way() {
+    let (mut book, config) = book_with(&finding("unit-failed", SubjectKind::Unit));
+    assert_eq!(book.due(&config, START).len(), 1);
+    book.reconsider(at(1));
+    assert!(book.due(&config, at(2)).is_empty());
+}
+
+#[test]
 fn what_healed_rests_and_what_may_pass_is_asked_again_later() {
     let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
     let first = book.due(&config, START).remove(0);
@@ -157,7 +211,7 @@ fn the_book_is_bounded() {
 proptest! {
     #[test]
     fn whatever_the_healer_says_a_finding_is_proposed_a_bounded_number_of_times(
-        answers in prop::collection::vec((0_usize..6, 1_i64..2000), 0..60),
+        answers in prop::collection::vec((1_usize..6, 1_i64..2000), 0..60),
     ) {
         let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
         let (mut now, mut proposed) = (START, 0);
@@ -167,7 +221,6 @@ proptest! {
             proposed += due.len();
             if let Some(proposal) = due.first() {
                 let (stage, ending, reason) = match answer {
-                    0 => (ActionStage::WouldAct, None, ""),
                     1 => (ActionStage::Refused, None, "budget: spent"),
                     2 => (ActionStage::Refused, None, "scope: elsewhere"),
                     3 => (ActionStage::Ended, Some(Ending::Healed), ""),
