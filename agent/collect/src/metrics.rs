@@ -62,3 +62,40 @@ pub(crate) fn host_tick_late() {
 pub(crate) fn site_probe(verdict: &'static str) {
     counter!(SITE_PROBES, "verdict" => verdict).increment(1);
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_metric_is_described_and_recorded() {
+        let dense: String = include_str!("metrics.rs").split_whitespace().collect();
+        let names = include_str!("metrics.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("const ")?.split_once(':'));
+        let names: Vec<&str> = names.map(|(name, _)| name).collect();
+        assert!(names.len() > 2);
+        for name in names {
+            assert!(
+                dense.contains(&format!("!({name},Unit::")),
+                "{name} is not described"
+            );
+            let recorded = [format!("!({name})"), format!("!({name},\"")];
+            assert!(
+                recorded.iter().any(|part| dense.contains(part)),
+                "{name} is never recorded"
+            );
+        }
+    }
+
+    #[test]
+    fn every_metric_of_the_sensor_is_described() {
+        let dense: String = include_str!("metrics.rs").split_whitespace().collect();
+        let lines = include_str!("bpf/metric.rs").lines();
+        let mut named = 0;
+        for (name, _) in lines.filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(':')) {
+            named += 1;
+            let described = format!("!(metric::{name},Unit::");
+            assert!(dense.contains(&described), "{name} is not described");
+        }
+        assert!(named > 2);
+    }
+}
