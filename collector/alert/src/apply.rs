@@ -1,12 +1,13 @@
 //! Findings and healing steps as they arrive, turned into alerts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleetmend_event::table::{ActionEvent, Finding, FindingState};
 use fleetmend_event::{FindingId, HostId, TimeMicros};
 use sqlx::SqliteConnection;
 
 use crate::finding_rule::{is_own, wanted_by};
+use crate::flood::{Gate, Telling};
 use crate::heal_first::{Decision, Tried, decide};
 use crate::message::{self, Event};
 use crate::query::Stored;
@@ -27,6 +28,21 @@ pub(crate) struct Policy<'a> {
     pub(crate) settle: Duration,
     pub(crate) heal_deadline: Duration,
     pub(crate) late_after: Duration,
+    pub(crate) gate: &'a Gate,
+    /// How far findings were read before: what was taken in until then is read again.
+    pub(crate) read_until: TimeMicros,
+}
+
+impl Policy<'_> {
+    fn admits(&self, finding: &Stored<Finding>) -> bool {
+        let again = finding.ingested_at <= self.read_until;
+        let telling = if again || is_late(self, finding) {
+            Telling::Hush
+        } else {
+            Telling::Tell
+        };
+        self.gate.admits(finding.host_id, telling, Instant::now())
+    }
 }
 
 /// Takes over the steps of transactions.
@@ -122,6 +138,9 @@ async fn begin(
         metrics::counter!(crate::metrics::IGNORED, "reason" => "no_rule").increment(1);
         return Ok(());
     };
+    if !policy.admits(finding) {
+        return Ok(());
+    }
     let row = &finding.row;
     let deadline = rule
         .heal_deadline
@@ -190,12 +209,14 @@ async fn change(
             alert.resolved_at = Some(now);
             "it was over before anybody had to be paged".clone_into(&mut alert.summary);
         }
-        (FindingState::Open, State::Resolved | State::Late) if !is_late(policy, finding) => {
+        (FindingState::Open, State::Resolved | State::Late)
+            if !is_late(policy, finding) && policy.admits(finding) =>
+        {
             again(&mut alert, row, now)
         }
         (FindingState::Open, State::Healed) => {
             let quiet = alert.resolved_at.unwrap_or_default().plus_micros(AFTER_HEALED_US);
-            if row.time > quiet && !is_late(policy, finding) {
+            if row.time > quiet && !is_late(policy, finding) && policy.admits(finding) {
                 again(&mut alert, row, now);
             }
         }

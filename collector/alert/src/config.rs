@@ -26,6 +26,8 @@ pub struct AlertConfig {
     pub heal_deadline: HumanDuration,
     /// Findings older than this when they arrive page nobody.
     pub late_after: HumanDuration,
+    /// Alerts that one host may begin in a minute; what is beyond that is told as one.
+    pub alerts_per_host_max: u32,
     /// How long a message is retried.
     pub give_up_after: HumanDuration,
 }
@@ -63,6 +65,7 @@ impl Default for AlertConfig {
             settle: HumanDuration::from_secs(3),
             heal_deadline: HumanDuration::from_secs(60),
             late_after: HumanDuration::from_secs(600),
+            alerts_per_host_max: 60,
             give_up_after: HumanDuration::from_secs(24 * 3_600),
         }
     }
@@ -75,6 +78,11 @@ impl Validate for AlertConfig {
         for (key, duration) in [("poll", self.poll), ("metrics_every", self.metrics_every)] {
             faults.require(duration.get().as_millis() >= 100, key, "has to be at least 100ms");
         }
+        faults.require(
+            self.alerts_per_host_max > 0,
+            "alerts_per_host_max",
+            "has to be at least 1",
+        );
         for (index, receiver) in self.receivers.iter().enumerate() {
             let key = |name: &str| format!("receivers[{index}].{name}");
             if let Err(reason) = check_url(&receiver.url) {

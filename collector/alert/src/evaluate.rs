@@ -12,7 +12,7 @@ use crate::error::AlertError;
 use crate::query::{QueryLimits, Reading, Stored, stored, time};
 use crate::rules::MetricRule;
 use crate::task::Shared;
-use crate::{metric_rule, store};
+use crate::{flood, metric_rule, store};
 
 /// Rows become visible a little later than they are stamped, and not in that order.
 const OVERLAP_US: i64 = 10_000_000;
@@ -53,6 +53,8 @@ pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
         settle: shared.config.settle.get(),
         heal_deadline: shared.config.heal_deadline.get(),
         late_after: shared.config.late_after.get(),
+        gate: &shared.gate,
+        read_until: findings_from,
     };
     let now = TimeMicros::now();
     let write = async {
@@ -62,6 +64,7 @@ pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
         if !more {
             apply::decide_waiting(&mut transaction, &policy, now).await?;
         }
+        flood::tell(&mut transaction, &shared.gate, &receivers, now).await?;
         advance(&mut transaction, Finding::NAME, findings_from, findings_to).await?;
         advance(&mut transaction, ActionEvent::NAME, actions_from, actions_to).await?;
         transaction.commit().await
@@ -151,7 +154,16 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
     let gaps = metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?);
     let write = async {
         let mut transaction = shared.pool.begin_with("BEGIN IMMEDIATE").await?;
-        metric_rule::apply(&mut transaction, rule, receivers, &values, &gaps, now).await?;
+        metric_rule::apply(
+            &mut transaction,
+            rule,
+            &shared.gate,
+            receivers,
+            &values,
+            &gaps,
+            now,
+        )
+        .await?;
         transaction.commit().await
     };
     write.await.map_err(AlertError::database("apply a metric rule"))

@@ -16,7 +16,8 @@
 //! - What is read, what it changes, the messages that follow and the place read up to are one SQLite transaction:
 //!   over a restart nothing is missed and nothing is doubled. Rows are read again over a short overlap, because
 //!   rows become visible in another order than they are stamped; applying a row twice changes nothing.
-//! - One alert per finding, whatever number of its rows arrive.
+//! - One alert per finding, whatever number of its rows arrive; so many alerts of one host a minute, and one more
+//!   that says how many were left out.
 //! - Nothing this room does is a fact; findings about it (host zero, or subject `agent` and a rule `alert…`) never
 //!   reach a rule.
 //! - A message is sent until it is accepted with 2xx, for a day, under one delivery id, so that the receiver can
@@ -37,6 +38,7 @@ mod deliver;
 mod error;
 mod evaluate;
 mod finding_rule;
+mod flood;
 mod heal_first;
 mod message;
 mod metric_rule;

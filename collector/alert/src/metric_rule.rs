@@ -1,6 +1,7 @@
 //! Metric rules against the samples: one query a rule, one state a series.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use fleetmend_event::{HostId, TimeMicros};
@@ -8,6 +9,7 @@ use sqlx::SqliteConnection;
 
 use crate::apply::{become_state, receivers_of};
 use crate::error::AlertError;
+use crate::flood::{Gate, Telling};
 use crate::message::{self, Event};
 use crate::query::{numbers, text, texts, time};
 use crate::rules::{Aggregate, MetricRule};
@@ -97,6 +99,7 @@ pub(crate) fn hosts(batches: &[RecordBatch]) -> BTreeSet<HostId> {
 pub(crate) async fn apply(
     connection: &mut SqliteConnection,
     rule: &MetricRule,
+    gate: &Gate,
     all_receivers: &[String],
     values: &BTreeMap<SeriesId, f64>,
     gaps: &BTreeSet<HostId>,
@@ -113,6 +116,7 @@ pub(crate) async fn apply(
         let alert = active.remove(&key);
         let name = Naming {
             rule,
+            gate,
             host: *host,
             labels,
             key,
@@ -125,6 +129,7 @@ pub(crate) async fn apply(
         let labels = alert.subject.clone();
         let name = Naming {
             rule,
+            gate,
             host,
             labels: &labels,
             key,
@@ -170,6 +175,7 @@ pub(crate) async fn retire(
 
 struct Naming<'a> {
     rule: &'a MetricRule,
+    gate: &'a Gate,
     host: HostId,
     labels: &'a str,
     key: String,
@@ -208,6 +214,7 @@ async fn one(
     let mut alert = match alert {
         Some(alert) => alert,
         None if said == Step::Inactive => return Ok(()),
+        None if !name.gate.admits(name.host, Telling::Tell, Instant::now()) => return Ok(()),
         None => new_alert(&name, now),
     };
     match said {

@@ -5,6 +5,7 @@ use metrics::{describe_counter, describe_gauge};
 pub(crate) const ROWS: &str = "fleetmend_collector_alert_rows_total";
 pub(crate) const UNREADABLE: &str = "fleetmend_collector_alert_rows_unreadable_total";
 pub(crate) const IGNORED: &str = "fleetmend_collector_alert_rows_ignored_total";
+pub(crate) const LEFT_OUT: &str = "fleetmend_collector_alert_alerts_left_out_total";
 pub(crate) const TRANSITIONS: &str = "fleetmend_collector_alert_transitions_total";
 pub(crate) const UNKNOWN: &str = "fleetmend_collector_alert_unknown_total";
 pub(crate) const DELIVERIES: &str = "fleetmend_collector_alert_deliveries_total";
@@ -18,6 +19,10 @@ pub(crate) fn describe() {
         "rows passed over because they hold what this version does not know, by table"
     );
     describe_counter!(IGNORED, "findings that reached no rule, by reason");
+    describe_counter!(
+        LEFT_OUT,
+        "alerts not begun because their host had begun too many that minute"
+    );
     describe_counter!(TRANSITIONS, "alerts that came into a state, by state");
     describe_counter!(
         UNKNOWN,

@@ -192,7 +192,7 @@ impl Rules {
     }
 
     fn check(&self, config: &AlertConfig) -> Result<(), RuleError> {
-        let mut names = BTreeSet::new();
+        let mut names = BTreeSet::from([crate::flood::RULE]);
         let known: BTreeSet<&str> = config
             .receivers
             .iter()

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::AlertConfig;
 use crate::deliver::{Pause, Receiving};
 use crate::error::AlertError;
+use crate::flood::Gate;
 use crate::query::SqlQuery;
 use crate::rules::Rules;
 use crate::webhook::Webhook;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) pool: SqlitePool,
     pub(crate) sql: Arc<dyn SqlQuery>,
     pub(crate) webhooks: Vec<Webhook>,
+    pub(crate) gate: Gate,
     /// Whether a row that cannot be read was reported.
     pub(crate) unreadable_told: AtomicBool,
     /// Told when a round may have written messages.
@@ -66,6 +68,7 @@ impl Alerting {
         crate::metrics::describe();
         Ok(Self {
             shared: Arc::new(Shared {
+                gate: Gate::new(config.alerts_per_host_max),
                 config,
                 rules,
                 pool,

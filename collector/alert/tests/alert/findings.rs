@@ -232,3 +232,36 @@ async fn a_finding_is_over_when_its_host_says_so_whatever_its_clock_says() {
         "the first row is not read anew"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_floods_is_told_once_and_harms_no_other() {
+    let config = collector_alert::AlertConfig {
+        alerts_per_host_max: 3,
+        ..quick()
+    };
+    let testbed = Testbed::start(config).await;
+    testbed
+        .add((0..40).map(|_| finding("one of many").into()).collect())
+        .await;
+    let elsewhere = vec![finding("elsewhere").into()];
+    testbed
+        .store
+        .append_for(HostId::random(), elsewhere)
+        .await
+        .unwrap();
+    let messages = testbed.accepted(5).await;
+    let mut titles: Vec<&str> = messages
+        .iter()
+        .map(|message| message.body["alert"]["title"].as_str().unwrap())
+        .collect();
+    titles.sort_unstable();
+    let flood = "a host has more alerts than are told";
+    assert_eq!(
+        titles,
+        [flood, "elsewhere", "one of many", "one of many", "one of many"]
+    );
+    let alerts = testbed.alerts().await;
+    assert_eq!(alerts.len(), 5);
+    let flood = alerts.iter().find(|alert| alert.title == flood).unwrap();
+    assert_eq!((flood.value, flood.host_id), (Some(37.0), Some(testbed.host)));
+}
