@@ -390,3 +390,34 @@ async fn epochs_of_one_host_stay_bounded_in_memory_and_in_the_catalogue() {
     assert_eq!(bed.store.marks(host.id).len(), 64);
     bed.close().await;
 }
+
+#[tokio::test]
+async fn merge_that_needs_too_much_keeps_no_other_from_its_turn() {
+    let folder = folder();
+    let mut config = StoreConfig {
+        merge_files_min: 4,
+        ..config(folder.path())
+    };
+    config.query.memory_bytes_max = 48 << 20;
+    config.query.spill_bytes_max = 1;
+    let bed = open_with(config).await;
+    let mut host = Host::new();
+    for _ in 0..4 {
+        let mut large = super::testbed::exec(super::testbed::START, 1);
+        large.args = vec!["0".repeat(14 << 20)];
+        let large = host.frame(&[large], super::testbed::START, super::testbed::START);
+        bed.store
+            .commit(host.id, vec![large, host.metrics(3)])
+            .await
+            .unwrap();
+        compacted(&bed).await;
+    }
+    eventually("merge of the small ones", || table_files(&bed, "metrics") == 1).await;
+    eventually("failure of the large ones", || {
+        bed.store.inner.unmergeable.lock().len() == 4
+    })
+    .await;
+    assert_eq!(table_files(&bed, "process_events"), 4);
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 120);
+    bed.close().await;
+}
