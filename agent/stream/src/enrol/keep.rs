@@ -89,7 +89,15 @@ pub(super) async fn refresh(identity: &LiveIdentity, time: &Arc<TrustedTime>) ->
             Err(error) if error.fault() == Some(TlsFault::OursExpired) => {
                 return recover(identity, time).await;
             }
-            Err(error) => last = error,
+            Err(error) => {
+                // Perhaps it is our clock: then the next attempt goes by the collector's.
+                if error.fault() == Some(TlsFault::TheirsExpired)
+                    && let Err(error) = ask_time(identity, time).await
+                {
+                    tracing::debug!(%error, "collector's time is not known");
+                }
+                last = error;
+            }
         }
     }
     Err(last)
