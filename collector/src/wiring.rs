@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use collector_alert::Alerting;
-use collector_api::{Accounts, Api, Backends, EmbeddedAssets};
+use collector_api::{Accounts, Api, Backends, Certificate, EmbeddedAssets};
 use collector_ingest::enrol::Enroller;
 use collector_ingest::{HostOrderResult, Ingest, enrol};
 use collector_store::{Health, Store};
@@ -29,7 +29,7 @@ use fleetmend_identity::CollectorAuthority;
 use fleetmend_shutdown::{TaskKind, Tasks};
 use fleetmend_telemetry::{MetricsHandle, Readiness, State, init_logs, install_metrics};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::adapt::{
@@ -62,7 +62,6 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
     metrics.build_info("collector", env!("CARGO_PKG_VERSION"));
     let tasks = Tasks::new();
     let reload = fleetmend_shutdown::listen_for_signals(&tasks).context("listen for signals")?;
-    drop(reload);
     if !config.authority_dir().exists() {
         bail!(
             "there is no fleet in {}: run `fleetmend-collector init` first",
@@ -114,6 +113,7 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
         .context("open the API")?;
     info!(address = %api.address(), scheme = api.scheme(), "API and dashboard");
     alerting.spawn(&rooms);
+    reload_certificate(reload, api.certificate(), &tasks);
     api.serve(&rooms);
     start_ingest(&config, &rooms, enroller, &ingest).await?;
     keep_metrics(metrics, &tasks);
@@ -149,6 +149,29 @@ async fn start_ingest(
         .context("serve the carrier")?;
     info!(carrier = %config.carrier_listen, enrolment = %config.enrolment_listen, "waiting for hosts");
     Ok(())
+}
+
+/// A request to reload reads the API's certificate again. Everything else is read once.
+fn reload_certificate(mut requests: watch::Receiver<u64>, certificate: Certificate, tasks: &Tasks) {
+    let token = tasks.token();
+    tasks.spawn("reload", TaskKind::BestEffort, async move {
+        while let Some(Ok(())) = token.run_until_cancelled(requests.changed()).await {
+            match certificate.reload().await {
+                Ok(true) => info!("the API's certificate was read again; other settings wait for a restart"),
+                Ok(false) => tracing::warn!(
+                    "asked to reload, and api.tls names no certificate; other settings wait for a restart"
+                ),
+                Err(error) => {
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    tracing::error!(
+                        error,
+                        "the API's new certificate cannot be used; the one before stays"
+                    );
+                }
+            }
+        }
+        Ok::<(), std::convert::Infallible>(())
+    });
 }
 
 /// No order is sent yet; what hosts answer all the same is in the log.
