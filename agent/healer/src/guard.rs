@@ -16,6 +16,7 @@ use crate::ledger::hash_text;
 use crate::policy::{Grant, Mode, Policy};
 use crate::procfs::ProcessSight;
 use crate::protect::Protection;
+use crate::remedy::units::UnitNames;
 use crate::words::words;
 
 pub use scope::places_for;
@@ -57,10 +58,15 @@ words! {
 pub enum Sight {
     /// A process, running.
     Process(Box<ProcessSight>),
-    /// A folder.
-    Folder(std::path::PathBuf),
+    /// A folder, and the device of its filesystem.
+    Folder {
+        /// As it was named.
+        path: std::path::PathBuf,
+        /// Number of the device: the same for every name of every folder on it.
+        device: u64,
+    },
     /// A unit.
-    Unit(String),
+    Unit(UnitNames),
     /// Nothing that could be told to be the target.
     Unseen(String),
     /// The host cannot carry the remedy out.
@@ -68,13 +74,15 @@ pub enum Sight {
 }
 
 impl Sight {
-    /// What cool-down and attempts are counted by, hashed as the ledger keeps it. A process is known by its program: one that is started again
-    /// and again must not get a new count each time.
+    /// What cool-down and attempts are counted by, hashed as the ledger keeps it: nothing that whoever proposes
+    /// could write in another way. A process is known by its program, since one that is started again and again
+    /// must not get a new count each time; a folder by its filesystem, whose space is what is freed; a unit by
+    /// the name that systemd gives it.
     pub fn target_key(&self) -> String {
         let name = match self {
             Sight::Process(process) => format!("process:{}", process.executable.as_deref().unwrap_or("-")),
-            Sight::Folder(path) => format!("folder:{}", path.display()),
-            Sight::Unit(unit) => format!("unit:{unit}"),
+            Sight::Folder { device, .. } => format!("filesystem:{device}"),
+            Sight::Unit(unit) => format!("unit:{}", unit.id),
             Sight::Unseen(_) | Sight::NotApplicable(_) => "unseen".to_owned(),
         };
         hash_text(&name)
@@ -246,7 +254,7 @@ fn seen(s: &Situation<'_>) -> Result<(), Objection> {
     match s.sight {
         Sight::Unseen(reason) => object(Guard::Sight, reason.clone()),
         Sight::NotApplicable(reason) => object(Guard::NotApplicable, reason.clone()),
-        Sight::Process(_) | Sight::Folder(_) | Sight::Unit(_) => Ok(()),
+        Sight::Process(_) | Sight::Folder { .. } | Sight::Unit(_) => Ok(()),
     }
 }
 
@@ -254,12 +262,12 @@ fn seen(s: &Situation<'_>) -> Result<(), Objection> {
 fn protected(s: &Situation<'_>, grant: Option<&Grant>) -> Result<(), Objection> {
     let reason = match (s.sight, grant) {
         (Sight::Process(process), _) => s.protection.of_process(process),
-        (Sight::Unit(unit), _) => s.protection.of_unit(unit),
-        (Sight::Folder(path), Some(grant)) => places_for(grant, path)
+        (Sight::Unit(unit), _) => unit.all().find_map(|name| s.protection.of_unit(name)),
+        (Sight::Folder { path, .. }, Some(grant)) => places_for(grant, path)
             .iter()
             .find_map(|place| s.protection.of_folder(&place.path)),
         // A filesystem is named by its mount point, which may be `/`; what is deleted is decided by places.
-        (Sight::Folder(_), None) | (Sight::Unseen(_) | Sight::NotApplicable(_), _) => None,
+        (Sight::Folder { .. }, None) | (Sight::Unseen(_) | Sight::NotApplicable(_), _) => None,
     };
     reason.map_or(Ok(()), |reason| object(Guard::Protected, reason))
 }
@@ -327,8 +335,11 @@ fn attempts(s: &Situation<'_>, grant: &Grant) -> Result<(), Objection> {
 
 fn breaker(s: &Situation<'_>, policy: &Policy) -> Result<(), Objection> {
     let breaker = &policy.breaker;
-    let (failures, last) = s.history.failures(before(s.now, breaker.window_s));
-    let open = last.is_some_and(|last| last > before(s.now, breaker.open_s));
+    // What opened it lies before the last failure, and must not fade while it is open.
+    let Some((last, failures)) = s.history.failures(micros(breaker.window_s)) else {
+        return Ok(());
+    };
+    let open = last > before(s.now, breaker.open_s);
     if !open || failures < usize::try_from(breaker.failures).unwrap_or(usize::MAX) {
         return Ok(());
     }
@@ -364,8 +375,11 @@ fn in_flight(s: &Situation<'_>) -> Result<(), Objection> {
 }
 
 fn before(now: TimeMicros, seconds: u64) -> TimeMicros {
-    let micros = i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-    now.plus_micros(micros.saturating_neg())
+    now.plus_micros(micros(seconds).saturating_neg())
+}
+
+fn micros(seconds: u64) -> i64 {
+    i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -61,6 +61,14 @@ impl History {
             .ending
     }
 
+    /// The clock had run ahead: what it says is later than `now` was made now at the latest. Nothing is forgiven
+    /// by that, and nothing waits for a time that is far off.
+    pub fn set_back(&mut self, now: TimeMicros) {
+        for attempt in &mut self.attempts {
+            attempt.time = attempt.time.min(now);
+        }
+    }
+
     /// The latest attempt of this remedy on this target.
     pub fn last(&self, remedy: &str, target_key: &str) -> Option<&Attempt> {
         let of_target = |attempt: &&Attempt| attempt.remedy == remedy && attempt.target_key == target_key;
@@ -89,21 +97,17 @@ impl History {
             .count()
     }
 
-    /// Attempts since `since` that did not heal, and when the last of them was made.
-    pub fn failures(&self, since: TimeMicros) -> (usize, Option<TimeMicros>) {
+    /// When the last attempt that did not heal was made, and how many did not within `window_us` up to then.
+    pub fn failures(&self, window_us: i64) -> Option<(TimeMicros, usize)> {
         let failed = |attempt: &&Attempt| {
             matches!(
                 attempt.ending,
                 Some(Ending::FailedSafe | Ending::Reverted | Ending::Unknown)
             )
         };
-        let within = self
-            .attempts
-            .iter()
-            .filter(|attempt| attempt.time >= since)
-            .filter(failed);
-        within.fold((0, None), |(count, last), attempt| {
-            (count + 1, last.max(Some(attempt.time)))
-        })
+        let times = || self.attempts.iter().filter(failed).map(|attempt| attempt.time);
+        let last = times().max()?;
+        let since = last.plus_micros(window_us.saturating_neg());
+        Some((last, times().filter(|time| *time >= since).count()))
     }
 }

@@ -178,7 +178,7 @@ pub enum Grant {
     },
     /// Restart a unit that failed.
     RestartUnit {
-        /// Patterns of unit names.
+        /// Patterns of the names that systemd itself gives units; an alias fits none.
         units: Vec<String>,
         /// How often.
         limits: Limits,

@@ -175,12 +175,16 @@ pub fn see(host: &Host, remedy: &Remedy) -> Sight {
                 Err(fault) => Sight::Unseen(fault.to_string()),
             }
         }
-        Remedy::FreeDisk { path, .. } => match files::open_folder(std::path::Path::new(path)) {
-            Ok(_) => Sight::Folder(PathBuf::from(path)),
+        Remedy::FreeDisk { path, .. } => match files::device_of(std::path::Path::new(path)) {
+            Ok(device) => Sight::Folder {
+                path: PathBuf::from(path),
+                device,
+            },
             Err(reason) => Sight::Unseen(reason),
         },
-        Remedy::RestartUnit { unit } => match host.units.applicable() {
-            Ok(()) => Sight::Unit(unit.clone()),
+        Remedy::RestartUnit { unit } => match host.units.applicable().map(|()| host.units.names(unit)) {
+            Ok(Ok(names)) => Sight::Unit(names),
+            Ok(Err(reason)) => Sight::Unseen(reason),
             Err(reason) => Sight::NotApplicable(reason),
         },
     }
@@ -228,7 +232,7 @@ pub fn plan(host: &Host, proposal: &Proposal, grant: Option<&Grant>, sight: &Sig
                 path,
                 used_pct_target,
             },
-            Sight::Folder(_),
+            Sight::Folder { .. },
         ) => match grant {
             Some(
                 grant @ Grant::FreeDisk {
@@ -246,9 +250,9 @@ pub fn plan(host: &Host, proposal: &Proposal, grant: Option<&Grant>, sight: &Sig
             }
             _ => Err("no policy names a place where files may be deleted".to_owned()),
         },
-        (Remedy::RestartUnit { unit }, Sight::Unit(_)) => {
-            Ok(Plan::Restart(RestartPlan { unit: unit.clone() }))
-        }
+        (Remedy::RestartUnit { .. }, Sight::Unit(unit)) => Ok(Plan::Restart(RestartPlan {
+            unit: unit.id.clone(),
+        })),
         _ => Err("the target is not what the remedy is for".to_owned()),
     }
 }

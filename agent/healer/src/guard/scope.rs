@@ -12,9 +12,9 @@ pub(super) fn covers(grant: &Grant, sight: &Sight) -> bool {
     match (grant, sight) {
         (Grant::ThrottleProcess { scope, .. }, Sight::Process(process)) => covers_process(scope, process),
         (Grant::KillProcess { scope, .. }, Sight::Process(process)) => covers_process(scope, process),
-        (Grant::FreeDisk { .. }, Sight::Folder(path)) => !places_for(grant, path).is_empty(),
+        (Grant::FreeDisk { .. }, Sight::Folder { path, .. }) => !places_for(grant, path).is_empty(),
         (Grant::RestartUnit { units, .. }, Sight::Unit(unit)) => {
-            units.iter().any(|pattern| glob::matches(pattern, unit))
+            units.iter().any(|pattern| glob::matches(pattern, &unit.id))
         }
         _ => false,
     }

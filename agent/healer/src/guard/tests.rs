@@ -156,6 +156,13 @@ fn process(executable: &str, cgroup: &str) -> Sight {
     }))
 }
 
+fn folder(path: &str) -> Sight {
+    Sight::Folder {
+        path: PathBuf::from(path),
+        device: 42,
+    }
+}
+
 struct Case {
     stopped: Option<String>,
     policy: Option<Policy>,
@@ -373,6 +380,21 @@ fn the_breaker_opens_after_failures_and_closes_again() {
         policy.breaker.open_s = 699;
     }
     assert!(matches!(case.decide(), Decision::Act(_)));
+    // Open for longer than its window: the first failures are out of that by now, and still it is open.
+    if let Some(policy) = &mut case.policy {
+        (policy.breaker.window_s, policy.breaker.open_s) = (500, 900);
+    }
+    assert_eq!(case.guard(), Some(Guard::Breaker));
+}
+
+#[test]
+fn what_was_tried_while_the_clock_ran_ahead_counts_from_when_that_was_found_out() {
+    let mut case = Case::good().tried(&[(ago(-1_000_000), Some(Ending::Healed))]);
+    assert_eq!(case.guard(), Some(Guard::CoolDown));
+    case.history.set_back(ago(59));
+    assert_eq!(case.guard(), Some(Guard::CoolDown));
+    case.history.set_back(ago(61));
+    assert!(matches!(case.decide(), Decision::Act(_)));
 }
 
 #[test]
@@ -400,7 +422,7 @@ fn the_host_budget_counts_every_remedy() {
 #[test]
 fn a_full_filesystem_may_be_the_root_but_no_protected_place_is_touched() {
     let mut case = Case {
-        sight: Sight::Folder(PathBuf::from("/")),
+        sight: folder("/"),
         ..Case::good()
     };
     case.proposal = proposal(Remedy::FreeDisk {
@@ -415,7 +437,7 @@ fn a_full_filesystem_may_be_the_root_but_no_protected_place_is_touched() {
         case.policy = Some(policy(Mode::Enforce, vec![disk_grant(place)]));
         assert_eq!(case.guard(), expected, "{place}");
     }
-    case.sight = Sight::Folder(PathBuf::from("/mnt/data"));
+    case.sight = folder("/mnt/data");
     case.proposal = proposal(Remedy::FreeDisk {
         path: "/mnt/data".to_owned(),
         used_pct_target: 70,
@@ -423,6 +445,53 @@ fn a_full_filesystem_may_be_the_root_but_no_protected_place_is_touched() {
     case.policy = Some(policy(Mode::Enforce, vec![disk_grant("/var/tmp/cache")]));
     assert_eq!(case.guard(), Some(Guard::Scope));
     assert!(places_for(&disk_grant("/mnt/database"), Path::new("/mnt/data")).is_empty());
+}
+
+#[test]
+fn another_way_of_naming_a_target_does_not_make_it_another_one() {
+    let names = ["/", "/var", "/var/cache", "/var//cache", "/var/./cache"];
+    let keys: std::collections::BTreeSet<String> = names.map(|name| folder(name).target_key()).into();
+    assert_eq!(keys.len(), 1, "one filesystem");
+    let unit = |id: &str, aliases: &[&str]| {
+        Sight::Unit(UnitNames {
+            id: id.to_owned(),
+            aliases: aliases.iter().map(|&name| name.to_owned()).collect(),
+        })
+    };
+    let (own, alias) = (unit("shop.service", &[]), unit("shop.service", &["web.service"]));
+    assert_eq!(own.target_key(), alias.target_key());
+
+    // One protected name is enough, whichever it was asked for by.
+    let restart = |unit: &str| {
+        proposal(Remedy::RestartUnit {
+            unit: unit.to_owned(),
+        })
+    };
+    let granted = Grant::RestartUnit {
+        units: vec!["*.service".to_owned()],
+        limits: limits(),
+    };
+    for (asked, sight, expected) in [
+        ("web.service", alias, None),
+        (
+            "remote.service",
+            unit("ssh.service", &["remote.service"]),
+            Some(Guard::Protected),
+        ),
+        (
+            "remote.service",
+            unit("remote.service", &["ssh.service"]),
+            Some(Guard::Protected),
+        ),
+    ] {
+        let case = Case {
+            policy: Some(policy(Mode::Enforce, vec![granted.clone()])),
+            proposal: restart(asked),
+            sight,
+            ..Case::good()
+        };
+        assert_eq!(case.guard(), expected, "{:?}", case.decide());
+    }
 }
 
 #[test]

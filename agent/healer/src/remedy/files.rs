@@ -72,6 +72,11 @@ pub(super) fn open_folder(path: &Path) -> Result<OwnedFd, String> {
     })
 }
 
+/// Device number of the filesystem that a folder is on.
+pub(super) fn device_of(path: &Path) -> Result<u64, String> {
+    space(&open_folder(path)?).map(|(_, device)| device)
+}
+
 /// Opens a folder of a place; a link, a way out or another filesystem is refused.
 fn open_inside(place: &OwnedFd, folder: &str) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::NO_SYMLINKS

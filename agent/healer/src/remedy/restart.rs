@@ -71,7 +71,7 @@ impl Treatment for RestartPlan {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use super::super::units::Units;
+    use super::super::units::{UnitNames, Units};
     use super::*;
 
     struct Simulated(Mutex<&'static str>);
@@ -79,6 +79,12 @@ mod tests {
     impl Units for Simulated {
         fn applicable(&self) -> Result<(), String> {
             Ok(())
+        }
+        fn names(&self, unit: &str) -> Result<UnitNames, String> {
+            Ok(UnitNames {
+                id: unit.to_owned(),
+                aliases: Vec::new(),
+            })
         }
         fn active_state(&self, _unit: &str) -> Result<String, String> {
             Ok((*self.0.lock().unwrap()).to_owned())
