@@ -116,11 +116,12 @@ pub trait Treatment {
     fn describe(&self) -> String;
     /// Whether there is what the finding says. Changes nothing.
     fn check(&self, host: &Host) -> Reading;
-    /// Does it.
+    /// Does it, and keeps in the plan what of it was done where that cannot be seen later. `halted` says why
+    /// acting is stopped; it is asked before each step that cannot be taken back.
     ///
     /// # Errors
     /// Why it could not be done, or not wholly.
-    fn apply(&self, host: &Host) -> Result<(), ApplyError>;
+    fn apply(&mut self, host: &Host, halted: &dyn Fn() -> Option<String>) -> Result<(), ApplyError>;
     /// Whether the cause is gone. Changes nothing.
     fn verify(&self, host: &Host) -> Reading;
     /// Takes it back. May be called again, and where nothing was done.
@@ -154,6 +155,16 @@ pub enum Plan {
 impl Plan {
     /// How it is carried out.
     pub fn treatment(&self) -> &dyn Treatment {
+        match self {
+            Plan::Throttle(plan) => plan,
+            Plan::Kill(plan) => plan,
+            Plan::FreeDisk(plan) => plan,
+            Plan::Restart(plan) => plan,
+        }
+    }
+
+    /// How it is carried out, by whoever does it.
+    pub fn treatment_mut(&mut self) -> &mut dyn Treatment {
         match self {
             Plan::Throttle(plan) => plan,
             Plan::Kill(plan) => plan,

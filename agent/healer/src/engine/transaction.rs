@@ -110,7 +110,8 @@ impl Healer {
         }
         self.to(&mut record, Step::Applying)?;
         self.at("applying")?;
-        if let Err(error) = record.plan.treatment().apply(&self.inner.host) {
+        let halted = || self.halted_reason(&self.state());
+        if let Err(error) = record.plan.treatment_mut().apply(&self.inner.host, &halted) {
             return self.take_back(record, Reading::failed(error.0), Ending::FailedSafe);
         }
         self.at("done-not-journalled")?;

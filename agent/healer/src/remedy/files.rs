@@ -186,12 +186,12 @@ pub(super) fn delete(place: &OwnedFd, candidate: &Candidate) -> Result<(), Strin
     unlinkat(&folder, &candidate.name, AtFlags::empty()).map_err(failed)
 }
 
-/// Whether the candidate's file is no longer there.
+/// Whether the candidate's file is no longer there. One that was written to since is.
 pub(super) fn is_gone(place: &OwnedFd, candidate: &Candidate) -> bool {
     let stat = open_inside(place, &candidate.folder)
         .and_then(|folder| statat(&folder, &candidate.name, AtFlags::SYMLINK_NOFOLLOW));
     match stat {
-        Ok(stat) => !is_same(&stat, candidate),
+        Ok(stat) => (stat.st_ino, stat.st_dev) != (candidate.inode, candidate.device),
         Err(error) => error == Errno::NOENT,
     }
 }

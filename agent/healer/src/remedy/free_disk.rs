@@ -35,6 +35,9 @@ pub struct FreeDiskPlan {
     used_pct_target: u32,
     places: Vec<Place>,
     candidates: Vec<Candidate>,
+    /// Which candidates were deleted, once that is over; unknown after a crash.
+    #[serde(default)]
+    deleted: Option<Vec<usize>>,
 }
 
 impl FreeDiskPlan {
@@ -75,6 +78,7 @@ impl FreeDiskPlan {
             used_pct_target,
             places,
             candidates,
+            deleted: None,
         })
     }
 
@@ -84,7 +88,15 @@ impl FreeDiskPlan {
             .map(|(space, _)| space)
     }
 
+    /// Candidates that were deleted; after a crash those that are not there any more, which somebody else may
+    /// have taken away.
     fn gone(&self) -> Vec<&Candidate> {
+        if let Some(deleted) = &self.deleted {
+            return deleted
+                .iter()
+                .filter_map(|index| self.candidates.get(*index))
+                .collect();
+        }
         let folders: BTreeMap<usize, _> = self.open_places();
         let is_gone = |candidate: &&Candidate| {
             folders
@@ -92,6 +104,54 @@ impl FreeDiskPlan {
                 .is_some_and(|place| files::is_gone(place, candidate))
         };
         self.candidates.iter().filter(is_gone).collect()
+    }
+
+    /// Deletes one after the other; `deleted` has those that are gone also when it ends early.
+    fn delete_until_enough(
+        &self,
+        host: &Host,
+        halted: &dyn Fn() -> Option<String>,
+        deleted: &mut Vec<usize>,
+    ) -> Result<Vec<String>, ApplyError> {
+        let folders = self.open_places();
+        let mut deleted_bytes: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut faults = Vec::new();
+        let open: Vec<PathBuf> = self
+            .places
+            .iter()
+            .flat_map(|place| host.procfs.open_files_below(&place.path))
+            .collect();
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            let space = self.space().map_err(ApplyError)?;
+            if space.excess_bytes(self.used_pct_target) == 0 {
+                break;
+            }
+            let (Some(place), Some(folder)) =
+                (self.places.get(candidate.place), folders.get(&candidate.place))
+            else {
+                continue;
+            };
+            let so_far = deleted_bytes.entry(candidate.place).or_default();
+            if so_far.saturating_add(candidate.bytes) > place.bytes_max {
+                continue;
+            }
+            if open.contains(&full_path(&place.path, candidate)) {
+                faults.push(format!("{} is open", candidate.name));
+                continue;
+            }
+            if let Some(reason) = halted() {
+                let count = deleted.len();
+                return Err(ApplyError(format!("ended after {count} files: {reason}")));
+            }
+            match files::delete(folder, candidate) {
+                Ok(()) => {
+                    *so_far = so_far.saturating_add(candidate.bytes);
+                    deleted.push(index);
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Ok(faults)
     }
 
     fn open_places(&self) -> BTreeMap<usize, std::os::fd::OwnedFd> {
@@ -146,39 +206,13 @@ impl Treatment for FreeDiskPlan {
         )
     }
 
-    fn apply(&self, host: &Host) -> Result<(), ApplyError> {
-        let folders = self.open_places();
-        let mut deleted_bytes: BTreeMap<usize, u64> = BTreeMap::new();
-        let mut faults = Vec::new();
-        let open: Vec<PathBuf> = self
-            .places
-            .iter()
-            .flat_map(|place| host.procfs.open_files_below(&place.path))
-            .collect();
-        for candidate in &self.candidates {
-            let space = self.space().map_err(ApplyError)?;
-            if space.excess_bytes(self.used_pct_target) == 0 {
-                break;
-            }
-            let (Some(place), Some(folder)) =
-                (self.places.get(candidate.place), folders.get(&candidate.place))
-            else {
-                continue;
-            };
-            let so_far = deleted_bytes.entry(candidate.place).or_default();
-            if so_far.saturating_add(candidate.bytes) > place.bytes_max {
-                continue;
-            }
-            if open.contains(&full_path(&place.path, candidate)) {
-                faults.push(format!("{} is open", candidate.name));
-                continue;
-            }
-            match files::delete(folder, candidate) {
-                Ok(()) => *so_far = so_far.saturating_add(candidate.bytes),
-                Err(fault) => faults.push(fault),
-            }
-        }
-        if deleted_bytes.values().all(|bytes| *bytes == 0) && !faults.is_empty() && self.gone().is_empty() {
+    fn apply(&mut self, host: &Host, halted: &dyn Fn() -> Option<String>) -> Result<(), ApplyError> {
+        let mut deleted = Vec::new();
+        let outcome = self.delete_until_enough(host, halted, &mut deleted);
+        let nothing = deleted.is_empty();
+        self.deleted = Some(deleted);
+        let mut faults = outcome?;
+        if nothing && !faults.is_empty() {
             faults.truncate(5);
             return Err(ApplyError(format!("nothing was deleted: {}", faults.join("; "))));
         }
@@ -287,3 +321,6 @@ fn chosen(candidates: Vec<Candidate>, places: &[Place], need_bytes: u64) -> Vec<
     }
     taken
 }
+
+#[cfg(test)]
+mod tests;

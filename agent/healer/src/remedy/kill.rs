@@ -66,7 +66,7 @@ impl Treatment for KillPlan {
         is_running_away(host, &self.process, self.cpu_core_pct_min)
     }
 
-    fn apply(&self, host: &Host) -> Result<(), ApplyError> {
+    fn apply(&mut self, host: &Host, halted: &dyn Fn() -> Option<String>) -> Result<(), ApplyError> {
         let handle = match self.hold(host) {
             Ok(handle) => handle,
             Err(ProcessFault::Gone(_)) => return Ok(()),
@@ -76,6 +76,9 @@ impl Treatment for KillPlan {
             (Signal::TERM, Duration::from_secs(self.grace_s)),
             (Signal::KILL, KILL_WAIT),
         ] {
+            if let Some(reason) = halted() {
+                return Err(ApplyError(format!("{signal:?} was not sent: {reason}")));
+            }
             match pidfd_send_signal(&handle, signal) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::SRCH) => return Ok(()),
@@ -100,7 +103,10 @@ impl Treatment for KillPlan {
         }
     }
 
-    fn undo(&self, _host: &Host) -> Undone {
+    fn undo(&self, host: &Host) -> Undone {
+        if self.verify(host).truth == Truth::No {
+            return Undone::Nothing("it still runs".to_owned());
+        }
         Undone::Impossible("a process that was ended cannot be brought back".to_owned())
     }
 
@@ -132,5 +138,46 @@ fn ended_within(handle: &OwnedFd, wait: Duration) -> bool {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_outlives_sigterm_is_spared_when_acting_is_stopped_meanwhile() {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        let host = Host::here();
+        let seen = host.procfs.see_pid(child.id()).unwrap();
+        let mut plan = KillPlan {
+            process: ProcessRef {
+                pid: seen.pid,
+                start_boot_ns: seen.start_ticks * 10_000_000,
+                comm: seen.comm,
+            },
+            cpu_core_pct_min: 1,
+            grace_s: 0,
+        };
+        let asked = Cell::new(0);
+        let halted = || {
+            asked.set(asked.get() + 1);
+            (asked.get() > 1).then(|| "acting is stopped".to_owned())
+        };
+        let error = plan.apply(&host, &halted).unwrap_err();
+        assert!(error.0.contains("was not sent: acting is stopped"), "{error}");
+        assert!(matches!(plan.undo(&host), Undone::Nothing(_)));
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

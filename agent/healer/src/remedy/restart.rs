@@ -40,7 +40,7 @@ impl Treatment for RestartPlan {
         self.read(host, "failed")
     }
 
-    fn apply(&self, host: &Host) -> Result<(), ApplyError> {
+    fn apply(&mut self, host: &Host, _halted: &dyn Fn() -> Option<String>) -> Result<(), ApplyError> {
         host.units.restart(&self.unit).map_err(ApplyError)
     }
 
@@ -101,12 +101,12 @@ mod tests {
             units: Arc::new(Simulated(Mutex::new("failed"))),
             ..Host::here()
         };
-        let plan = RestartPlan {
+        let mut plan = RestartPlan {
             unit: "shop.service".to_owned(),
         };
         assert_eq!(plan.check(&host).truth, Truth::Yes);
         assert_eq!(plan.verify(&host).truth, Truth::No);
-        plan.apply(&host).unwrap();
+        plan.apply(&host, &|| None).unwrap();
         assert_eq!(plan.verify(&host).truth, Truth::Yes);
         assert_eq!(plan.check(&host).truth, Truth::No);
     }

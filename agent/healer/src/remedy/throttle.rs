@@ -94,7 +94,7 @@ impl Treatment for ThrottlePlan {
         is_running_away(host, &self.process, self.cpu_core_pct_min)
     }
 
-    fn apply(&self, host: &Host) -> Result<(), ApplyError> {
+    fn apply(&mut self, host: &Host, _halted: &dyn Fn() -> Option<String>) -> Result<(), ApplyError> {
         let folder = cgroup::below(&self.root, &self.leaf);
         cgroup::make(self.hierarchy, &folder, self.cpu_core_pct).map_err(ApplyError)?;
         host.procfs
