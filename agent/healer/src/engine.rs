@@ -30,7 +30,7 @@ use crate::ledger::{Kind, Ledger, LedgerError, Page};
 use crate::metrics;
 use crate::policy::{InstallError, Mode, PolicyStore};
 use crate::protect::Protection;
-use crate::remedy::{self, Host};
+use crate::remedy::{self, Host, Undone};
 
 use known::{Known, ProposalRate};
 use record::{Entry, remember};
@@ -93,6 +93,8 @@ struct State {
     known: Known,
     in_flight: Vec<String>,
     standing: Vec<Record>,
+    // Taken off, which the ledger does not have yet.
+    unrecorded: Vec<(Record, Undone)>,
     protection: Protection,
     stopped: bool,
     time_floor: TimeMicros,
@@ -148,6 +150,7 @@ impl Healer {
             known,
             in_flight: Vec::new(),
             standing: Vec::new(),
+            unrecorded: Vec::new(),
             protection,
             stopped: options.stop_file().exists(),
             time_floor,
@@ -273,6 +276,7 @@ impl Healer {
             boot_id: self.inner.boot_id.clone(),
             verify_deadline_s: grant.map_or(0, |grant| grant.limits().verify_deadline_s),
             until: None,
+            ending: None,
         };
         let mut state = self.state();
         let described = record.plan.treatment().describe();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use fleetmend_event::ActionId;
 use fleetmend_event::TimeMicros;
 use fleetmend_event::healer::Proposal;
+use fleetmend_event::remedy::Ending;
 use fleetmend_identity::{IdentityError, files};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ words! {
         NotVerified = "not-verified",
         /// It was undone.
         Undone = "undone",
-        /// It healed, and what was done is still in force until a given time.
+        /// It has its ending, and what was done is still in force until a given time.
         Standing = "standing",
     }
 }
@@ -56,6 +57,9 @@ pub struct Record {
     pub verify_deadline_s: u64,
     /// When the standing effect is taken back.
     pub until: Option<TimeMicros>,
+    /// The ending of a transaction whose effect stands: healed where older records do not say.
+    #[serde(default)]
+    pub ending: Option<Ending>,
 }
 
 /// The journal could not be read or written.

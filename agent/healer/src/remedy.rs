@@ -132,6 +132,10 @@ pub trait Treatment {
     fn hold_s(&self) -> Option<u64> {
         None
     }
+    /// Whether something of it is still in force that undoing would take off.
+    fn is_in_force(&self) -> bool {
+        false
+    }
     /// Whether what stays has lost its object, and can be cleared away.
     fn is_moot(&self, _host: &Host) -> bool {
         false

@@ -12,9 +12,6 @@ use crate::remedy::{Plan, Reading, Truth, Undone};
 impl Healer {
     /// Brings to rest what was under way when the healer last ended. Before the first proposal.
     pub fn recover(&self) {
-        if self.state().ledger.is_err() {
-            return;
-        }
         let listed = self.state().journal.records();
         let (records, unreadable) = match listed {
             Ok(found) => found,
@@ -24,6 +21,9 @@ impl Healer {
                 return;
             }
         };
+        if self.state().ledger.is_err() {
+            return self.take_off_limits(records);
+        }
         for fault in unreadable {
             tracing::error!(
                 fault,
@@ -33,8 +33,28 @@ impl Healer {
         }
         for record in records {
             let action_id = record.proposal.action_id;
-            if let Err(stop) = self.bring_to_rest(record) {
+            if let Err(stop) = self.bring_to_rest(record.clone()) {
                 tracing::error!(%action_id, error = %stop, "transaction could not be brought to rest");
+                self.leave(record, &stop);
+            }
+        }
+    }
+
+    /// Without a ledger nothing is begun, and no limit is left in force: the journal keeps what is to be
+    /// recorded for a start with a good one.
+    fn take_off_limits(&self, records: Vec<Record>) {
+        for mut record in records {
+            let treatment = record.plan.treatment();
+            if treatment.hold_s().is_none() || !treatment.is_in_force() {
+                continue;
+            }
+            let undone = treatment.undo(&self.inner.host);
+            let action_id = record.proposal.action_id;
+            tracing::error!(%action_id, ?undone, "limit was taken off without a ledger to record it in");
+            if matches!(undone, Undone::Impossible(_)) {
+                let mut state = self.state();
+                record.until = Some(self.now_of(&state));
+                state.standing.push(record);
             }
         }
     }
@@ -102,17 +122,20 @@ impl Healer {
     }
 
     fn stand_again(&self, record: Record, ended: bool) -> Result<(), Stop> {
-        if record.boot_id != self.inner.boot_id {
-            let undone = Undone::Nothing("the host was restarted, and the limit ended with that".to_owned());
-            return self.released(&record, &undone);
-        }
+        let treatment = record.plan.treatment();
         if !ended {
-            return self.end(
-                record,
-                Ending::Healed,
-                "it had been verified".to_owned(),
-                "{}".to_owned(),
-            );
+            let ending = record.ending.unwrap_or(Ending::Healed);
+            let reason = "it had come to this ending, which was not recorded yet".to_owned();
+            return self.end(record, ending, reason, "{}".to_owned());
+        }
+        if !treatment.is_in_force() {
+            let how = if record.boot_id == self.inner.boot_id {
+                "it was not there any more"
+            } else {
+                "the host was restarted, and the limit ended with that"
+            };
+            self.release(record, Undone::Nothing(how.to_owned()));
+            return Ok(());
         }
         self.state().standing.push(record);
         Ok(())

@@ -1,4 +1,5 @@
-//! What healed and stays in force for a time: it is taken back by itself.
+//! What stays in force for a time after its transaction, because it healed or could not be undone: it is taken
+//! back by itself, also when the ledger cannot take the entry.
 
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::ActionStage;
@@ -12,6 +13,7 @@ use crate::remedy::Undone;
 impl Healer {
     /// Takes back what has stood long enough, and what has lost its object.
     pub(super) fn release_standing(&self) {
+        self.record_released();
         let (now, standing) = {
             let state = self.state();
             (self.now_of(&state), state.standing.clone())
@@ -28,24 +30,83 @@ impl Healer {
                 tracing::warn!(%action_id, reason, "standing limit could not be taken off yet");
                 continue;
             }
-            if let Err(error) = self.released(&record, &undone) {
-                tracing::error!(%action_id, %error, "release of a standing limit could not be recorded");
-                continue;
-            }
             self.state()
                 .standing
                 .retain(|kept| kept.proposal.action_id != action_id);
+            self.release(record, undone);
         }
     }
 
-    pub(super) fn released(&self, record: &Record, undone: &Undone) -> Result<(), Stop> {
+    /// Looks after a transaction that could not go on: a limit that it may have set is taken off at the next
+    /// tick. All else is brought to rest at the next start.
+    pub(super) fn leave(&self, mut record: Record, stop: &Stop) {
+        let is_limit = record.plan.treatment().hold_s().is_some();
+        if !is_limit || !matches!(stop, Stop::Ledger(_) | Stop::Journal(_)) {
+            return;
+        }
+        let mut state = self.state();
+        let action_id = record.proposal.action_id;
+        if state
+            .standing
+            .iter()
+            .all(|kept| kept.proposal.action_id != action_id)
+        {
+            record.until = Some(self.now_of(&state));
+            state.standing.push(record);
+        }
+    }
+
+    /// Records that it was taken off, now or as soon as the ledger takes it.
+    pub(super) fn release(&self, record: Record, undone: Undone) {
+        let action_id = record.proposal.action_id;
+        if let Err(error) = self.released(&record, &undone) {
+            tracing::error!(%action_id, %error, ?undone, "limit was taken off, which could not be recorded yet");
+            self.state().unrecorded.push((record, undone));
+        }
+    }
+
+    fn record_released(&self) {
+        let waiting = {
+            let mut state = self.state();
+            if state.ledger.is_err() {
+                // The journal still has them: the next start with a good ledger records them.
+                return;
+            }
+            std::mem::take(&mut state.unrecorded)
+        };
+        for (record, undone) in waiting {
+            if self.released(&record, &undone).is_err() {
+                self.state().unrecorded.push((record, undone));
+            }
+        }
+    }
+
+    fn released(&self, record: &Record, undone: &Undone) -> Result<(), Stop> {
         let (Undone::Done(how) | Undone::Nothing(how) | Undone::Impossible(how)) = undone;
         let reason = format!("the limit is taken off: {how}");
+        let action_id = record.proposal.action_id;
         let mut state = self.state();
-        let mut entry = Entry::new(&record.proposal, &record.target_key, ActionStage::Undone, reason);
-        // The transaction healed; that this came after does not change its ending.
-        (entry.ending, entry.before) = (Some(Ending::Healed), record.before.clone());
-        self.record(&mut state, entry)?;
-        Ok(state.journal.remove(record.proposal.action_id)?)
+        let ended = state.history.ending(action_id);
+        let entry = |stage, ending| {
+            let mut entry = Entry::new(&record.proposal, &record.target_key, stage, reason.clone());
+            (entry.ending, entry.before) = (ending, record.before.clone());
+            entry
+        };
+        if ended.is_some() || matches!(undone, Undone::Done(_)) {
+            // That this came after does not change an ending.
+            self.record(&mut state, entry(ActionStage::Undone, ended))?;
+        }
+        if ended.is_none() {
+            let ending = match undone {
+                Undone::Done(_) => Ending::Reverted,
+                Undone::Nothing(_) | Undone::Impossible(_) => Ending::FailedSafe,
+            };
+            self.record(&mut state, entry(ActionStage::Ended, Some(ending)))?;
+        }
+        // Should it stay, the next start finds nothing to take off.
+        if let Err(error) = state.journal.remove(action_id) {
+            tracing::warn!(%action_id, %error, "journal record of a limit that was taken off stays");
+        }
+        Ok(())
     }
 }

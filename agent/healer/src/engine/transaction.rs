@@ -52,6 +52,7 @@ impl Healer {
     pub fn run(&self, job: Job) {
         let key = job.record.target_key.clone();
         let action_id = job.record.proposal.action_id;
+        let record = job.record.clone();
         let outcome = match job.observe {
             Some(reason) => self.observe(&job.record, &reason),
             None => self.transact(job.record),
@@ -59,7 +60,10 @@ impl Healer {
         match outcome {
             // As if we had died: nothing is tidied.
             Err(Stop::Interrupted(_)) => return,
-            Err(stop) => tracing::error!(%action_id, error = %stop, "transaction stopped where it was"),
+            Err(stop) => {
+                tracing::error!(%action_id, error = %stop, "transaction stopped where it was");
+                self.leave(record, &stop);
+            }
             Ok(()) => {}
         }
         self.state().in_flight.retain(|busy| *busy != key);
@@ -187,14 +191,18 @@ impl Healer {
         after: String,
     ) -> Result<(), Stop> {
         let action_id = record.proposal.action_id;
-        let hold_s = record
-            .plan
-            .treatment()
-            .hold_s()
-            .filter(|_| ending == Ending::Healed);
-        if let Some(hold_s) = hold_s {
-            let hold_us = i64::try_from(hold_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-            record.until = Some(self.now().plus_micros(hold_us));
+        let treatment = record.plan.treatment();
+        record.until = match (ending, treatment.hold_s()) {
+            (Ending::Healed, Some(hold_s)) => {
+                let hold_us = i64::try_from(hold_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+                Some(self.now().plus_micros(hold_us))
+            }
+            // It could not be taken back: that is tried again until it can.
+            _ => treatment.is_in_force().then(|| self.now()),
+        };
+        let stands = record.until.is_some();
+        if stands {
+            record.ending = Some(ending);
             self.to(&mut record, Step::Standing)?;
         }
         tracing::info!(%action_id, %ending, reason, "transaction ended");
@@ -207,7 +215,7 @@ impl Healer {
         metrics::ending(ending);
         self.at("ended")?;
         let mut state = self.state();
-        if hold_s.is_some() {
+        if stands {
             state.standing.push(record);
         } else {
             state.journal.remove(action_id)?;

@@ -161,6 +161,11 @@ impl Treatment for ThrottlePlan {
         Some(self.hold_s)
     }
 
+    fn is_in_force(&self) -> bool {
+        // What cannot be told counts as there: undoing finds out.
+        cgroup::below(&self.root, &self.leaf).try_exists().unwrap_or(true)
+    }
+
     fn is_moot(&self, _host: &Host) -> bool {
         let members = cgroup::below(&self.root, &self.leaf).join("cgroup.procs");
         std::fs::read_to_string(members).map_or(true, |text| text.trim().is_empty())

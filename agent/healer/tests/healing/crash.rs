@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::ActionStage;
 use fleetmend_healer::interrupt::{Interrupt, Interrupted, POINTS};
+use fleetmend_healer::policy::Grant;
 
 use super::fixture::*;
 
@@ -107,6 +108,14 @@ fn a_kill_that_is_cut_short_ends_healed_only_where_that_is_known() {
     }
 }
 
+fn throttle_grant_verified_within(cgroup: &str, verify_deadline_s: u64) -> Grant {
+    let mut grant = throttle_grant(cgroup);
+    if let Grant::ThrottleProcess { limits, .. } = &mut grant {
+        limits.verify_deadline_s = verify_deadline_s;
+    }
+    grant
+}
+
 /// Takes the limit off whenever it was set: a remedy that does not help. May die as well.
 struct Sabotage {
     group: Mutex<Option<PathBuf>>,
@@ -140,26 +149,7 @@ fn what_does_not_help_is_undone_also_when_it_is_cut_short() {
     for die_at in ["nowhere", "measured", "undone", "ended"] {
         let fleet = Fleet::new();
         let hog = Hog::busy();
-        let grant = match throttle_grant(&hog.cgroup) {
-            fleetmend_healer::policy::Grant::ThrottleProcess {
-                scope,
-                cpu_core_pct_floor,
-                hold_s,
-                limits,
-            } => {
-                let limits = fleetmend_healer::policy::Limits {
-                    verify_deadline_s: 1,
-                    ..limits
-                };
-                fleetmend_healer::policy::Grant::ThrottleProcess {
-                    scope,
-                    cpu_core_pct_floor,
-                    hold_s,
-                    limits,
-                }
-            }
-            other => other,
-        };
+        let grant = throttle_grant_verified_within(&hog.cgroup, 1);
         drop(fleet.enforcing(vec![grant]));
         let host = fleetmend_healer::remedy::Host::here();
         let parent = host
@@ -186,4 +176,58 @@ fn what_does_not_help_is_undone_also_when_it_is_cut_short() {
         assert_eq!(hog.group(), hog.cgroup, "died at {die_at}");
         assert!(hog.groups_below().is_empty(), "died at {die_at}");
     }
+}
+
+/// Makes a limit of no effect, and one that cannot be taken off: a group with a group in it stays.
+struct Wedge(PathBuf);
+
+impl Interrupt for Wedge {
+    fn at(&self, point: &'static str) -> Result<(), Interrupted> {
+        if point == "applied" {
+            Sabotage {
+                group: Mutex::new(Some(self.0.clone())),
+                die_at: "nowhere",
+            }
+            .at(point)?;
+            std::fs::create_dir(leaf_of(&self.0).join("wedge")).unwrap();
+        }
+        Ok(())
+    }
+}
+
+fn leaf_of(group: &std::path::Path) -> PathBuf {
+    let mut entries = std::fs::read_dir(group).unwrap().flatten();
+    entries.find(|entry| entry.path().is_dir()).unwrap().path()
+}
+
+#[test]
+fn a_limit_that_could_not_be_taken_off_is_tried_again_until_it_is() {
+    let fleet = Fleet::new();
+    let hog = Hog::busy();
+    let grant = throttle_grant_verified_within(&hog.cgroup, 1);
+    drop(fleet.enforcing(vec![grant]));
+    let group = fleetmend_healer::remedy::Host::here()
+        .cgroups
+        .cpu()
+        .unwrap()
+        .1
+        .join(hog.cgroup.trim_start_matches('/'));
+    let healer = fleet.healer_with(Arc::new(Wedge(group.clone())));
+    let action = throttle(&hog.process(), 1);
+    let action_id = action.action_id;
+    let steps = heal(&healer, action);
+    assert_eq!(ending(&steps), Some(Ending::FailedSafe), "{steps:#?}");
+    healer.tick();
+    drop(healer);
+    let healer = fleet.healer();
+    assert_eq!(hog.groups_below().len(), 1, "it cannot be removed yet");
+    std::fs::remove_dir(leaf_of(&group).join("wedge")).unwrap();
+    healer.tick();
+    assert!(hog.groups_below().is_empty());
+    let last = super::fixture::steps(&healer, action_id).pop().unwrap();
+    assert_eq!(
+        (last.stage, last.ending),
+        (ActionStage::Undone, Some(Ending::FailedSafe))
+    );
+    assert_eq!(std::fs::read_dir(fleet.path("state/journal")).unwrap().count(), 0);
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use fleetmend_event::healer::HealerReply;
-use fleetmend_event::remedy::ProcessRef;
+use fleetmend_event::remedy::{Ending, ProcessRef};
 use fleetmend_event::table::ActionStage;
 use fleetmend_healer::engine::{Healer, Options};
 use fleetmend_healer::interrupt::{Interrupt, Interrupted};
@@ -14,10 +14,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::fixture::*;
 
 /// A state folder on a filesystem of 256 KiB.
-pub(super) struct SmallState(PathBuf);
+struct SmallState(PathBuf);
 
 impl SmallState {
-    pub(super) fn of(fleet: &Fleet) -> Self {
+    fn of(fleet: &Fleet) -> Self {
         let path = fleet.options().state_dir;
         std::fs::create_dir(&path).unwrap();
         let data = Some("size=256k,mode=700");
@@ -30,12 +30,12 @@ impl SmallState {
         self.0.join("filler")
     }
 
-    pub(super) fn fill(&self) {
+    fn fill(&self) {
         let full = std::fs::write(self.filler(), vec![1_u8; 1 << 20]).unwrap_err();
         assert_eq!(full.raw_os_error(), Some(nix::libc::ENOSPC));
     }
 
-    pub(super) fn make_room(&self) {
+    fn make_room(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }
 }
@@ -127,4 +127,65 @@ fn nothing_is_done_once_the_ledger_was_given_up() {
     healer.run(job.unwrap());
     assert!(healer.status().stopped);
     assert!(hog.runs());
+}
+
+#[test]
+fn a_limit_that_cannot_be_recorded_is_taken_off() {
+    let fleet = Fleet::new();
+    let hog = Hog::busy();
+    drop(fleet.enforcing(vec![throttle_grant(&hog.cgroup)]));
+    let healer = used_up_at("measured", &fleet);
+    let (_, job) = healer.propose(throttle(&hog.process(), 2));
+    healer.run(job.unwrap());
+    assert!(healer.status().stopped);
+    healer.tick();
+    assert_eq!(hog.group(), hog.cgroup);
+    assert!(hog.groups_below().is_empty());
+}
+
+struct Fills(Arc<SmallState>);
+
+impl Interrupt for Fills {
+    fn at(&self, point: &'static str) -> Result<(), Interrupted> {
+        if point == "measured" {
+            self.0.fill();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_limit_that_was_taken_off_on_a_full_disk_is_recorded_when_there_is_room() {
+    let fleet = Fleet::new();
+    let disk = Arc::new(SmallState::of(&fleet));
+    let hog = Hog::busy();
+    drop(fleet.enforcing(vec![throttle_grant(&hog.cgroup)]));
+    let healer = fleet.healer_with(Arc::new(Fills(disk.clone())));
+    let action = throttle(&hog.process(), 2);
+    let action_id = action.action_id;
+    heal(&healer, action);
+    healer.tick();
+    assert_eq!(hog.group(), hog.cgroup);
+    disk.make_room();
+    healer.tick();
+    let steps = steps(&healer, action_id);
+    assert_eq!(ending(&steps), Some(Ending::Reverted), "{steps:#?}");
+    assert_eq!(std::fs::read_dir(fleet.path("state/journal")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_ledger_that_is_broken_at_start_leaves_no_limit_in_force() {
+    let fleet = Fleet::new();
+    let hog = Hog::busy();
+    let healer = fleet.enforcing(vec![throttle_grant(&hog.cgroup)]);
+    heal(&healer, throttle(&hog.process(), 2));
+    assert_ne!(hog.group(), hog.cgroup);
+    drop(healer);
+    let path = fleet.options().ledger_file();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("installed", "instAlled", 1)).unwrap();
+    let healer = fleet.healer();
+    assert!(healer.status().stopped);
+    assert_eq!(hog.group(), hog.cgroup);
+    assert!(hog.groups_below().is_empty());
 }
