@@ -44,6 +44,8 @@ pub enum Command {
     Stop,
     /// Resume acting.
     Resume,
+    /// Say that the host's clock is right, though the ledger has entries of a later time. Recorded.
+    AcceptClock,
     /// The record of everything that was done.
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -100,6 +102,14 @@ pub fn execute(command: &Command, config: &Config, out: &mut dyn Write) -> anyho
             let file = config.options().stop_file();
             set_stop_file(&file, stopped).with_context(|| format!("change {}", file.display()))?;
             writeln!(out, "acting is {}", if stopped { "stopped" } else { "resumed" })?;
+        }
+        Command::AcceptClock => {
+            let file = config.options().accept_clock_file();
+            std::fs::write(&file, b"accept\n").with_context(|| format!("write {}", file.display()))?;
+            writeln!(
+                out,
+                "the healer takes the clock over within a second while it runs"
+            )?;
         }
         Command::Ledger(LedgerCommand::Verify { file }) => {
             let path = file.clone().unwrap_or_else(|| config.options().ledger_file());

@@ -8,6 +8,7 @@ mod known;
 mod record;
 mod recover;
 mod standing;
+mod time;
 mod transaction;
 
 use std::path::PathBuf;
@@ -60,6 +61,11 @@ impl Options {
         self.state_dir.join("stopped")
     }
 
+    /// A file by which root says that the clock of the host is right.
+    pub fn accept_clock_file(&self) -> PathBuf {
+        self.state_dir.join("accept-clock")
+    }
+
     /// The ledger.
     pub fn ledger_file(&self) -> PathBuf {
         self.state_dir.join("ledger.jsonl")
@@ -98,6 +104,7 @@ struct State {
     protection: Protection,
     stopped: bool,
     time_floor: TimeMicros,
+    clock_behind: bool,
     journal: Journal,
 }
 
@@ -124,7 +131,7 @@ impl Healer {
             options.ledger_bytes_max,
             &mut |entry, body| {
                 floor = floor.max(body.policy_version);
-                time_floor = time_floor.max(entry.time);
+                time_floor = time::floor_after(time_floor, body.kind, entry.time);
                 remember(&mut history, &mut known, entry.time, body);
             },
         );
@@ -154,6 +161,7 @@ impl Healer {
             protection,
             stopped: options.stop_file().exists(),
             time_floor,
+            clock_behind: false,
             journal,
         };
         let inner = Inner {
@@ -408,8 +416,9 @@ impl Healer {
             .map(|ledger| ledger.page(from_index, PAGE_ENTRIES))
     }
 
-    /// What is to be done now and then: takes standing effects back in time, and notices a stop file.
+    /// What is to be done now and then: takes standing effects back in time, and notices root's files.
     pub fn tick(&self) {
+        self.notice_clock();
         self.notice_stop();
         self.release_standing();
     }
@@ -460,15 +469,6 @@ impl Healer {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> TimeMicros {
-        self.now_of(&self.state())
-    }
-
-    /// A clock that was set back does not make an expired policy good again.
-    fn now_of(&self, state: &State) -> TimeMicros {
-        self.inner.clock.now().max(state.time_floor)
     }
 }
 

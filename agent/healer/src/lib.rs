@@ -17,7 +17,8 @@
 //! - **Everything is in the [`ledger`]**, a hash chain that is verified at every start. A ledger that is
 //!   broken or full stops all acting for good; one that cannot be written now stops what was to be recorded.
 //! - A limit that healed is taken off again by itself after the time its grant says.
-//! - Stopping is for every peer, resuming for root only. A clock set back makes no expired policy good.
+//! - Stopping is for every peer, resuming for root only. A clock set back makes no expired policy good;
+//!   only root can say, for the record, that one which ran ahead has been set right.
 //!
 //! # Tasks and channels
 //! `accept`; per connection `connection`, `answers` (queue of 64, a slow client waits alone) and `follow`;

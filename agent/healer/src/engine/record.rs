@@ -6,6 +6,7 @@ use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::{ActionEvent, ActionStage};
 
 use super::known::Known;
+use super::time::floor_after;
 use super::{Healer, State};
 use crate::error::Stop;
 use crate::history::{Attempt, History};
@@ -93,7 +94,7 @@ impl Healer {
         }
     }
 
-    fn append(
+    pub(super) fn append(
         &self,
         state: &mut State,
         time: TimeMicros,
@@ -120,13 +121,16 @@ impl Healer {
         metrics::ledger_entry();
         let next = open.next_index();
         remember(history, known, time, &body);
-        state.time_floor = state.time_floor.max(time);
+        state.time_floor = floor_after(state.time_floor, body.kind, time);
         self.inner.next.send_replace(next);
         Ok(())
     }
 }
 
 pub(super) fn remember(history: &mut History, known: &mut Known, time: TimeMicros, body: &Body) {
+    if body.kind == Kind::Clock {
+        history.set_back(time);
+    }
     let (Some(action_id), Some(stage)) = (body.action_id, body.stage) else {
         return;
     };

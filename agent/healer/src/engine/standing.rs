@@ -1,6 +1,7 @@
 //! What stays in force for a time after its transaction, because it healed or could not be undone: it is taken
 //! back by itself, also when the ledger cannot take the entry.
 
+use fleetmend_event::TimeMicros;
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::ActionStage;
 
@@ -19,7 +20,7 @@ impl Healer {
             (self.now_of(&state), state.standing.clone())
         };
         for record in standing {
-            let over = record.until.is_none_or(|until| now >= until);
+            let over = record.until.is_none_or(|until| now >= until) || is_out_of_reach(&record, now);
             if !over && !record.plan.treatment().is_moot(&self.inner.host) {
                 continue;
             }
@@ -109,4 +110,14 @@ impl Healer {
         }
         Ok(())
     }
+}
+
+/// Whether a clock that ran ahead made the limit stand for longer than any grant says: twice the time leaves room
+/// for a clock that was set back a little.
+fn is_out_of_reach(record: &Record, now: TimeMicros) -> bool {
+    let hold_s = record.plan.treatment().hold_s().unwrap_or(0);
+    let longest_us = i64::try_from(hold_s.saturating_mul(2_000_000)).unwrap_or(i64::MAX);
+    record
+        .until
+        .is_some_and(|until| until > now.plus_micros(longest_us))
 }

@@ -23,6 +23,8 @@ words! {
         Policy = "policy",
         /// Acting was stopped or resumed.
         KillSwitch = "kill-switch",
+        /// Root said that the clock is right: time goes on from this entry's.
+        Clock = "clock",
         /// A step of a transaction.
         Action = "action",
     }

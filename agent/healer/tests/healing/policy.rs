@@ -105,6 +105,30 @@ fn an_expired_policy_only_observes_and_setting_the_clock_back_does_not_help() {
 }
 
 #[test]
+fn a_clock_that_ran_ahead_is_forgotten_when_root_says_so() {
+    let fleet = Fleet::new();
+    let hog = Hog::busy();
+    let healer = fleet.enforcing(vec![throttle_grant(&hog.cgroup)]);
+    let years = Duration::from_secs(10 * 365 * 24 * 3600);
+    fleet.clock.advance(years);
+    heal(&healer, throttle(&hog.process(), 2));
+    drop(healer);
+    fleet.clock.set_back(years);
+    let healer = fleet.healer();
+    healer.tick();
+    assert_eq!(healer.status().mode, "observe");
+    std::fs::write(fleet.options().accept_clock_file(), "").unwrap();
+    healer.tick();
+    assert!(!fleet.options().accept_clock_file().exists());
+    assert_eq!(healer.status().mode, "enforce");
+    drop(healer);
+    let healer = fleet.healer();
+    assert_eq!(healer.status().mode, "enforce");
+    let steps = heal(&healer, throttle(&hog.process(), 2));
+    assert_eq!(stages(&steps), HEALED, "{steps:#?}");
+}
+
+#[test]
 fn a_policy_for_other_hosts_or_for_nobody_is_refused() {
     let fleet = Fleet::new();
     let with = |scope| Policy {
