@@ -1,5 +1,7 @@
 //! Metrics of the healer: in its log only (it has no listener), by name in one place.
 
+use metrics::{Unit, describe_counter};
+
 /// Proposals that came, by what was decided: `decision` is `act`, `observe`, `refuse`, `known` or `limited`.
 pub const PROPOSALS: &str = "fleetmend_healer_proposals_total";
 /// Transactions that ended, by `ending`.
@@ -8,6 +10,18 @@ pub const ENDINGS: &str = "fleetmend_healer_endings_total";
 pub const LEDGER_ENTRIES: &str = "fleetmend_healer_ledger_entries_total";
 /// Connections that were closed by us, by `reason`: `peer`, `message`, `slow`, `idle`, `full`.
 pub const CONNECTIONS_CLOSED: &str = "fleetmend_healer_connections_closed_total";
+
+/// Describes every metric to the recorder.
+pub(crate) fn describe() {
+    describe_counter!(PROPOSALS, Unit::Count, "proposals that came, by what was decided");
+    describe_counter!(ENDINGS, Unit::Count, "transactions that ended, by ending");
+    describe_counter!(LEDGER_ENTRIES, Unit::Count, "ledger entries written");
+    describe_counter!(
+        CONNECTIONS_CLOSED,
+        Unit::Count,
+        "connections that the healer closed, by reason"
+    );
+}
 
 pub(crate) fn proposal(decision: &'static str) {
     metrics::counter!(PROPOSALS, "decision" => decision).increment(1);
@@ -23,4 +37,28 @@ pub(crate) fn ledger_entry() {
 
 pub(crate) fn connection_closed(reason: &'static str) {
     metrics::counter!(CONNECTIONS_CLOSED, "reason" => reason).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_metric_is_described_and_recorded() {
+        let source = include_str!("metrics.rs");
+        let dense: String = source.split_whitespace().collect();
+        let names = source
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub const ")?.split_once(':'));
+        let names: Vec<&str> = names.map(|(name, _)| name).collect();
+        assert!(names.len() >= 4, "{names:?}");
+        for name in names {
+            assert!(
+                dense.contains(&format!("describe_counter!({name},Unit::")),
+                "{name} is not described"
+            );
+            assert!(
+                dense.contains(&format!("metrics::counter!({name}")),
+                "{name} is never recorded"
+            );
+        }
+    }
 }

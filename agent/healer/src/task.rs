@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::engine::Healer;
 use crate::error::OpenError;
 use crate::interrupt::Never;
+use crate::metrics;
 use crate::remedy::Host;
 use crate::server::{self, Access};
 
@@ -17,6 +18,7 @@ use crate::server::{self, Access};
 /// # Errors
 /// [`OpenError`] when its files, users or socket are not as they must be.
 pub fn start(config: &Config, tasks: &Tasks) -> Result<Healer, OpenError> {
+    metrics::describe();
     let access = Access::of(config)?;
     let healer = Healer::open(
         config.options(),
