@@ -18,6 +18,7 @@
 mod answer;
 mod functions;
 mod hot;
+mod interrupt;
 mod prune;
 mod session;
 mod table;

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use super::answer;
 use super::functions;
+use super::interrupt::Interruptible;
 use super::prune::Prune;
 use super::table::FactTable;
 use crate::config::StoreConfig;
@@ -149,6 +150,7 @@ pub(crate) fn base_state(config: &StoreConfig) -> Result<SessionState> {
     let state = SessionStateBuilder::new_with_default_features()
         .with_config(session)
         .with_runtime_env(runtime)
+        .with_physical_optimizer_rule(Arc::new(Interruptible))
         .build();
     let context = SessionContext::new_with_state(state);
     context.register_udf(functions::label());

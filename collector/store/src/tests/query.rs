@@ -259,6 +259,26 @@ async fn query_whose_caller_has_gone_gives_its_turn_back() {
 }
 
 #[tokio::test]
+async fn join_that_makes_rows_without_end_is_stopped() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    // Once its inputs are read, it never comes back for more.
+    let endless = "SELECT count(*) FROM generate_series(1, 30000) a, generate_series(1, 30000) b, generate_series(1, 30000) c";
+    let limits = QueryLimits {
+        timeout: Duration::from_secs(2),
+        ..QueryLimits::default()
+    };
+    // As many as there are threads.
+    let ended = tokio::join!(bed.store.sql(endless, limits), bed.store.sql(endless, limits));
+    for outcome in [ended.0, ended.1] {
+        let timeout = limits.timeout;
+        assert_eq!(outcome.unwrap_err(), QueryError::Timeout { timeout });
+    }
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn gap_with_an_unknown_word_hides_no_other_gap() {
     use fleetmend_event::table::{Exactness, Gap, GapStage};
     let folder = folder();
