@@ -6,8 +6,8 @@
 //! through its bodies again and again with new numbers until its time is over: a burst would not show whether the
 //! collector keeps up while it compacts.
 
-mod data;
-mod feed;
+pub(crate) mod data;
+pub(crate) mod feed;
 mod phase;
 
 use std::sync::atomic::{AtomicBool, Ordering};

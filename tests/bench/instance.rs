@@ -178,8 +178,13 @@ impl Instance {
                 .with_context(|| format!("find {key} in what init said"))
         };
         (self.user, self.password) = (text("user")?, text("password")?);
+        self.run_collector()
+    }
+
+    /// Starts the collector of this fleet, for the first time or again, and waits until it is ready.
+    pub(crate) fn run_collector(&mut self) -> Result<()> {
         let mut run = self.command("fleetmend-collector", false);
-        run.args(["run", "--config"]).arg(&config);
+        run.args(["run", "--config"]).arg(self.path("collector.toml"));
         let mut collector = Program::start("the collector", &mut run, self.path("collector.log"))?;
         let port = self.api_port;
         collector.wait_until(READY_WITHIN, || http::get_loopback(port, "/readyz").is_ok())?;

@@ -6,6 +6,7 @@
 
 mod api;
 mod child;
+mod enrol;
 mod footprint;
 mod http;
 mod ingest;
@@ -13,6 +14,7 @@ mod instance;
 mod process;
 mod report;
 mod sensor;
+mod spool;
 mod statistics;
 mod work;
 
@@ -40,6 +42,13 @@ enum Command {
     Sensor,
     /// What a collector takes from fifty agents
     Ingest,
+    /// How fast facts become durable, what a recovery costs, what a day without a collector takes
+    Spool,
+    /// How fast hosts enrol, and how a fleet comes back after a restart
+    Enrol,
+    /// Recovers a spool; `spool` starts it
+    #[command(hide = true)]
+    WorkRecover(spool::RecoverArguments),
     /// Makes load; the benchmarks start it
     #[command(hide = true)]
     Work(work::WorkArguments),
@@ -51,6 +60,9 @@ fn main() -> Result<()> {
         Command::Footprint => footprint::run(arguments.quick)?,
         Command::Sensor => sensor::run(arguments.quick)?,
         Command::Ingest => ingest::run(arguments.quick)?,
+        Command::Spool => spool::run(arguments.quick)?,
+        Command::Enrol => enrol::run(arguments.quick)?,
+        Command::WorkRecover(work) => return spool::recover(work),
         Command::Work(work) => return work::run(work),
     };
     report.print(arguments.json)

@@ -74,6 +74,11 @@ pub(crate) fn rss_mib(pid: u32) -> Result<f64> {
     kib_line(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
+/// Largest resident set size so far in MiB.
+pub(crate) fn peak_rss_mib(pid: u32) -> Result<f64> {
+    kib_line(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
 fn kib_line(path: &str, key: &str) -> Result<f64> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     let line = text

@@ -12,7 +12,7 @@ use crate::step::{command, run, step};
 /// Arguments of `bench`.
 #[derive(clap::Args)]
 pub(crate) struct BenchArguments {
-    /// Which: footprint, ingest or sensor
+    /// Which: footprint, ingest, sensor, spool or enrol
     name: String,
     /// Print one JSON object
     #[arg(long)]

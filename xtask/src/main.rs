@@ -31,7 +31,7 @@ enum Task {
     Test(checks::TestArguments),
     /// Check format, lints and dependencies
     Lint,
-    /// Measure: `bench footprint | ingest | sensor [--json]`
+    /// Measure: `bench footprint | ingest | sensor | spool | enrol [--json]`
     Bench(bench::BenchArguments),
     /// Inject a fault into the instance started by `up`: `lab run NAME [--json]`
     Lab(bench::LabArguments),

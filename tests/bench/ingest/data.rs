@@ -140,7 +140,8 @@ enum Behaviour {
     Ratio,
 }
 
-struct Host {
+/// A made-up host.
+pub(crate) struct Host {
     random: StdRng,
     series: SeriesSet,
     behaviours: Vec<Behaviour>,
@@ -150,7 +151,8 @@ struct Host {
 }
 
 impl Host {
-    fn new(seed: u64) -> Self {
+    /// The same for the same seed.
+    pub(crate) fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut behaviours = Vec::new();
         let mut values = Vec::new();
@@ -203,7 +205,8 @@ impl Host {
         (0..3).map(|_| self.random.random_range(-1.0..1.0)).sum()
     }
 
-    fn tick(&mut self, time: TimeMicros) -> MetricFrame {
+    /// The next sample of every series.
+    pub(crate) fn tick(&mut self, time: TimeMicros) -> MetricFrame {
         self.load = (self.load + 0.02 * (0.25 - self.load) + 0.02 * self.noise()).clamp(0.01, 0.98);
         let mut values = std::mem::take(&mut self.values);
         for (value, index) in values.iter_mut().zip(0_usize..) {
@@ -230,7 +233,7 @@ impl Host {
     }
 
     /// An exec or an exit, in turn.
-    fn event(&mut self, time: TimeMicros) -> Fact {
+    pub(crate) fn event(&mut self, time: TimeMicros) -> Fact {
         let program = self.random.random_range(0..PROGRAMS.len());
         let (comm, exe) = PROGRAMS.get(program).copied().unwrap_or(("sh", "/usr/bin/dash"));
         self.pid = if self.pid > 4_000_000 { 1_000 } else { self.pid + 1 };
