@@ -9,6 +9,7 @@
 pub(crate) mod data;
 pub(crate) mod feed;
 mod phase;
+mod series;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

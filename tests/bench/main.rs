@@ -13,6 +13,7 @@ mod ingest;
 mod instance;
 mod process;
 mod report;
+mod samples;
 mod sensor;
 mod spool;
 mod statistics;
@@ -46,6 +47,9 @@ enum Command {
     Spool,
     /// How fast hosts enrol, and how a fleet comes back after a restart
     Enrol,
+    /// Writes bodies of made-up hosts, to train the dictionary on
+    #[command(hide = true)]
+    WorkSamples(samples::SampleArguments),
     /// Recovers a spool; `spool` starts it
     #[command(hide = true)]
     WorkRecover(spool::RecoverArguments),
@@ -62,6 +66,7 @@ fn main() -> Result<()> {
         Command::Ingest => ingest::run(arguments.quick)?,
         Command::Spool => spool::run(arguments.quick)?,
         Command::Enrol => enrol::run(arguments.quick)?,
+        Command::WorkSamples(work) => return samples::run(work),
         Command::WorkRecover(work) => return spool::recover(work),
         Command::Work(work) => return work::run(work),
     };

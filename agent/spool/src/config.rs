@@ -46,10 +46,10 @@ impl Default for SpoolConfig {
     fn default() -> Self {
         Self {
             folder: PathBuf::from("/var/lib/fleetmend-agent/spool"),
-            // 512 MiB in all: a day without a collector at default rates.
-            critical_quota: ByteSize::from_mib(64),
-            events_quota: ByteSize::from_mib(256),
-            metrics_quota: ByteSize::from_mib(192),
+            // 512 MiB in all: a day without a collector at default rates takes 370 of events and 54 of metrics.
+            critical_quota: ByteSize::from_mib(32),
+            events_quota: ByteSize::from_mib(400),
+            metrics_quota: ByteSize::from_mib(80),
             critical_flush: HumanDuration::from_millis(50),
             events_flush: HumanDuration::from_millis(250),
             metrics_flush: HumanDuration::from_secs(10),

@@ -3,7 +3,6 @@
 //! Of the 300 series 55 % are counters, 18 % byte gauges in pages, 15 % never change, 7 % are small whole numbers
 //! and 5 % are ratios with two decimals: the mix of the host metrics that budgets for bytes were set with.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,13 @@ use anyhow::{Context, Result};
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::table::{ProcessEvent, ProcessEventKind, Source};
 use fleetmend_event::{
-    Fact, FactBuffer, Frame, Lane, MetricFrame, RecordId, Sequence, SeriesKey, SeriesSet, SpoolEpoch,
-    TimeMicros,
+    Fact, FactBuffer, Frame, Lane, MetricFrame, RecordId, Sequence, SeriesSet, SpoolEpoch, TimeMicros,
 };
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::feed::Stock;
+use super::series::series;
 
 /// Series of one host.
 pub(crate) const SERIES: u32 = 300;
@@ -156,37 +155,25 @@ impl Host {
         let mut random = StdRng::seed_from_u64(seed);
         let mut behaviours = Vec::new();
         let mut values = Vec::new();
-        let mut keys = Vec::new();
+        let keys = series(&mut random, SERIES);
         for index in 0..SERIES {
-            let (behaviour, value, word, unit) = match index % 100 {
+            let (behaviour, value) = match index % 100 {
                 0..55 => {
                     let rate = 10_f64.powf(random.random_range(-1.0..5.0));
                     let start = random.random_range(0.0..1e9_f64).floor();
-                    (Behaviour::Counter { rate }, start, "network.io", "By")
+                    (Behaviour::Counter { rate }, start)
                 }
                 55..73 => {
                     let pages = random.random_range(1e3..1e6_f64).floor();
-                    (Behaviour::Pages, pages * PAGE_BYTES, "memory.usage", "By")
+                    (Behaviour::Pages, pages * PAGE_BYTES)
                 }
                 73..88 => {
                     let value = random.random_range(0.0..1e6_f64).floor() * PAGE_BYTES;
-                    (Behaviour::Constant, value, "filesystem.limit", "By")
+                    (Behaviour::Constant, value)
                 }
-                88..95 => (Behaviour::Small, 1.0, "process.count", "{process}"),
-                _ => (Behaviour::Ratio, 0.3, "cpu.utilization", "1"),
+                88..95 => (Behaviour::Small, 1.0),
+                _ => (Behaviour::Ratio, 0.3),
             };
-            let labels = BTreeMap::from([
-                ("device".to_owned(), format!("vd{index}")),
-                (
-                    "direction".to_owned(),
-                    if index % 2 == 0 { "receive" } else { "transmit" }.to_owned(),
-                ),
-            ]);
-            keys.push(SeriesKey {
-                name: format!("system.{word}"),
-                unit: unit.to_owned(),
-                labels,
-            });
             behaviours.push(behaviour);
             values.push(value);
         }
