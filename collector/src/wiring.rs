@@ -43,7 +43,7 @@ use crate::control;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 /// Answers to orders that wait to be noted.
 const ORDER_RESULTS_MAX: usize = 64;
-/// Time between two sweeps of the metrics' buffers.
+/// Time between two sweeps of the metrics' buffers, and between two looks at alerting.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Builds and runs the collector until a signal.
@@ -70,7 +70,8 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
     }
     let authority = CollectorAuthority::open(&config.authority_dir()).context("open the collector's keys")?;
     let pool = control::open(&config.control_database()).await?;
-    let readiness = Readiness::new(&["store"]);
+    let readiness = Readiness::new(&["store", "alerting"]);
+    let ready = readiness.clone();
 
     let store = Store::open(config.store.clone())
         .await
@@ -113,6 +114,7 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
         .context("open the API")?;
     info!(address = %api.address(), scheme = api.scheme(), "API and dashboard");
     alerting.spawn(&rooms);
+    follow_alerting(alerting, ready, &rooms);
     reload_certificate(reload, api.certificate(), &tasks);
     api.serve(&rooms);
     start_ingest(&config, &rooms, enroller, &ingest).await?;
@@ -197,6 +199,21 @@ fn follow_store(store: &Store, readiness: &Readiness, tasks: &Tasks) {
             tokio::select! {
                 () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
                 changed = health.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
+    });
+}
+
+/// Alerting is the reader that always asks: what stands in its way stands in everybody's.
+fn follow_alerting(alerting: Alerting, readiness: Readiness, tasks: &Tasks) {
+    let token = tasks.token();
+    tasks.spawn("alerting readiness", TaskKind::BestEffort, async move {
+        loop {
+            let state = alerting.fault().map_or(State::Ready, State::NotReady);
+            readiness.set("alerting", state);
+            let pause = tokio::time::sleep(UPKEEP_EVERY);
+            if token.run_until_cancelled(pause).await.is_none() {
+                return Ok::<(), std::convert::Infallible>(());
             }
         }
     });

@@ -22,6 +22,9 @@ use crate::{database, deliver, evaluate};
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
+/// Rounds may fail for this long, a restart of the store for instance, before alerting counts as broken.
+const BROKEN_AFTER: Duration = Duration::from_secs(60);
+
 /// Alerting, ready to run.
 #[derive(Clone)]
 pub struct Alerting {
@@ -37,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     /// Whether a row that cannot be read was reported.
     pub(crate) unreadable_told: AtomicBool,
+    /// When a round last succeeded; opening counts as one.
+    pub(crate) round_at: watch::Sender<Instant>,
     /// Told when a round may have written messages.
     pub(crate) wake: watch::Sender<()>,
 }
@@ -75,8 +80,19 @@ impl Alerting {
                 sql,
                 webhooks,
                 unreadable_told: AtomicBool::new(false),
+                round_at: watch::Sender::new(Instant::now()),
                 wake: watch::Sender::new(()),
             }),
+        })
+    }
+
+    /// Why nobody would be alerted now: the facts could not be read, or the state not be written, for a while.
+    pub fn fault(&self) -> Option<String> {
+        let allowed = BROKEN_AFTER + self.shared.config.poll.get();
+        let broken = self.shared.round_at.borrow().elapsed() > allowed;
+        broken.then(|| {
+            let seconds = allowed.as_secs();
+            format!("no round of alerting succeeded for more than {seconds} s; the log says why")
         })
     }
 
@@ -105,8 +121,14 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
     loop {
         // Each part for itself: what stops one does not stop the others.
         let pause = match evaluate::findings(shared).await {
-            Ok(true) => Duration::ZERO,
-            Ok(false) => shared.config.poll.get(),
+            Ok(more) => {
+                shared.round_at.send_replace(Instant::now());
+                if more {
+                    Duration::ZERO
+                } else {
+                    shared.config.poll.get()
+                }
+            }
             Err(error) => {
                 failed("evaluating", &error);
                 AFTER_FAILURE
@@ -158,4 +180,63 @@ fn failed(what: &'static str, error: &AlertError) {
     metrics::counter!(crate::metrics::FAILURES, "what" => what).increment(1);
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(what, %error, cause, "a round of alerting failed; it is done again");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use arrow::array::RecordBatch;
+    use async_trait::async_trait;
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    use super::*;
+    use crate::query::{QueryError, QueryLimits};
+
+    /// A store whose every turn is taken, until one is not.
+    #[derive(Default)]
+    struct Busy(AtomicBool);
+
+    #[async_trait]
+    impl SqlQuery for Busy {
+        async fn sql(&self, _: &str, _: QueryLimits) -> Result<Vec<RecordBatch>, QueryError> {
+            if self.0.load(Ordering::SeqCst) {
+                return Ok(Vec::new());
+            }
+            Err(QueryError::Unavailable("every turn is taken".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn rounds_that_fail_for_long_are_a_fault_until_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("control.sqlite"))
+            .create_if_missing(true);
+        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let store = Arc::new(Busy::default());
+        let config = AlertConfig {
+            default_rules: false,
+            ..AlertConfig::default()
+        };
+        let alerting = Alerting::open(config, pool, store.clone()).await.unwrap();
+        assert_eq!(alerting.fault(), None, "it has only begun");
+        let long_ago = Instant::now().checked_sub(BROKEN_AFTER * 2).unwrap();
+        alerting.shared.round_at.send_replace(long_ago);
+        let failed = evaluate::findings(&alerting.shared).await;
+        assert!(failed.is_err(), "{failed:?}");
+        assert!(alerting.fault().unwrap().contains("no round"));
+
+        store.0.store(true, Ordering::SeqCst);
+        let mut round = alerting.shared.round_at.subscribe();
+        let tasks = Tasks::new();
+        alerting.spawn(&tasks);
+        let succeeded = round.wait_for(|at| *at > long_ago);
+        tokio::time::timeout(Duration::from_secs(20), succeeded)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(alerting.fault(), None);
+        tasks.drain(Duration::from_secs(20)).await;
+    }
 }
