@@ -33,7 +33,11 @@ impl Enrolments for EnrolmentAdapter {
         lifetime: Duration,
         uses: u32,
     ) -> Result<NewEnrolmentToken, BackendError> {
-        let token = self.enroller.issue_token(by, lifetime, uses).await.map_err(failed)?;
+        let token = self
+            .enroller
+            .issue_token(by, lifetime, uses)
+            .await
+            .map_err(failed)?;
         let id = collector_ingest::enrol::token_id(&token);
         let micros = i64::try_from(lifetime.as_micros()).unwrap_or(i64::MAX);
         Ok(NewEnrolmentToken {
