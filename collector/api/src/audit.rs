@@ -1,6 +1,6 @@
 //! The API's own audit trail: who ordered what, and who was not let in.
 //!
-//! An order is carried out only when its row was written. Refusals cost a stranger nothing, so they are bounded
+//! An order is carried out only when its row was written; one that then fails has a second row that says why. Refusals cost a stranger nothing, so they are bounded
 //! three ways: rows of one source per minute, rows of everybody per minute, rows kept, apart from those of orders.
 //! What a minute had too many of is counted, and the count stands in the next refusal.
 
@@ -68,6 +68,11 @@ impl Audit {
     /// Writes what is allowed. An order is carried out only when this succeeded.
     pub(crate) async fn allowed(&self, entry: AuditEntry<'_>) -> Result<(), StateError> {
         self.write("allowed", entry).await
+    }
+
+    /// Writes that what was allowed could not be done.
+    pub(crate) async fn failed(&self, entry: AuditEntry<'_>) -> Result<(), StateError> {
+        self.write("failed", entry).await
     }
 
     /// Writes a refusal, unless its source or everybody together had too many this minute.

@@ -164,7 +164,7 @@ pub struct AuditRow {
     pub action: String,
     /// To what.
     pub subject: String,
-    /// `allowed` or `refused`.
+    /// `allowed`, `failed` (what was allowed could not be done), `refused`, or `done`.
     pub outcome: String,
     /// In words.
     pub detail: String,

@@ -137,6 +137,11 @@ impl Problem {
         problem
     }
 
+    /// What is said to a person.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self

@@ -1,4 +1,5 @@
-//! What only an admin may do. Every order is written to the audit trail before it is carried out.
+//! What only an admin may do. Every order is written to the audit trail before it is carried out,
+//! and once more when it fails.
 
 use std::time::Duration;
 
@@ -77,23 +78,40 @@ pub(crate) struct AuditParameters {
 type From = Option<Extension<Remote>>;
 
 impl ApiState {
-    async fn order(
+    async fn carry_out<T>(
         &self,
-        admin: &Admin,
-        remote: From,
-        action: &str,
-        subject: &str,
-        detail: &str,
-    ) -> Result<(), Problem> {
-        let remote = remote.map(|Extension(remote)| remote);
-        let entry = AuditEntry {
-            actor: &admin.0.user,
-            action,
-            subject,
-            detail,
-            remote,
-        };
-        Ok(self.audit.allowed(entry).await?)
+        order: AuditEntry<'_>,
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        self.audit.allowed(order).await?;
+        let done = work.await;
+        if let Err(problem) = &done {
+            let failed = AuditEntry {
+                detail: problem.detail(),
+                ..order
+            };
+            // The caller is told of the failure itself.
+            if let Err(error) = self.audit.failed(failed).await {
+                tracing::error!(%error, action = order.action, "a failed order is not in the audit trail");
+            }
+        }
+        done
+    }
+}
+
+fn order<'a>(
+    admin: &'a Admin,
+    remote: From,
+    action: &'a str,
+    subject: &'a str,
+    detail: &'a str,
+) -> AuditEntry<'a> {
+    AuditEntry {
+        actor: &admin.0.user,
+        action,
+        subject,
+        detail,
+        remote: remote.map(|Extension(remote)| remote),
     }
 }
 
@@ -117,12 +135,15 @@ pub(crate) async fn create_token(
         return Err(Problem::field("uses", format!("has to be 1 to {TOKEN_USES_MAX}")));
     }
     let detail = format!("for {lifetime_s} s and {uses} hosts");
-    state
-        .order(&admin, remote, "create-token", "enrolment", &detail)
-        .await?;
     let made = state
-        .enrolments
-        .create_token(&admin.0.user, Duration::from_secs(lifetime_s), uses)
+        .carry_out(
+            order(&admin, remote, "create-token", "enrolment", &detail),
+            async {
+                let lifetime = Duration::from_secs(lifetime_s);
+                let made = state.enrolments.create_token(&admin.0.user, lifetime, uses);
+                Ok(made.await?)
+            },
+        )
         .await?;
     let expires_at = made.expires_at.to_string();
     Ok((
@@ -159,8 +180,11 @@ pub(crate) async fn revoke_token(
     remote: From,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    state.order(&admin, remote, "revoke-token", &id, "").await?;
-    state.enrolments.revoke_token(&admin.0.user, &id).await?;
+    state
+        .carry_out(order(&admin, remote, "revoke-token", &id, ""), async {
+            Ok(state.enrolments.revoke_token(&admin.0.user, &id).await?)
+        })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -181,10 +205,12 @@ pub(crate) async fn revoke_host(
         .chars()
         .take(REASON_CHARS_MAX)
         .collect();
+    let subject = id.to_string();
     state
-        .order(&admin, remote, "revoke-host", &id.to_string(), &reason)
+        .carry_out(order(&admin, remote, "revoke-host", &subject, &reason), async {
+            Ok(state.enrolments.revoke_host(&admin.0.user, id, &reason).await?)
+        })
         .await?;
-    state.enrolments.revoke_host(&admin.0.user, id, &reason).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -246,12 +272,16 @@ pub(crate) async fn create_user(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let role: Role = parameter::parse("role", &request.role)?;
     let name: String = request.name.chars().take(64).collect();
-    state
-        .order(&admin, remote, "create-user", &name, role.as_str())
-        .await?;
     let user = state
-        .accounts
-        .create(&request.name, &request.password, role)
+        .carry_out(
+            order(&admin, remote, "create-user", &name, role.as_str()),
+            async {
+                Ok(state
+                    .accounts
+                    .create(&request.name, &request.password, role)
+                    .await?)
+            },
+        )
         .await?;
     Ok((StatusCode::CREATED, Json(json!(user))))
 }
@@ -264,10 +294,14 @@ pub(crate) async fn remove_user(
     remote: From,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    state.order(&admin, remote, "remove-user", &name, "").await?;
-    if state.accounts.remove(&name).await? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(Problem::new(Code::NotFound, format!("there is no user {name}")))
-    }
+    state
+        .carry_out(order(&admin, remote, "remove-user", &name, ""), async {
+            if state.accounts.remove(&name).await? {
+                Ok(())
+            } else {
+                Err(Problem::new(Code::NotFound, format!("there is no user {name}")))
+            }
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -39,6 +39,22 @@ async fn tokens_are_made_listed_and_taken_back() {
             .0,
         404
     );
+    let trail = testbed.get("audit?limit=4", &admin).await;
+    let outcomes: Vec<(&str, &str)> = trail["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["outcome"].as_str().unwrap(), row["detail"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        outcomes[..3],
+        [
+            ("failed", "there is no such token"),
+            ("allowed", ""),
+            ("allowed", "")
+        ],
+        "what could not be done is not said to be done"
+    );
     for wrong in [
         json!({ "uses": 0 }),
         json!({ "uses": 9_999 }),
