@@ -12,7 +12,7 @@ use super::host_list::Host;
 use crate::auth::Caller;
 use crate::parameter;
 use crate::problem::{Problem, ProblemBody};
-use crate::query::{Conditions, latest, time};
+use crate::query::{Conditions, latest, time, time_of};
 use crate::state::{ApiState, Shared};
 
 const ROWS_MAX: usize = 5_000;
@@ -103,10 +103,13 @@ pub(crate) async fn processes(
 ) -> Result<Json<RowList>, Problem> {
     let id = state.known(&host).await?;
     let limit = parameter::limit("limit", parameters.limit, PROCESSES_DEFAULT, PROCESSES_MAX)?;
-    let since = time(TimeMicros::now().plus_millis(-PROCESS_AGE_MAX_MS));
+    let now = TimeMicros::now();
+    let oldest = now.plus_millis(-PROCESS_AGE_MAX_MS);
+    // What ended while no agent ran has no row that says so; an agent that starts writes every process that runs.
+    let since = state.agent_start(id, oldest, now).await?.unwrap_or(oldest);
     let recent = Conditions::default()
         .host(Some(id))
-        .and(format!("time >= {since}"));
+        .and(format!("time >= {}", time(since)));
     let last = latest("processes", "pid, start_boot_ns", &recent);
     let query = format!(
         "SELECT * FROM ({last}) WHERE state <> 'X' ORDER BY cpu_core_pct DESC, rss_bytes DESC, pid LIMIT {limit}"
@@ -125,6 +128,28 @@ impl ApiState {
         } else {
             Err(Problem::no_host(id))
         }
+    }
+
+    /// When the host's agent last started, if that was after `oldest`. Its first row says that no healer is there,
+    /// which the row of a healer's change says only when one goes away.
+    async fn agent_start(
+        &self,
+        id: HostId,
+        oldest: TimeMicros,
+        now: TimeMicros,
+    ) -> Result<Option<TimeMicros>, Problem> {
+        let starts = Conditions::default()
+            .host(Some(id))
+            .and("healing = 'absent'")
+            .and(format!("time >= {}", time(oldest)))
+            // A clock that ran ahead must not hide what runs now.
+            .and(format!("time <= {}", time(now)));
+        let query = format!("SELECT time FROM host_info WHERE {starts} ORDER BY time DESC LIMIT 1");
+        Ok(self
+            .rows(&query, 1)
+            .await?
+            .first()
+            .and_then(|row| time_of(row, "time")))
     }
 
     async fn last_rows(

@@ -44,6 +44,52 @@ pub(crate) fn probe(name: &str) -> ProbeStatus {
     }
 }
 
+fn host_info(healing: &str, time: TimeMicros) -> HostInfo {
+    HostInfo {
+        time,
+        hostname: "web-1".to_owned(),
+        os: "Debian".to_owned(),
+        kernel: "6.18".to_owned(),
+        arch: "x86_64".to_owned(),
+        cpu_count: 2,
+        memory_bytes: u64::MAX,
+        boot_time: TimeMicros(0),
+        agent_version: "0.1.0".to_owned(),
+        healing: healing.to_owned(),
+    }
+}
+
+fn process(pid: u32, state: &str, cpu_core_pct: f64, later_us: i64) -> ProcessSnapshot {
+    ProcessSnapshot {
+        time: TimeMicros::now().plus_micros(later_us),
+        pid,
+        start_boot_ns: 5,
+        ppid: 1,
+        comm: "c".to_owned(),
+        exe: None,
+        exe_deleted: false,
+        command_line: "c -x".to_owned(),
+        uid: 0,
+        state: state.to_owned(),
+        cgroup: None,
+        unit: None,
+        container_id: None,
+        cpu_core_pct,
+        rss_bytes: 1,
+        read_bytes: 0,
+        write_bytes: 0,
+        fd_count: None,
+        thread_count: 1,
+    }
+}
+
+async fn pids(testbed: &Testbed, token: &str) -> Vec<u64> {
+    let path = format!("hosts/{}/processes", testbed.host);
+    let processes = testbed.get(&path, token).await;
+    let items = processes["items"].as_array().unwrap().iter();
+    items.map(|process| process["pid"].as_u64().unwrap()).collect()
+}
+
 fn step(
     finding: &Finding,
     action_id: ActionId,
@@ -82,18 +128,7 @@ async fn a_host_is_described_by_all_who_know_of_it() {
         "it is enrolled and has said nothing yet"
     );
 
-    let info = HostInfo {
-        time: TimeMicros::now(),
-        hostname: "web-1".to_owned(),
-        os: "Debian".to_owned(),
-        kernel: "6.18".to_owned(),
-        arch: "x86_64".to_owned(),
-        cpu_count: 2,
-        memory_bytes: u64::MAX,
-        boot_time: TimeMicros(0),
-        agent_version: "0.1.0".to_owned(),
-        healing: "observe".to_owned(),
-    };
+    let info = host_info("observe", TimeMicros::now());
     let cpu = |mode: &str| SeriesKey::new("system.cpu.utilization", "1", [("cpu.mode", mode)]);
     let memory = SeriesKey::new(
         "system.memory.utilization",
@@ -152,27 +187,6 @@ async fn only_the_last_row_of_each_probe_and_process_counts() {
     let mut real = probe("bpf.process");
     real.time = real.time.plus_micros(1_000);
     real.state = ProbeState::Real;
-    let process = |pid: u32, state: &str, cpu_core_pct: f64, later: i64| ProcessSnapshot {
-        time: TimeMicros::now().plus_micros(later),
-        pid,
-        start_boot_ns: 5,
-        ppid: 1,
-        comm: "c".to_owned(),
-        exe: None,
-        exe_deleted: false,
-        command_line: "c -x".to_owned(),
-        uid: 0,
-        state: state.to_owned(),
-        cgroup: None,
-        unit: None,
-        container_id: None,
-        cpu_core_pct,
-        rss_bytes: 1,
-        read_bytes: 0,
-        write_bytes: 0,
-        fd_count: None,
-        thread_count: 1,
-    };
     let rows = [
         process(1, "S", 1.0, 0),
         process(2, "R", 90.0, 0),
@@ -188,16 +202,28 @@ async fn only_the_last_row_of_each_probe_and_process_counts() {
     assert_eq!(probes["items"].as_array().unwrap().len(), 1);
     assert_eq!(probes["items"][0]["state"], "REAL");
     assert!(probes["items"][0].get("recency").is_none());
-    let processes = testbed
-        .get(&format!("hosts/{}/processes", testbed.host), &token)
-        .await;
-    let pids: Vec<&Value> = processes["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|process| &process["pid"])
-        .collect();
-    assert_eq!(pids, [2, 1], "busiest first, without what has ended");
+    assert_eq!(
+        pids(&testbed, &token).await,
+        [2, 1],
+        "busiest first, without what has ended"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ended_while_no_agent_ran_is_not_listed() {
+    let testbed = Testbed::start().await;
+    let token = testbed.viewer().await;
+    let seconds_ago = |seconds: i64| TimeMicros::now().plus_millis(-seconds * 1_000);
+    let facts: Vec<Fact> = vec![
+        process(1, "S", 1.0, -60_000_000).into(),
+        process(2, "S", 1.0, -60_000_000).into(),
+        host_info("absent", seconds_ago(30)).into(),
+        process(1, "S", 1.0, -29_000_000).into(),
+        // The healer's state is no start: what has not changed since then runs on.
+        host_info("observe", seconds_ago(20)).into(),
+    ];
+    testbed.add(facts).await;
+    assert_eq!(pids(&testbed, &token).await, [1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
