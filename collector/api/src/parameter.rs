@@ -1,6 +1,6 @@
 //! Query parameters, parsed once into what they mean.
 
-use fleetmend_event::TimeMicros;
+use fleetmend_event::{TimeMicros, tables};
 
 use crate::problem::Problem;
 
@@ -68,12 +68,36 @@ pub(crate) fn limit(
     default: usize,
     max: usize,
 ) -> Result<usize, Problem> {
+    within(field, value, default, 1..=max)
+}
+
+/// A number of a range, or the default.
+pub(crate) fn within(
+    field: &'static str,
+    value: Option<usize>,
+    default: usize,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<usize, Problem> {
     let value = value.unwrap_or(default);
-    if (1..=max).contains(&value) {
+    if range.contains(&value) {
         Ok(value)
     } else {
-        Err(Problem::field(field, format!("has to be 1 to {max}")))
+        let (min, max) = (range.start(), range.end());
+        Err(Problem::field(field, format!("has to be {min} to {max}")))
     }
+}
+
+/// A table that facts are kept in.
+pub(crate) fn table(field: &'static str, name: &str) -> Result<&'static str, Problem> {
+    let known = || tables().iter().map(|table| table.name);
+    known().find(|table| *table == name).ok_or_else(|| {
+        let all: Vec<&str> = known().collect();
+        let name: String = name.chars().take(64).collect();
+        Problem::field(
+            field,
+            format!("there is no table {name}; the tables are {}", all.join(", ")),
+        )
+    })
 }
 
 /// An id or a word of a vocabulary.

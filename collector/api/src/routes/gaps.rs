@@ -40,10 +40,12 @@ pub(crate) async fn list(
     let from = parameter::time("from", parameters.from.as_deref(), "-24h", now)?;
     let to = parameter::time("to", parameters.to.as_deref(), "now", now)?;
     let limit = parameter::limit("limit", parameters.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    // An empty list says that nothing is missing, which nobody can say of a table that is not there.
     let table = parameters.table.filter(|table| !table.is_empty());
+    let table = table.map(|table| parameter::table("table", &table)).transpose()?;
     let conditions = Conditions::default()
         .host(host)
-        .maybe(table.map(|table| format!("\"table\" IN ('*', {})", text(&table))))
+        .maybe(table.map(|table| format!("\"table\" IN ('*', {})", text(table))))
         .and(format!("from_time <= {}", time(to)))
         .and(format!("to_time >= {}", time(from)));
     let query = format!("SELECT * FROM gaps WHERE {conditions} ORDER BY time DESC LIMIT {limit}");

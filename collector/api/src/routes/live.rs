@@ -102,18 +102,12 @@ fn split(list: Option<&str>) -> BTreeSet<String> {
 
 fn wanted(list: Option<&str>) -> Result<BTreeSet<&'static str>, Problem> {
     let named = split(list);
-    let known = || tables().iter().map(|table| table.name);
     if named.is_empty() {
-        return Ok(known().filter(|name| *name != "metrics").collect());
+        let known = tables().iter().map(|table| table.name);
+        return Ok(known.filter(|name| *name != "metrics").collect());
     }
-    let find = |name: String| {
-        known().find(|table| *table == name).ok_or_else(|| {
-            let all: Vec<&str> = known().collect();
-            Problem::field(
-                "tables",
-                format!("there is no table {name}; the tables are {}", all.join(", ")),
-            )
-        })
-    };
-    named.into_iter().map(find).collect()
+    named
+        .into_iter()
+        .map(|name| parameter::table("tables", &name))
+        .collect()
 }

@@ -21,6 +21,8 @@ const SERIES_SCANNED_MAX: usize = 20_000;
 const NAMES_MAX: usize = 20;
 const SERIES_MAX: usize = 200;
 const POINTS_DEFAULT: usize = 600;
+/// Fewer are no chart.
+const POINTS_MIN: usize = 10;
 const POINTS_MAX: usize = 5_000;
 /// Points of one answer, all series together: about 2 MiB of JSON.
 const ROWS_MAX: usize = 100_000;
@@ -183,8 +185,12 @@ impl Wanted {
         if from >= to {
             return Err(Problem::field("from", "has to be before `to`"));
         }
-        let points =
-            parameter::limit("points_max", parameters.points_max, POINTS_DEFAULT, POINTS_MAX)?.max(10);
+        let points = parameter::within(
+            "points_max",
+            parameters.points_max,
+            POINTS_DEFAULT,
+            POINTS_MIN..=POINTS_MAX,
+        )?;
         let aggregate = match parameters.agg.as_deref().unwrap_or("avg") {
             "avg" | "" => "avg(value)",
             "max" => "max(value)",

@@ -17,7 +17,8 @@ use crate::state::Shared;
 
 const ROWS_DEFAULT: usize = 1_000;
 const ROWS_MAX: usize = 10_000;
-const QUERY_BYTES_MAX: usize = 64 * 1_024;
+/// As the store has it.
+const QUERY_BYTES_MAX: usize = 32 * 1_024;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -56,10 +57,13 @@ pub(crate) async fn run(
 ) -> Result<Json<SqlAnswer>, Problem> {
     let rows_max = parameter::limit("rows_max", request.rows_max, ROWS_DEFAULT, ROWS_MAX)?;
     let query = request.query.trim().trim_end_matches(';');
-    if query.is_empty() || query.len() > QUERY_BYTES_MAX {
+    if query.is_empty() {
+        return Err(Problem::field("query", "is empty"));
+    }
+    if query.len() > QUERY_BYTES_MAX {
         return Err(Problem::field(
             "query",
-            format!("has to be one query of at most {QUERY_BYTES_MAX} bytes"),
+            format!("is longer than {QUERY_BYTES_MAX} bytes"),
         ));
     }
     let began = Instant::now();

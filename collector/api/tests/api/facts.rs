@@ -227,6 +227,31 @@ async fn a_process_that_ended_while_no_agent_ran_is_not_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_mean_nothing_are_refused_with_what_is_wanted() {
+    let testbed = Testbed::start().await;
+    let token = testbed.viewer().await;
+    let range = format!("metrics/range?host={}&name=m&points_max=", testbed.host);
+    let cases = [
+        (format!("{range}9"), "has to be 10 to 5000"),
+        (format!("{range}5001"), "has to be 10 to 5000"),
+        ("gaps?table=nope".to_owned(), "process_events"),
+    ];
+    for (path, part) in cases {
+        let (status, problem) = testbed.call(Method::GET, &path, Some(&token), None).await;
+        assert_eq!(status, 400, "{path}");
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
+    }
+    testbed.get("gaps?table=findings", &token).await;
+    let long = format!("select '{}'", "x".repeat(32 * 1_024));
+    for (query, part) in [(" ;", "is empty"), (long.as_str(), "32768")] {
+        let body = Some(json!({ "query": query }));
+        let (status, problem) = testbed.call(Method::POST, "sql", Some(&token), body).await;
+        assert_eq!(status, 400);
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn findings_come_in_pages_without_losing_or_doubling_any() {
     let testbed = Testbed::start().await;
     let token = testbed.viewer().await;
