@@ -21,7 +21,7 @@ pub(crate) fn sign(output: &Output, policy: &Path, root: &Path, to: Option<&Path
     if !policy.is_object() {
         return Err(Failure::other("a policy is a JSON object"));
     }
-    let root = FleetRoot::open(root).map_err(|error| Failure::other(chain(&error)))?;
+    let root = open_root(root)?;
     let signed = root
         .sign(Context::Policy, &policy)
         .map_err(|error| Failure::other(chain(&error)))?;
@@ -55,7 +55,7 @@ pub(crate) fn show(output: &Output, path: &Path, root: Option<&Path>) -> Result<
     let verified = match root {
         None => Value::Null,
         Some(root) => {
-            let root = FleetRoot::open(root).map_err(|error| Failure::other(chain(&error)))?;
+            let root = open_root(root)?;
             let anchors = TrustAnchors {
                 roots: vec![root.public()],
                 online: Vec::new(),
@@ -85,6 +85,21 @@ pub(crate) fn show(output: &Output, path: &Path, root: Option<&Path>) -> Result<
         text(&envelope, "key")
     ))?;
     output.line(&serde_json::to_string_pretty(&policy).map_err(|error| Failure::other(error.to_string()))?)
+}
+
+fn open_root(folder: &Path) -> Result<FleetRoot, Failure> {
+    for name in ["root.key", "root.pem"] {
+        let path = folder.join(name);
+        fs::File::open(&path).map_err(|error| {
+            Failure::other(format!(
+                "cannot open {}: {error}. --root is the folder of the fleet root, which `fleetmend-collector init` makes: \
+                 /var/lib/fleetmend-collector/root, unless it was moved or state_dir is another. Only its owner may read it",
+                path.display()
+            ))
+        })?;
+    }
+    FleetRoot::open(folder)
+        .map_err(|error| Failure::other(format!("{}: {}", folder.display(), chain(&error))))
 }
 
 fn read(path: &Path) -> Result<Value, Failure> {

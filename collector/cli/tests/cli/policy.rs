@@ -34,6 +34,18 @@ async fn a_policy_is_signed_shown_and_found_out_when_it_was_changed() {
     .await;
     assert_eq!(foreign.code, 3, "{}", foreign.out);
 
+    let nowhere = path("nowhere");
+    for arguments in [["sign", &policy], ["show", &signed]] {
+        let [what, file] = arguments;
+        let ran = run(home.path(), &[], &["policy", what, file, "--root", &nowhere]).await;
+        assert_eq!(ran.code, 1);
+        assert!(
+            ran.err.contains("nowhere/root.key") && ran.err.contains("fleetmend-collector init"),
+            "{}",
+            ran.err
+        );
+    }
+
     let changed = std::fs::read_to_string(&signed)
         .unwrap()
         .replacen("eyJ", "eyK", 1);
