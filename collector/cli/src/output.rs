@@ -29,6 +29,15 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// A line cut to the width of the terminal; whole where there is none, or where it is wanted.
+    pub(crate) fn cut(&self, line: String) -> String {
+        let fit = self.terminal && !self.wide && !self.is_json();
+        match Table::new().width().filter(|_| fit) {
+            Some(width) => shorten(line, usize::from(width)),
+            None => line,
+        }
+    }
+
     /// Whether every column is wanted.
     pub(crate) fn is_wide(&self) -> bool {
         self.wide
@@ -133,8 +142,30 @@ pub(crate) fn clean(text: &str) -> String {
         .collect()
 }
 
+/// At most so many characters; the last says that more was there.
+fn shorten(line: String, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line;
+    }
+    let mut short: String = line.chars().take(width.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
 /// Says what went wrong, on standard error.
 pub(crate) fn complain(text: &impl std::fmt::Display) {
     // Where standard error is closed there is nobody to tell.
     if writeln!(io::stderr(), "fleetmend: {}", clean(&text.to_string())).is_err() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_ends_with_an_ellipsis() {
+        assert_eq!(shorten("four".to_owned(), 4), "four");
+        assert_eq!(shorten("fünf!".to_owned(), 4), "fün…");
+        assert_eq!(shorten("any".to_owned(), 0), "…");
+    }
 }

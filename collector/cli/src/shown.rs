@@ -19,6 +19,15 @@ pub(crate) fn plain(value: &Value) -> String {
     }
 }
 
+/// A value for the eye: of a float the decimals that matter.
+pub(crate) fn rounded(value: &Value) -> String {
+    match value.as_f64().filter(|_| value.is_f64()) {
+        Some(float) if float != 0.0 && float.abs() < 1.0 => format!("{float:.4}"),
+        Some(float) => format!("{float:.2}"),
+        None => plain(value),
+    }
+}
+
 /// Items of a list.
 pub(crate) fn items<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value
@@ -90,6 +99,14 @@ pub(crate) fn clock(value: &Value, name: &str) -> String {
     utc.strftime(form).to_string()
 }
 
+/// Date and time, to the second.
+pub(crate) fn date(value: &Value, name: &str) -> String {
+    moment(value, name).map_or_else(String::new, |time| {
+        let utc = time.to_zoned(jiff::tz::TimeZone::UTC);
+        utc.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+    })
+}
+
 fn moment(value: &Value, name: &str) -> Option<jiff::Timestamp> {
     value.get(name)?.as_str()?.parse().ok()
 }
@@ -119,5 +136,18 @@ mod tests {
         assert_eq!(bytes(&value, "small"), "12 B");
         assert_eq!(text(&value, "args"), "ls -l");
         assert_eq!(text(&value, "none"), "");
+        let shown = [
+            json!(95.89093928404556),
+            json!(0.034567),
+            json!(0.0),
+            json!(-7.5),
+            json!(7),
+        ];
+        assert_eq!(
+            shown.map(|value| rounded(&value)),
+            ["95.89", "0.0346", "0.00", "-7.50", "7"]
+        );
+        let time = json!({"until": "2026-01-02T03:04:05.000006Z"});
+        assert_eq!(date(&time, "until"), "2026-01-02 03:04:05 UTC");
     }
 }

@@ -9,7 +9,7 @@ use crate::args::Tail;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{Output, clean, complain};
-use crate::shown::{clock, items, plain, text};
+use crate::shown::{bytes, clock, items, plain, rounded, text};
 
 /// Longest event; a longer one is not one of ours.
 const EVENT_BYTES_MAX: usize = 4 * 1_024 * 1_024;
@@ -79,7 +79,7 @@ async fn follow(answer: reqwest::Response, output: &Output, left: &mut Option<u6
                 _ => Vec::new(),
             };
             for line in lines {
-                output.line(&line)?;
+                output.line(&output.cut(line))?;
                 if let Some(count) = left {
                     *count = count.saturating_sub(1);
                     if *count == 0 {
@@ -133,6 +133,16 @@ fn line(output: &Output, data: &Value) -> String {
     let what = match table.as_str() {
         "process_events" => process(row),
         "network_events" => network(row),
+        "processes" => inventory(row),
+        "units" => format!(
+            "{} {} {} result={} restarts={} {}",
+            text(row, "unit"),
+            text(row, "active_state"),
+            text(row, "sub_state"),
+            text(row, "result"),
+            text(row, "restart_count"),
+            text(row, "description")
+        ),
         "findings" => format!(
             "{} {} {} {} {}",
             text(row, "severity"),
@@ -195,6 +205,21 @@ fn process(row: &Value) -> String {
     format!("{about}{parent} {} {tail}", text(row, "comm"))
 }
 
+fn inventory(row: &Value) -> String {
+    let cpu = rounded(row.get("cpu_core_pct").unwrap_or(&Value::Null));
+    format!(
+        "pid={} ppid={} uid={} {} {} cpu={cpu}% rss={} threads={} {}",
+        text(row, "pid"),
+        text(row, "ppid"),
+        text(row, "uid"),
+        text(row, "comm"),
+        text(row, "state"),
+        bytes(row, "rss_bytes"),
+        text(row, "thread_count"),
+        text(row, "command_line")
+    )
+}
+
 fn network(row: &Value) -> String {
     format!(
         "{} pid={} {} {}:{} → {}:{}",
@@ -216,7 +241,7 @@ fn others(row: &Value) -> String {
         !matches!(name.as_str(), "time" | "host_id" | "ingested_at") && !value.is_null()
     });
     shown
-        .map(|(name, value)| format!("{name}={}", plain(value)))
+        .map(|(name, value)| format!("{name}={}", rounded(value)))
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -229,7 +254,7 @@ fn metrics(output: &Output, data: &Value) -> Vec<String> {
         let last = items(series, "points")
             .last()
             .and_then(|point| point.get(1))
-            .map(plain)
+            .map(rounded)
             .unwrap_or_default();
         let labels = series
             .get("labels")
@@ -252,6 +277,19 @@ fn metrics(output: &Output, data: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_the_inventory_say_first_what_is_asked_first() {
+        let row = serde_json::json!({
+            "time": "2026-01-02T03:04:05Z", "pid": 7, "start_boot_ns": 5, "ppid": 1, "comm": "hog", "exe": null,
+            "command_line": "hog -x", "uid": 0, "state": "R", "cpu_core_pct": 95.89093928404556, "rss_bytes": 2048,
+            "thread_count": 2,
+        });
+        assert_eq!(
+            inventory(&row),
+            "pid=7 ppid=1 uid=0 hog R cpu=95.89% rss=2.0 KiB threads=2 hog -x"
+        );
+    }
 
     #[test]
     fn events_are_put_together_whatever_the_chunks() {

@@ -6,7 +6,7 @@ use crate::args::Token;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{Output, complain};
-use crate::shown::{clock, items, text};
+use crate::shown::{date, items, text};
 
 pub(crate) async fn run(client: &Client, output: &Output, token: Token) -> Result<(), Failure> {
     match token {
@@ -25,7 +25,7 @@ pub(crate) async fn run(client: &Client, output: &Output, token: Token) -> Resul
             complain(&format!(
                 "token {} holds until {} for {} host(s); it is shown only now. On the host, as root: fleetmend-agent enroll",
                 text(&made, "id"),
-                clock(&made, "expires_at"),
+                date(&made, "expires_at"),
                 text(&made, "uses")
             ));
             Ok(())
@@ -38,7 +38,7 @@ pub(crate) async fn run(client: &Client, output: &Output, token: Token) -> Resul
             let columns = ["id", "created_by", "uses", "uses_left", "revoked"];
             let rows = items(&list, "items").iter().map(|token| {
                 let mut row: Vec<String> = columns.iter().map(|name| text(token, name)).collect();
-                row.push(clock(token, "expires_at"));
+                row.push(date(token, "expires_at"));
                 row
             });
             let header = ["ID", "BY", "USES", "LEFT", "REVOKED", "UNTIL"];
