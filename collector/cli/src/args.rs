@@ -1,8 +1,13 @@
 //! What may be typed.
 
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fleetmend_event::remedy::Ending;
+use fleetmend_event::table::{FindingKind, FindingState, Severity};
 
 /// Watch and repair a fleet of Linux servers.
 #[derive(Parser)]
@@ -25,6 +30,37 @@ pub(crate) struct Arguments {
     pub(crate) wide: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Words that the API would take too; wrong ones are refused here, with those that are right.
+macro_rules! words {
+    ($vocabulary:ty) => {
+        PossibleValuesParser::new(<$vocabulary>::ALL.iter().map(|word| word.as_str()))
+    };
+}
+
+const ALERT_STATES: [&str; 7] = [
+    "pending", "waiting", "firing", "resolved", "healed", "late", "unknown",
+];
+const ROLES: [&str; 2] = ["admin", "viewer"];
+
+/// How many of something; none of it is no wish.
+fn at_least_one<T: FromStr<Err: Display> + From<u8> + PartialOrd>(text: &str) -> Result<T, String> {
+    let number: T = text.parse().map_err(|error: T::Err| error.to_string())?;
+    if number >= T::from(1) {
+        Ok(number)
+    } else {
+        Err("it has to be 1 or more".to_owned())
+    }
+}
+
+/// Something that cannot be found by an empty text.
+fn given() -> NonEmptyStringValueParser {
+    NonEmptyStringValueParser::new()
+}
+
+fn tables() -> PossibleValuesParser {
+    PossibleValuesParser::new(fleetmend_event::tables().iter().map(|table| table.name))
 }
 
 const HELP: &str =
@@ -59,6 +95,7 @@ pub(crate) enum Command {
     /// One host: what it is, its probes, models, failed units and busiest processes.
     Host {
         /// Id or name of the host.
+        #[arg(value_parser = given())]
         host: String,
     },
     /// Findings, newest change first.
@@ -66,6 +103,7 @@ pub(crate) enum Command {
     /// One finding with its explanation, and what was done about it.
     Finding {
         /// Id, or its first characters.
+        #[arg(value_parser = given())]
         finding: String,
         /// Id or name of the host, when the finding is older than the list goes back.
         #[arg(long)]
@@ -76,16 +114,17 @@ pub(crate) enum Command {
         /// Only of this host: id or name.
         #[arg(long)]
         host: Option<String>,
-        /// Only with this ending: healed, no-op, reverted, failed-safe, unknown.
-        #[arg(long)]
+        /// Only with this ending.
+        #[arg(long, value_parser = words!(Ending))]
         ending: Option<String>,
         /// How many.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = at_least_one::<usize>)]
         limit: usize,
     },
     /// One healing transaction, step by step, with what was measured.
     Action {
         /// Id, or its first characters.
+        #[arg(value_parser = given())]
         action: String,
         /// Id or name of the host, when the action is older than the list goes back.
         #[arg(long)]
@@ -93,11 +132,11 @@ pub(crate) enum Command {
     },
     /// Alerts, newest change first, and whether their messages arrived.
     Alerts {
-        /// Only in this state: pending, waiting, firing, resolved, healed, late, unknown.
-        #[arg(long)]
+        /// Only in this state.
+        #[arg(long, value_parser = PossibleValuesParser::new(ALERT_STATES))]
         state: Option<String>,
         /// How many.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = at_least_one::<usize>)]
         limit: usize,
     },
     /// Sites as each host sees them.
@@ -110,7 +149,7 @@ pub(crate) enum Command {
         /// One SELECT; `-` reads it from standard input.
         query: String,
         /// Rows at most.
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value_t = 1_000, value_parser = at_least_one::<usize>)]
         rows_max: usize,
     },
     /// Rows as they arrive.
@@ -124,6 +163,7 @@ pub(crate) enum Command {
     /// Revoke the identity of a host; it has to enrol anew.
     Revoke {
         /// Id or name of the host.
+        #[arg(value_parser = given())]
         host: String,
         /// Why, for the audit trail.
         #[arg(long, default_value = "")]
@@ -132,7 +172,7 @@ pub(crate) enum Command {
     /// The audit trail, newest first.
     Audit {
         /// How many.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = at_least_one::<usize>)]
         limit: usize,
     },
     /// Healing policies, signed with the fleet root key.
@@ -160,30 +200,30 @@ pub(crate) struct Findings {
     /// Only of this host: id or name.
     #[arg(long)]
     pub(crate) host: Option<String>,
-    /// open or resolved.
-    #[arg(long)]
+    /// Only in this state.
+    #[arg(long, value_parser = words!(FindingState))]
     pub(crate) state: Option<String>,
-    /// The least severity: info, low, medium, high, critical.
-    #[arg(long)]
+    /// The least severity.
+    #[arg(long, value_parser = words!(Severity))]
     pub(crate) severity: Option<String>,
-    /// anomaly, sigma, threshold or site.
-    #[arg(long)]
+    /// Only of this kind.
+    #[arg(long, value_parser = words!(FindingKind))]
     pub(crate) kind: Option<String>,
     /// How many.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = at_least_one::<usize>)]
     pub(crate) limit: usize,
 }
 
 #[derive(Args)]
 pub(crate) struct Tail {
     /// Tables, with commas or repeated; all but metrics when left out.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = tables())]
     pub(crate) table: Vec<String>,
     /// Only of this host: id or name.
     #[arg(long)]
     pub(crate) host: Option<String>,
     /// End after so many rows.
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, value_parser = at_least_one::<u64>)]
     pub(crate) count: Option<u64>,
 }
 
@@ -192,10 +232,10 @@ pub(crate) enum Token {
     /// Make a token; it is shown once.
     Create {
         /// How long it holds, in seconds.
-        #[arg(long, default_value_t = 3_600)]
+        #[arg(long, default_value_t = 3_600, value_parser = at_least_one::<u64>)]
         lifetime_s: u64,
         /// How many hosts it enrols.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = at_least_one::<u32>)]
         uses: u32,
     },
     /// Tokens that are kept.
@@ -203,6 +243,7 @@ pub(crate) enum Token {
     /// Take a token back.
     Revoke {
         /// Its id.
+        #[arg(value_parser = given())]
         id: String,
     },
 }
@@ -215,13 +256,14 @@ pub(crate) enum Users {
     Create {
         /// Name.
         name: String,
-        /// admin or viewer.
-        #[arg(long, default_value = "viewer")]
+        /// What they may do.
+        #[arg(long, default_value = "viewer", value_parser = PossibleValuesParser::new(ROLES))]
         role: String,
     },
     /// Remove a user and end their sessions.
     Remove {
         /// Name.
+        #[arg(value_parser = given())]
         name: String,
     },
 }

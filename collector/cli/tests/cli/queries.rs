@@ -144,3 +144,25 @@ async fn completions_and_help_need_no_collector() {
     );
     assert_eq!(run(home.path(), &[], &["nonsense"]).await.code, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_meant_is_wrong_usage_and_says_what_can() {
+    let home = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &str); 10] = [
+        (&["findings", "--state", "foo"], "open, resolved"),
+        (&["findings", "--severity", "foo"], "critical"),
+        (&["findings", "--kind", "foo"], "sigma"),
+        (&["actions", "--ending", "foo"], "failed-safe"),
+        (&["alerts", "--state", "foo"], "firing"),
+        (&["tail", "--table", "findings,foo"], "process_events"),
+        (&["findings", "--limit", "0"], "it has to be 1 or more"),
+        (&["tail", "-n", "0"], "it has to be 1 or more"),
+        (&["finding", ""], "a value is required for '<FINDING>'"),
+        (&["action", ""], "a value is required for '<ACTION>'"),
+    ];
+    for (arguments, part) in cases {
+        let ran = run(home.path(), &[], arguments).await;
+        assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(part), "{arguments:?}: {}", ran.err);
+    }
+}
