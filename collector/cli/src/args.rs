@@ -65,7 +65,8 @@ fn tables() -> PossibleValuesParser {
 
 const HELP: &str =
     "Environment: FLEETMEND_URL (default http://127.0.0.1:7780), FLEETMEND_CA, and either FLEETMEND_TOKEN, or
-FLEETMEND_USER with FLEETMEND_PASSWORD; without them the session of `fleetmend login` is used.
+FLEETMEND_USER with FLEETMEND_PASSWORD, for which the session of `fleetmend login` is used if it is that user's;
+without them the session of `fleetmend login` is used.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not logged in or not allowed, 4 unreachable, 5 no such thing.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

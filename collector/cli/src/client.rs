@@ -3,16 +3,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::output::complain;
 use crate::session::{self, Session};
 use crate::tls;
 
 const URL_DEFAULT: &str = "http://127.0.0.1:7780";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(70);
+/// A login that has to wait longer is for a person to decide.
+const LOGIN_WAIT_MAX_S: u64 = 10;
 /// Hosts of a name are looked for in one list.
 const NAME_MIN: usize = 1;
 
@@ -66,7 +70,10 @@ impl Client {
         } else if let (Some(user), Some(password)) =
             (variable("FLEETMEND_USER"), variable("FLEETMEND_PASSWORD"))
         {
-            self.token = Some(self.login(&user, &password).await?.access_token);
+            self.token = match self.kept_of(&user).await? {
+                Some(token) => Some(token),
+                None => Some(self.login(&user, &password).await?.access_token),
+            };
         } else if let Some(kept) = session::load().filter(|kept| kept.url == self.url) {
             self.token = Some(if kept.is_fresh() {
                 kept.access_token
@@ -77,6 +84,31 @@ impl Client {
             return Err(not_logged_in());
         }
         Ok(self)
+    }
+
+    /// The token of the kept session, when it is this user's and the collector still takes it: logging in is
+    /// throttled, and its password check is made to be slow.
+    async fn kept_of(&self, user: &str) -> Result<Option<String>, Failure> {
+        let ours = |kept: &Session| kept.url == self.url && kept.user == user;
+        let Some(kept) = session::load().filter(ours) else {
+            return Ok(None);
+        };
+        let token = if kept.is_fresh() {
+            kept.access_token
+        } else {
+            match self.renew().await {
+                Ok(session) if ours(&session) => session.access_token,
+                // Somebody else logged in meanwhile, or the session is over.
+                Ok(_) | Err(Failure::Denied(_)) => return Ok(None),
+                Err(failure) => return Err(failure),
+            }
+        };
+        let request = self.request(Method::GET, "me").bearer_auth(&token);
+        match self.checked(request.timeout(ANSWER_TIMEOUT)).await {
+            Ok(_) => Ok(Some(token)),
+            Err(Failure::Denied(_)) => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The kept session, renewed, by this process or by another one that did so meanwhile: a refresh token holds
@@ -91,15 +123,22 @@ impl Client {
     }
 
     pub(crate) async fn login(&self, user: &str, password: &str) -> Result<Session, Failure> {
-        let answer = self
-            .send(
-                Method::POST,
-                "login",
-                &[],
-                Some(json!({ "user": user, "password": password })),
-            )
-            .await?;
-        self.session_of(&answer)
+        let request = || {
+            let body = json!({ "user": user, "password": password });
+            let request = self.request(Method::POST, "login").json(&body);
+            request.timeout(ANSWER_TIMEOUT).send()
+        };
+        let lost = |error| Failure::of_request(&self.url, &error);
+        let mut answer = request().await.map_err(lost)?;
+        if let Some(wait) = short_wait(&answer) {
+            complain(&format!(
+                "the collector asks to wait: logging in once more in {} s",
+                wait.as_secs()
+            ));
+            tokio::time::sleep(wait).await;
+            answer = request().await.map_err(lost)?;
+        }
+        self.session_of(&self.body(self.judged(answer).await?).await?)
     }
 
     async fn refresh(&self, kept: &Session) -> Result<Session, Failure> {
@@ -228,7 +267,10 @@ impl Client {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = self.checked(request).await?;
+        self.body(self.checked(request).await?).await
+    }
+
+    async fn body(&self, answer: Response) -> Result<Value, Failure> {
         let bytes = answer
             .bytes()
             .await
@@ -249,16 +291,30 @@ impl Client {
             .send()
             .await
             .map_err(|error| Failure::of_request(&self.url, &error))?;
+        self.judged(answer).await
+    }
+
+    async fn judged(&self, answer: Response) -> Result<Response, Failure> {
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
         }
         let bytes = answer.bytes().await.unwrap_or_default();
         Err(Failure::of_problem(
+            &self.url,
             status.as_u16(),
             &serde_json::from_slice(&bytes).unwrap_or_default(),
         ))
     }
+}
+
+/// How long a refused login may wait to be tried again.
+fn short_wait(answer: &Response) -> Option<Duration> {
+    if answer.status() != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let seconds: u64 = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    (seconds <= LOGIN_WAIT_MAX_S).then(|| Duration::from_secs(seconds))
 }
 
 fn is_loopback(url: &url::Url) -> bool {

@@ -35,9 +35,16 @@ impl Failure {
         }
     }
 
-    /// From what the collector answered.
-    pub(crate) fn of_problem(status: u16, problem: &Value) -> Self {
+    /// From what `url` answered.
+    pub(crate) fn of_problem(url: &str, status: u16, problem: &Value) -> Self {
         let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
+        if text("code").is_empty() {
+            // A collector always says which problem it is.
+            return Failure::Unreachable(format!(
+                "{url} answered {status} and does not look like a Fleetmend collector, or a proxy before it answered in its \
+                 place: check FLEETMEND_URL or --url"
+            ));
+        }
         let mut detail = text("detail").to_owned();
         if detail.is_empty() {
             detail = format!("the collector answered {status}");

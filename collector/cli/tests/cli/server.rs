@@ -17,17 +17,29 @@ pub(crate) const FINDING: &str = "018f2b6e-7c1a-7d55-9d0e-0a4d6a7f1c22";
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) refreshes: Arc<AtomicUsize>,
+    pub(crate) logins: Arc<AtomicUsize>,
     _tasks: Tasks,
 }
 
-type Shared = Arc<AtomicUsize>;
+type Count = Arc<AtomicUsize>;
+
+#[derive(Clone, Default)]
+struct Shared {
+    refreshes: Count,
+    logins: Count,
+}
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let refreshes = Shared::default();
+        let shared = Shared::default();
+        let (refreshes, logins) = (shared.refreshes.clone(), shared.logins.clone());
         let v1 = Router::new()
             .route("/login", post(login))
             .route("/refresh", post(refresh))
+            .route(
+                "/me",
+                get(|| async { Json(json!({ "user": "ada", "role": "admin" })) }),
+            )
             .route("/hosts", get(|| async { Json(json!({ "items": [host()] })) }))
             .route("/hosts/{host}/probes", get(|| async { Json(probes()) }))
             .route("/findings", get(findings))
@@ -35,7 +47,7 @@ impl Server {
             .route("/sql", post(sql))
             .route("/live", get(live))
             .layer(axum::middleware::from_fn(guard))
-            .with_state(refreshes.clone());
+            .with_state(shared);
         let app = Router::new().nest("/api/v1", v1);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -46,6 +58,7 @@ impl Server {
         Self {
             url,
             refreshes,
+            logins,
             _tasks: tasks,
         }
     }
@@ -87,8 +100,24 @@ fn tokens(expires_at: &str) -> Json<Value> {
     )
 }
 
-async fn login(Json(body): Json<Value>) -> Response {
+async fn login(State(shared): State<Shared>, Json(body): Json<Value>) -> Response {
+    let before = shared.logins.fetch_add(1, Ordering::SeqCst);
+    let throttled = |wait: &'static str| {
+        let mut answer = problem(
+            StatusCode::TOO_MANY_REQUESTS,
+            "login-throttled",
+            "too many failed logins",
+        );
+        answer
+            .headers_mut()
+            .insert(header::RETRY_AFTER, header::HeaderValue::from_static(wait));
+        answer
+    };
     match body["password"].as_str() {
+        // The first try comes too early.
+        Some("patient") if before == 0 => throttled("1"),
+        Some("patient") => tokens("2999-01-01T00:00:00Z").into_response(),
+        Some("locked") => throttled("300"),
         Some("right") => tokens("2999-01-01T00:00:00Z").into_response(),
         // A session whose access token is over at once.
         Some("short") => tokens("2000-01-01T00:00:00Z").into_response(),
@@ -100,7 +129,7 @@ async fn login(Json(body): Json<Value>) -> Response {
     }
 }
 
-async fn refresh(State(refreshes): State<Shared>, Json(body): Json<Value>) -> Response {
+async fn refresh(State(Shared { refreshes, .. }): State<Shared>, Json(body): Json<Value>) -> Response {
     assert_eq!(body["refresh_token"], "again");
     refreshes.fetch_add(1, Ordering::SeqCst);
     // So long that commands started together overlap here.

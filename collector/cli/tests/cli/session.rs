@@ -47,6 +47,74 @@ async fn a_session_is_kept_for_its_owner_and_refreshed_when_it_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kept_session_of_the_same_user_spares_a_login() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let environment = |user| {
+        [
+            ("FLEETMEND_URL", server.url.as_str()),
+            ("FLEETMEND_USER", user),
+            ("FLEETMEND_PASSWORD", "right"),
+        ]
+    };
+    let (ada, eve) = (environment("ada"), environment("eve"));
+    assert_eq!(run(home.path(), &ada, &["login"]).await.code, 0);
+    for _ in 0..2 {
+        let ran = run(home.path(), &ada, &["hosts", "--no-probes"]).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    assert_eq!(server.logins.load(Ordering::SeqCst), 1);
+    let other = run(home.path(), &eve, &["hosts", "--no-probes"]).await;
+    assert_eq!(other.code, 0, "{}", other.err);
+    assert_eq!(server.logins.load(Ordering::SeqCst), 2, "it is not hers");
+
+    // A session that the collector does not know any more is as good as none.
+    let file = home.path().join(".config/fleetmend/session.json");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, kept.replace("\"good\"", "\"ended\"")).unwrap();
+    let ran = run(home.path(), &ada, &["hosts", "--no-probes"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(server.logins.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_login_is_tried_once_more_when_the_wait_is_short() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let environment = |password| {
+        [
+            ("FLEETMEND_URL", server.url.as_str()),
+            ("FLEETMEND_USER", "ada"),
+            ("FLEETMEND_PASSWORD", password),
+        ]
+    };
+    let ran = run(home.path(), &environment("patient"), &["hosts", "--no-probes"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("once more in 1 s"), "{}", ran.err);
+    assert_eq!(server.logins.load(Ordering::SeqCst), 2);
+    let locked = run(home.path(), &environment("locked"), &["hosts", "--no-probes"]).await;
+    assert_eq!(locked.code, 1, "{}", locked.err);
+    assert_eq!(
+        server.logins.load(Ordering::SeqCst),
+        3,
+        "five minutes are not waited"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_web_server_is_told_from_a_collector() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let url = format!("{}/elsewhere", server.url);
+    let environment = [("FLEETMEND_URL", url.as_str()), ("FLEETMEND_TOKEN", "good")];
+    let ran = run(home.path(), &environment, &["hosts"]).await;
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(
+        ran.err
+            .contains("answered 404 and does not look like a Fleetmend collector"),
+        "{}",
+        ran.err
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_way_of_not_getting_in_says_what_to_do() {
     let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
     let nobody = run(home.path(), &[("FLEETMEND_URL", &server.url)], &["hosts"]).await;
