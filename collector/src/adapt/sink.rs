@@ -18,7 +18,10 @@ fn sink_error(error: CommitError) -> SinkError {
         CommitError::Reserved => SinkError::Refused {
             reason: error.to_string(),
         },
-        CommitError::Unavailable { .. } | CommitError::Closed | CommitError::Encode { .. } => {
+        CommitError::Unavailable { .. }
+        | CommitError::Closed
+        | CommitError::Newer { .. }
+        | CommitError::Encode { .. } => {
             SinkError::Unavailable {
                 reason: error.to_string(),
             }

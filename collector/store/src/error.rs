@@ -76,6 +76,12 @@ pub enum CommitError {
         /// Why.
         reason: String,
     },
+    /// The records are of a newer version; taken now they could not be read.
+    #[error("records need dictionary {dictionary}, which this version does not have: upgrade the collector")]
+    Newer {
+        /// Number of the dictionary.
+        dictionary: u32,
+    },
     /// The store has ended.
     #[error("store is closed")]
     Closed,

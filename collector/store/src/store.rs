@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use fleetmend_event::batch::missing_dictionary;
 use fleetmend_event::table::{Gap, TableInfo};
 use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId, TimeMicros};
 use fleetmend_shutdown::{TaskKind, Tasks};
@@ -195,6 +196,13 @@ impl Store {
     ) -> Result<Vec<Mark>, CommitError> {
         if host == OWN_HOST || frames.iter().any(|frame| is_own_epoch(frame.id.epoch)) {
             return Err(CommitError::Reserved);
+        }
+        let missing = frames
+            .iter()
+            .filter(|frame| !frame.tombstone)
+            .find_map(|frame| missing_dictionary(&frame.body));
+        if let Some(dictionary) = missing {
+            return Err(CommitError::Newer { dictionary });
         }
         let config = &self.inner.config;
         let deadline = Instant::now() + config.commit_timeout();

@@ -87,17 +87,23 @@ pub fn encode(batch: &RecordBatch) -> Result<Vec<u8>, BatchError> {
     compressed.map_err(BatchError::Zstd)
 }
 
+/// The number of the dictionary that a body needs and this build does not have. Such a body is whole, but only a
+/// newer build can read it: who stores it may not take it for damaged.
+pub fn missing_dictionary(body: &[u8]) -> Option<u32> {
+    let needed = zstd::zstd_safe::get_dict_id_from_frame(body)?;
+    let had = zstd::zstd_safe::get_dict_id_from_dict(DICTIONARY);
+    (Some(needed) != had).then(|| needed.get())
+}
+
 fn decompress(body: &[u8]) -> Result<Vec<u8>, BatchError> {
     let bytes_max = plain_bytes_max(body);
-    let plain = match zstd::zstd_safe::get_dict_id_from_frame(body) {
-        None => zstd::bulk::decompress(body, bytes_max),
-        id if id == zstd::zstd_safe::get_dict_id_from_dict(DICTIONARY) => {
-            zstd::bulk::Decompressor::with_prepared_dictionary(&DECODER)
-                .and_then(|mut decompressor| decompressor.decompress(body, bytes_max))
-        }
-        Some(id) => return Err(BatchError::Dictionary { id: id.get() }),
-    };
-    plain.map_err(BatchError::Zstd)
+    if let Some(id) = missing_dictionary(body) {
+        return Err(BatchError::Dictionary { id });
+    }
+    // Reads bodies without a dictionary too.
+    zstd::bulk::Decompressor::with_prepared_dictionary(&DECODER)
+        .and_then(|mut decompressor| decompressor.decompress(body, bytes_max))
+        .map_err(BatchError::Zstd)
 }
 
 /// Bytes that a body takes at most once it is decompressed, by what it states; [`decode`] refuses more.

@@ -44,6 +44,28 @@ async fn acknowledged_rows_are_there_after_a_kill() {
 }
 
 #[tokio::test]
+async fn records_of_a_newer_version_are_refused_and_stay_with_their_host() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let good = host.execs(5);
+    let mut newer = good.clone();
+    let mut body = newer.body.to_vec();
+    // The number of the dictionary stands behind the magic and one byte that says how long it is.
+    body[5..7].copy_from_slice(&40_999_u16.to_le_bytes());
+    newer.body = body.into();
+    assert_eq!(
+        bed.store.commit(host.id, vec![newer]).await.unwrap_err(),
+        CommitError::Newer { dictionary: 40_999 }
+    );
+    assert!(bed.store.marks(host.id).is_empty());
+    bed.store.commit(host.id, vec![good]).await.unwrap();
+    assert_eq!(bed.number(EXECS).await, 5);
+    assert_eq!(bed.number("SELECT count(*) FROM gaps").await, 0);
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn record_sent_twice_is_stored_once() {
     let folder = folder();
     let bed = open(folder.path()).await;
