@@ -21,11 +21,9 @@ fn sink_error(error: CommitError) -> SinkError {
         CommitError::Unavailable { .. }
         | CommitError::Closed
         | CommitError::Newer { .. }
-        | CommitError::Encode { .. } => {
-            SinkError::Unavailable {
-                reason: error.to_string(),
-            }
-        }
+        | CommitError::Encode { .. } => SinkError::Unavailable {
+            reason: error.to_string(),
+        },
     }
 }
 
