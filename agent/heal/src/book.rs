@@ -1,7 +1,7 @@
 //! The book of open findings: which remedy of which finding is to be proposed when. Pure: it takes the time and
 //! gives proposals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleetmend_event::healer::Proposal;
 use fleetmend_event::remedy::{Ending, Remedy};
@@ -33,6 +33,8 @@ const ANSWER_S: i64 = 300;
 #[derive(Debug, Default)]
 pub struct Book {
     cases: BTreeMap<FindingId, Case>,
+    /// Remedies that the policy does not grant at all, as the healer said: passed over where it may grant another.
+    ungranted: BTreeSet<&'static str>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Book {
             if now < case.next || case.tries >= TRIES_MAX || case.handed_over {
                 continue;
             }
+            case.at = case.granted_from(case.at, &self.ungranted).unwrap_or(case.at);
             let Some(remedy) = case.candidates.get(case.at) else {
                 continue;
             };
@@ -115,7 +118,7 @@ impl Book {
 
     /// A proposal that could not be sent is due again at once.
     pub fn unsent(&mut self, action_id: ActionId, now: TimeMicros) {
-        if let Some(case) = self.case_of(action_id) {
+        if let Some(case) = under_way(&mut self.cases, action_id) {
             case.under_way = None;
             case.tries = case.tries.saturating_sub(1);
             case.next = now;
@@ -124,7 +127,8 @@ impl Book {
 
     /// Takes note of a step the healer made.
     pub fn step(&mut self, event: &ActionEvent, now: TimeMicros) {
-        let Some(case) = self.case_of(event.action_id) else {
+        let Self { cases, ungranted } = self;
+        let Some(case) = under_way(cases, event.action_id) else {
             return;
         };
         case.refused = matches!(event.stage, ActionStage::WouldAct | ActionStage::Refused);
@@ -133,7 +137,19 @@ impl Book {
                 let wait_s = case.no_try(REST_S);
                 case.rest(now, wait_s);
             }
-            (ActionStage::Refused, _) if is_final(&event.reason) => case.next_candidate(now),
+            (ActionStage::Refused, _) if event.reason.starts_with("not-applicable:") => {
+                case.next_candidate(now);
+            }
+            (ActionStage::Refused, _) if event.reason.starts_with("grant:") => {
+                let name = case.candidates.get(case.at).map(Remedy::name);
+                ungranted.extend(name);
+                match case.granted_from(case.at + 1, ungranted) {
+                    Some(_) => case.next_candidate(now),
+                    None => case.give_up(now),
+                }
+            }
+            // The policy grants the remedy, and not on this target: a harsher one is no answer to that.
+            (ActionStage::Refused, _) if event.reason.starts_with("scope:") => case.give_up(now),
             (ActionStage::Refused, _) if event.reason.starts_with("kill-switch:") => {
                 let wait_s = case.no_try(RETRY_S);
                 case.rest(now, wait_s);
@@ -156,6 +172,7 @@ impl Book {
     /// The healer has another policy, mode or stop switch by now: what it refused, and what was given up, is
     /// proposed anew.
     pub fn reconsider(&mut self, now: TimeMicros) {
+        self.ungranted.clear();
         for case in self.cases.values_mut() {
             (case.tries, case.idle_answers) = (0, 0);
             if case.refused {
@@ -173,12 +190,10 @@ impl Book {
     pub fn is_empty(&self) -> bool {
         self.cases.is_empty()
     }
+}
 
-    fn case_of(&mut self, action_id: ActionId) -> Option<&mut Case> {
-        self.cases
-            .values_mut()
-            .find(|case| case.under_way == Some(action_id))
-    }
+fn under_way(cases: &mut BTreeMap<FindingId, Case>, action_id: ActionId) -> Option<&mut Case> {
+    cases.values_mut().find(|case| case.under_way == Some(action_id))
 }
 
 impl Case {
@@ -201,17 +216,23 @@ impl Case {
             self.at += 1;
             self.next = now;
         } else {
-            self.at = 0;
-            self.next = later(now, REST_S);
+            self.give_up(now);
         }
     }
-}
 
-/// Guards whose refusal does not pass by waiting: another remedy may be granted or applicable.
-fn is_final(reason: &str) -> bool {
-    ["not-applicable:", "grant:", "scope:", "plan:"]
-        .iter()
-        .any(|guard| reason.starts_with(guard))
+    /// Begins anew after a rest.
+    fn give_up(&mut self, now: TimeMicros) {
+        self.under_way = None;
+        self.at = 0;
+        self.next = later(now, REST_S);
+    }
+
+    /// The first candidate from `at` on that the policy may grant.
+    fn granted_from(&self, at: usize, ungranted: &BTreeSet<&'static str>) -> Option<usize> {
+        let mut indexed = self.candidates.iter().enumerate().skip(at);
+        let found = indexed.find(|(_, remedy)| !ungranted.contains(remedy.name()));
+        found.map(|(index, _)| index)
+    }
 }
 
 fn later(now: TimeMicros, seconds: i64) -> TimeMicros {

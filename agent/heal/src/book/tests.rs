@@ -101,6 +101,51 @@ fn killing_is_proposed_only_after_throttling_did_not_help_or_is_not_to_be_had() 
 }
 
 #[test]
+fn killing_is_not_proposed_where_throttling_is_refused_for_the_target() {
+    for reason in [
+        "scope: policy 3 grants throttle-process, but not on cc1",
+        "protected: init",
+        "plan: throttled already",
+    ] {
+        let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
+        let first = book.due(&config, START).remove(0);
+        book.step(&step(&first, ActionStage::Refused, None, reason), at(1));
+        assert!(book.due(&config, at(2)).is_empty(), "{reason}");
+        assert_eq!(
+            book.due(&config, at(700))[0].remedy.name(),
+            "throttle-process",
+            "{reason}"
+        );
+    }
+}
+
+#[test]
+fn what_no_policy_grants_is_refused_once_and_then_one_row_a_finding() {
+    let refuse = |book: &mut Book, proposal: &Proposal| {
+        book.step(&step(proposal, ActionStage::Refused, None, "grant: no"), at(1));
+    };
+    let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
+    for remedy in ["throttle-process", "kill-process"] {
+        let proposal = book.due(&config, at(1)).remove(0);
+        assert_eq!(proposal.remedy.name(), remedy);
+        refuse(&mut book, &proposal);
+    }
+    book.note(&finding("runaway-process", SubjectKind::Process), &config, at(1));
+    let proposal = book.due(&config, at(1)).remove(0);
+    assert_eq!(proposal.remedy.name(), "throttle-process");
+    refuse(&mut book, &proposal);
+    assert!(book.due(&config, at(2)).is_empty());
+
+    // With a policy that grants killing only, it is proposed at once from the second finding on.
+    let (mut book, config) = book_with(&finding("runaway-process", SubjectKind::Process));
+    let proposal = book.due(&config, at(1)).remove(0);
+    refuse(&mut book, &proposal);
+    assert_eq!(book.due(&config, at(1))[0].remedy.name(), "kill-process");
+    book.note(&finding("runaway-process", SubjectKind::Process), &config, at(1));
+    assert_eq!(book.due(&config, at(1))[0].remedy.name(), "kill-process");
+}
+
+#[test]
 fn what_was_only_observed_is_healed_once_the_policy_says_so() {
     for (stage, reason) in [
         (
