@@ -31,7 +31,7 @@ macro_rules! words {
                 match word {
                     $($word => Ok($name::$variant),)+
                     _ => Err($crate::word::UnknownWord {
-                        vocabulary: stringify!($name),
+                        known: &[$($word),+],
                         word: word.chars().take(64).collect(),
                     }),
                 }
@@ -44,10 +44,21 @@ macro_rules! words {
 
 /// A word that its vocabulary does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is not a word of {vocabulary}")]
+#[error("{word:?} is unknown; it must be one of {}", known.join(", "))]
 pub struct UnknownWord {
-    /// Name of the enum.
-    pub vocabulary: &'static str,
+    /// Every word of the vocabulary, in order.
+    pub known: &'static [&'static str],
     /// What was found, cut to 64 characters.
     pub word: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::table::FindingState;
+
+    #[test]
+    fn unknown_word_is_answered_with_those_that_are_known() {
+        let fault = "foo".parse::<FindingState>().unwrap_err().to_string();
+        assert_eq!(fault, "\"foo\" is unknown; it must be one of open, resolved");
+    }
 }
