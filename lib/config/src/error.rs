@@ -9,6 +9,8 @@ use crate::fault::Fault;
 pub struct ConfigFaults {
     /// At least one.
     pub faults: Vec<Fault>,
+    /// Whether something could not be read, and so was not checked any further.
+    pub partial: bool,
 }
 
 impl fmt::Display for ConfigFaults {
@@ -19,6 +21,10 @@ impl fmt::Display for ConfigFaults {
                 write!(f, "the configuration has {} faults:", many.len())?;
                 many.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
             }
+        }?;
+        if self.partial {
+            f.write_str("\nwhat could not be read was not checked further: check again when this is mended")?;
         }
+        Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - All faults are reported at once, each with file, line and column (or the variable): syntax, unknown keys,
-//!   wrong types, missing keys; and when there are none of those, all that [`Validate`] finds.
+//!   wrong types, missing keys, and all that [`Validate`] finds of the values that could be read. Where some could
+//!   not, it is said that they were not checked further.
 //! - An unknown key is a fault, whether or not its struct says `deny_unknown_fields`; the known key that looks
 //!   most like it is named. (Below `#[serde(flatten)]` and untagged enums serde hides the keys; avoid them.)
 //! - Later wins key by key: files of the drop-in folder by name, then the environment. Tables are merged,

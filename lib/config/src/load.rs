@@ -22,7 +22,8 @@ const MISSING: &str = "is missing";
 
 /// What types alone cannot say.
 pub trait Validate {
-    /// Reports everything that is wrong; called when all keys have their types.
+    /// Reports everything that is wrong. What could not be read has its default meanwhile, or some value of its
+    /// type, and what is reported of it is left out.
     fn validate(&self, faults: &mut Faults<'_>);
 }
 
@@ -78,10 +79,15 @@ where
     tree.label("");
 
     let broken = std::mem::take(&mut faults);
-    if let Some(config) = type_up::<T>(&mut tree.clone(), &mut faults) {
+    let mut typed = type_up::<T>(&mut tree.clone());
+    faults.append(&mut typed.faults);
+    let partial = !broken.is_empty() || typed.config.is_none() || !typed.mended.is_empty();
+    if let Some(config) = typed.config {
         let mut semantic = Faults::new(&tree);
         config.validate(&mut semantic);
-        faults.append(&mut semantic.into_found());
+        let mut found = semantic.into_found();
+        found.retain(|fault| !typed.mended.iter().any(|key| speaks_of(fault, key)));
+        faults.append(&mut found);
         if faults.is_empty() && broken.is_empty() {
             return Ok(config);
         }
@@ -94,7 +100,18 @@ where
     }
     faults.sort();
     faults.dedup();
-    Err(ConfigFaults { faults })
+    Err(ConfigFaults { faults, partial })
+}
+
+/// Whether a fault of validation may come of a value that stands in for what is written at `key`: it lies there
+/// or below, or names its last part, as in "must be shorter than interval_s".
+fn speaks_of(fault: &Fault, key: &str) -> bool {
+    let below = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let mut words = fault
+        .message
+        .split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    fault.key.strip_prefix(key).is_some_and(below) || words.any(|word| word == name)
 }
 
 fn same_file(one: &Fault, other: &Fault) -> bool {
@@ -222,49 +239,79 @@ fn overlay(keys: &[String], name: &str, value: String) -> Node {
     node
 }
 
+/// What came of reading a tree.
+struct Typed<T> {
+    /// None when it cannot be had, whatever is mended.
+    config: Option<T>,
+    faults: Vec<Fault>,
+    /// Keys whose value is another than what is written: the default where there is one.
+    mended: Vec<String>,
+}
+
+/// How a tree was mended.
+#[derive(Default)]
+struct Mends {
+    faults: Vec<Fault>,
+    /// Keys that were taken out, or stand for nothing anybody wrote.
+    keys: Vec<String>,
+    /// Keys for which no value could be made up.
+    given_up: Vec<String>,
+}
+
 /// Reads the tree into `T`; each attempt that fails reports one fault and mends the tree for the next.
-fn type_up<T: DeserializeOwned>(tree: &mut Node, faults: &mut Vec<Fault>) -> Option<T> {
-    let mut given_up: Vec<String> = Vec::new();
-    for attempt in 0..FAULTS_MAX {
+fn type_up<T: DeserializeOwned>(tree: &mut Node) -> Typed<T> {
+    let mut mends = Mends::default();
+    let mut config = None;
+    for _attempt in 0..FAULTS_MAX {
         let context = Context::default();
         let outcome = T::deserialize(Reader {
             node: tree,
             context: &context,
         });
         let unknown = context.unknown.into_inner();
-        let mended = attempt > 0;
         for fault in unknown {
-            if !faults.contains(&fault) {
-                faults.push(fault);
+            if !mends.faults.contains(&fault) {
+                mends.faults.push(fault);
             }
         }
         match outcome {
-            // With a mended tree the value is not what anybody wrote.
-            Ok(config) => return (!mended && faults.is_empty()).then_some(config),
+            Ok(typed) => {
+                config = Some(typed);
+                break;
+            }
             Err(stop) => {
-                if !mend(tree, stop, &mut given_up, faults) {
-                    return None;
+                if !mend(tree, stop, &mut mends) {
+                    break;
                 }
             }
         }
     }
-    None
+    Typed {
+        // Without an item of a list the others have other places: what is said of them would be wrong.
+        config: config.filter(|_| !mends.given_up.iter().any(|key| key.ends_with(']'))),
+        faults: mends.faults,
+        mended: mends.keys,
+    }
 }
 
 /// False when nothing more can be found out.
-fn mend(tree: &mut Node, stop: Stop, given_up: &mut Vec<String>, faults: &mut Vec<Fault>) -> bool {
+fn mend(tree: &mut Node, stop: Stop, mends: &mut Mends) -> bool {
     let at = stop.at.unwrap_or_default();
     let Some(node) = tree.find_mut(&at) else {
         return false;
     };
     if let (Some(field), Value::Table(entries)) = (stop.missing, &mut node.value) {
         let key = join(&at, field);
-        if !given_up.contains(&key) {
-            faults.push(Fault {
-                location: node.place.locate(),
-                key: key.clone(),
-                message: MISSING.to_owned(),
-            });
+        if !mends.given_up.contains(&key) {
+            // What was taken out for a fault is not missing, though nothing takes its place by itself.
+            if !mends.keys.contains(&key) {
+                mends.faults.push(Fault {
+                    location: node.place.locate(),
+                    key: key.clone(),
+                    message: MISSING.to_owned(),
+                });
+                mends.keys.push(key.clone());
+            }
             let mut conjured = Node::new(Value::Conjured, node.place.clone());
             conjured.label(&key);
             entries.insert(
@@ -277,15 +324,17 @@ fn mend(tree: &mut Node, stop: Stop, given_up: &mut Vec<String>, faults: &mut Ve
             return true;
         }
     } else if !matches!(node.value, Value::Conjured) {
-        faults.push(Fault {
+        mends.faults.push(Fault {
             location: node.place.locate(),
             key: at.clone(),
             message: stop.message,
         });
         node.value = Value::Conjured;
-        return !at.is_empty();
+        mends.keys.push(at.clone());
+        // The default of a key, where it has one, says more in validation than a value out of nothing.
+        return !at.is_empty() && (at.ends_with(']') || tree.remove(&at));
     }
     // No value could be conjured: do without the key, and without its section should that need it.
-    given_up.push(at.clone());
+    mends.given_up.push(at.clone());
     !at.is_empty() && tree.remove(&at)
 }

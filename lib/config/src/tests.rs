@@ -268,6 +268,23 @@ fn validation_reports_the_place_of_each_key() {
 }
 
 #[test]
+fn value_that_cannot_be_read_hides_no_fault_of_the_others() {
+    let text =
+        "name = ''\n[spool]\nlevel = 30\nflush_every = 10\n[[sites]]\nurl = 1\ntimeout = '1s'\nport = 0\n";
+    let files = Files::new(&[("main.toml", text)]);
+    let wanted = [
+        "main.toml:1:8: name: must not be empty",
+        "main.toml:3:9: spool.level: must be below 20",
+        "main.toml:4:15: spool.flush_every: found an integer, wanted a duration with its unit like `10s`",
+        "main.toml:6:7: sites[0].url: found an integer, wanted a string",
+        "main.toml:8:8: sites[0].port: must not be 0",
+    ];
+    assert_eq!(files.faults(&[]), wanted);
+    let said = files.load(&[]).expect_err("faults").to_string();
+    assert!(said.ends_with("check again when this is mended"), "{said}");
+}
+
+#[test]
 fn syntax_errors_name_their_lines() {
     let files = [
         ("main.toml", "name = \nmode = 'x'\n[spool]\nlevel = 1 2\n"),
