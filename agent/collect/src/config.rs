@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// Shortest time between two readings of the host metrics, in milliseconds.
+const HOST_INTERVAL_MS_MIN: u64 = 100;
+
 /// What is collected, and how often.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,7 +40,7 @@ impl Default for CollectConfig {
 impl CollectConfig {
     /// Time between two readings of the host metrics; never under 100 ms.
     pub fn host_interval(&self) -> Duration {
-        Duration::from_millis(self.host_interval_ms.max(100))
+        Duration::from_millis(self.host_interval_ms.max(HOST_INTERVAL_MS_MIN))
     }
 
     /// Time between two listings of units; never under 1 s.
@@ -48,6 +51,13 @@ impl CollectConfig {
     /// What is wrong with the values, each with the key it concerns.
     pub fn faults(&self) -> Vec<(String, String)> {
         let mut faults = Vec::new();
+        if self.host_interval_ms < HOST_INTERVAL_MS_MIN {
+            let message = format!("must be at least {HOST_INTERVAL_MS_MIN}");
+            faults.push(("host_interval_ms".to_owned(), message));
+        }
+        if self.unit_interval_s == 0 {
+            faults.push(("unit_interval_s".to_owned(), "must be at least 1".to_owned()));
+        }
         let mut names = std::collections::BTreeSet::new();
         for (index, site) in self.sites.iter().enumerate() {
             if !names.insert(site.name.as_str()) {
@@ -59,7 +69,12 @@ impl CollectConfig {
             if let Err(reason) = site.parsed_url() {
                 faults.push((format!("sites[{index}].url"), reason));
             }
-            if site.timeout_ms >= site.interval_s.saturating_mul(1_000) {
+            if site.interval_s == 0 {
+                faults.push((
+                    format!("sites[{index}].interval_s"),
+                    "must be at least 1".to_owned(),
+                ));
+            } else if site.timeout_ms >= site.interval_s.saturating_mul(1_000) {
                 faults.push((
                     format!("sites[{index}].timeout_ms"),
                     "must be shorter than interval_s".to_owned(),
