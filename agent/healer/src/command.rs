@@ -16,6 +16,7 @@ use crate::config::{Config, ENV_PREFIX};
 use crate::engine::set_stop_file;
 use crate::ledger::Ledger;
 use crate::policy::Policy;
+use crate::task;
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -36,7 +37,7 @@ pub struct Arguments {
 pub enum Command {
     /// Run, as a service does.
     Run,
-    /// Read the configuration and say what is wrong with it.
+    /// Say what is wrong with the configuration, and what else would keep `run` from starting.
     Check,
     /// Ask the running healer how things stand.
     Status,
@@ -95,7 +96,7 @@ pub fn load(path: &Path) -> anyhow::Result<Config> {
 pub fn execute(command: &Command, config: &Config, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         Command::Run => bail!("run is not a command of this function"),
-        Command::Check => writeln!(out, "the configuration is good")?,
+        Command::Check => check(config, out)?,
         Command::Status => print_status(&ask(config, &HealerRequest::Status)?, out)?,
         Command::Stop | Command::Resume => {
             let stopped = matches!(command, Command::Stop);
@@ -139,6 +140,27 @@ pub fn execute(command: &Command, config: &Config, out: &mut dyn Write) -> anyho
                 std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
             print_status(&ask(config, &HealerRequest::InstallPolicy { envelope })?, out)?;
         }
+    }
+    Ok(())
+}
+
+fn check(config: &Config, out: &mut dyn Write) -> anyhow::Result<()> {
+    let obstacles: Vec<String> = task::obstacles(config)
+        .into_iter()
+        .map(|obstacle| format!("\n  {:#}", anyhow::Error::from(obstacle)))
+        .collect();
+    if !obstacles.is_empty() {
+        bail!(
+            "the configuration can be read, but run would not start:{}",
+            obstacles.concat()
+        );
+    }
+    writeln!(out, "the configuration is good")?;
+    if !rustix::process::geteuid().is_root() {
+        writeln!(
+            out,
+            "files that belong to root were not looked at: check as root for them"
+        )?;
     }
     Ok(())
 }

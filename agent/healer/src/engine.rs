@@ -285,6 +285,7 @@ impl Healer {
             verify_deadline_s: grant.map_or(0, |grant| grant.limits().verify_deadline_s),
             until: None,
             ending: None,
+            outcome: String::new(),
         };
         let mut state = self.state();
         let described = record.plan.treatment().describe();

@@ -60,6 +60,9 @@ pub struct Record {
     /// The ending of a transaction whose effect stands: healed where older records do not say.
     #[serde(default)]
     pub ending: Option<Ending>,
+    /// Why it ended so: said again when the standing effect is taken back. Empty where older records do not say.
+    #[serde(default)]
+    pub outcome: String,
 }
 
 /// The journal could not be read or written.

@@ -43,17 +43,18 @@ impl Access {
         // Root may, and so may whoever runs the healer where that is not root: it can do no more by it.
         uids.extend([0, rustix::process::geteuid().as_raw()]);
         for name in &config.allowed_users {
-            match nix::unistd::User::from_name(name) {
-                Ok(Some(user)) => uids.push(user.uid.as_raw()),
-                _ => {
-                    return Err(OpenError::NoSuch {
-                        what: "user",
-                        name: name.clone(),
-                    });
-                }
-            }
+            uids.push(user_id(name)?);
         }
         Ok(Self { uids })
+    }
+
+    /// Every user of the configuration that is not known, where [`Access::of`] stops at the first.
+    pub(crate) fn obstacles(config: &Config) -> Vec<OpenError> {
+        config
+            .allowed_users
+            .iter()
+            .filter_map(|name| user_id(name).err())
+            .collect()
     }
 
     /// Exactly these.
@@ -97,8 +98,18 @@ pub fn bind(socket: &Path, group: &str) -> Result<UnixListener, OpenError> {
     Ok(listener)
 }
 
+fn user_id(name: &str) -> Result<u32, OpenError> {
+    match nix::unistd::User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        _ => Err(OpenError::NoSuch {
+            what: "user",
+            name: name.to_owned(),
+        }),
+    }
+}
+
 /// A group by its name, or by its number on hosts that have no name for it; none when empty.
-fn group_id(group: &str) -> Result<Option<u32>, OpenError> {
+pub(crate) fn group_id(group: &str) -> Result<Option<u32>, OpenError> {
     if group.is_empty() {
         return Ok(None);
     }

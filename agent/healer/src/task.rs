@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use fleetmend_identity::files::private_folder;
 use fleetmend_shutdown::Tasks;
 
+use crate::anchors;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::engine::Healer;
@@ -12,6 +14,20 @@ use crate::interrupt::Never;
 use crate::metrics;
 use crate::remedy::Host;
 use crate::server::{self, Access};
+
+/// What would keep [`start`] from starting, as far as it can be told without making or changing anything. What
+/// has to belong to root is looked at by root only.
+pub fn obstacles(config: &Config) -> Vec<OpenError> {
+    let mut found = Access::obstacles(config);
+    found.extend(server::group_id(&config.socket_group).err());
+    if rustix::process::geteuid().is_root() {
+        found.extend(anchors::who_we_are(&config.options()).err());
+        if config.state_dir.exists() {
+            found.extend(private_folder(&config.state_dir).err().map(OpenError::from));
+        }
+    }
+    found
+}
 
 /// Starts the healer's tasks. Blocks while it recovers, so that nothing new is taken up before.
 ///

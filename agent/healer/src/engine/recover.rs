@@ -125,7 +125,10 @@ impl Healer {
         let treatment = record.plan.treatment();
         if !ended {
             let ending = record.ending.unwrap_or(Ending::Healed);
-            let reason = "it had come to this ending, which was not recorded yet".to_owned();
+            let reason = match record.outcome.as_str() {
+                "" => "it had come to this ending, which was not recorded yet".to_owned(),
+                outcome => outcome.to_owned(),
+            };
             return self.end(record, ending, reason, "{}".to_owned());
         }
         if !treatment.is_in_force() {

@@ -84,7 +84,11 @@ impl Healer {
 
     fn released(&self, record: &Record, undone: &Undone) -> Result<(), Stop> {
         let (Undone::Done(how) | Undone::Nothing(how) | Undone::Impossible(how)) = undone;
-        let reason = format!("the limit is taken off: {how}");
+        let mut reason = format!("the limit is taken off: {how}");
+        if !record.outcome.is_empty() {
+            // This row is the action's last, and what came of the action is what people look for in it.
+            reason = format!("{}; {reason}", record.outcome);
+        }
         let action_id = record.proposal.action_id;
         let mut state = self.state();
         let ended = state.history.ending(action_id);

@@ -203,6 +203,7 @@ impl Healer {
         let stands = record.until.is_some();
         if stands {
             record.ending = Some(ending);
+            record.outcome.clone_from(&reason);
             self.to(&mut record, Step::Standing)?;
         }
         tracing::info!(%action_id, %ending, reason, "transaction ended");

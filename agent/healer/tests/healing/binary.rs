@@ -115,6 +115,22 @@ fn its_commands_work_and_faults_of_its_configuration_are_said_all_at_once() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("broken at entry 0"));
 
+    let program = Program::new(&fleet, "");
+    let text = std::fs::read_to_string(&program.config).unwrap();
+    let text = text
+        .replace(
+            "allowed_users = []",
+            "allowed_users = [\"no-such-a\", \"no-such-b\"]",
+        )
+        .replace("socket_group = \"\"", "socket_group = \"no-such-c\"");
+    std::fs::write(&program.config, text).unwrap();
+    let output = program.output(&["check"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "run would fail as well: {said}");
+    for name in ["user \"no-such-a\"", "user \"no-such-b\"", "group \"no-such-c\""] {
+        assert!(said.contains(name), "{said}");
+    }
+
     let program = Program::new(&fleet, "sokcet = \"x\"\nledger_bytes_max = \"1\"\n");
     let output = program.output(&["check"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -45,6 +45,11 @@ fn a_hog_is_throttled_verified_and_released_in_time() {
         (last.stage, last.ending),
         (ActionStage::Undone, Some(Ending::Healed))
     );
+    assert!(
+        last.reason.contains("under a limit of") && last.reason.contains("the limit is taken off"),
+        "it keeps what healed: {}",
+        last.reason
+    );
     assert!(Ledger::verify(&fleet.options().ledger_file()).unwrap().entries >= 8);
 }
 
