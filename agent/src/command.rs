@@ -107,6 +107,8 @@ pub(crate) fn enroll(arguments: &EnrollArguments) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
+    // Only to say what changed; one that cannot be read is replaced by what the collector answers.
+    let before = HostIdentity::load(&config.identity_dir()).ok().flatten();
     let identity = runtime
         .block_on(enroll_with(&token, &config.identity_dir(), facts, &time))
         .context("enrol this host")?;
@@ -114,9 +116,13 @@ pub(crate) fn enroll(arguments: &EnrollArguments) -> Result<ExitCode> {
         tell_healer(&arguments.healer_dir, &identity).context("tell the healer whom to trust")?;
     }
     let mut out = std::io::stdout().lock();
+    let how = match before.filter(|before| before.host() == identity.host()) {
+        Some(_) => "was enrolled already and is kept",
+        None => "enrolled",
+    };
     writeln!(
         out,
-        "enrolled as {} in fleet {}; the certificate ends {} and renews itself. Start the agent: systemctl enable --now fleetmend-agent",
+        "{how} as {} in fleet {}; the certificate ends {} and renews itself. Start the agent: systemctl enable --now fleetmend-agent",
         identity.host(),
         identity.fleet(),
         identity.peer().not_after
@@ -181,7 +187,8 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<ExitCode> {
         text(&status, "certificate_not_after")
     )
     .context("print")?;
-    writeln!(out, "stream       {}", text(&status, "stream")).context("print")?;
+    let stream = status.get("stream").map_or_else(String::new, stream_in_words);
+    writeln!(out, "stream       {stream}").context("print")?;
     writeln!(out, "\nPROBES").context("print")?;
     for probe in list(&status, "probes") {
         let counts = format!(
@@ -217,6 +224,28 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The state of the connection, for a person.
+fn stream_in_words(stream: &Value) -> String {
+    let text = |key: &str| stream.get(key).and_then(Value::as_str);
+    let count = |key: &str| stream.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let collector = text("collector").unwrap_or("a collector");
+    let phase = match text("phase") {
+        Some("connected") => format!("connected to {collector}"),
+        Some("connecting") => format!("connecting to {collector}"),
+        Some("waiting") => format!("not connected to {collector}, to be tried again"),
+        Some("refused") => format!("refused by {collector}, until a person mends it"),
+        Some(other) => other.to_owned(),
+        None => "not known".to_owned(),
+    };
+    let since = text("since").map_or_else(String::new, |since| format!(" since {since}"));
+    let error = text("last_error").map_or_else(String::new, |error| format!("; last error: {error}"));
+    format!(
+        "{phase}{since}, {} in flight, {} acknowledged{error}",
+        count("frames_in_flight"),
+        count("frames_acknowledged")
+    )
+}
+
 fn list<'a>(status: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     status.get(key).and_then(Value::as_array).into_iter().flatten()
 }
@@ -242,5 +271,27 @@ fn ask(socket: &Path, path: &str) -> Result<String> {
         Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
         Some((head, _)) => bail!("the agent answered {}", head.lines().next().unwrap_or_default()),
         None => bail!("the agent's answer was cut short"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::stream_in_words;
+
+    #[test]
+    fn stream_is_told_in_words() {
+        let mut stream = json!({
+            "phase": "connected", "collector": "c:7443", "since": "2030-01-01T00:00:00Z",
+            "last_error": null, "frames_acknowledged": 9, "frames_in_flight": 2,
+        });
+        let connected = "connected to c:7443 since 2030-01-01T00:00:00Z, 2 in flight, 9 acknowledged";
+        assert_eq!(stream_in_words(&stream), connected);
+        stream["phase"] = json!("waiting");
+        stream["last_error"] = json!("disk full");
+        let waiting = stream_in_words(&stream);
+        assert!(waiting.starts_with("not connected to c:7443"), "{waiting}");
+        assert!(waiting.ends_with("; last error: disk full"), "{waiting}");
     }
 }

@@ -111,3 +111,32 @@ fn add_all(faults: &mut Faults<'_>, found: Vec<(String, String)>) {
         faults.add(&key, message);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("agent.toml");
+        let text = "[collect]\nwitness = 'nowhere'\nhost_interval_ms = 0\nunit_interval_s = 0\n\
+            [[collect.sites]]\nname = 'a'\nurl = 'ftp://example.net'\ninterval_s = 0\n\
+            [[collect.sites]]\nname = 'a'\nurl = 'http://example.net'\n\
+            [detect.limits]\nprocess_cpu_core_pct = -1.0\nfilesystem_used_pct = 500.0\n";
+        std::fs::write(&main, text).unwrap();
+        let faults = AgentConfig::load(&main).unwrap_err();
+        let keys: Vec<&str> = faults.faults.iter().map(|fault| fault.key.as_str()).collect();
+        let wanted = [
+            "collect.witness",
+            "collect.host_interval_ms",
+            "collect.unit_interval_s",
+            "collect.sites[0].url",
+            "collect.sites[0].interval_s",
+            "collect.sites[1].name",
+            "detect.limits.process_cpu_core_pct",
+            "detect.limits.filesystem_used_pct",
+        ];
+        assert_eq!(keys, wanted, "{faults}");
+    }
+}

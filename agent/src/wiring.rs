@@ -111,6 +111,8 @@ async fn compose(config: AgentConfig, identity: HostIdentity, sensor: BpfSensor)
     let hub_tasks = tasks.child("hub");
     let sources = hub_tasks.child("sources");
     let (facts, incoming) = mpsc::channel::<Fact>(FACTS_MAX);
+    // The first of all facts: what the healer says of its mode comes after it and wins.
+    FactSink::new(facts.clone()).offer(host::host_info(env!("CARGO_PKG_VERSION"), "absent").into());
     let board = StatusBoard::default();
     let sink = Arc::new(HealSink {
         facts: facts.clone(),
@@ -164,7 +166,6 @@ fn start_sources(
     facts: mpsc::Sender<Fact>,
 ) -> Result<()> {
     let sink = FactSink::new(facts.clone());
-    sink.offer(host::host_info(env!("CARGO_PKG_VERSION"), "absent").into());
     host::spawn(sources, config.collect.host_interval(), sink.clone()).context("start host metrics")?;
     unit::spawn(sources, config.collect.unit_interval(), sink.clone());
     let prober = Prober::new(config.collect.resolver, config.collect.witness);
@@ -242,22 +243,12 @@ fn refuse_orders(tasks: &Tasks, mut orders: mpsc::Receiver<Order>, results: mpsc
     });
 }
 
-/// Ready means connected: what is spooled can leave.
+/// Keeps the readiness as the stream is.
 fn follow_readiness(tasks: &Tasks, mut states: watch::Receiver<StreamState>, readiness: Readiness) {
     let token = tasks.token();
     tasks.spawn("readiness", TaskKind::BestEffort, async move {
         loop {
-            let state = match states.borrow_and_update().clone() {
-                StreamState {
-                    phase: StreamPhase::Connected,
-                    ..
-                } => State::Ready,
-                state => State::NotReady(
-                    state
-                        .last_error
-                        .unwrap_or_else(|| "not connected to a collector".to_owned()),
-                ),
-            };
+            let state = readiness_of(&states.borrow_and_update());
             readiness.set("stream", state);
             tokio::select! {
                 () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
@@ -265,6 +256,20 @@ fn follow_readiness(tasks: &Tasks, mut states: watch::Receiver<StreamState>, rea
             }
         }
     });
+}
+
+/// Ready means connected over a connection that proved itself: what is spooled can leave. One that a collector
+/// welcomes and then refuses is not ready in between either.
+fn readiness_of(state: &StreamState) -> State {
+    if state.phase == StreamPhase::Connected && state.proven {
+        return State::Ready;
+    }
+    let otherwise = if state.phase == StreamPhase::Connected {
+        "connected, and nothing was acknowledged yet"
+    } else {
+        "not connected to a collector"
+    };
+    State::NotReady(state.last_error.as_deref().unwrap_or(otherwise).to_owned())
 }
 
 fn serve_admin(
@@ -280,4 +285,23 @@ fn serve_admin(
     let router = admin::router(metrics.clone(), readiness).route("/status", show);
     admin::serve(listener, router, metrics, tasks);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn welcome_alone_makes_nothing_ready() {
+        let mut state = StreamState {
+            phase: StreamPhase::Connected,
+            last_error: Some("the disk is full".to_owned()),
+            ..StreamState::default()
+        };
+        assert!(matches!(readiness_of(&state), State::NotReady(why) if why == "the disk is full"));
+        state.proven = true;
+        assert!(matches!(readiness_of(&state), State::Ready));
+        state.phase = StreamPhase::Waiting;
+        assert!(matches!(readiness_of(&state), State::NotReady(_)));
+    }
 }

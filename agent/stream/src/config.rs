@@ -11,6 +11,8 @@ pub(crate) const MESSAGE_FRAMES_MAX: usize = 16;
 pub(crate) const MESSAGE_FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long the collector may take to answer the hello.
 pub(crate) const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// A session that lived this long after its welcome is of use, though nothing was acknowledged yet.
+pub(crate) const SESSION_PROVEN: Duration = Duration::from_secs(5);
 /// A session that lived this long was a good one: the next wait is a short one again.
 pub(crate) const SESSION_GOOD: Duration = Duration::from_secs(30);
 

@@ -12,11 +12,11 @@ use fleetmend_shutdown::CancellationToken;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::config::{MESSAGE_FRAME_BYTES_MAX, MESSAGE_FRAMES_MAX, WELCOME_TIMEOUT};
+use crate::config::{MESSAGE_FRAME_BYTES_MAX, MESSAGE_FRAMES_MAX, SESSION_PROVEN, WELCOME_TIMEOUT};
 use crate::connector::Link;
 use crate::error::StreamError;
 use crate::in_flight::InFlight;
@@ -111,6 +111,9 @@ impl<'a, S: FrameSource> Session<'a, S> {
         // There may be frames to read; after the source ended there never will be.
         let (mut more, mut over) = (true, false);
         let mut results_over = false;
+        let proven = sleep(SESSION_PROVEN);
+        tokio::pin!(proven);
+        let mut waiting = true;
         loop {
             let room = self.in_flight.room();
             // Owned, so that nothing of the session is borrowed while the event is handled.
@@ -134,6 +137,10 @@ impl<'a, S: FrameSource> Session<'a, S> {
                     Some(result) => self.answer(result).await?,
                     None => results_over = true,
                 },
+                () = &mut proven, if waiting => {
+                    waiting = false;
+                    self.parts.change(|state| state.proven = true);
+                }
                 _ = heartbeat.tick() => self.beat()?,
             }
         }
@@ -185,6 +192,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
                 self.parts.change(|state| {
                     state.frames_acknowledged = state.frames_acknowledged.saturating_add(count_of(count));
                     state.frames_in_flight = in_flight;
+                    state.proven |= count > 0;
                 });
                 Ok(())
             }

@@ -25,6 +25,9 @@ pub enum StreamPhase {
 pub struct StreamState {
     /// What it is doing.
     pub phase: StreamPhase,
+    /// Whether the present connection is of use: something was acknowledged over it, or it held for some
+    /// seconds. A collector that welcomes and then refuses every record is none.
+    pub proven: bool,
     /// The collector it is, or was last, connected to: `host:port`.
     pub collector: Option<String>,
     /// Since when it is in this phase.

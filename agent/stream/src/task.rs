@@ -178,6 +178,7 @@ impl<S> StreamParts<S> {
             }
             if phase != StreamPhase::Connected {
                 state.frames_in_flight = 0;
+                state.proven = false;
             }
         });
     }
