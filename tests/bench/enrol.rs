@@ -23,6 +23,8 @@ use crate::report::{Bar, Report, progress};
 
 /// Hosts that enrol at once.
 const AT_ONCE: usize = 32;
+/// Hosts that one token enrols: as many as a token may.
+const TOKEN_USES: u32 = 1_000;
 /// Hosts of the fleet that reconnects.
 const FLEET: usize = 1_000;
 /// One host may take so long; more is stuck.
@@ -55,17 +57,18 @@ pub(crate) fn run(quick: bool) -> Result<Report> {
 async fn rollout(report: &mut Report, instance: &Instance, hosts: u32) -> Result<Vec<HostIdentity>> {
     progress(format!("enrol {hosts} hosts, {AT_ONCE} at once"));
     let api = instance.api().await?;
-    let token: EnrolmentToken = api
-        .enrolment_token(hosts)
-        .await?
-        .parse()
-        .context("read the enrolment token")?;
-    let (token, turns) = (Arc::new(token), Arc::new(Semaphore::new(AT_ONCE)));
+    let mut tokens: Vec<Arc<EnrolmentToken>> = Vec::new();
+    for first in (0..hosts).step_by(TOKEN_USES as usize) {
+        let text = api.enrolment_token(TOKEN_USES.min(hosts - first)).await?;
+        tokens.push(Arc::new(text.parse().context("read the enrolment token")?));
+    }
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
     let begun = Instant::now();
     let mut enrolling = JoinSet::new();
     for number in 0..hosts {
         let folder = instance.path(&format!("host-{number}"));
-        let (token, turns) = (token.clone(), turns.clone());
+        let token = tokens.get((number / TOKEN_USES) as usize).cloned();
+        let (token, turns) = (token.context("find a token")?, turns.clone());
         enrolling.spawn(async move {
             let _turn = turns.acquire_owned().await.context("wait for a turn")?;
             std::fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
