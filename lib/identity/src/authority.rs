@@ -1,8 +1,12 @@
 //! A collector's authority: the issuing certificate, the online key and the trust bundle it hands out.
 
+mod live;
+mod material;
+mod rotation;
+
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fleetmend_event::{HostId, TimeMicros};
@@ -11,23 +15,20 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
-use zeroize::Zeroizing;
 
-use crate::bundle::CollectorEntry;
+use material::{Generation, Material};
+
 use crate::x509::{self, make_error};
 use crate::{
     CollectorName, Context, Fingerprint, FleetId, FleetRoot, IdentityError, PeerIdentity, PeerName,
-    SignatureError, Signed, SignedTime, SigningKey, TrustAnchors, TrustBundle, files,
+    SignatureError, Signed, SignedTime, SigningKey, TrustAnchors, TrustBundle,
 };
 
-const ISSUING_KEY_FILE: &str = "issuing.key";
-const ISSUING_CHAIN_FILE: &str = "issuing.pem";
-const ONLINE_KEY_FILE: &str = "online.key";
+pub use live::LiveAuthority;
+pub use rotation::{Rotated, RotationKind, RotationState, Stage};
+
 /// The signed trust bundle, beside the keys.
 pub const BUNDLE_FILE: &str = "trust-bundle.json";
-/// What the name of the folder ends with in which they are made.
-const PARTIAL_SUFFIX: &str = ".partial";
-const ISSUING_LIFETIME: Duration = Duration::from_hours(2 * 365 * 24);
 /// A host's certificate; renewed at two thirds of it.
 pub const HOST_LIFETIME: Duration = Duration::from_hours(7 * 24);
 /// Largest signing request that is looked at, in bytes. Ours has about 250.
@@ -51,13 +52,9 @@ pub struct CollectorAuthority {
     online: SigningKey,
     signed_bundle: Signed<TrustBundle>,
     bundle: TrustBundle,
-}
-
-struct Fresh {
-    issuing_key: rcgen::KeyPair,
-    chain: Vec<CertificateDer<'static>>,
-    online: SigningKey,
-    bundle: Signed<TrustBundle>,
+    history: Vec<Signed<TrustBundle>>,
+    cross: Vec<CertificateDer<'static>>,
+    folder: Option<PathBuf>,
 }
 
 impl CollectorAuthority {
@@ -66,70 +63,25 @@ impl CollectorAuthority {
     /// They are made in a folder beside it that is then renamed: a crash leaves none of them or all, and what it left
     /// beside is made anew. A folder that holds anything is never touched.
     pub fn create(folder: &Path, root: &FleetRoot, name: CollectorName) -> Result<Self, IdentityError> {
-        let failed = |action: &'static str, path: &Path| {
-            let path = path.to_owned();
-            move |source| IdentityError::File { action, path, source }
-        };
         if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             let path = folder.to_owned();
             return Err(IdentityError::AlreadyThere { path });
         }
-        let mut partial = folder.as_os_str().to_owned();
-        partial.push(PARTIAL_SUFFIX);
-        let partial = Path::new(&partial);
-        if partial.exists() {
-            fs::remove_dir_all(partial).map_err(failed("remove", partial))?;
-        }
-        let made = Self::create_in(partial, root, name)?;
-        fs::rename(partial, folder).map_err(failed("rename into place", partial))?;
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        fs::File::open(parent)
-            .and_then(|opened| opened.sync_all())
-            .map_err(failed("sync folder", parent))?;
-        Ok(made)
-    }
-
-    fn create_in(folder: &Path, root: &FleetRoot, name: CollectorName) -> Result<Self, IdentityError> {
-        files::private_folder(folder)?;
-        let fresh = Fresh::make(root, name)?;
-        let key = Zeroizing::new(fresh.issuing_key.serialize_der());
-        files::create_private(&folder.join(ISSUING_KEY_FILE), x509::key_pem(&key).as_bytes())?;
-        files::write_public(
-            &folder.join(ISSUING_CHAIN_FILE),
-            x509::chain_pem(&fresh.chain).as_bytes(),
-        )?;
-        fresh.online.create(&folder.join(ONLINE_KEY_FILE))?;
-        TrustBundle::write(&folder.join(BUNDLE_FILE), &fresh.bundle)?;
-        Self::assemble(fresh)
+        let material = Material::make(root, name, TimeMicros::now())?;
+        material.create(folder)?;
+        Self::assemble(material)
     }
 
     /// A collector's authority that is written nowhere: for tests.
     pub fn in_memory(root: &FleetRoot, name: CollectorName) -> Result<Self, IdentityError> {
-        Self::assemble(Fresh::make(root, name)?)
+        Self::assemble(Material::make(root, name, TimeMicros::now())?)
     }
 
     /// Opens what [`CollectorAuthority::create`] made; needs no root key.
     pub fn open(folder: &Path) -> Result<Self, IdentityError> {
-        let what = "ECDSA P-256 private key (PKCS #8 PEM)";
-        let path = folder.join(ISSUING_KEY_FILE);
-        let key = x509::read_key_file(&path, what)?;
-        let key = PrivatePkcs8KeyDer::from(key.as_slice());
-        let issuing_key = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256)
-            .map_err(|error| IdentityError::Content {
-                path: path.clone(),
-                what,
-                reason: error.to_string(),
-            })?;
-        let chain = x509::read_chain_file(&folder.join(ISSUING_CHAIN_FILE))?;
-        let online = SigningKey::open(&folder.join(ONLINE_KEY_FILE))?;
-        let (bundle, _) = TrustBundle::read(&folder.join(BUNDLE_FILE))?;
-        Self::assemble(Fresh {
-            issuing_key,
-            chain,
-            online,
-            bundle,
-        })
+        let mut opened = Self::assemble(Material::read(folder)?)?;
+        opened.folder = Some(folder.to_owned());
+        Ok(opened)
     }
 
     /// Opens the authority in `folder`, or has `root` make one when there is none.
@@ -145,33 +97,18 @@ impl CollectorAuthority {
         }
     }
 
-    fn assemble(fresh: Fresh) -> Result<Self, IdentityError> {
-        let Fresh {
+    fn assemble(material: Material) -> Result<Self, IdentityError> {
+        let bundle = material.opened()?;
+        let name = material.active.check(&bundle)?.name.clone();
+        let Generation {
             issuing_key,
             chain,
             online,
-            bundle: signed_bundle,
-        } = fresh;
-        let wrong = |reason: &str| IdentityError::Make {
+        } = material.active;
+        let issuing = chain.first().ok_or_else(|| IdentityError::Make {
             what: "the collector's authority",
-            reason: reason.to_owned(),
-        };
-        let bundle = TrustBundle::open_pinned(&signed_bundle, &signed_bundle.signer())?;
-        let entry = bundle
-            .collectors
-            .iter()
-            .find(|entry| entry.online_key == online.public())
-            .ok_or_else(|| wrong("its online key is not in its trust bundle"))?;
-        let name = entry.name.clone();
-        let issuing = chain
-            .first()
-            .ok_or_else(|| wrong("there is no issuing certificate"))?;
-        if x509::spki_of(issuing).is_none_or(|spki| spki != issuing_key.subject_public_key_info()) {
-            return Err(wrong("its issuing certificate is not of its issuing key"));
-        }
-        if !bundle.lists_issuer(issuing) {
-            return Err(wrong("its issuing certificate is not in its trust bundle"));
-        }
+            reason: "there is no issuing certificate".to_owned(),
+        })?;
         let issuer =
             rcgen::Issuer::from_ca_cert_der(issuing, issuing_key).map_err(make_error("an issuer"))?;
         Ok(Self {
@@ -179,8 +116,11 @@ impl CollectorAuthority {
             issuer,
             chain,
             online,
-            signed_bundle,
+            signed_bundle: material.bundle,
             bundle,
+            history: material.history,
+            cross: material.cross,
+            folder: None,
         })
     }
 
@@ -297,9 +237,46 @@ impl CollectorAuthority {
         Ok((chain, PrivatePkcs8KeyDer::from(key.serialize_der())))
     }
 
-    /// The issuing certificate and the root's: what the enrolment listener sends above its own.
-    pub(crate) fn upper_chain(&self) -> &[CertificateDer<'static>] {
-        &self.chain
+    /// The bundles after `version` and before the present one, oldest first: with them a host that slept through
+    /// several verifies each by the one before it.
+    pub fn history_since(&self, version: u64) -> Vec<&Signed<TrustBundle>> {
+        let after =
+            |signed: &&Signed<TrustBundle>| signed.unverified().is_ok_and(|bundle| bundle.version > version);
+        self.history.iter().filter(after).collect()
+    }
+
+    /// What lies in its folder, if that has another bundle by now: a rotation took a stage. Always `None` for one
+    /// that was not opened from a folder.
+    pub fn reopened(&self) -> Result<Option<Self>, IdentityError> {
+        let Some(folder) = &self.folder else {
+            return Ok(None);
+        };
+        let path = folder.join(BUNDLE_FILE);
+        if TrustBundle::read(&path)?.0 == self.signed_bundle {
+            return Ok(None);
+        }
+        let opened = Self::open(folder)?;
+        // Read while a stage replaced the folder: the next look finds it whole.
+        let settled = TrustBundle::read(&path)?.0 == opened.signed_bundle;
+        Ok(settled.then_some(opened))
+    }
+
+    /// The folder that it was opened from.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// When the issuing certificate ends: the online keys have to be rotated before that.
+    pub fn issuing_not_after(&self) -> Option<TimeMicros> {
+        self.chain
+            .first()
+            .and_then(|certificate| x509::not_after(certificate))
+    }
+
+    /// What the enrolment listener sends above the issuing certificate: the root's, and for hosts that pin a root
+    /// of before, the certificates by which it vouched for its successor.
+    pub(crate) fn above_issuer(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.chain.iter().skip(1).chain(&self.cross)
     }
 
     fn issue(
@@ -324,38 +301,6 @@ impl fmt::Debug for CollectorAuthority {
             "CollectorAuthority({}/{})",
             self.bundle.fleet, self.name
         )
-    }
-}
-
-impl Fresh {
-    fn make(root: &FleetRoot, name: CollectorName) -> Result<Self, IdentityError> {
-        let now = TimeMicros::now();
-        let issuing_key = rcgen::KeyPair::generate().map_err(make_error("the issuing key"))?;
-        let title = format!("fleetmend {} issuing {name}", root.fleet());
-        let params = x509::authority(x509::params(&title, now, ISSUING_LIFETIME), 0);
-        let issuing = params
-            .signed_by(&issuing_key, &root.issuer()?)
-            .map_err(make_error("the issuing certificate"))?;
-        let online = SigningKey::generate()?;
-        let issuer = Fingerprint::of_spki(&issuing_key.subject_public_key_info());
-        let bundle = TrustBundle {
-            fleet: root.fleet().clone(),
-            version: 1,
-            created: now,
-            roots: vec![root.entry()],
-            collectors: vec![CollectorEntry {
-                name,
-                issuer,
-                online_key: online.public(),
-            }],
-        };
-        let bundle = root.sign(Context::Bundle, &bundle)?;
-        Ok(Self {
-            issuing_key,
-            chain: vec![issuing.into(), root.certificate().clone()],
-            online,
-            bundle,
-        })
     }
 }
 
@@ -403,25 +348,4 @@ fn request_spki(request: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_authority_is_there_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().join("authority");
-        let root = FleetRoot::in_memory("lab".parse().unwrap()).unwrap();
-        let make = || CollectorAuthority::open_or_create(&place, &root, "c1".parse().unwrap());
-        // As a crash leaves it: some of the keys, and no bundle.
-        let partial = folder.path().join("authority.partial");
-        let left = CollectorAuthority::create_in(&partial, &root, "c1".parse().unwrap()).unwrap();
-        fs::remove_file(partial.join(BUNDLE_FILE)).unwrap();
-        let made = make().unwrap();
-        assert_ne!(left.bundle().anchors(), made.bundle().anchors());
-        assert!(!partial.exists());
-        // Keys whose bundle was lost may have signed something: they are not replaced.
-        fs::remove_file(place.join(BUNDLE_FILE)).unwrap();
-        assert!(matches!(make(), Err(IdentityError::AlreadyThere { .. })));
-        assert!(place.join(ISSUING_KEY_FILE).exists());
-    }
-}
+mod tests;

@@ -14,6 +14,9 @@ use crate::{
     SigningKey, files,
 };
 
+/// Bundles between the one in force and the newest that are looked at.
+pub const CHAIN_MAX: usize = 64;
+
 /// Everything a fleet trusts. Only the fleet root signs one; a later version is signed by a root of the one
 /// before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +92,41 @@ impl TrustBundle {
             return Err(SignatureError::Bundle("it is older than the one in force"));
         }
         Ok(next)
+    }
+
+    /// The newest bundle, reached from this one over those in between, oldest first, each verified by the one
+    /// before it. What is not newer than this one is passed over.
+    pub fn open_chain(
+        &self,
+        between: &[Signed<TrustBundle>],
+        newest: &Signed<TrustBundle>,
+    ) -> Result<TrustBundle, SignatureError> {
+        if between.len() > CHAIN_MAX {
+            return Err(SignatureError::Bundle("it comes with too many predecessors"));
+        }
+        let mut present = self.clone();
+        for signed in between {
+            // A look at the version only: nothing of what is passed over is used.
+            if signed.unverified()?.version > present.version {
+                present = present.open_successor(signed)?;
+            }
+        }
+        present.open_successor(newest)
+    }
+
+    /// As [`TrustBundle::open_pinned`], when the bundle may be signed by a successor of the pinned root.
+    pub fn open_pinned_chain(
+        between: &[Signed<TrustBundle>],
+        newest: &Signed<TrustBundle>,
+        root: &Fingerprint,
+    ) -> Result<TrustBundle, SignatureError> {
+        if newest.signer() == *root {
+            return Self::open_pinned(newest, root);
+        }
+        match between.iter().rev().find(|signed| signed.signer() == *root) {
+            Some(signed) => Self::open_pinned(signed, root)?.open_chain(between, newest),
+            None => Self::open_pinned(newest, root),
+        }
     }
 
     fn consistent(self) -> Result<Self, SignatureError> {

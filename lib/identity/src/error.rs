@@ -77,6 +77,9 @@ pub enum IdentityError {
     /// A signed document was refused.
     #[error(transparent)]
     Signature(#[from] crate::signed::SignatureError),
+    /// A rotation of keys cannot take the step that was asked for.
+    #[error("the keys were not rotated: {0}")]
+    Rotation(String),
     /// A TLS configuration could not be built.
     #[error("could not build the TLS configuration")]
     Tls(#[from] rustls::Error),

@@ -70,6 +70,25 @@ fn give_to_owner_of_parent(path: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
+/// Exchanges two files or folders of one file system in one step, durably.
+pub fn exchange(one: &Path, other: &Path) -> Result<(), IdentityError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+        .map_err(|error| failed("exchange", one)(error.into()))?;
+    sync_parent(one)
+}
+
+/// Makes durable that `path` is where it is.
+pub(crate) fn sync_parent(path: &Path) -> Result<(), IdentityError> {
+    let folder = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|opened| opened.sync_all())
+        .map_err(failed("sync folder", folder))
+}
+
 /// Reads a file that only its owner may read; `None` when there is none.
 pub fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
     read_checked(path, 0o077, FILE_MODE)

@@ -13,6 +13,7 @@ use fleetmend_event::{HostId, TimeMicros};
 use rcgen::PublicKeyData as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use crate::signed::base64_bytes;
@@ -159,13 +160,35 @@ impl HostIdentity {
 
     /// Checks what the collector granted against the key and the pinned root. Writes nothing.
     pub fn accept(key: Arc<HostKey>, root: Fingerprint, grant: Grant) -> Result<Self, IdentityError> {
-        let bundle = TrustBundle::open_pinned(&grant.bundle, &root)?;
+        Self::accept_through(key, root, &[], grant)
+    }
+
+    /// As [`HostIdentity::accept`], when the granted bundle may be signed by a successor of the pinned root: the
+    /// bundles `between`, oldest first, lead there.
+    pub fn accept_through(
+        key: Arc<HostKey>,
+        root: Fingerprint,
+        between: &[Signed<TrustBundle>],
+        grant: Grant,
+    ) -> Result<Self, IdentityError> {
+        let bundle = TrustBundle::open_pinned_chain(between, &grant.bundle, &root)?;
+        let root = grant.bundle.signer();
         Self::assemble(key, root, grant, bundle)
     }
 
     /// Checks a renewed certificate and the bundle that came with it against this identity. Writes nothing.
     pub fn renewed(&self, chain: Vec<Vec<u8>>, bundle: Signed<TrustBundle>) -> Result<Self, IdentityError> {
-        let opened = self.bundle.open_successor(&bundle)?;
+        self.renewed_through(chain, &[], bundle)
+    }
+
+    /// As [`HostIdentity::renewed`], over the bundles that this host slept through, oldest first.
+    pub fn renewed_through(
+        &self,
+        chain: Vec<Vec<u8>>,
+        between: &[Signed<TrustBundle>],
+        bundle: Signed<TrustBundle>,
+    ) -> Result<Self, IdentityError> {
+        let opened = self.bundle.open_chain(between, &bundle)?;
         let grant = Grant {
             chain,
             bundle,
@@ -318,6 +341,7 @@ impl fmt::Debug for HostIdentity {
 pub struct LiveIdentity {
     present: Arc<RwLock<Arc<HostIdentity>>>,
     folder: Option<PathBuf>,
+    doubt: Arc<Notify>,
 }
 
 impl LiveIdentity {
@@ -326,7 +350,22 @@ impl LiveIdentity {
         Self {
             present: Arc::new(RwLock::new(Arc::new(identity))),
             folder,
+            doubt: Arc::default(),
         }
+    }
+
+    /// Says that a collector did not prove itself under the present trust bundle: perhaps its keys were rotated.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Returns after the next [`LiveIdentity::doubt`], at once if there was one since the last return.
+    ///
+    /// # Cancel safety
+    ///
+    /// A doubt that was not returned stays.
+    pub async fn doubted(&self) {
+        self.doubt.notified().await;
     }
 
     /// The present identity.

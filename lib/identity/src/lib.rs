@@ -23,11 +23,22 @@
 //!   a policy can never be taken for an order. The root alone signs what widens authority ([`Context`]).
 //! - Secrets do not appear in `Debug`, `Display` or errors.
 //!
+//! # Rotation
+//!
+//! The online key and the issuing certificate above a collector's certificates are replaced together, with or
+//! without a new fleet root, in three stages ([`authority::Stage`]): the bundle lists old and new, the collector
+//! changes over, the bundle lists the new alone. Each stage is a bundle version of its own, signed by a root that
+//! both it and the version before it list; a host that slept through some gets all of them and verifies one by
+//! the other ([`TrustBundle::open_chain`]). The enrolment listener also shows the certificates by which each old
+//! root vouched for its successor, so that a token or a host that pins an old root is still served.
+//!
 //! # What is thin
 //!
-//! One issuing certificate and one online key per collector, made where the root key is at hand; a rotation is
-//! a new bundle version. [`TrustedTime`] falls back to the system clock, and says so, until the first time
-//! signed by a collector arrives. This crate starts no task and opens no socket.
+//! One collector per bundle makes rotations; a second collector of a fleet would have to be given the bundle by
+//! hand. The last 32 bundles are kept: a host that slept through more enrols again. [`TrustedTime`] falls back to
+//! the system clock, and says so, until the first time signed by a collector arrives. A collector's own clock has
+//! nobody above it: its certificates and its judgement are as wrong as it is. This crate starts no task and opens
+//! no socket.
 
 #![warn(missing_docs)]
 
@@ -48,7 +59,7 @@ pub mod tls;
 pub mod token;
 mod x509;
 
-pub use authority::{CollectorAuthority, IssuedCertificate};
+pub use authority::{CollectorAuthority, IssuedCertificate, LiveAuthority};
 pub use bundle::{TrustAnchors, TrustBundle};
 pub use error::IdentityError;
 pub use fingerprint::Fingerprint;

@@ -17,6 +17,8 @@ const KEY_FILE: &str = "root.key";
 const CERTIFICATE_FILE: &str = "root.pem";
 /// The root's certificate outlives hosts and collectors; it is replaced by a bundle, not by expiring.
 const LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
+/// Authorities in a chain below a voucher: the vouchers of eight later roots and an issuing certificate.
+const VOUCHERS_BELOW_MAX: u8 = 9;
 /// What the common name of a root certificate begins and ends with; the fleet id stands between.
 const COMMON_NAME: (&str, &str) = ("fleetmend ", " root");
 
@@ -120,6 +122,21 @@ impl FleetRoot {
             certificate: self.certificate.to_vec(),
             key: self.key.public(),
         }
+    }
+
+    /// A certificate of this root over the key of its successor: whoever trusts this root follows it there.
+    pub(crate) fn vouch(
+        &self,
+        successor: &FleetRoot,
+        now: TimeMicros,
+    ) -> Result<CertificateDer<'static>, IdentityError> {
+        let name = format!("{}{}{}", COMMON_NAME.0, successor.fleet, COMMON_NAME.1);
+        // Later roots' vouchers and an issuing certificate come below it.
+        let params = x509::authority(x509::params(&name, now, LIFETIME), VOUCHERS_BELOW_MAX);
+        let made = params
+            .signed_by(&successor.key.certificate_key()?, &self.issuer()?)
+            .map_err(make_error("the certificate over the new root"))?;
+        Ok(made.into())
     }
 
     pub(crate) fn issuer(&self) -> Result<rcgen::Issuer<'static, rcgen::KeyPair>, IdentityError> {

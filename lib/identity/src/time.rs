@@ -118,6 +118,16 @@ impl TrustedTime {
         Arc::new(Self::with(None, None, Box::new(SystemClocks)))
     }
 
+    /// As [`TrustedTime::system`], over other clocks.
+    pub fn over(clocks: Box<dyn Clocks>) -> Arc<Self> {
+        Arc::new(Self::with(None, None, clocks))
+    }
+
+    /// Time since boot, suspend included: for durations.
+    pub fn since_boot(&self) -> Duration {
+        self.clocks.since_boot()
+    }
+
     /// Begins with what the file at `path` holds; a damaged file is the same as none.
     pub fn open(path: PathBuf) -> Result<Arc<Self>, IdentityError> {
         Self::open_with(path, Box::new(SystemClocks)).map(Arc::new)

@@ -93,6 +93,13 @@ pub(crate) fn read_chain_file(path: &Path) -> Result<Vec<CertificateDer<'static>
     }
 }
 
+/// When a certificate ends.
+pub(crate) fn not_after(certificate: &[u8]) -> Option<TimeMicros> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let seconds = parsed.validity().not_after.timestamp();
+    Some(TimeMicros(seconds.saturating_mul(1_000_000)))
+}
+
 /// The SubjectPublicKeyInfo of a certificate.
 pub(crate) fn spki_of(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;

@@ -185,8 +185,12 @@ impl ServerCertVerifier for FleetVerifier {
             .filter(|certificate| bundle.lists_issuer(certificate))
             .cloned()
             .collect();
-        let peer = verify_chain(end_entity, &listed, &bundle.root_store()?, now)?;
-        collector_only(&peer, Some(&bundle.fleet))
+        let verified = verify_chain(end_entity, &listed, &bundle.root_store()?, now);
+        if let Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) = &verified {
+            // Perhaps its keys were rotated while this host slept: whoever keeps the identity finds out.
+            self.identity.doubt();
+        }
+        collector_only(&verified?, Some(&bundle.fleet))
     }
 
     handshake_signatures!();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fleetmend_event::TimeMicros;
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, WebPkiClientVerifier,
@@ -16,30 +17,25 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTi
 
 use super::{ALPN, micros_of, provider};
 use crate::{
-    CollectorAuthority, IdentityError, PeerIdentity, PeerKind, Revocations, TimeSource, TrustBundle,
+    CollectorAuthority, IdentityError, LiveAuthority, PeerIdentity, PeerKind, Revocations, TimeSource,
     TrustedTime,
 };
 
 /// The collector's own TLS certificate, made anew in memory at two thirds of it.
 const OWN_LIFETIME: Duration = Duration::from_hours(7 * 24);
+/// How far the clock may be set back before the certificate is made anew; certificates begin an hour before.
+const CLOCK_SLACK_MICROS: i64 = 30 * 60 * 1_000_000;
 
 /// Carrier listener: a client certificate of an enrolled, unrevoked host is required.
 pub fn for_hosts(
-    authority: &Arc<CollectorAuthority>,
+    authority: impl Into<LiveAuthority>,
     revocations: &Revocations,
     time: &Arc<TrustedTime>,
 ) -> Result<Arc<ServerConfig>, IdentityError> {
-    let bundle = authority.bundle().clone();
-    let roots = Arc::new(bundle.root_store()?);
-    let chain = WebPkiClientVerifier::builder_with_provider(roots, provider())
-        .build()
-        .map_err(|error| IdentityError::Make {
-            what: "the client verifier",
-            reason: error.to_string(),
-        })?;
+    let authority = authority.into();
     let verifier = HostVerifier {
-        chain,
-        bundle,
+        chain: Mutex::new(Chain::of(authority.current())?),
+        authority: authority.clone(),
         revocations: revocations.clone(),
     };
     let config = ServerConfig::builder_with_details(provider(), time.clone())
@@ -51,13 +47,13 @@ pub fn for_hosts(
 
 /// Enrolment listener: the server shows its chain up to the root, the client shows nothing.
 pub fn for_enrolment(
-    authority: &Arc<CollectorAuthority>,
+    authority: impl Into<LiveAuthority>,
     time: &Arc<TrustedTime>,
 ) -> Result<Arc<ServerConfig>, IdentityError> {
     let config = ServerConfig::builder_with_details(provider(), time.clone())
         .with_protocol_versions(&[&version::TLS13])?
         .with_no_client_auth()
-        .with_cert_resolver(OwnCertificate::new(authority, time, Above::Root));
+        .with_cert_resolver(OwnCertificate::new(authority.into(), time, Above::Root));
     Ok(hardened(config))
 }
 
@@ -93,53 +89,76 @@ enum Above {
 }
 
 struct OwnCertificate {
-    authority: Arc<CollectorAuthority>,
+    authority: LiveAuthority,
     time: Arc<TrustedTime>,
     above: Above,
-    present: Mutex<Option<(Arc<CertifiedKey>, TimeMicros)>>,
+    present: Mutex<Option<Shown>>,
+}
+
+/// The certificate that is shown, who made it, and while it is good to show.
+struct Shown {
+    key: Arc<CertifiedKey>,
+    made_by: Arc<CollectorAuthority>,
+    made_at: TimeMicros,
+    not_after: TimeMicros,
+}
+
+impl Shown {
+    /// Until two thirds of its life, and not before it was made: a clock that was a year ahead and was set right
+    /// would otherwise leave a certificate that nobody accepts for a year.
+    fn is_good(&self, authority: &Arc<CollectorAuthority>, now: TimeMicros) -> bool {
+        let age = now.micros_since(self.made_at);
+        let life = self.not_after.micros_since(self.made_at);
+        Arc::ptr_eq(&self.made_by, authority) && age >= -CLOCK_SLACK_MICROS && age < life / 3 * 2
+    }
 }
 
 impl OwnCertificate {
-    fn new(authority: &Arc<CollectorAuthority>, time: &Arc<TrustedTime>, above: Above) -> Arc<Self> {
+    fn new(authority: LiveAuthority, time: &Arc<TrustedTime>, above: Above) -> Arc<Self> {
         Arc::new(Self {
-            authority: authority.clone(),
+            authority,
             time: time.clone(),
             above,
             present: Mutex::new(None),
         })
     }
 
-    fn make(&self, now: TimeMicros) -> Result<Arc<CertifiedKey>, IdentityError> {
-        let (issued, key) = self.authority.issue_own(now, OWN_LIFETIME)?;
+    fn make(&self, made_by: Arc<CollectorAuthority>, made_at: TimeMicros) -> Result<Shown, IdentityError> {
+        let (issued, key) = made_by.issue_own(made_at, OWN_LIFETIME)?;
         let mut chain = issued.chain;
         if let Above::Root = self.above {
-            chain.extend(self.authority.upper_chain().iter().skip(1).cloned());
+            chain.extend(made_by.above_issuer().cloned());
         }
         let key = provider()
             .key_provider
             .load_private_key(PrivateKeyDer::Pkcs8(key))?;
-        Ok(Arc::new(CertifiedKey::new(chain, key)))
+        Ok(Shown {
+            key: Arc::new(CertifiedKey::new(chain, key)),
+            made_by,
+            made_at,
+            not_after: issued.peer.not_after,
+        })
     }
 }
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let (now, _): (TimeMicros, TimeSource) = self.time.now();
+        let authority = self.authority.current();
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((key, renew_at)) = present.as_ref()
-            && now < *renew_at
-        {
-            return Some(key.clone());
+        if let Some(shown) = present.as_ref().filter(|shown| shown.is_good(&authority, now)) {
+            return Some(shown.key.clone());
         }
-        match self.make(now) {
+        match self.make(authority, now) {
             Ok(made) => {
-                let life = i64::try_from(OWN_LIFETIME.as_micros()).unwrap_or(i64::MAX);
-                *present = Some((made.clone(), now.plus_micros(life / 3 * 2)));
-                Some(made)
+                self.authority.shows_until(made.not_after);
+                let key = made.key.clone();
+                *present = Some(made);
+                Some(key)
             }
             Err(error) => {
                 tracing::error!(%error, "could not make the collector's own certificate");
-                present.as_ref().map(|(key, _)| key.clone())
+                present.as_ref().map(|shown| shown.key.clone())
             }
         }
     }
@@ -147,21 +166,53 @@ impl ResolvesServerCert for OwnCertificate {
 
 impl fmt::Debug for OwnCertificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "OwnCertificate({:?})", self.authority)
+        write!(formatter, "OwnCertificate({:?})", self.authority.current())
     }
 }
 
-/// Chain and time as webpki checks them; then issuer, name and revocation.
+/// The verifier of chains under the roots of one authority.
+#[derive(Debug, Clone)]
+struct Chain {
+    authority: Arc<CollectorAuthority>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Chain {
+    fn of(authority: Arc<CollectorAuthority>) -> Result<Self, IdentityError> {
+        let roots = Arc::new(authority.bundle().root_store()?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|error| IdentityError::Make {
+                what: "the client verifier",
+                reason: error.to_string(),
+            })?;
+        Ok(Self { authority, verifier })
+    }
+}
+
+/// Chain and time as webpki checks them; then issuer, name and revocation. All by the authority of the moment.
 #[derive(Debug)]
 struct HostVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
-    bundle: TrustBundle,
+    authority: LiveAuthority,
+    chain: Mutex<Chain>,
     revocations: Revocations,
 }
 
+impl HostVerifier {
+    fn chain(&self) -> Result<Chain, Error> {
+        let authority = self.authority.current();
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&chain.authority, &authority) {
+            *chain = Chain::of(authority).map_err(|error| Error::General(error.to_string()))?;
+        }
+        Ok(chain.clone())
+    }
+}
+
 impl ClientCertVerifier for HostVerifier {
+    /// None: hosts have one certificate, and the roots may change while this is in use.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -170,16 +221,18 @@ impl ClientCertVerifier for HostVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        let chain = self.chain()?;
+        let bundle = chain.authority.bundle();
         // An issuer that the bundle no longer lists is as good as absent.
         let listed: Vec<_> = intermediates
             .iter()
-            .filter(|certificate| self.bundle.lists_issuer(certificate))
+            .filter(|certificate| bundle.lists_issuer(certificate))
             .cloned()
             .collect();
-        let verified = self.chain.verify_client_cert(end_entity, &listed, now)?;
+        let verified = chain.verifier.verify_client_cert(end_entity, &listed, now)?;
         let peer = PeerIdentity::from_certificate(end_entity)
             .map_err(|_| Error::InvalidCertificate(CertificateError::NotValidForName))?;
-        if peer.fleet != self.bundle.fleet || !matches!(peer.kind, PeerKind::Host(_)) {
+        if peer.fleet != bundle.fleet || !matches!(peer.kind, PeerKind::Host(_)) {
             return Err(Error::InvalidCertificate(CertificateError::NotValidForName));
         }
         if self.revocations.current().contains(&peer) {
@@ -195,7 +248,7 @@ impl ClientCertVerifier for HostVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -204,10 +257,10 @@ impl ClientCertVerifier for HostVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
