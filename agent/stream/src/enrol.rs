@@ -9,6 +9,7 @@
 
 mod error;
 mod keep;
+mod metrics;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use fleetmend_event::TimeMicros;
 use fleetmend_identity::host::Grant;
-use fleetmend_identity::{EnrolmentToken, HostIdentity, HostKey, LiveIdentity, Signed, TrustedTime, tls};
+use fleetmend_identity::{
+    EnrolmentToken, HostIdentity, HostKey, LiveIdentity, Signed, TrustBundle, TrustedTime, tls,
+};
 use fleetmend_proto::v1::carrier_client::CarrierClient;
 use fleetmend_proto::v1::enrolment_client::EnrolmentClient;
 use fleetmend_proto::{PROTOCOL_VERSION, v1};
@@ -25,7 +28,7 @@ use rand::Rng as _;
 use tonic::Response;
 
 pub use error::EnrolError;
-pub use keep::keep;
+pub use keep::{Collectors, Keeper, keep};
 
 use crate::connector::Link;
 
@@ -78,7 +81,9 @@ pub async fn enroll(
         collectors: answer.collectors,
         enrolment: token.address().to_owned(),
     };
-    let identity = HostIdentity::accept(key, token.root(), grant).map_err(EnrolError::Answer)?;
+    let between = documents(&answer.trust_bundles_between)?;
+    let identity =
+        HostIdentity::accept_through(key, token.root(), &between, grant).map_err(EnrolError::Answer)?;
     if identity.host().as_bytes().as_slice() != answer.host_id.as_ref() {
         return Err(EnrolError::OtherHost);
     }
@@ -98,9 +103,8 @@ pub async fn renew(
     time: &Arc<TrustedTime>,
 ) -> Result<(), EnrolError> {
     let link = Link::connect(address, tls::client_for_host(identity, time)?).await?;
-    let csr = identity.current().key().request()?.into();
     let mut client = CarrierClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let answer = called(&link, client.renew(v1::RenewRequest { csr })).await?;
+    let answer = called(&link, client.renew(renew_request(&identity.current())?)).await?;
     adopt(identity, &answer).await
 }
 
@@ -117,10 +121,8 @@ pub async fn recover(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Result
         tls::client_for_enrolment(current.root(), time)?,
     )
     .await?;
-    let host_id = Bytes::copy_from_slice(current.host().as_bytes());
-    let csr = current.key().request()?.into();
     let mut client = EnrolmentClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let answer = called(&link, client.recover(v1::RecoverRequest { host_id, csr })).await?;
+    let answer = called(&link, client.recover(recover_request(&current)?)).await?;
     adopt(identity, &answer).await
 }
 
@@ -137,15 +139,58 @@ pub async fn ask_time(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Resul
     let mut client = EnrolmentClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = v1::TimeRequest {
         nonce: Bytes::copy_from_slice(&nonce),
+        bundle_version: current.bundle().version,
     };
     let answer = called(&link, client.time(request)).await?;
-    let signed =
-        Signed::from_bytes(answer.envelope.as_bytes()).map_err(fleetmend_identity::IdentityError::from)?;
-    time.observe_answer(&signed, &current.bundle().anchors(), &nonce)?;
+    adopt_time(&current, &answer, &nonce, time)
+}
+
+/// Sets the trusted time by a collector's answer to our `nonce`. A host that slept through a rotation verifies it
+/// by the bundles that come along; they are taken over with the next certificate only.
+pub fn adopt_time(
+    identity: &HostIdentity,
+    answer: &v1::TimeResponse,
+    nonce: &[u8; 16],
+    time: &TrustedTime,
+) -> Result<TimeMicros, EnrolError> {
+    let refused = |error| EnrolError::Answer(fleetmend_identity::IdentityError::from(error));
+    let signed = Signed::from_bytes(answer.envelope.as_bytes()).map_err(refused)?;
+    let bundles = documents(&answer.trust_bundles)?;
+    let anchors = match bundles.split_last() {
+        None => identity.bundle().anchors(),
+        Some((newest, between)) => {
+            let newest = identity.bundle().open_chain(between, newest).map_err(refused)?;
+            newest.anchors()
+        }
+    };
+    time.observe_answer(&signed, &anchors, nonce)?;
     Ok(time.now().0)
 }
 
-async fn adopt(identity: &LiveIdentity, answer: &v1::RenewResponse) -> Result<(), EnrolError> {
+/// What [`renew`] asks.
+pub fn renew_request(identity: &HostIdentity) -> Result<v1::RenewRequest, EnrolError> {
+    Ok(v1::RenewRequest {
+        csr: identity.key().request()?.into(),
+        bundle_version: identity.bundle().version,
+    })
+}
+
+/// What [`recover`] asks.
+pub fn recover_request(identity: &HostIdentity) -> Result<v1::RecoverRequest, EnrolError> {
+    Ok(v1::RecoverRequest {
+        host_id: Bytes::copy_from_slice(identity.host().as_bytes()),
+        csr: identity.key().request()?.into(),
+        bundle_version: identity.bundle().version,
+    })
+}
+
+/// Checks the answer to a renewal or a recovery, and makes certificate and trust bundle the present ones, both or
+/// neither.
+///
+/// # Cancel safety
+///
+/// When dropped, the new identity may or may not be written; either is whole.
+pub async fn adopt(identity: &LiveIdentity, answer: &v1::RenewResponse) -> Result<(), EnrolError> {
     let chain = answer
         .chain
         .iter()
@@ -153,17 +198,29 @@ async fn adopt(identity: &LiveIdentity, answer: &v1::RenewResponse) -> Result<()
         .collect();
     let bundle = Signed::from_bytes(answer.trust_bundle.as_bytes())
         .map_err(fleetmend_identity::IdentityError::from)?;
-    let renewed = identity
-        .current()
-        .renewed(chain, bundle)
+    let between = documents(&answer.trust_bundles_between)?;
+    let before = identity.current();
+    let renewed = before
+        .renewed_through(chain, &between, bundle)
         .map_err(EnrolError::Answer)?;
     let until = renewed.peer().not_after;
+    let (old, new) = (before.bundle().version, renewed.bundle().version);
     let present = identity.clone();
     // The file is synced to disk: not on the runtime.
     let written = tokio::task::spawn_blocking(move || present.replace(renewed)).await;
     written.map_err(|_| EnrolError::Interrupted)??;
     tracing::info!(%until, "certificate renewed");
+    if old != new {
+        tracing::info!(old, new, "took over the fleet's newer trust bundle");
+    }
     Ok(())
+}
+
+/// Trust bundles as they are sent. Nothing is trusted yet.
+fn documents(texts: &[String]) -> Result<Vec<Signed<TrustBundle>>, EnrolError> {
+    let parse = |text: &String| Signed::from_bytes(text.as_bytes());
+    let parsed: Result<Vec<_>, _> = texts.iter().map(parse).collect();
+    parsed.map_err(|error| EnrolError::Answer(error.into()))
 }
 
 async fn called<T>(

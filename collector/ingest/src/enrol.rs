@@ -16,6 +16,19 @@
 //! - A source that was refused too often is not listened to for the rest of the minute. Requests that succeed
 //!   are not limited, so a thousand hosts behind one address can enrol at once.
 //!
+//! - Which trust bundle a host holds is known: it went with the certificate that the host shows, or the host
+//!   says so when it asks. A rotation of keys waits for that ([`Standing`]).
+//! - The keys are read again when a rotation replaced them in their folder, without a restart.
+//!
+//! # The collector's clock
+//!
+//! Nobody stands above it: certificates are judged and dated by it. A clock that is wrong by up to an hour is not
+//! noticed by anybody. One that is behind by more lets the fleet follow it (hosts ask the time); one that is ahead
+//! by more than a certificate's life and the grace refuses every host until it is set right, and then all come
+//! back by themselves, because the grace counts from the latest end that a certificate of the host ever had.
+//! Tokens are judged by it too: those that ended under a clock that was ahead are good again after it. A host that
+//! was given a certificate under a clock ahead may recover for that much longer. Jumps are audited.
+//!
 //! # What is thin
 //!
 //! Keys are not rotated at renewal: the same key gets a new certificate. Tokens carry no policy (group, name).
@@ -28,7 +41,10 @@ mod metrics;
 mod refusal;
 mod schema;
 mod service;
+mod sightings;
+mod standing;
 mod tokens;
+mod upkeep;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,8 +53,8 @@ use std::time::Duration;
 use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_identity::authority::{HostRequest, IssuedCertificate};
 use fleetmend_identity::{
-    CollectorAuthority, EnrolmentToken, IdentityError, PeerIdentity, Revocations, TokenSecret, TrustedTime,
-    tls,
+    CollectorAuthority, EnrolmentToken, IdentityError, LiveAuthority, PeerIdentity, Revocations, TokenSecret,
+    TrustedTime, tls,
 };
 use rustls::ServerConfig;
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
@@ -48,6 +64,7 @@ pub use config::EnrolConfig;
 pub use hosts::EnrolledHost;
 pub use refusal::{EnrolError, Refusal};
 pub use service::serve;
+pub use standing::{Laggard, Standing};
 pub use tokens::{TokenState, token_id};
 
 /// Issues tokens and certificates; see the module. Clones are the same enroller.
@@ -59,7 +76,7 @@ pub struct Enroller {
 #[derive(Debug)]
 struct Inner {
     pool: SqlitePool,
-    authority: Arc<CollectorAuthority>,
+    authority: LiveAuthority,
     time: Arc<TrustedTime>,
     revocations: Revocations,
     audit: Audit,
@@ -93,15 +110,25 @@ impl Enroller {
         authority: Arc<CollectorAuthority>,
         config: EnrolConfig,
     ) -> Result<Self, EnrolError> {
+        Self::open_with(pool, authority, config, TrustedTime::system()).await
+    }
+
+    /// As [`Enroller::open`], with another time than the system's.
+    pub async fn open_with(
+        pool: SqlitePool,
+        authority: Arc<CollectorAuthority>,
+        config: EnrolConfig,
+        time: Arc<TrustedTime>,
+    ) -> Result<Self, EnrolError> {
         metrics::describe();
         schema::migrate(&pool).await?;
         let revocations = Revocations::new(hosts::revoked(&pool).await?);
-        let audit = Audit::new(pool.clone(), config.audit_rows_max);
+        let audit = Audit::new(pool.clone(), config.audit_rows_max, time.clone());
         let limiter = limit::RefusalLimiter::new(config.refusals_per_minute);
         let inner = Inner {
             pool,
-            authority,
-            time: TrustedTime::system(),
+            authority: authority.into(),
+            time,
             revocations,
             audit,
             limiter,
@@ -123,7 +150,7 @@ impl Enroller {
         let secret = TokenSecret::generate();
         let token = EnrolmentToken::new(
             &self.inner.config.address,
-            self.inner.authority.root_fingerprint(),
+            self.authority().root_fingerprint(),
             secret,
         )?;
         let now = self.now();
@@ -187,8 +214,8 @@ impl Enroller {
     }
 
     /// The collector's authority.
-    pub fn authority(&self) -> &Arc<CollectorAuthority> {
-        &self.inner.authority
+    pub fn authority(&self) -> Arc<CollectorAuthority> {
+        self.inner.authority.current()
     }
 
     /// TLS of the carrier listener.
@@ -213,7 +240,7 @@ impl Enroller {
         request: &[u8],
         facts: &HostFacts,
     ) -> Result<Enrolled, Refusal> {
-        let outcome = match self.inner.limiter.check(source) {
+        let outcome = match self.inner.limiter.check_at(source, self.inner.time.since_boot()) {
             Ok(()) => self.try_enrol(secret, request, facts).await,
             Err(refusal) => Err(refusal),
         };
@@ -242,7 +269,8 @@ impl Enroller {
         let host = known.map_or_else(HostId::random, |host| host.host);
         tokens::take(&mut transaction, &digest, host, now).await?;
         let certificate = self.issue(&mut transaction, host, request, now).await?;
-        hosts::put(&mut transaction, host, &certificate.peer, facts, now).await?;
+        let bundle = self.authority().bundle().version;
+        hosts::put(&mut transaction, host, &certificate.peer, facts, now, bundle).await?;
         transaction.commit().await?;
         Ok(Enrolled { host, certificate })
     }
@@ -278,7 +306,7 @@ impl Enroller {
             Some(known) if known.key != peer.key => return Err(Refusal::OtherKey),
             Some(_) => {}
             // Our own issuer vouches for it: these tables were restored from before it enrolled.
-            None => hosts::put(&mut transaction, host, peer, &HostFacts::default(), now).await?,
+            None => hosts::put(&mut transaction, host, peer, &HostFacts::default(), now, 0).await?,
         }
         let certificate = self.issue(&mut transaction, host, request, now).await?;
         transaction.commit().await?;
@@ -296,7 +324,7 @@ impl Enroller {
         host: HostId,
         request: &[u8],
     ) -> Result<IssuedCertificate, Refusal> {
-        let outcome = match self.inner.limiter.check(source) {
+        let outcome = match self.inner.limiter.check_at(source, self.inner.time.since_boot()) {
             Ok(()) => self.try_recover(host, request).await,
             Err(refusal) => Err(refusal),
         };
@@ -325,7 +353,7 @@ impl Enroller {
         if known.key != key {
             return Err(Refusal::OtherKey);
         }
-        if now > later(known.not_after, self.inner.config.recovery_grace()) {
+        if now > later(known.latest_end, self.inner.config.recovery_grace()) {
             return Err(Refusal::TooLate);
         }
         let certificate = self.issue(&mut transaction, host, request, now).await?;
@@ -341,8 +369,9 @@ impl Enroller {
         now: TimeMicros,
     ) -> Result<IssuedCertificate, Refusal> {
         let lifetime = self.inner.config.certificate_lifetime();
-        let certificate = self.inner.authority.issue_host(request, host, now, lifetime)?;
-        hosts::issued(connection, host, &certificate.peer).await?;
+        let authority = self.authority();
+        let certificate = authority.issue_host(request, host, now, lifetime)?;
+        hosts::issued(connection, host, &certificate.peer, authority.bundle().version).await?;
         Ok(certificate)
     }
 
@@ -359,7 +388,9 @@ impl Enroller {
             }
             metrics::refused(refusal.code());
             if refusal.counts_against_source() {
-                self.inner.limiter.refused(source);
+                self.inner
+                    .limiter
+                    .refused_at(source, self.inner.time.since_boot());
             }
             self.inner
                 .audit

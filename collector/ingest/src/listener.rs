@@ -191,6 +191,9 @@ impl Handshake {
                 return;
             }
         };
+        if let Some(peer) = &peer {
+            self.audit.met(peer);
+        }
         let connection = TlsConnection {
             stream,
             caller: Caller { address, peer },

@@ -205,7 +205,20 @@ async fn a_host_that_slept_past_the_end_recovers_by_itself() {
     assert!(error.is_worth_retrying());
 
     collector.issue_from(TimeMicros::now());
-    keep::refresh(&identity, &host.time).await.unwrap();
+    let (end, ended) = oneshot::channel::<()>();
+    let keeping = Box::pin(keep(identity.clone(), host.time.clone(), async move {
+        drop(ended.await)
+    }));
+    let watching = async {
+        let until = async || identity.current().peer().not_after;
+        wait_for(PATIENCE, until, |until| *until > TimeMicros::now())
+            .await
+            .unwrap();
+        end.send(()).unwrap();
+    };
+    tokio::time::timeout(PATIENCE, async { tokio::join!(keeping, watching) })
+        .await
+        .expect("keeper did not end");
     assert!(identity.current().peer().not_after > TimeMicros::now());
     assert_eq!(host.time.now().1, TimeSource::Collector);
     renew(&identity, &collector.carrier.to_string(), &host.time)

@@ -7,11 +7,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_identity::{PeerIdentity, TrustedTime};
 use sqlx::{Row as _, SqlitePool};
 
+use super::sightings::Sightings;
 use super::{EnrolError, metrics};
 
 const WINDOW: Duration = Duration::from_mins(1);
@@ -45,6 +47,10 @@ pub enum AuditKind {
     Recovered,
     /// A host was revoked.
     Revoked,
+    /// The collector took over other keys or another trust bundle.
+    Authority,
+    /// The collector's own clock jumped.
+    Clock,
 }
 
 impl AuditKind {
@@ -60,6 +66,8 @@ impl AuditKind {
             AuditKind::Enrolled => "enrolled",
             AuditKind::Recovered => "recovered",
             AuditKind::Revoked => "revoked",
+            AuditKind::Authority => "authority",
+            AuditKind::Clock => "clock",
         }
     }
 }
@@ -91,11 +99,14 @@ pub struct Audit {
     pool: SqlitePool,
     rows_max: u32,
     window: Arc<Mutex<Window>>,
+    time: Arc<TrustedTime>,
+    sightings: Sightings,
 }
 
 #[derive(Debug)]
 struct Window {
-    begun: Instant,
+    /// Since boot.
+    begun: Duration,
     total: u32,
     sources: HashMap<IpAddr, u32>,
     suppressed: i64,
@@ -103,9 +114,9 @@ struct Window {
 }
 
 impl Audit {
-    pub(super) fn new(pool: SqlitePool, rows_max: u32) -> Self {
+    pub(super) fn new(pool: SqlitePool, rows_max: u32, time: Arc<TrustedTime>) -> Self {
         let window = Window {
-            begun: Instant::now(),
+            begun: time.since_boot(),
             total: 0,
             sources: HashMap::new(),
             suppressed: 0,
@@ -115,13 +126,15 @@ impl Audit {
             pool,
             rows_max,
             window: Arc::new(Mutex::new(window)),
+            time,
+            sightings: Sightings::default(),
         }
     }
 
     /// Writes a refusal, unless the source or everybody together had too many this minute.
     pub async fn refused(&self, kind: AuditKind, source: IpAddr, host: Option<HostId>, detail: &str) {
         tracing::debug!(kind = kind.as_str(), %source, ?host, detail, "refused");
-        let admitted = self.window().admit(source, Instant::now());
+        let admitted = self.window().admit(source, self.time.since_boot());
         match admitted {
             Some(suppressed) => {
                 self.write(kind, true, Some(source), host, detail, suppressed)
@@ -134,6 +147,15 @@ impl Audit {
     /// Writes what changed who may speak; such rows are not limited.
     pub async fn noted(&self, kind: AuditKind, source: Option<IpAddr>, host: Option<HostId>, detail: &str) {
         self.write(kind, false, source, host, detail, 0).await;
+    }
+
+    /// Notes that a host showed this certificate and was let in: it holds the trust bundle that came with it.
+    pub(crate) fn met(&self, peer: &PeerIdentity) {
+        self.sightings.showed(peer);
+    }
+
+    pub(super) fn sightings(&self) -> &Sightings {
+        &self.sightings
     }
 
     /// The newest rows, newest first.
@@ -187,7 +209,7 @@ impl Audit {
             "INSERT INTO ingest_audit (at, kind, refused, source, host_id, detail, suppressed)
              VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
-        .bind(TimeMicros::now().0)
+        .bind(self.time.now().0.0)
         .bind(kind.as_str())
         .bind(refused)
         .bind(source.map(|source| source.to_string()))
@@ -219,8 +241,8 @@ impl Audit {
 
 impl Window {
     /// How many refusals were left out before this one, when it is to be written.
-    fn admit(&mut self, source: IpAddr, now: Instant) -> Option<i64> {
-        if now.duration_since(self.begun) >= WINDOW {
+    fn admit(&mut self, source: IpAddr, now: Duration) -> Option<i64> {
+        if now.saturating_sub(self.begun) >= WINDOW {
             self.begun = now;
             self.total = 0;
             self.sources.clear();
@@ -252,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_counted_not_written() {
-        let now = Instant::now();
+        let now = Duration::ZERO;
         let mut window = Window {
             begun: now,
             total: 0,

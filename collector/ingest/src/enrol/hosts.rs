@@ -27,10 +27,19 @@ pub struct EnrolledHost {
     pub serial: String,
     /// When its last certificate ends.
     pub not_after: TimeMicros,
+    /// The latest end that any of its certificates ever had: from there the grace for recovery counts.
+    pub latest_end: TimeMicros,
+    /// Version of the trust bundle that went with its last certificate.
+    pub bundle_sent: u64,
+    /// Version of the trust bundle that it is known to hold.
+    pub bundle_seen: u64,
 }
 
 fn host_of(row: &SqliteRow) -> Result<EnrolledHost, EnrolError> {
     let text = |column: &str| row.try_get::<String, _>(column);
+    let version = |column: &str| -> Result<u64, EnrolError> {
+        u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| EnrolError::Damaged("bundle version"))
+    };
     Ok(EnrolledHost {
         host: text("host_id")?
             .parse()
@@ -43,6 +52,9 @@ fn host_of(row: &SqliteRow) -> Result<EnrolledHost, EnrolError> {
         revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(TimeMicros),
         serial: text("serial")?,
         not_after: TimeMicros(row.try_get("not_after")?),
+        latest_end: TimeMicros(row.try_get("latest_end")?),
+        bundle_sent: version("bundle_sent")?,
+        bundle_seen: version("bundle_seen")?,
     })
 }
 
@@ -82,6 +94,7 @@ pub(super) async fn put(
     peer: &PeerIdentity,
     facts: &HostFacts,
     now: TimeMicros,
+    bundle: u64,
 ) -> Result<(), EnrolError> {
     let short = |text: &str| -> String {
         text.chars()
@@ -90,8 +103,9 @@ pub(super) async fn put(
             .collect()
     };
     sqlx::query(
-        "INSERT INTO ingest_hosts (host_id, key, hostname, machine_id_digest, enrolled_at, serial, not_after)
-         VALUES (?, ?, ?, ?, ?, ?, ?)
+        "INSERT INTO ingest_hosts (host_id, key, hostname, machine_id_digest, enrolled_at, serial, not_after,
+             latest_end, bundle_sent, bundle_seen)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)
          ON CONFLICT (host_id) DO UPDATE SET
              hostname = excluded.hostname, machine_id_digest = excluded.machine_id_digest",
     )
@@ -102,23 +116,36 @@ pub(super) async fn put(
     .bind(now.0)
     .bind(&peer.serial)
     .bind(peer.not_after.0)
+    .bind(peer.not_after.0)
+    .bind(stored(bundle))
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Records the host's new certificate.
+/// A version as SQLite holds it.
+pub(super) fn stored(version: u64) -> i64 {
+    i64::try_from(version).unwrap_or(i64::MAX)
+}
+
+/// Records the host's new certificate and the bundle that goes with it.
 pub(super) async fn issued(
     connection: &mut SqliteConnection,
     host: HostId,
     peer: &PeerIdentity,
+    bundle: u64,
 ) -> Result<(), EnrolError> {
-    sqlx::query("UPDATE ingest_hosts SET serial = ?, not_after = ? WHERE host_id = ?")
-        .bind(&peer.serial)
-        .bind(peer.not_after.0)
-        .bind(host.to_string())
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "UPDATE ingest_hosts SET serial = ?, not_after = ?, latest_end = max(latest_end, ?), bundle_sent = ?
+         WHERE host_id = ?",
+    )
+    .bind(&peer.serial)
+    .bind(peer.not_after.0)
+    .bind(peer.not_after.0)
+    .bind(stored(bundle))
+    .bind(host.to_string())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Metrics of enrolment.
 
-use metrics::{Unit, describe_counter};
+use fleetmend_event::TimeMicros;
+use metrics::{Unit, describe_counter, describe_gauge};
 
 /// Hosts enrolled, again included.
 const ENROLLED: &str = "fleetmend_collector_ingest_enrolled_hosts_total";
@@ -12,6 +13,10 @@ const REFUSED: &str = "fleetmend_collector_ingest_refused_requests_total";
 const AUDITED: &str = "fleetmend_collector_ingest_audit_rows_total";
 /// Audit rows left out because their source or the whole listener had too many.
 const SUPPRESSED: &str = "fleetmend_collector_ingest_audit_suppressed_rows_total";
+
+/// When the collector's certificates end, in seconds since 1970: `own` is the one its listeners show, `issuing`
+/// the one above it and above every host's.
+const CERT_NOT_AFTER: &str = "fleetmend_collector_ingest_cert_not_after_seconds";
 
 /// Describes every metric of enrolment to the recorder.
 pub(super) fn describe() {
@@ -27,6 +32,11 @@ pub(super) fn describe() {
         SUPPRESSED,
         Unit::Count,
         "audit rows left out because there were too many"
+    );
+    describe_gauge!(
+        CERT_NOT_AFTER,
+        Unit::Seconds,
+        "when the collector's certificates end, in seconds since 1970, by certificate"
     );
 }
 
@@ -48,4 +58,13 @@ pub(super) fn audited() {
 
 pub(super) fn suppressed() {
     metrics::counter!(SUPPRESSED).increment(1);
+}
+
+pub(super) fn cert_not_after(certificate: &'static str, not_after: TimeMicros) {
+    metrics::gauge!(CERT_NOT_AFTER, "certificate" => certificate).set(seconds(not_after));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 have 51 bits")]
+fn seconds(time: TimeMicros) -> f64 {
+    time.0 as f64 / 1e6
 }

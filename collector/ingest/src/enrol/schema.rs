@@ -5,7 +5,7 @@ use sqlx::{Row as _, SqlitePool};
 use super::EnrolError;
 
 /// Never edited once released: a change is a new step.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
 CREATE TABLE ingest_enrolment_tokens (
     digest TEXT PRIMARY KEY,
@@ -43,6 +43,14 @@ CREATE TABLE ingest_audit (
 ) STRICT;
 ",
     "ALTER TABLE ingest_enrolment_tokens ADD COLUMN created_by TEXT NOT NULL DEFAULT '';",
+    // Until when a host may recover counts from the latest end that any certificate of it ever had: those issued
+    // while the collector's clock was behind end too early.
+    "
+ALTER TABLE ingest_hosts ADD COLUMN bundle_sent INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE ingest_hosts ADD COLUMN bundle_seen INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE ingest_hosts ADD COLUMN latest_end INTEGER NOT NULL DEFAULT 0;
+UPDATE ingest_hosts SET latest_end = not_after;
+",
 ];
 
 /// Runs the steps that were not run yet.

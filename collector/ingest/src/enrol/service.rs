@@ -1,11 +1,11 @@
 //! The enrolment service on its own listener.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fleetmend_event::TimeMicros;
 use fleetmend_identity::authority::IssuedCertificate;
+use fleetmend_identity::{CollectorAuthority, Signed};
 use fleetmend_proto::v1::enrolment_server::{Enrolment, EnrolmentServer};
 use fleetmend_proto::{PROTOCOL_VERSION, host_id, v1};
 use fleetmend_shutdown::{TaskKind, Tasks};
@@ -13,11 +13,13 @@ use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::{EnrolError, Enroller, HostFacts, Refusal};
+use super::{EnrolError, Enroller, HostFacts, Refusal, upkeep};
 use crate::listener::{Caller, ListenerLimits, TlsAccepting};
 
 /// Largest message of this listener: a signing request and a few short texts.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Largest answer: a certificate chain and every trust bundle that is kept.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// An enrolment is one short call; nobody stays.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,10 +38,11 @@ pub fn serve(enroller: Enroller, listener: TcpListener, tasks: &Tasks) -> Result
         accepting.run(end.cancelled()).await;
         Ok::<(), EnrolError>(())
     });
+    upkeep::spawn(&enroller, tasks);
     let end = tasks.token();
     let service = EnrolmentServer::new(Service { enroller })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
     tasks.spawn("enrolment-serve", TaskKind::Critical, async move {
         Server::builder()
             .timeout(CALL_TIMEOUT)
@@ -57,23 +60,6 @@ struct Service {
     enroller: Enroller,
 }
 
-impl Service {
-    fn renewal(&self, certificate: IssuedCertificate) -> Result<Response<v1::RenewResponse>, Status> {
-        renewal(&self.enroller, certificate)
-            .map(Response::new)
-            .map_err(Status::from)
-    }
-}
-
-/// The answer to a renewal or a recovery.
-fn renewal(enroller: &Enroller, certificate: IssuedCertificate) -> Result<v1::RenewResponse, Refusal> {
-    Ok(v1::RenewResponse {
-        chain: chain(&certificate),
-        trust_bundle: bundle(enroller)?,
-        wall_micros: TimeMicros::now().0,
-    })
-}
-
 impl Enroller {
     /// [`Enroller::renew`] in the messages of the carrier: for its handler of `Renew`.
     pub async fn renew_call(
@@ -83,7 +69,52 @@ impl Enroller {
     ) -> Result<v1::RenewResponse, Status> {
         let peer = caller.peer.as_ref().ok_or(Refusal::NotAHost)?;
         let certificate = self.renew(caller.address.ip(), peer, &request.csr).await?;
-        Ok(renewal(self, certificate)?)
+        Ok(self.renewal(certificate, request.bundle_version)?)
+    }
+
+    /// [`Enroller::recover`] in the messages of the enrolment listener.
+    pub async fn recover_call(
+        &self,
+        source: IpAddr,
+        request: v1::RecoverRequest,
+    ) -> Result<v1::RenewResponse, Status> {
+        let host = host_id(&request.host_id).map_err(|_| Refusal::Malformed("host_id must be 16 bytes"))?;
+        let certificate = self.recover(source, host, &request.csr).await?;
+        Ok(self.renewal(certificate, request.bundle_version)?)
+    }
+
+    /// The present time, signed, and the bundles by which its signature is verified.
+    pub fn time_call(&self, request: &v1::TimeRequest) -> Result<v1::TimeResponse, Status> {
+        if request.nonce.len() != 16 {
+            return Err(Refusal::Malformed("nonce must be 16 bytes").into());
+        }
+        let authority = self.authority();
+        let signed = authority
+            .sign_time(self.now(), &request.nonce)
+            .map_err(Refusal::from)?;
+        let mut trust_bundles = between(&authority, request.bundle_version)?;
+        if authority.bundle().version > request.bundle_version {
+            trust_bundles.push(text(authority.signed_bundle())?);
+        }
+        Ok(v1::TimeResponse {
+            envelope: text(&signed)?,
+            trust_bundles,
+        })
+    }
+
+    /// The answer to a renewal or a recovery of a host that says it holds a bundle of this version. Who holds the
+    /// present one already need not show its new certificate before that is believed.
+    fn renewal(&self, certificate: IssuedCertificate, version: u64) -> Result<v1::RenewResponse, Refusal> {
+        if let Some(host) = certificate.peer.host() {
+            self.audit().sightings().said(host, version);
+        }
+        let authority = self.authority();
+        Ok(v1::RenewResponse {
+            chain: chain(&certificate),
+            trust_bundle: text(authority.signed_bundle())?,
+            wall_micros: self.now().0,
+            trust_bundles_between: between(&authority, version)?,
+        })
     }
 }
 
@@ -110,13 +141,15 @@ impl Enrolment for Service {
             .enroller
             .enrol(source.ip(), &request.secret, &request.csr, &facts)
             .await?;
+        let authority = self.enroller.authority();
         Ok(Response::new(v1::EnrollResponse {
             host_id: Bytes::copy_from_slice(enrolled.host.as_bytes()),
-            fleet: self.enroller.authority().fleet().to_string(),
+            fleet: authority.fleet().to_string(),
             chain: chain(&enrolled.certificate),
-            trust_bundle: bundle(&self.enroller)?,
+            trust_bundle: text(authority.signed_bundle())?,
             collectors: self.enroller.inner.config.collectors.clone(),
-            wall_micros: TimeMicros::now().0,
+            wall_micros: self.enroller.now().0,
+            trust_bundles_between: between(&authority, 0)?,
         }))
     }
 
@@ -125,24 +158,12 @@ impl Enrolment for Service {
         request: Request<v1::RecoverRequest>,
     ) -> Result<Response<v1::RenewResponse>, Status> {
         let source = source(&request)?;
-        let request = request.into_inner();
-        let host = host_id(&request.host_id).map_err(|_| Refusal::Malformed("host_id must be 16 bytes"))?;
-        self.renewal(self.enroller.recover(source.ip(), host, &request.csr).await?)
+        let answer = self.enroller.recover_call(source.ip(), request.into_inner());
+        answer.await.map(Response::new)
     }
 
     async fn time(&self, request: Request<v1::TimeRequest>) -> Result<Response<v1::TimeResponse>, Status> {
-        let nonce = request.into_inner().nonce;
-        if nonce.len() != 16 {
-            return Err(Refusal::Malformed("nonce must be 16 bytes").into());
-        }
-        let signed = self
-            .enroller
-            .authority()
-            .sign_time(TimeMicros::now(), &nonce)
-            .map_err(Refusal::from)?;
-        let envelope = signed.to_bytes().map_err(Refusal::from)?;
-        let envelope = String::from_utf8(envelope).map_err(|_| Refusal::Malformed("envelope is not text"))?;
-        Ok(Response::new(v1::TimeResponse { envelope }))
+        self.enroller.time_call(&request.into_inner()).map(Response::new)
     }
 }
 
@@ -161,7 +182,11 @@ fn chain(certificate: &IssuedCertificate) -> Vec<Bytes> {
         .collect()
 }
 
-fn bundle(enroller: &Enroller) -> Result<String, Refusal> {
-    let bytes = enroller.authority().signed_bundle().to_bytes()?;
-    String::from_utf8(bytes).map_err(|_| Refusal::Malformed("trust bundle is not text"))
+/// The bundles after `version` and before the present one.
+fn between(authority: &CollectorAuthority, version: u64) -> Result<Vec<String>, Refusal> {
+    authority.history_since(version).into_iter().map(text).collect()
+}
+
+fn text<T>(signed: &Signed<T>) -> Result<String, Refusal> {
+    String::from_utf8(signed.to_bytes()?).map_err(|_| Refusal::Malformed("envelope is not text"))
 }

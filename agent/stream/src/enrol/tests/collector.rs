@@ -138,7 +138,7 @@ impl Collector {
         Ok(Response::new(v1::RenewResponse {
             chain,
             trust_bundle: self.bundle(),
-            wall_micros: 0,
+            ..v1::RenewResponse::default()
         }))
     }
 }
@@ -155,7 +155,7 @@ impl Enrolment for Collector {
             chain: self.chain(&request.into_inner().csr)?,
             trust_bundle: self.bundle(),
             collectors: vec![self.carrier.to_string()],
-            wall_micros: 0,
+            ..v1::EnrollResponse::default()
         }))
     }
 
@@ -178,6 +178,7 @@ impl Enrolment for Collector {
             .unwrap();
         Ok(Response::new(v1::TimeResponse {
             envelope: String::from_utf8(signed.to_bytes().unwrap()).unwrap(),
+            trust_bundles: Vec::new(),
         }))
     }
 }

@@ -117,6 +117,7 @@ async fn the_time_is_signed_for_the_nonce_that_was_sent() {
     let answer = client
         .time(v1::TimeRequest {
             nonce: Bytes::copy_from_slice(&nonce),
+            bundle_version: 1,
         })
         .await
         .unwrap();
@@ -128,6 +129,7 @@ async fn the_time_is_signed_for_the_nonce_that_was_sent() {
     let short = client
         .time(v1::TimeRequest {
             nonce: Bytes::from_static(b"short"),
+            bundle_version: 1,
         })
         .await;
     assert_eq!(short.unwrap_err().code(), Code::InvalidArgument);
