@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode> {
 
 /// Opens the root, or makes it whole: it is made beside its place and moved there, so that a crash leaves none or all
 /// of it.
-fn make_root(folder: &Path, fleet: &FleetId) -> Result<FleetRoot> {
+pub(crate) fn make_root(folder: &Path, fleet: &FleetId) -> Result<FleetRoot> {
     let there = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
     if there {
         return Ok(FleetRoot::open_or_create(folder, fleet.clone())?);

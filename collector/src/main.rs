@@ -1,6 +1,7 @@
 //! The collector: takes in what the agents send, keeps it, answers questions about it, and alerts.
 
 mod adapt;
+mod authority;
 mod config;
 mod control;
 mod init;
@@ -25,6 +26,8 @@ enum Command {
     Run(ConfigArguments),
     /// Make the fleet: root key, collector keys, first administrator
     Init(init::InitArguments),
+    /// Look at the keys that the fleet trusts, and replace them
+    Authority(authority::AuthorityArguments),
     /// Read the configuration and report every fault
     Check(ConfigArguments),
 }
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(arguments) => wiring::run(&arguments.config),
         Command::Init(arguments) => init::run(&arguments),
+        Command::Authority(arguments) => authority::run(&arguments),
         Command::Check(arguments) => config::check(&arguments.config),
     }
 }
