@@ -110,6 +110,11 @@ impl Intake {
         self.state.lock().facts.len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn wants_repair(&self) -> bool {
+        self.state.lock().requests.repair.is_some()
+    }
+
     /// From now on every fact is refused.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;

@@ -1,16 +1,18 @@
 //! Names of files and folders.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fleetmend_event::{Lane, SpoolEpoch};
 
-/// The folder of the spool.
+use crate::disk::{Access, Disk};
+
+/// The folder of the spool, and the disk it lies on.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
 }
 
 /// What a file in an epoch's folder is, by its name.
@@ -23,8 +25,12 @@ pub(crate) enum Entry {
 }
 
 impl Layout {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
+    pub(crate) fn new(root: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { root, disk }
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -96,50 +102,36 @@ pub(crate) fn parse_entry(name: &str) -> Option<Entry> {
     })
 }
 
-/// Makes a folder that only we may enter.
-pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
-}
-
 /// Makes a folder that only we may enter, and its name durable: both or neither.
-pub(crate) fn durable_folder(path: &Path) -> io::Result<()> {
-    private_folder(path)?;
+pub(crate) fn durable_folder(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    disk.make_folder(path)?;
     path.parent()
-        .map_or(Ok(()), sync_folder)
-        .or_else(|error| fs::remove_dir(path).and(Err(error)))
-}
-
-/// Makes names created, renamed or removed in `folder` durable.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    fs::File::open(folder)?.sync_all()
+        .map_or(Ok(()), |parent| disk.sync_folder(parent))
+        .or_else(|error| disk.remove_folder(path).and(Err(error)))
 }
 
 /// Puts `name` into `folder` as an empty file.
-pub(crate) fn mark_file(folder: &Path, name: &str) -> io::Result<()> {
-    fs::File::create(folder.join(name))?.sync_all()?;
-    sync_folder(folder)
+pub(crate) fn mark_file(disk: &dyn Disk, folder: &Path, name: &str) -> io::Result<()> {
+    disk.open(&folder.join(name), Access::Create)?.sync_all()?;
+    disk.sync_folder(folder)
 }
 
 /// Makes tombstones of a segment by giving its file their name. On a full disk this needs no room and makes
 /// some; a segment that is gone is replaced by an empty file.
-pub(crate) fn turn_to_shed(folder: &Path, segment: &str, shed: &str) -> io::Result<()> {
+pub(crate) fn turn_to_shed(disk: &dyn Disk, folder: &Path, segment: &str, shed: &str) -> io::Result<()> {
     let target = folder.join(shed);
-    match fs::rename(folder.join(segment), &target) {
-        Ok(()) => fs::OpenOptions::new()
-            .write(true)
-            .open(&target)?
+    match disk.rename(&folder.join(segment), &target) {
+        Ok(()) => disk
+            .open(&target, Access::Write)?
             .set_len(0)
-            .and_then(|()| sync_folder(folder)),
-        Err(_) => mark_file(folder, shed),
+            .and_then(|()| disk.sync_folder(folder)),
+        Err(_) => mark_file(disk, folder, shed),
     }
 }
 
 /// Removes a file that may be gone already.
-pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

@@ -59,6 +59,7 @@
 
 mod batcher;
 mod config;
+mod disk;
 mod error;
 mod gaps;
 mod index;

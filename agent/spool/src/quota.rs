@@ -1,6 +1,5 @@
 //! Keeping the spool within its bytes: acknowledged segments are deleted, then the oldest become tombstones.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,6 +7,7 @@ use bytes::Bytes;
 use fleetmend_event::table::{Exactness, GapStage};
 use fleetmend_event::{Frame, Lane, TimeMicros};
 
+use crate::disk::{Access, Disk};
 use crate::gaps::Loss;
 use crate::index::{EpochIndex, Extent, ExtentKind};
 use crate::intake::Damaged;
@@ -27,7 +27,7 @@ impl Writer {
             while self.delete_acknowledged(lane, |at| now.saturating_duration_since(at) >= retention) {}
             let quota = self.shared.config.quota_bytes(lane);
             while self.held_bytes(lane) > quota {
-                if !self.delete_acknowledged(lane, |_| true) && !self.shed_oldest(lane, "spool_quota") {
+                if !self.delete_acknowledged(lane, |_| true) && !self.shed_oldest(lane, "spool_quota", now) {
                     break;
                 }
             }
@@ -37,11 +37,11 @@ impl Writer {
         let current = self.epoch;
         index
             .epochs
-            .retain(|epoch| epoch.epoch == current || !forgotten(epoch));
+            .retain(|epoch| epoch.epoch == current || !forgotten(&**self.shared.layout.disk(), epoch));
     }
 
     /// The disk refused a frame of `lane`: what is acknowledged goes, then the oldest of a lesser lane.
-    pub(crate) fn make_room(&mut self, lane: Lane) {
+    pub(crate) fn make_room(&mut self, lane: Lane, now: Instant) {
         let mut made = false;
         for other in YIELDING {
             while self.delete_acknowledged(other, |_| true) {
@@ -50,7 +50,7 @@ impl Writer {
         }
         let lesser = YIELDING.into_iter().take_while(|other| *other != lane);
         for other in lesser {
-            if made || self.shed_oldest(other, "disk_full") {
+            if made || self.shed_oldest(other, "disk_full", now) {
                 return;
             }
         }
@@ -79,6 +79,7 @@ impl Writer {
         self.seal_if_open(lane, epoch == self.epoch, first);
         let corrupt = self.shared.layout.corrupt();
         let place = LaneFolder {
+            disk: &**self.shared.layout.disk(),
             folder: &folder,
             corrupt: &corrupt,
             ordinal,
@@ -147,7 +148,7 @@ impl Writer {
 
     /// Makes tombstones of the oldest segment of `lane`; its loss is in the spool, or at least known, before
     /// its file goes.
-    fn shed_oldest(&mut self, lane: Lane, reason: &'static str) -> bool {
+    fn shed_oldest(&mut self, lane: Lane, reason: &'static str, now: Instant) -> bool {
         let found = {
             let index = self.shared.index.lock();
             index.epochs.iter().find_map(|epoch| {
@@ -168,11 +169,18 @@ impl Writer {
         };
         self.seal_if_open(lane, epoch == self.epoch, extent.first);
         let path = extent.path(&folder, lane);
-        for loss in losses_of(&path, lane, extent, acknowledged, reason) {
+        for loss in losses_of(
+            &**self.shared.layout.disk(),
+            &path,
+            lane,
+            extent,
+            acknowledged,
+            reason,
+        ) {
             self.gaps.add(&loss);
         }
         if self.shared.config.quota_bytes(lane) > 0 && reason != "disk_full" {
-            self.write_gaps(Instant::now());
+            self.write_gaps(now);
         }
         let before = self.shed_before(ordinal, lane, extent.first);
         let merged = Extent {
@@ -184,7 +192,7 @@ impl Writer {
             layout::segment_name(lane, extent.first),
             layout::shed_name(lane, merged.first, merged.next),
         );
-        if let Err(error) = layout::turn_to_shed(&folder, &segment, &shed) {
+        if let Err(error) = layout::turn_to_shed(&**self.shared.layout.disk(), &folder, &segment, &shed) {
             tracing::warn!(%lane, %error, "could not mark tombstones; the segment stays");
             return false;
         }
@@ -228,7 +236,7 @@ impl Writer {
     }
 
     fn remove_file(&self, path: &Path) {
-        if let Err(error) = layout::remove_if_there(path) {
+        if let Err(error) = layout::remove_if_there(&**self.shared.layout.disk(), path) {
             tracing::warn!(%error, path = %path.display(), "could not remove a spool file");
         }
     }
@@ -237,13 +245,18 @@ impl Writer {
 /// What goes with a segment: the rows of its frames that the collector does not have. Records that cannot be
 /// read any more are counted as records.
 pub(crate) fn losses_of(
+    disk: &dyn Disk,
     path: &Path,
     lane: Lane,
     extent: Extent,
     acknowledged: u64,
     reason: &'static str,
 ) -> Vec<Loss> {
-    let mut rest = fs::read(path).map(Bytes::from).unwrap_or_default();
+    let mut rest = disk
+        .open(path, Access::Read)
+        .and_then(|file| file.read_whole(u64::MAX))
+        .map(Bytes::from)
+        .unwrap_or_default();
     let from = extent.first.max(acknowledged.saturating_add(1));
     let mut unread = extent.next.saturating_sub(from);
     let mut losses = Vec::new();

@@ -1,9 +1,7 @@
 //! Reading frames back for sending: strictly by lane, within a lane the oldest epoch first.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +13,7 @@ use fleetmend_event::{Frame, Lane, Mark, RecordId, Sequence, SpoolEpoch, TimeMic
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::disk::{Access, DiskFile};
 use crate::error::ReadError;
 use crate::index::{Extent, ExtentKind};
 use crate::recovery::is_damage;
@@ -57,7 +56,7 @@ struct Cursor {
 struct OpenRead {
     place: (u32, Lane),
     extent: Extent,
-    file: File,
+    file: Box<dyn DiskFile>,
     path: PathBuf,
     offset: u64,
     number: u64,
@@ -113,6 +112,12 @@ impl SpoolReader {
         read.await.map_err(|_| ReadError::Cancelled)?
     }
 
+    /// As [`SpoolReader::next_frames`], on this thread.
+    #[cfg(test)]
+    pub(crate) fn read_here(&self, limit: ReadLimit) -> Result<Vec<SpooledFrame>, ReadError> {
+        self.cursor.lock().read(&self.shared, limit)
+    }
+
     /// Sets the place after what the collector says it has, which becomes what counts as acknowledged: a
     /// restored collector gets again what is still here.
     pub fn resume(&mut self, durable: &[Mark]) {
@@ -149,7 +154,7 @@ impl Cursor {
                     if frames.len() >= limit.frames {
                         return Ok(frames);
                     }
-                    match self.frame_at(&step) {
+                    match self.frame_at(shared, &step) {
                         Ok(frame) => {
                             let more = bytes.saturating_add(frame.bytes.len());
                             if !frames.is_empty() && more > limit.bytes {
@@ -197,7 +202,7 @@ impl Cursor {
         })
     }
 
-    fn frame_at(&mut self, step: &Step) -> Result<SpooledFrame, Fault> {
+    fn frame_at(&mut self, shared: &Shared, step: &Step) -> Result<SpooledFrame, Fault> {
         let id = RecordId {
             epoch: step.epoch,
             lane: step.lane,
@@ -206,7 +211,7 @@ impl Cursor {
         let ExtentKind::Segment { .. } = step.extent.kind else {
             return Ok(tombstone(id));
         };
-        let open = self.open_at(step)?;
+        let open = self.open_at(shared, step)?;
         let bytes = open.read_frame(step.extent.bytes())?;
         let frame = Frame::decode(&bytes).map_err(|_| Fault::Damaged)?;
         if frame.id != id {
@@ -216,14 +221,14 @@ impl Cursor {
     }
 
     /// The open file, placed at the step's number.
-    fn open_at(&mut self, step: &Step) -> Result<&mut OpenRead, Fault> {
+    fn open_at(&mut self, shared: &Shared, step: &Step) -> Result<&mut OpenRead, Fault> {
         let place = (step.ordinal, step.lane);
         let usable = self.open.as_ref().is_some_and(|open| {
             open.place == place && open.is_same_file(&step.extent) && open.number <= step.number
         });
         if !usable {
             let path = step.extent.path(&step.folder, step.lane);
-            let file = match File::open(&path) {
+            let file = match shared.layout.disk().open(&path, Access::Read) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Fault::Damaged),
                 other => other.map_err(|error| Fault::of_read(&path, error))?,
             };

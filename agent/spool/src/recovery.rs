@@ -3,12 +3,10 @@
 mod clean;
 mod lane;
 
-use std::fs::{self, File, TryLockError};
-use std::path::Path;
-
 use fleetmend_event::table::{Exactness, GapStage};
 use fleetmend_event::{Fact, Lane, SpoolEpoch, TimeMicros};
 
+use crate::disk::{Access, Disk, DiskFile};
 use crate::error::OpenError;
 use crate::gaps::Loss;
 use crate::index::{EpochIndex, Index, PerLane};
@@ -42,7 +40,7 @@ pub struct Recovered {
 /// An opened spool, before its writer runs.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) lock: File,
+    pub(crate) lock: Box<dyn DiskFile>,
     pub(crate) index: Index,
     pub(crate) next: PerLane<u64>,
     pub(crate) losses: Vec<Loss>,
@@ -61,8 +59,10 @@ pub(crate) struct Damage {
 }
 
 pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
-    layout::private_folder(layout.root()).map_err(OpenError::io("make", layout.root()))?;
-    if let Err(error) = layout::private_folder(&layout.corrupt()) {
+    let disk = layout.disk();
+    disk.make_folder(layout.root())
+        .map_err(OpenError::io("make", layout.root()))?;
+    if let Err(error) = disk.make_folder(&layout.corrupt()) {
         tracing::warn!(%error, "corrupt bytes will not be set aside");
     }
     let lock = lock(layout)?;
@@ -71,14 +71,16 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
 
     let mut damage = Damage::default();
     let mut epochs = Vec::new();
-    for (ordinal, epoch) in epoch_folders(layout.root())? {
+    for (ordinal, epoch) in epoch_folders(layout)? {
         epochs.push(recover_epoch(layout, ordinal, epoch, &mut damage));
     }
     let last = epochs.last().map(|last: &EpochIndex| last.epoch);
     let clean = last.is_none_or(|last| mark.as_ref().is_some_and(|mark| mark.is_of(last)));
-    let continued = mark.as_ref().and_then(|mark| mark.continues(epochs.last()?));
+    let continued = mark
+        .as_ref()
+        .and_then(|mark| mark.continues(&**disk, epochs.last()?));
     let epoch_continued = continued.is_some();
-    let staged = staging::recover(&layout.staging(), &epochs);
+    let staged = staging::recover(&**disk, &layout.staging(), &epochs);
     if !clean {
         damage
             .losses
@@ -92,7 +94,7 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
             (begin_epoch(layout, ordinal), PerLane::from_fn(|_| 1))
         }
     };
-    epochs.retain(|epoch| !forgotten(epoch));
+    epochs.retain(|epoch| !forgotten(&**disk, epoch));
     for lane in Lane::ALL.iter().copied() {
         let (index, next) = (current.lanes.get_mut(lane), *next.get(lane));
         if index.extents.is_empty() {
@@ -121,27 +123,29 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
     })
 }
 
-fn lock(layout: &Layout) -> Result<File, OpenError> {
-    let path = layout.lock();
+fn lock(layout: &Layout) -> Result<Box<dyn DiskFile>, OpenError> {
+    let (path, disk) = (layout.lock(), layout.disk());
     // A disk that became read-only holds the file already, and it can be locked all the same.
-    let file = File::create(&path)
-        .or_else(|error| File::open(&path).map_err(|_| error))
+    let file = disk
+        .open(&path, Access::Create)
+        .or_else(|error| disk.open(&path, Access::Read).map_err(|_| error))
         .map_err(OpenError::io("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(OpenError::Locked {
             path: layout.root().to_owned(),
         }),
-        Err(TryLockError::Error(error)) => Err(OpenError::io("lock", &path)(error)),
+        Err(error) => Err(OpenError::io("lock", &path)(error)),
     }
 }
 
-fn epoch_folders(root: &Path) -> Result<Vec<(u32, SpoolEpoch)>, OpenError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root).map_err(OpenError::io("list", root))? {
-        let entry = entry.map_err(OpenError::io("list", root))?;
-        found.extend(entry.file_name().to_str().and_then(layout::parse_epoch));
-    }
+fn epoch_folders(layout: &Layout) -> Result<Vec<(u32, SpoolEpoch)>, OpenError> {
+    let root = layout.root();
+    let names = layout.disk().list(root).map_err(OpenError::io("list", root))?;
+    let mut found: Vec<_> = names
+        .iter()
+        .filter_map(|name| layout::parse_epoch(name))
+        .collect();
     found.sort_unstable();
     Ok(found)
 }
@@ -151,6 +155,7 @@ fn recover_epoch(layout: &Layout, ordinal: u32, epoch: SpoolEpoch, damage: &mut 
     let mut lanes = PerLane::default();
     for lane in Lane::ALL.iter().copied() {
         let place = LaneFolder {
+            disk: &**layout.disk(),
             folder: &folder,
             corrupt: &layout.corrupt(),
             ordinal,
@@ -171,7 +176,7 @@ fn recover_epoch(layout: &Layout, ordinal: u32, epoch: SpoolEpoch, damage: &mut 
 fn begin_epoch(layout: &Layout, ordinal: u32) -> EpochIndex {
     let epoch = SpoolEpoch::random();
     let folder = layout.epoch(ordinal, epoch);
-    if let Err(error) = layout::durable_folder(&folder) {
+    if let Err(error) = layout::durable_folder(&**layout.disk(), &folder) {
         tracing::error!(%error, path = %folder.display(), "the disk refuses a new epoch: frames wait in memory");
     }
     EpochIndex {
@@ -183,12 +188,12 @@ fn begin_epoch(layout: &Layout, ordinal: u32) -> EpochIndex {
 }
 
 /// Removes the folder of an epoch of which nothing is left.
-pub(crate) fn forgotten(epoch: &EpochIndex) -> bool {
+pub(crate) fn forgotten(disk: &dyn Disk, epoch: &EpochIndex) -> bool {
     let empty = Lane::ALL
         .iter()
         .all(|lane| epoch.lanes.get(*lane).extents.is_empty());
     // Files that are not ours keep the folder; that harms nobody.
-    empty && fs::remove_dir(&epoch.folder).is_ok()
+    empty && disk.remove_folder(&epoch.folder).is_ok()
 }
 
 /// What waited in memory when the last run ended is lost, and nobody counted it.

@@ -1,18 +1,20 @@
 //! The one open segment file of a lane: numbers frames, appends and syncs them.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 use fleetmend_event::{Frame, Lane, Sequence};
 
+use crate::disk::{Access, Disk, DiskFile};
 use crate::layout;
 
 /// Appends frames to a lane, in files that grow up to a size.
 #[derive(Debug)]
 pub(crate) struct Appender {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     lane: Lane,
     bytes_max: u64,
@@ -22,7 +24,7 @@ pub(crate) struct Appender {
 
 #[derive(Debug)]
 struct OpenSegment {
-    file: File,
+    file: Box<dyn DiskFile>,
     first: u64,
     bytes: u64,
     opened: Instant,
@@ -43,8 +45,9 @@ pub(crate) struct Appended {
 
 impl Appender {
     /// Continues a lane with number `next`, in a new file.
-    pub(crate) fn new(folder: &Path, lane: Lane, bytes_max: u64, next: u64) -> Self {
+    pub(crate) fn new(disk: &Arc<dyn Disk>, folder: &Path, lane: Lane, bytes_max: u64, next: u64) -> Self {
         Self {
+            disk: disk.clone(),
             folder: folder.to_owned(),
             lane,
             bytes_max,
@@ -75,7 +78,7 @@ impl Appender {
 
     /// Numbers, appends and syncs `frames`: all of them or, with an error, none. Numbers that were not written
     /// are given again.
-    pub(crate) fn append(&mut self, frames: &mut [Frame]) -> io::Result<Appended> {
+    pub(crate) fn append(&mut self, frames: &mut [Frame], now: Instant) -> io::Result<Appended> {
         let mut next = self.next;
         let mut buffer = BytesMut::with_capacity(frames.iter().map(Frame::encoded_len).sum());
         for frame in frames {
@@ -86,11 +89,11 @@ impl Appender {
         let created = self.open.is_none();
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => self.create()?,
+            None => self.create(now)?,
         };
         let written = open.file.write_all(&buffer).and_then(|()| open.file.sync_data());
         let written = if created {
-            written.and_then(|()| layout::sync_folder(&self.folder))
+            written.and_then(|()| self.disk.sync_folder(&self.folder))
         } else {
             written
         };
@@ -113,15 +116,15 @@ impl Appender {
         Ok(appended)
     }
 
-    fn create(&self) -> io::Result<OpenSegment> {
+    fn create(&self, now: Instant) -> io::Result<OpenSegment> {
         let path = self.folder.join(layout::segment_name(self.lane, self.next));
         // A file of this name can only be the rest of an append that failed.
-        layout::remove_if_there(&path)?;
-        let open = || OpenOptions::new().append(true).create_new(true).open(&path);
+        layout::remove_if_there(&*self.disk, &path)?;
+        let open = || self.disk.open(&path, Access::CreateNew);
         let file = match open() {
             // The disk refused the folder when the epoch began.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                layout::durable_folder(&self.folder)?;
+                layout::durable_folder(&*self.disk, &self.folder)?;
                 open()
             }
             other => other,
@@ -130,14 +133,17 @@ impl Appender {
             file,
             first: self.next,
             bytes: 0,
-            opened: Instant::now(),
+            opened: now,
         })
     }
 
     /// Takes a failed append back. What the kernel kept of it is unknown, so the file is not written again.
     fn undo(&self, open: &OpenSegment) {
         let undone = if open.bytes == 0 {
-            layout::remove_if_there(&self.folder.join(layout::segment_name(self.lane, open.first)))
+            layout::remove_if_there(
+                &*self.disk,
+                &self.folder.join(layout::segment_name(self.lane, open.first)),
+            )
         } else {
             open.file.set_len(open.bytes)
         };

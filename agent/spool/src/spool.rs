@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config::SpoolConfig;
+use crate::disk::{Disk, RealDisk};
 use crate::error::OpenError;
 use crate::index::{ExtentKind, Index, LaneIndex};
 use crate::intake::Intake;
@@ -24,7 +25,7 @@ use crate::task::Writer;
 #[derive(Debug)]
 pub struct Spool {
     shared: Arc<Shared>,
-    writer: Writer,
+    pub(crate) writer: Writer,
 }
 
 /// What the rest of the agent holds of the spool; clones are the same.
@@ -59,8 +60,12 @@ impl Spool {
     /// # Errors
     /// When the folder cannot be used or another agent uses it; damage is no error.
     pub fn open(config: SpoolConfig) -> Result<(Self, Recovered), OpenError> {
+        Self::open_on(config, Arc::new(RealDisk))
+    }
+
+    pub(crate) fn open_on(config: SpoolConfig, disk: Arc<dyn Disk>) -> Result<(Self, Recovered), OpenError> {
         crate::metrics::describe();
-        let layout = Layout::new(config.folder.clone());
+        let layout = Layout::new(config.folder.clone(), disk);
         let opened = recovery::open(&layout)?;
         let shared = Arc::new(Shared {
             intake: Intake::new(&config),

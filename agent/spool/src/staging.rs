@@ -4,8 +4,7 @@
 //! batch will begin with. When that number is found in the lane, the batch was written and the tick is not
 //! needed; otherwise it is taken back. So a tick is neither lost by kill −9 nor stored twice.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use fleetmend_event::frame::Stamp;
 use fleetmend_event::table::{MetricChunk, Table, TableInfo};
 use fleetmend_event::{Fact, Frame, Lane, MetricFrame, RecordId, Sequence, SeriesKey, SeriesSet, SpoolEpoch};
 
+use crate::disk::{Access, Disk, DiskFile};
 use crate::index::EpochIndex;
 
 /// A minute of ticks has about half a megabyte; more is not ours.
@@ -22,14 +22,16 @@ const STAGING_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// The staging file.
 #[derive(Debug)]
 pub(crate) struct Staging {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
-    file: Option<File>,
+    file: Option<Box<dyn DiskFile>>,
     table: TableInfo,
 }
 
 impl Staging {
-    pub(crate) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         Self {
+            disk,
             path,
             file: None,
             table: TableInfo::of::<MetricChunk>(),
@@ -44,13 +46,13 @@ impl Staging {
         stamp: Stamp,
     ) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
-        let mut file = File::create(&fresh)?;
+        let mut file = self.disk.open(&fresh, Access::Create)?;
         for tick in ticks {
             file.write_all(&self.encode(tick, of, stamp)?)?;
         }
         file.sync_all()?;
-        fs::rename(&fresh, &self.path)?;
-        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
+        self.disk.rename(&fresh, &self.path)?;
+        self.file = Some(self.disk.open(&self.path, Access::Append)?);
         Ok(())
     }
 
@@ -66,7 +68,7 @@ impl Staging {
             Some(file) => file,
             None => self
                 .file
-                .insert(OpenOptions::new().append(true).create(true).open(&self.path)?),
+                .insert(self.disk.open(&self.path, Access::AppendOrCreate)?),
         };
         file.write_all(&bytes)?;
         file.sync_data()
@@ -98,15 +100,16 @@ impl Staging {
 
 /// The ticks whose batch was never written. What cannot be read is left out: a torn tail is what a power cut
 /// may cost.
-pub(crate) fn recover(path: &Path, epochs: &[EpochIndex]) -> Vec<Fact> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(STAGING_BYTES_MAX).read_to_end(&mut bytes));
-    match read {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, path = %path.display(), "staged ticks cannot all be read");
+pub(crate) fn recover(disk: &dyn Disk, path: &Path, epochs: &[EpochIndex]) -> Vec<Fact> {
+    let read = disk
+        .open(path, Access::Read)
+        .and_then(|file| file.read_whole(STAGING_BYTES_MAX));
+    let bytes = read.unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(%error, path = %path.display(), "staged ticks cannot be read");
         }
-        _ => {}
-    }
+        Vec::new()
+    });
     let mut rest = Bytes::from(bytes);
     let mut ticks = Vec::new();
     let mut series: Option<SeriesSet> = None;

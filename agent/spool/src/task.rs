@@ -1,7 +1,6 @@
 //! The writer's thread: intake → batches → frames → disk; then quotas, retention and repair.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,9 +13,10 @@ use fleetmend_shutdown::CancellationToken;
 
 use crate::batcher::{Batcher, Encoded, Waiting, encode_split};
 use crate::config::SpoolConfig;
+use crate::disk::DiskFile;
 use crate::gaps::{Loss, PendingGaps};
 use crate::index::PerLane;
-use crate::intake::Requests;
+use crate::intake::{Requests, Taken};
 use crate::recovery::CleanMark;
 use crate::segment::{Appended, Appender};
 use crate::spool::{Progress, Shared};
@@ -52,13 +52,13 @@ pub(crate) struct Writer {
     /// The flush that somebody waits for.
     ticket: u64,
     /// Kept until the last write: then another agent may have the folder.
-    lock: File,
+    lock: Box<dyn DiskFile>,
 }
 
 impl Writer {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        lock: File,
+        lock: Box<dyn DiskFile>,
         next: &PerLane<u64>,
         losses: &[Loss],
         staged: Vec<Fact>,
@@ -75,14 +75,15 @@ impl Writer {
             )
         };
         let config = &shared.config;
-        let appender = |lane| Appender::new(&folder, lane, config.segment_bytes(lane), *next.get(lane));
+        let disk = shared.layout.disk();
+        let appender = |lane| Appender::new(disk, &folder, lane, config.segment_bytes(lane), *next.get(lane));
         let mut writer = Self {
             epoch,
             appenders: PerLane::from_fn(appender),
             gaps: PendingGaps::default(),
             batcher: Batcher::default(),
             unwritten: PerLane::default(),
-            staging: Staging::new(shared.layout.staging()),
+            staging: Staging::new(disk.clone(), shared.layout.staging()),
             gaps_written: None,
             tidied: None,
             refused: None,
@@ -109,7 +110,7 @@ impl Writer {
                 break;
             }
         }
-        self.finish();
+        self.finish(Instant::now());
     }
 
     fn round(&mut self, stop: bool) {
@@ -120,10 +121,14 @@ impl Writer {
         };
         let deadline = if stop { Instant::now() } else { self.deadline() };
         let taken = self.shared.intake.take(deadline, wake_at);
+        self.work(taken, Instant::now(), stop);
+    }
+
+    /// One round with what was taken out of the intake.
+    pub(crate) fn work(&mut self, taken: Taken, now: Instant, stop: bool) {
         for loss in &taken.losses {
             self.gaps.add(loss);
         }
-        let now = Instant::now();
         for fact in taken.facts {
             self.take_in(fact, now);
         }
@@ -231,7 +236,7 @@ impl Writer {
     fn flush(&mut self, lane: Lane, now: Instant, force: bool) {
         if force || self.refused.is_none_or(|refused| now >= refused + REFUSED_PAUSE) {
             let mut frames = std::mem::take(self.unwritten.get_mut(lane));
-            if let Err(error) = self.write(lane, frames.make_contiguous()) {
+            if let Err(error) = self.write(lane, frames.make_contiguous(), now) {
                 *self.unwritten.get_mut(lane) = frames;
                 self.disk_refused(lane, &error, now);
             }
@@ -246,7 +251,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, lane: Lane, frames: &mut [Frame]) -> io::Result<()> {
+    fn write(&mut self, lane: Lane, frames: &mut [Frame], now: Instant) -> io::Result<()> {
         if frames.is_empty() {
             return Ok(());
         }
@@ -256,7 +261,7 @@ impl Writer {
             segment_bytes,
             next,
             bytes,
-        } = self.appenders.get_mut(lane).append(frames)?;
+        } = self.appenders.get_mut(lane).append(frames, now)?;
         if let Some(current) = self.shared.index.lock().epochs.last_mut() {
             current.lanes.get_mut(lane).grow(segment, next, segment_bytes);
         }
@@ -295,7 +300,7 @@ impl Writer {
         };
         let mut encoded = Encoded::default();
         encode_split(&mut encoded, id, table, batch, stamp, waiting);
-        match self.write(Lane::Critical, &mut encoded.frames) {
+        match self.write(Lane::Critical, &mut encoded.frames, now) {
             Ok(()) => self.gaps.clear(),
             // They can wait in memory: no other record has to go for them.
             Err(error) => self.disk_refused(Lane::Metrics, &error, now),
@@ -308,7 +313,7 @@ impl Writer {
             self.shared.disk_refuses.store(true, Ordering::Relaxed);
             crate::metrics::disk_refuses(true);
         }
-        self.make_room(lane);
+        self.make_room(lane, now);
     }
 
     /// Drops the oldest unwritten frames beyond the limit, and counts their rows.
@@ -322,8 +327,8 @@ impl Writer {
         }
     }
 
-    fn finish(mut self) {
-        let now = Instant::now();
+    /// Writes what is left and marks the stop as clean when nothing was lost.
+    pub(crate) fn finish(mut self, now: Instant) {
         if !self.gaps.is_empty() {
             self.write_gaps(now);
         }
@@ -332,7 +337,9 @@ impl Writer {
             tracing::error!("the spool ends with frames that the disk refused: they are lost");
         } else {
             let next = PerLane::from_fn(|lane| self.appenders.get(lane).next());
-            if let Err(error) = CleanMark::new(self.epoch, &next).write(&self.shared.layout) {
+            if let Err(error) =
+                CleanMark::new(&**self.shared.layout.disk(), self.epoch, &next).write(&self.shared.layout)
+            {
                 tracing::warn!(%error, "could not mark the stop as clean; the next start begins a new epoch");
             }
         }
@@ -343,6 +350,19 @@ impl Writer {
         self.shared
             .progress
             .send_modify(|progress: &mut Progress| progress.ended = true);
+    }
+
+    /// Frames' bytes and gap rows that wait in memory.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> (usize, usize) {
+        let frames = Lane::ALL.iter().flat_map(|lane| self.unwritten.get(*lane));
+        (frames.map(Frame::encoded_len).sum(), self.gaps.rows().len())
+    }
+
+    /// Facts of `lane` that wait to become frames.
+    #[cfg(test)]
+    pub(crate) fn batched(&self, lane: Lane) -> usize {
+        self.batcher.len(lane)
     }
 
     fn stamp(&self) -> Stamp {

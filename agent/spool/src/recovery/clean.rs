@@ -1,11 +1,9 @@
 //! The mark of a clean stop: with it, and within the same boot, an epoch goes on.
 
-use std::fs;
-use std::io::Write as _;
-
 use fleetmend_event::{Lane, SpoolEpoch};
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{Access, Disk};
 use crate::index::{EpochIndex, PerLane};
 use crate::layout::{self, Layout};
 
@@ -26,10 +24,10 @@ pub(crate) struct CleanMark {
 }
 
 impl CleanMark {
-    pub(crate) fn new(epoch: SpoolEpoch, next: &PerLane<u64>) -> Self {
+    pub(crate) fn new(disk: &dyn Disk, epoch: SpoolEpoch, next: &PerLane<u64>) -> Self {
         Self {
             version: VERSION,
-            boot_id: boot_id(),
+            boot_id: disk.boot_id(),
             epoch,
             next_critical: *next.get(Lane::Critical),
             next_events: *next.get(Lane::Events),
@@ -39,27 +37,29 @@ impl CleanMark {
 
     /// Makes the stop a clean one.
     pub(crate) fn write(&self, layout: &Layout) -> std::io::Result<()> {
-        let path = layout.clean();
+        let (path, disk) = (layout.clean(), layout.disk());
         let fresh = path.with_extension("new");
-        let mut file = fs::File::create(&fresh)?;
+        let mut file = disk.open(&fresh, Access::Create)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        layout::sync_folder(layout.root())
+        disk.rename(&fresh, &path)?;
+        disk.sync_folder(layout.root())
     }
 
     /// Reads the mark and removes it, durably. One that cannot be understood, or that stays, is the same as
     /// none: then another epoch begins, which the mark does not fit.
     pub(crate) fn take(layout: &Layout) -> Option<Self> {
-        let path = layout.clean();
-        let mark = match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() <= BYTES_MAX => fs::read(&path)
+        let (path, disk) = (layout.clean(), layout.disk());
+        let mark = match disk.length(&path) {
+            Ok(bytes) if bytes <= BYTES_MAX => disk
+                .open(&path, Access::Read)
+                .and_then(|file| file.read_whole(BYTES_MAX))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
                 .filter(|mark| mark.version == VERSION),
             _ => None,
         };
-        let removed = layout::remove_if_there(&path).and_then(|()| layout::sync_folder(layout.root()));
+        let removed = layout::remove_if_there(&**disk, &path).and_then(|()| disk.sync_folder(layout.root()));
         if let Err(error) = removed {
             tracing::warn!(%error, path = %path.display(), "could not remove the mark of the last stop");
             return None;
@@ -73,8 +73,8 @@ impl CleanMark {
     }
 
     /// The numbers with which `last` goes on; `None` when it must not.
-    pub(crate) fn continues(&self, last: &EpochIndex) -> Option<PerLane<u64>> {
-        if last.epoch != self.epoch || self.boot_id != boot_id() || self.boot_id.is_empty() {
+    pub(crate) fn continues(&self, disk: &dyn Disk, last: &EpochIndex) -> Option<PerLane<u64>> {
+        if last.epoch != self.epoch || self.boot_id != disk.boot_id() || self.boot_id.is_empty() {
             return None;
         }
         let mut next = PerLane::from_fn(|_| 1);
@@ -92,11 +92,4 @@ impl CleanMark {
         }
         Some(next)
     }
-}
-
-/// What tells this boot of the kernel from every other; empty when it cannot be read, and then no epoch goes on.
-pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|text| text.trim().to_owned())
-        .unwrap_or_default()
 }

@@ -1,9 +1,7 @@
 //! One lane of one epoch: its files in order, holes filled with tombstones, damage set aside.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +10,7 @@ use fleetmend_event::table::{Exactness, GapStage};
 use fleetmend_event::{Lane, SpoolEpoch, TimeMicros};
 
 use super::Damage;
+use crate::disk::{Access, Disk, DiskFile};
 use crate::gaps::Loss;
 use crate::index::{Extent, ExtentKind, LaneIndex};
 use crate::layout::{self, Entry};
@@ -29,6 +28,7 @@ const CORRUPT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Where a lane lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneFolder<'a> {
+    pub(crate) disk: &'a dyn Disk,
     pub(crate) folder: &'a Path,
     pub(crate) corrupt: &'a Path,
     pub(crate) ordinal: u32,
@@ -104,8 +104,8 @@ pub(crate) fn repair_segment(
 
 fn entries(place: LaneFolder<'_>) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
-    for file in fs::read_dir(place.folder)? {
-        found.extend(file?.file_name().to_str().and_then(layout::parse_entry));
+    for name in place.disk.list(place.folder)? {
+        found.extend(layout::parse_entry(&name));
     }
     found.retain(|entry| matches!(entry, Entry::Segment { lane, .. } | Entry::Shed { lane, .. } if *lane == place.lane));
     // A tombstone wins over a segment that was not yet removed: its loss has been reported.
@@ -132,7 +132,10 @@ impl Build<'_> {
             .join(layout::shed_name(self.place.lane, first, next));
         let from = self.expected.map_or(first, |expected| expected.max(first));
         if from >= next {
-            tolerate("remove tombstones", layout::remove_if_there(&path));
+            tolerate(
+                "remove tombstones",
+                layout::remove_if_there(self.place.disk, &path),
+            );
             return;
         }
         self.fill_hole(from, TimeMicros::now(), damage);
@@ -140,7 +143,7 @@ impl Build<'_> {
             let name = layout::shed_name(self.place.lane, from, next);
             tolerate(
                 "rename tombstones",
-                fs::rename(&path, self.place.folder.join(name)),
+                self.place.disk.rename(&path, &self.place.folder.join(name)),
             );
         }
         self.push(from, next, ExtentKind::Shed);
@@ -151,7 +154,7 @@ impl Build<'_> {
             .place
             .folder
             .join(layout::segment_name(self.place.lane, named));
-        let (bytes, cut) = read_bounded(&path)?;
+        let (bytes, cut) = read_bounded(self.place.disk, &path)?;
         let pieces = scan(
             &bytes,
             Expected {
@@ -233,11 +236,12 @@ impl Build<'_> {
         }
         // Bytes that stay are never read: the index knows how many are good.
         if keep > 0 {
-            let file = OpenOptions::new().write(true).open(path);
+            let file = self.place.disk.open(path, Access::Write);
             let cut = file.and_then(|file| file.set_len(length_of(keep)).and_then(|()| file.sync_all()));
             tolerate("cut a damaged segment", cut);
         } else {
-            let removed = layout::remove_if_there(path).and_then(|()| layout::sync_folder(self.place.folder));
+            let removed = layout::remove_if_there(self.place.disk, path)
+                .and_then(|()| self.place.disk.sync_folder(self.place.folder));
             tolerate("remove a damaged segment", removed);
         }
     }
@@ -272,7 +276,10 @@ impl Build<'_> {
             return;
         };
         let name = layout::shed_name(self.place.lane, expected, first);
-        tolerate("mark tombstones", layout::mark_file(self.place.folder, &name));
+        tolerate(
+            "mark tombstones",
+            layout::mark_file(self.place.disk, self.place.folder, &name),
+        );
         damage.losses.push(Loss {
             table: "*",
             lane: self.place.lane,
@@ -291,16 +298,18 @@ impl Build<'_> {
             .folder
             .join(layout::segment_name(self.place.lane, first));
         let fresh = path.with_extension("new");
-        let mut file = File::create(&fresh)?;
+        let disk = self.place.disk;
+        let mut file = disk.open(&fresh, Access::Create)?;
         file.write_all(run)?;
         file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        layout::sync_folder(self.place.folder)
+        disk.rename(&fresh, &path)?;
+        disk.sync_folder(self.place.folder)
     }
 
     /// Keeps bad bytes for a person to look at. That it fails, on a full disk say, must not stop the repair.
     fn set_aside(&self, named: u64, offset: usize, bad: &[u8]) {
         let LaneFolder {
+            disk,
             corrupt,
             ordinal,
             lane,
@@ -308,11 +317,14 @@ impl Build<'_> {
         } = self.place;
         let path = corrupt.join(format!("{ordinal:08}-{lane}-{named:020}-{offset}.corrupt"));
         tracing::warn!(bytes = bad.len(), path = %path.display(), "spool bytes that are no frame are set aside");
-        let room = CORRUPT_BYTES_MAX.saturating_sub(folder_bytes(corrupt));
+        let room = CORRUPT_BYTES_MAX.saturating_sub(folder_bytes(disk, corrupt));
         let kept = bad
             .get(..usize::try_from(room).unwrap_or(usize::MAX).min(bad.len()))
             .unwrap_or_default();
-        if let Err(error) = fs::write(&path, kept) {
+        let written = disk
+            .open(&path, Access::Create)
+            .and_then(|mut file| file.write_all(kept));
+        if let Err(error) = written {
             tracing::warn!(%error, path = %path.display(), "could not set corrupt bytes aside");
         }
     }
@@ -354,21 +366,18 @@ fn tolerate(action: &'static str, outcome: io::Result<()>) {
 }
 
 /// The bytes of a segment, with zeros where the disk cannot read them, and whether it is longer than any.
-fn read_bounded(path: &Path) -> io::Result<(Bytes, bool)> {
-    let file = match File::open(path) {
+fn read_bounded(disk: &dyn Disk, path: &Path) -> io::Result<(Bytes, bool)> {
+    let file = match disk.open(path, Access::Read) {
         // Removed by somebody else while we run: everything it held is damage.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Bytes::new(), false)),
         other => other?,
     };
-    let length = file.metadata()?.len();
+    let length = file.length()?;
     let wanted = usize::try_from(length.min(SEGMENT_BYTES_MAX)).unwrap_or(0);
-    let mut bytes = Vec::with_capacity(wanted);
-    match (&file).take(SEGMENT_BYTES_MAX).read_to_end(&mut bytes) {
-        Err(error) if is_damage(&error) => bytes = salvage(&file, wanted)?,
-        other => {
-            other?;
-        }
-    }
+    let bytes = match file.read_whole(SEGMENT_BYTES_MAX) {
+        Err(error) if is_damage(&error) => salvage(&*file, wanted)?,
+        other => other?,
+    };
     Ok((bytes.into(), length > SEGMENT_BYTES_MAX))
 }
 
@@ -388,7 +397,7 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
 }
 
 /// Reads block by block what can be read. A disk tries long before it gives a block up, so few are tried.
-fn salvage(file: &File, length: usize) -> io::Result<Vec<u8>> {
+fn salvage(file: &dyn DiskFile, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     let (mut offset, mut lost) = (0_u64, 0);
     for block in bytes.chunks_mut(BLOCK_BYTES) {
@@ -408,13 +417,10 @@ fn salvage(file: &File, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn folder_bytes(folder: &Path) -> u64 {
-    let lengths = fs::read_dir(folder).map(|files| {
-        files
-            .flatten()
-            .filter_map(|file| file.metadata().ok())
-            .map(|metadata| metadata.len())
-            .sum()
+fn folder_bytes(disk: &dyn Disk, folder: &Path) -> u64 {
+    let lengths = disk.list(folder).map(|names| {
+        let length = |name: String| disk.length(&folder.join(name)).ok();
+        names.into_iter().filter_map(length).sum()
     });
     lengths.unwrap_or(CORRUPT_BYTES_MAX)
 }

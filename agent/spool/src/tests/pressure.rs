@@ -293,10 +293,17 @@ async fn shedding_counts_what_the_collector_lacks_and_what_cannot_be_read() {
         acknowledged_at: None,
     };
     let lost = |acknowledged: u64| -> Vec<(u64, Exactness)> {
-        losses_of(&path, Lane::Events, extent, acknowledged, "test")
-            .iter()
-            .map(|loss| (loss.count, loss.exactness))
-            .collect()
+        losses_of(
+            &crate::disk::RealDisk,
+            &path,
+            Lane::Events,
+            extent,
+            acknowledged,
+            "test",
+        )
+        .iter()
+        .map(|loss| (loss.count, loss.exactness))
+        .collect()
     };
     assert_eq!(lost(0), [(1, Exactness::Exact); 4]);
     assert_eq!(
