@@ -3,17 +3,22 @@
 //! A lab asks only what a user could ask: the API, the alert receiver's file, the fault itself. Its timeline
 //! says when the fault was injected, detected, planned, applied and verified, with the rows that show it, and
 //! ends with whether all of it went as it should. Every lab takes its fault back, whatever happens.
+//!
+//! `carry-chaos` needs no running instance: it has a collector and agents of its own, and many faults.
 
 mod api;
+mod chaos;
 mod fault;
 mod scenario;
 mod timeline;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
 #[derive(Parser)]
 #[command(name = "fleetmend-lab", about = "Injects faults into a running instance")]
@@ -35,28 +40,66 @@ enum Command {
         json: bool,
         /// State folder of the running instance
         #[arg(long)]
-        state: PathBuf,
+        state: Option<PathBuf>,
+        #[command(flatten)]
+        chaos: chaos::ChaosArguments,
+    },
+    /// Body of a process of agents, started by carry-chaos
+    #[command(hide = true)]
+    ChaosAgents {
+        /// What the agents are
+        plan: PathBuf,
     },
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<ExitCode> {
-    use std::io::Write as _;
+fn main() -> anyhow::Result<ExitCode> {
+    let command = Cli::parse().command;
+    if let Command::ChaosAgents { plan } = command {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        let ended = runtime.block_on(chaos::agent::run(&plan));
+        // A thread may wait for our input, and nobody writes there.
+        runtime.shutdown_background();
+        return ended.map(|()| ExitCode::SUCCESS);
+    }
+    // One thread: a child that must not outlive us is tied to the thread that started it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(run(command))
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
-    match Cli::parse().command {
+    match command {
+        Command::ChaosAgents { .. } => Ok(ExitCode::SUCCESS),
         Command::List => {
             for (name, about) in scenario::ALL {
                 writeln!(out, "{name:<24} {about}").context("print the list")?;
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run { name, json, state } => {
-            let instance = api::Instance::connect(&state).await?;
-            let report = scenario::run(&name, &instance).await?;
-            if json {
-                writeln!(out, "{}", report.json()).context("print the report")?;
+        Command::Run {
+            name,
+            json,
+            state,
+            chaos,
+        } => {
+            let (report, more) = if name == chaos::NAME {
+                chaos::run(chaos).await?
             } else {
-                write!(out, "{}", report.text()).context("print the report")?;
+                let state = state.context("find --state, the folder of the running instance")?;
+                let instance = api::Instance::connect(&state).await?;
+                (scenario::run(&name, &instance).await?, Value::Null)
+            };
+            if json {
+                writeln!(out, "{}", report.json(&more)).context("print the report")?;
+            } else {
+                write!(out, "{}", report.text(&more)).context("print the report")?;
             }
             Ok(if report.passed() {
                 ExitCode::SUCCESS

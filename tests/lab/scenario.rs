@@ -11,7 +11,7 @@ use crate::fault::{Fill, Frozen, Hog, used};
 use crate::timeline::Timeline;
 
 /// Name and purpose of each.
-pub(crate) const ALL: [(&str, &str); 5] = [
+pub(crate) const ALL: [(&str, &str); 6] = [
     (
         "runaway-process",
         "a busy loop in the demonstration's control group is throttled",
@@ -25,6 +25,10 @@ pub(crate) const ALL: [(&str, &str); 5] = [
     (
         "unknown-site",
         "our own resolver stops answering: nobody else's fault",
+    ),
+    (
+        crate::chaos::NAME,
+        "agents and a collector of its own through kills, cuts, full disks and clocks, and a count",
     ),
 ];
 

@@ -74,8 +74,8 @@ impl Timeline {
         !self.checks.is_empty() && self.checks.iter().all(|check| check.held)
     }
 
-    /// The report for programs.
-    pub(crate) fn json(&self) -> Value {
+    /// The report for programs, with the fields of `more`.
+    pub(crate) fn json(&self, more: &Value) -> Value {
         let steps: Vec<Value> = self
             .steps
             .iter()
@@ -86,15 +86,20 @@ impl Timeline {
             .iter()
             .map(|check| json!({"check": check.what, "held": check.held}))
             .collect();
-        json!({"lab": self.lab, "passed": self.passed(), "timeline": steps, "checks": checks})
+        let mut report =
+            json!({"lab": self.lab, "passed": self.passed(), "timeline": steps, "checks": checks});
+        if let (Some(report), Some(more)) = (report.as_object_mut(), more.as_object()) {
+            report.extend(more.clone());
+        }
+        report
     }
 
-    /// The report for people.
-    pub(crate) fn text(&self) -> String {
+    /// The report for people, with the fields of `more`.
+    pub(crate) fn text(&self, more: &Value) -> String {
         let mut text = format!("{}\n", self.lab);
         for step in &self.steps {
             text.push_str(&format!(
-                "  {:>7.2} s  {:<10} {}\n",
+                "  {:>7.2} s  {:<18} {}\n",
                 step.seconds,
                 step.name,
                 brief(&step.evidence)
@@ -106,6 +111,9 @@ impl Timeline {
                 if check.held { "ok" } else { "WRONG" },
                 check.what
             ));
+        }
+        for (name, value) in more.as_object().into_iter().flatten() {
+            text.push_str(&format!("  {name:<10} {value}\n"));
         }
         text.push_str(if self.passed() { "  passed\n" } else { "  FAILED\n" });
         text

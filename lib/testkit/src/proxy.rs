@@ -21,8 +21,28 @@ pub enum Fault {
     Delay(Duration),
     /// Keeps connections open and passes nothing on: a peer that is half gone.
     Stall,
+    /// Passes on what callers send and holds back what they are answered: work is done, and nobody learns of it.
+    HoldAnswers,
     /// Closes every connection, and new ones at once.
     Cut,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// From who connected to the target.
+    Call,
+    /// From the target to who connected.
+    Answer,
+}
+
+impl Fault {
+    fn holds(self, direction: Direction) -> bool {
+        match self {
+            Fault::Stall => true,
+            Fault::HoldAnswers => direction == Direction::Answer,
+            Fault::None | Fault::Delay(_) | Fault::Cut => false,
+        }
+    }
 }
 
 /// A running proxy; it ends, and its connections with it, when dropped.
@@ -92,8 +112,8 @@ async fn carry(near: TcpStream, target: SocketAddr, mut faults: watch::Receiver<
     let (far_read, far_write) = far.into_split();
     let both = async {
         tokio::join!(
-            pass(near_read, far_write, faults.clone()),
-            pass(far_read, near_write, faults.clone())
+            pass(near_read, far_write, Direction::Call, faults.clone()),
+            pass(far_read, near_write, Direction::Answer, faults.clone())
         )
     };
     let mut cut = faults.clone();
@@ -107,11 +127,12 @@ async fn carry(near: TcpStream, target: SocketAddr, mut faults: watch::Receiver<
 async fn pass(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
+    direction: Direction,
     mut faults: watch::Receiver<Fault>,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if faults.wait_for(|fault| *fault != Fault::Stall).await.is_err() {
+        if faults.wait_for(|fault| !fault.holds(direction)).await.is_err() {
             break;
         }
         let present = *faults.borrow();
@@ -142,6 +163,34 @@ mod tests {
             }
         });
         (address, task)
+    }
+
+    #[tokio::test]
+    async fn a_held_answer_is_of_a_call_that_arrived() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = FaultProxy::start(listener.local_addr().unwrap()).await.unwrap();
+        let patience = Duration::from_secs(10);
+        let mut near = TcpStream::connect(proxy.address()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        proxy.set(Fault::HoldAnswers);
+        let mut byte = [0; 1];
+        near.write_all(b"a").await.unwrap();
+        tokio::time::timeout(patience, far.read_exact(&mut byte))
+            .await
+            .unwrap()
+            .unwrap();
+        far.write_all(b"b").await.unwrap();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), near.read_exact(&mut byte))
+                .await
+                .is_err()
+        );
+        proxy.set(Fault::None);
+        tokio::time::timeout(patience, near.read_exact(&mut byte))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&byte, b"b");
     }
 
     #[tokio::test]

@@ -1,0 +1,252 @@
+//! The faults themselves: each is injected, held, and taken back.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fleetmend_testkit::proxy::Fault as Link;
+use rand::Rng as _;
+
+use super::central::Central;
+use super::disk::Disk;
+use super::fleet::{Fleet, Process};
+use super::journal;
+use super::plan::{Fault, Plan};
+use super::rude::Rude;
+
+/// Added to each piece on a slow link.
+const SLOW: Duration = Duration::from_millis(150);
+/// How long acknowledgements are held back before a link is cut: longer than a commit takes.
+const HELD: Duration = Duration::from_millis(1_500);
+/// Numbers of a clone begin here, beyond those of its original.
+const CLONE_BASE: u64 = 1_000_000_000;
+const HOUR_US: i64 = 3_600 * 1_000_000;
+const YEAR_US: i64 = 365 * 24 * HOUR_US;
+
+/// A copy of a host that ran beside it.
+pub(super) struct Clone {
+    /// Agent that it is a copy of.
+    pub(super) of: usize,
+    /// Its journal's folder.
+    pub(super) folder: PathBuf,
+}
+
+/// All parts of a run.
+pub(super) struct Scene {
+    pub(super) central: Central,
+    pub(super) fleet: Fleet,
+    pub(super) rude: Rude,
+    pub(super) plan: Plan,
+    /// How long a fault lasts.
+    pub(super) hold: Duration,
+    pub(super) clones: Vec<Clone>,
+    /// What could not be done here, and why.
+    pub(super) not_covered: Vec<String>,
+    /// Behind the collector's folder; unmounted after the collector is gone.
+    pub(super) store_disk: Option<Disk>,
+    pub(super) folder: PathBuf,
+}
+
+impl Scene {
+    /// Time until the next fault.
+    pub(super) fn pause(&mut self) -> Duration {
+        self.hold.mul_f64(self.plan.random.random_range(0.2..0.8))
+    }
+
+    /// Injects a fault and takes it back; says what was done.
+    pub(super) async fn inject(&mut self, fault: Fault) -> Result<String> {
+        match fault {
+            Fault::AgentsKilled => self.agents_killed().await,
+            Fault::AgentsRestarted => self.agents_restarted().await,
+            Fault::CollectorKilled => {
+                self.central.kill()?;
+                self.wait().await;
+                self.central.run().await?;
+                Ok("kill −9, and started again".to_owned())
+            }
+            Fault::CollectorUpgraded => {
+                let in_order = self.central.stop().await?;
+                self.central.run().await?;
+                Ok(format!("stopped (in order: {in_order}) and started"))
+            }
+            Fault::CollectorRestored => self.collector_restored().await,
+            Fault::LinksCut => self.links(Link::Cut).await,
+            Fault::LinksSlow => self.links(Link::Delay(SLOW)).await,
+            Fault::LinksHalfOpen => self.links(Link::Stall).await,
+            Fault::ForcedRetries => self.forced_retries().await,
+            Fault::RudeBatches => {
+                self.rude.visit().await?;
+                Ok("a host with a valid certificate repeated, reordered and forged batches".to_owned())
+            }
+            Fault::SpoolDiskFull => Self::filled(self.fleet.disk.as_ref(), self.hold).await,
+            Fault::StoreDiskFull => Self::filled(self.store_disk.as_ref(), self.hold).await,
+            Fault::ClockJumps => self.clock_jumps().await,
+            Fault::SpoolWiped => self.spool_wiped().await,
+            Fault::HostCloned => self.host_cloned().await,
+        }
+    }
+
+    /// Takes everything back, and waits until all that is spooled is delivered.
+    pub(super) async fn heal(&mut self) -> Result<()> {
+        self.set_links(&(0..self.fleet.hosts.len()).collect::<Vec<_>>(), Link::None);
+        for process in &mut self.fleet.processes {
+            process.finish();
+        }
+        for process in &mut self.fleet.processes {
+            process.delivered().await?;
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self) {
+        let time = self.hold.mul_f64(self.plan.random.random_range(0.5..1.5));
+        tokio::time::sleep(time).await;
+    }
+
+    fn set_links(&self, chosen: &[usize], link: Link) {
+        for host in chosen.iter().filter_map(|index| self.fleet.hosts.get(*index)) {
+            host.proxy.set(link);
+        }
+    }
+
+    fn any_process(&mut self) -> Result<(usize, &mut Process)> {
+        let index = self.plan.random.random_range(0..self.fleet.processes.len());
+        let process = self.fleet.processes.get_mut(index).context("find a process")?;
+        Ok((index, process))
+    }
+
+    async fn agents_killed(&mut self) -> Result<String> {
+        let (index, process) = self.any_process()?;
+        process.kill()?;
+        let agents = process.agents();
+        self.wait().await;
+        let process = self.fleet.processes.get_mut(index).context("find a process")?;
+        process.start().await?;
+        Ok(format!(
+            "kill −9 of process {index} with {agents} agents, and started again"
+        ))
+    }
+
+    async fn agents_restarted(&mut self) -> Result<String> {
+        let (index, process) = self.any_process()?;
+        process.stop().await?;
+        process.start().await?;
+        Ok(format!("process {index} stopped and started"))
+    }
+
+    async fn collector_restored(&mut self) -> Result<String> {
+        let backup = self.folder.join("backup");
+        self.central.stop().await?;
+        self.central.back_up(&backup)?;
+        self.central.run().await?;
+        self.wait().await;
+        self.wait().await;
+        self.central.stop().await?;
+        self.central.restore(&backup)?;
+        std::fs::remove_dir_all(&backup).context("remove the backup")?;
+        self.central.run().await?;
+        Ok("stopped, its folder replaced by an earlier copy, started".to_owned())
+    }
+
+    async fn links(&mut self, link: Link) -> Result<String> {
+        let mut chosen = self.plan.some_of(self.fleet.hosts.len(), 0.5);
+        if !chosen.contains(&Fleet::SMALL_QUOTA) {
+            chosen.push(Fleet::SMALL_QUOTA);
+        }
+        self.set_links(&chosen, link);
+        self.wait().await;
+        self.set_links(&chosen, Link::None);
+        Ok(format!("{} links", chosen.len()))
+    }
+
+    async fn forced_retries(&mut self) -> Result<String> {
+        let chosen = self.plan.some_of(self.fleet.hosts.len(), 0.7);
+        self.set_links(&chosen, Link::HoldAnswers);
+        tokio::time::sleep(HELD).await;
+        self.set_links(&chosen, Link::Cut);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.set_links(&chosen, Link::None);
+        Ok(format!(
+            "{} links held their answers back and were then cut",
+            chosen.len()
+        ))
+    }
+
+    async fn filled(disk: Option<&Disk>, hold: Duration) -> Result<String> {
+        let Some(disk) = disk else {
+            return Ok("not covered here".to_owned());
+        };
+        let bytes = disk.fill()?;
+        tokio::time::sleep(hold).await;
+        disk.free()?;
+        Ok(format!(
+            "{} MiB of {} filled to the last block, and freed",
+            bytes >> 20,
+            disk.kind()
+        ))
+    }
+
+    async fn clock_jumps(&mut self) -> Result<String> {
+        if self.fleet.shim.is_none() {
+            return Ok("not covered here".to_owned());
+        }
+        let mut said = Vec::new();
+        for (offset, name) in [
+            (HOUR_US, "+1 h"),
+            (-HOUR_US, "−1 h"),
+            (YEAR_US, "+1 y"),
+            (-YEAR_US, "−1 y"),
+        ] {
+            let (index, process) = self.any_process()?;
+            process.set_clock(offset)?;
+            // A session that is open does not ask what time it is.
+            let all: Vec<usize> = (0..self.fleet.hosts.len()).collect();
+            self.set_links(&all, Link::Cut);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.set_links(&all, Link::None);
+            self.wait().await;
+            let process = self.fleet.processes.get(index).context("find a process")?;
+            process.set_clock(0)?;
+            said.push(format!("{name} in process {index}"));
+        }
+        Ok(said.join(", "))
+    }
+
+    async fn spool_wiped(&mut self) -> Result<String> {
+        let index = Fleet::WIPED;
+        let plan = self.fleet.hosts.get(index).context("find an agent")?.plan.clone();
+        let process = self.fleet.process_of(index)?;
+        process.kill()?;
+        std::fs::remove_dir_all(&plan.spool).context("wipe a spool")?;
+        journal::wiped(&plan.folder)?;
+        self.fleet.process_of(index)?.start().await?;
+        Ok(format!(
+            "kill −9 of the process of agent {index}, its spool removed, started again"
+        ))
+    }
+
+    /// A copy of a host's disk, taken while it runs, lives beside it as on another machine.
+    async fn host_cloned(&mut self) -> Result<String> {
+        if self.fleet.shim.is_none() {
+            return Ok("not covered here".to_owned());
+        }
+        let of = self.fleet.hosts.len() - 1;
+        let mut plan = self.fleet.hosts.get(of).context("find an agent")?.plan.clone();
+        let folder = self.folder.join("clone");
+        std::fs::create_dir(&folder).context("make the clone's folder")?;
+        super::copy_folder(&plan.folder.join("identity"), &folder.join("identity"))?;
+        super::copy_folder(&plan.spool, &folder.join("spool"))?;
+        plan.spool = folder.join("spool");
+        plan.folder.clone_from(&folder);
+        plan.base = CLONE_BASE;
+        let mut clone = self.fleet.process("clone", vec![plan])?.on_another_boot();
+        clone.start().await?;
+        self.clones.push(Clone { of, folder });
+        self.wait().await;
+        clone.finish();
+        clone.delivered().await?;
+        Ok(format!(
+            "a copy of agent {of} lived beside it, delivered, and ended"
+        ))
+    }
+}
