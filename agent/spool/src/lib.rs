@@ -63,6 +63,7 @@ mod disk;
 mod error;
 mod gaps;
 mod index;
+pub mod inspect;
 mod intake;
 mod layout;
 mod metrics;
