@@ -28,7 +28,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::batch::{self, BatchError};
-use crate::table::TableInfo;
+use crate::table::{MetricChunk, Table as _, TableInfo};
 use crate::{Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
 
 /// Magic and version at the head of every frame.
@@ -143,6 +143,20 @@ impl Frame {
     /// Whether the body is within the limit.
     pub fn fits(&self) -> bool {
         self.body.len() <= FRAME_BODY_BYTES_MAX
+    }
+
+    /// Rows that SQL shows for it: a row of metrics holds many samples, and each is one. `None` when the body is gone
+    /// or cannot be read.
+    pub fn facts(&self) -> Option<u64> {
+        if self.tombstone {
+            return None;
+        }
+        if self.table != MetricChunk::ID {
+            return Some(self.rows.into());
+        }
+        let chunks = MetricChunk::from_batch(&self.batch().ok()??).ok()?;
+        let samples = chunks.iter().map(|chunk| chunk.value.len()).sum::<usize>();
+        u64::try_from(samples).ok()
     }
 
     /// The same record, shed: identity, table, rows and times stay, the body goes.

@@ -107,3 +107,27 @@ proptest! {
         prop_assert!(crate::batch::decode(&compressed).is_err());
     }
 }
+
+#[test]
+fn facts_of_metrics_are_their_samples() {
+    let frame = sample();
+    assert_eq!(frame.facts(), Some(1));
+    assert_eq!(frame.shed().facts(), None);
+    let chunk = |values: Vec<f64>| MetricChunk {
+        name: "load".into(),
+        unit: "1".into(),
+        labels: "{}".into(),
+        start_time: TimeMicros(1),
+        step_ms: 1_000,
+        offset_ms: Vec::new(),
+        value: values,
+    };
+    let batch = MetricChunk::to_batch(&[chunk(vec![1.0, 2.0, 3.0]), chunk(vec![4.0])]).unwrap();
+    let stamp = Stamp {
+        wall: TimeMicros(6),
+        boot_us: 8,
+    };
+    let times = (TimeMicros(1), TimeMicros(5));
+    let frame = Frame::of_batch(frame.id, &TableInfo::of::<MetricChunk>(), &batch, stamp, times).unwrap();
+    assert_eq!((frame.rows, frame.facts()), (2, Some(4)));
+}
