@@ -239,7 +239,7 @@ impl Scene {
         plan.spool = folder.join("spool");
         plan.folder.clone_from(&folder);
         plan.base = CLONE_BASE;
-        let mut clone = self.fleet.process("clone", vec![plan])?.on_another_boot();
+        let mut clone = self.fleet.process("clone-process", vec![plan])?.on_another_boot();
         clone.start().await?;
         self.clones.push(Clone { of, folder });
         self.wait().await;
