@@ -5,6 +5,7 @@
 //! the cache, so that each run goes on where the last one ended.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -88,10 +89,25 @@ fn build() -> Result<()> {
         let mut cargo = command("cargo", &["build", "--package", "fleetmend-fuzz", "--quiet"]);
         cargo
             .current_dir(layout::root())
-            .env("RUSTC_WORKSPACE_WRAPPER", std::env::current_exe()?)
+            .env("RUSTC_WORKSPACE_WRAPPER", wrapper()?)
             .env(WRAPPER, "1");
         run_command(&mut cargo)
     })
+}
+
+/// A copy of this program that stays: a build of the workspace replaces the one that cargo runs.
+fn wrapper() -> Result<PathBuf> {
+    let path = layout::cache()?.join("fuzz").join("coverage-rustc");
+    let own = fs::read("/proc/self/exe").context("read this program")?;
+    if fs::read(&path).ok().as_ref() == Some(&own) {
+        return Ok(path);
+    }
+    let (folder, fresh) = (layout::cache()?.join("fuzz"), path.with_extension("new"));
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    fs::write(&fresh, own).with_context(|| format!("write {}", fresh.display()))?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).context("make the wrapper a program")?;
+    fs::rename(&fresh, &path).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
 }
 
 fn program(target: &str) -> Command {
