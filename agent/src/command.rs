@@ -250,8 +250,14 @@ fn list<'a>(status: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     status.get(key).and_then(Value::as_array).into_iter().flatten()
 }
 
+/// Says something beside the result, on standard error.
+pub(crate) fn tell(text: &str) {
+    // Where standard error is closed there is nobody to tell.
+    if writeln!(std::io::stderr(), "fleetmend-agent: {text}").is_err() {}
+}
+
 /// One GET over a Unix socket. HTTP/1.0: the answer ends with the connection.
-fn ask(socket: &Path, path: &str) -> Result<String> {
+pub(crate) fn ask(socket: &Path, path: &str) -> Result<String> {
     let hint = || {
         format!(
             "connect to {}; is the agent running? systemctl status fleetmend-agent",
@@ -261,7 +267,8 @@ fn ask(socket: &Path, path: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket).with_context(hint)?;
     stream
         .set_read_timeout(Some(STATUS_TIMEOUT))
-        .context("set the timeout")?;
+        .and_then(|()| stream.set_write_timeout(Some(STATUS_TIMEOUT)))
+        .context("set the timeouts")?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").context("ask the agent")?;
     let mut answer = String::new();
     stream

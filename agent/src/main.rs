@@ -3,9 +3,11 @@
 
 mod command;
 mod config;
+mod doctor;
 mod hub;
 mod sandbox;
 mod source;
+mod spool_tool;
 mod status;
 mod wiring;
 
@@ -30,6 +32,13 @@ enum Command {
     Enroll(command::EnrollArguments),
     /// Say how the running agent stands
     Status(command::StatusArguments),
+    /// Look at everything the agent needs, and say what is wrong and what to do
+    Doctor(doctor::DoctorArguments),
+    /// Look at what waits on disk; reads only
+    Spool {
+        #[command(subcommand)]
+        command: spool_tool::SpoolCommand,
+    },
     /// Check the configuration
     Config {
         #[command(subcommand)]
@@ -72,6 +81,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Run(arguments) => wiring::run(&arguments.config),
         Command::Enroll(arguments) => command::enroll(&arguments),
         Command::Status(arguments) => command::status(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Spool { command } => command.run(),
         Command::Config {
             command: ConfigCommand::Check(arguments),
         } => command::check(&arguments.config),
