@@ -86,10 +86,16 @@ impl EnrolError {
     }
 
     pub(super) fn of_call(link: &Link, status: &Status) -> Self {
-        let address = link.address().to_owned();
         if let Some(fault) = link.fault(status) {
+            let address = link.address().to_owned();
             return EnrolError::Connect(ConnectError::Tls { address, fault });
         }
+        Self::of_status(link.address(), status)
+    }
+
+    /// What a collector's refusal means.
+    pub fn of_status(address: &str, status: &Status) -> Self {
+        let address = address.to_owned();
         let reason = status.message().to_owned();
         match status.code() {
             Code::Unauthenticated

@@ -71,7 +71,7 @@ pub async fn keep(identity: LiveIdentity, time: Arc<TrustedTime>, end: impl Futu
                     () = &mut end => return,
                     () = tokio::time::sleep(RETRY_FIRST.mul_f64(0.5 + keeper.jitter)) => {}
                 }
-                keeper.doubted = true;
+                keeper.doubt();
             }
         }
         tokio::select! {
@@ -102,6 +102,11 @@ impl Keeper {
             failures: 0,
             doubted: false,
         }
+    }
+
+    /// Has the next turn renew although it is not due: see [`LiveIdentity::doubt`].
+    pub fn doubt(&mut self) {
+        self.doubted = true;
     }
 
     /// How long to wait before the next [`Keeper::turn`].

@@ -150,7 +150,7 @@ impl Audit {
     }
 
     /// Notes that a host showed this certificate and was let in: it holds the trust bundle that came with it.
-    pub(crate) fn met(&self, peer: &PeerIdentity) {
+    pub fn met(&self, peer: &PeerIdentity) {
         self.sightings.showed(peer);
     }
 
