@@ -256,6 +256,16 @@ pub(crate) fn tell(text: &str) {
     if writeln!(std::io::stderr(), "fleetmend-agent: {text}").is_err() {}
 }
 
+/// Whether the reader of our output went away, as `head` does: that is no failure.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let kinds = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    kinds
+        .map(std::io::Error::kind)
+        .any(|kind| kind == std::io::ErrorKind::BrokenPipe)
+}
+
 /// One GET over a Unix socket. HTTP/1.0: the answer ends with the connection.
 pub(crate) fn ask(socket: &Path, path: &str) -> Result<String> {
     let hint = || {

@@ -26,6 +26,7 @@ use fleetmend_identity::{LiveIdentity, TrustedTime};
 use serde_json::Value;
 
 use self::report::{Check, Report};
+use crate::command::is_closed_pipe;
 use crate::config::AgentConfig;
 
 /// Addresses that are looked at; a fleet has a few collectors.
@@ -43,6 +44,13 @@ pub(crate) struct DoctorArguments {
 
 /// Checks everything; fails when anything failed.
 pub(crate) fn run(arguments: &DoctorArguments) -> Result<ExitCode> {
+    match check(arguments) {
+        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
+        done => done,
+    }
+}
+
+fn check(arguments: &DoctorArguments) -> Result<ExitCode> {
     let mut report = Report::new(arguments.json, std::io::stdout());
     let (check, config) = files::configuration(&arguments.config.config);
     report.add(check)?;
@@ -52,9 +60,10 @@ pub(crate) fn run(arguments: &DoctorArguments) -> Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("start the runtime")?;
-            runtime.block_on(examine(&config, &mut report))?;
+            let examined = runtime.block_on(examine(&config, &mut report));
             // A name server that does not answer is not waited for.
             runtime.shutdown_background();
+            examined?;
         }
         None => report.add(Check::skipped(
             "everything else",
@@ -71,15 +80,12 @@ async fn examine(config: &AgentConfig, report: &mut Report<impl Write>) -> Resul
     let time = match TrustedTime::open(config.time_file()) {
         Ok(time) => time,
         Err(error) => {
-            report.add(Check::failed(
-                "trusted time",
-                report::chain(&error),
-                "mend the file as said, or remove it: the time is then asked of the collector",
-            ))?;
+            report.add(files::trusted_time(&error))?;
             TrustedTime::system()
         }
     };
     let status = running::status(&config.admin_socket);
+    report.add(running::agent(&config.admin_socket, &status))?;
     let (check, identity) = files::identity(config);
     report.add(check)?;
     if let Some(identity) = identity {
@@ -99,7 +105,6 @@ async fn examine(config: &AgentConfig, report: &mut Report<impl Write>) -> Resul
             "who they are is known after enrolment",
         ))?;
     }
-    report.add(running::agent(&config.admin_socket, &status))?;
     report.add(running::kernel(&status))?;
     report.add(running::healer(&config.heal))
 }

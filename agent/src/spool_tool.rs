@@ -14,8 +14,8 @@ use fleetmend_event::Lane;
 use serde_json::{Value, json};
 
 use self::dump::DumpArguments;
-use self::shape::{bytes, plain, print_table, second};
-use crate::command::{ask, tell};
+use self::shape::{bytes, counted, plain, print_table, second};
+use crate::command::{ask, is_closed_pipe, tell};
 use crate::config::AgentConfig;
 
 /// Which spool.
@@ -57,18 +57,13 @@ impl SpoolCommand {
         });
         match done {
             Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
+            Err(error) => {
+                tell(&format!("{error:#}"));
+                Ok(ExitCode::FAILURE)
+            }
             done => done,
         }
     }
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let kinds = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>());
-    kinds
-        .map(io::Error::kind)
-        .any(|kind| kind == io::ErrorKind::BrokenPipe)
 }
 
 impl SpoolArguments {
@@ -122,7 +117,7 @@ fn print_running(folder: &Path, spool: &Value, json: bool, out: &mut impl Write)
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
     writeln!(
         out,
-        "spool {} of the running agent, epoch {}, {} of them kept; {} facts wait for the writer",
+        "spool {} of the running agent; epoch {}, epochs kept: {}, facts that wait for the writer: {}",
         folder.display(),
         word(spool, "epoch"),
         word(spool, "epochs"),
@@ -231,8 +226,8 @@ fn verify(arguments: &SpoolArguments, out: &mut impl Write) -> Result<ExitCode> 
     if report.staged_ticks > 0 {
         writeln!(
             out,
-            "{} ticks of metrics ({}) wait for their batch",
-            report.staged_ticks,
+            "waiting for their batch: {} of metrics ({})",
+            counted(report.staged_ticks, "tick"),
             bytes(report.staged_bytes)
         )
         .context("print")?;
@@ -240,8 +235,8 @@ fn verify(arguments: &SpoolArguments, out: &mut impl Write) -> Result<ExitCode> 
     if report.set_aside_files > 0 {
         writeln!(
             out,
-            "{} files ({}) of bytes that were no frames were set aside in corrupt/ at earlier starts",
-            report.set_aside_files,
+            "set aside in corrupt/ at earlier starts, because it was no frame: {} ({})",
+            counted(report.set_aside_files, "file"),
             bytes(report.set_aside_bytes)
         )
         .context("print")?;
@@ -249,8 +244,7 @@ fn verify(arguments: &SpoolArguments, out: &mut impl Write) -> Result<ExitCode> 
     print_foreign(&report.foreign, out)?;
     let verdict = match faults {
         0 => format!("whole: {} of frames", bytes(report.bytes())),
-        1 => "1 fault".to_owned(),
-        more => format!("{more} faults"),
+        faults => counted(faults, "fault"),
     };
     writeln!(out, "{verdict}").context("print")?;
     if faults > 0 {
@@ -276,11 +270,11 @@ fn print_epoch(epoch: &EpochReport, out: &mut impl Write) -> Result<()> {
         if lane.first.is_some() {
             write!(
                 out,
-                ": {} frames, {} tombstones, {} in {} segments",
-                lane.frames,
-                lane.tombstones,
+                ": {}, {}, {} in {}",
+                counted(lane.frames, "frame"),
+                counted(lane.tombstones, "tombstone"),
                 bytes(lane.bytes),
-                lane.segments
+                counted(lane.segments, "segment")
             )
             .context("print")?;
         }
@@ -301,7 +295,7 @@ fn print_epoch(epoch: &EpochReport, out: &mut impl Write) -> Result<()> {
             writeln!(out, "            {}", described(fault)).context("print")?;
         }
         if lane.faults_more > 0 {
-            writeln!(out, "            and {} faults more", lane.faults_more).context("print")?;
+            writeln!(out, "            and {} more", counted(lane.faults_more, "fault")).context("print")?;
         }
     }
     print_foreign(&epoch.foreign, out)

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use agent_spool::inspect::{self, InspectError};
-use fleetmend_identity::HostIdentity;
+use fleetmend_identity::{HostIdentity, IdentityError};
 use nix::unistd::{Uid, User};
 
 use super::report::{Check, chain};
@@ -98,7 +98,9 @@ fn spool(config: &AgentConfig) -> Check {
                 format!("{} is not there yet; the agent makes it", path.display()),
             );
         }
-        Err(error @ InspectError::Denied { .. }) => return Check::failed(name, chain(&error), RUN_AS_ROOT),
+        Err(InspectError::Denied { path }) => {
+            return unreadable(name, &path, &io::ErrorKind::PermissionDenied.into());
+        }
         Err(error) => {
             return Check::failed(
                 name,
@@ -164,8 +166,7 @@ pub(super) fn identity(config: &AgentConfig) -> (Check, Option<HostIdentity>) {
         Ok(Some(identity)) => identity,
         Ok(None) => return (not_enrolled(), None),
         Err(error) => {
-            let denied = chain(&error).contains("ermission denied");
-            let next = if denied {
+            let next = if is_denied(&error) {
                 RUN_AS_ROOT
             } else {
                 "mend the file as said; when it is lost, remove the folder and enrol again with a new token: the host then gets a new id"
@@ -191,6 +192,20 @@ pub(super) fn identity(config: &AgentConfig) -> (Check, Option<HostIdentity>) {
         None => Check::ok(name, seen),
     };
     (check, Some(identity))
+}
+
+/// The file of the trusted time cannot be used.
+pub(super) fn trusted_time(error: &IdentityError) -> Check {
+    let next = if is_denied(error) {
+        RUN_AS_ROOT
+    } else {
+        "mend the file as said, or remove it: the time is then asked of the collector"
+    };
+    Check::failed("trusted time", chain(error), next)
+}
+
+fn is_denied(error: &IdentityError) -> bool {
+    matches!(error, IdentityError::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn not_enrolled() -> Check {

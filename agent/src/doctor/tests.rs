@@ -105,6 +105,19 @@ async fn a_collector_that_accepts_this_host_is_well() {
 }
 
 #[tokio::test]
+async fn an_enrolment_listener_is_not_taken_for_a_carrier_listener() {
+    let fleet = TestFleet::new().unwrap();
+    let listener = collector(fleet.enrolment_tls().unwrap()).await;
+    let check = diagnose(&listener.address, &fleet.host().unwrap(), &TrustedTime::system()).await;
+    assert_said(
+        &check,
+        Verdict::Failed,
+        &["this is its enrolment listener"],
+        &["enrolment.collectors"],
+    );
+}
+
+#[tokio::test]
 async fn a_port_on_which_nobody_listens_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -3,6 +3,7 @@
 //! In TLS 1.3 our side is done before the collector has judged our certificate: whether it took it shows only when
 //! it answers. So an HTTP/2 ping is sent over the finished handshake; nothing above it is.
 
+mod asked;
 mod listen;
 mod shown;
 mod words;
@@ -19,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use self::asked::Asked;
 use self::listen::{Heard, Listening};
 use self::words::{Case, Words};
 use super::clock::{second, span};
@@ -57,6 +59,7 @@ pub(super) async fn examine(
             );
         }
     };
+    let (config, asked) = Asked::watch(&config);
     let heard = Heard::default();
     let listening = Listening::new(stream, heard.clone());
     let handshake = TlsConnector::from(config).connect(tls::server_name(), listening);
@@ -64,6 +67,7 @@ pub(super) async fn examine(
         Ok(Ok(mut stream)) => {
             let peer = PeerIdentity::of_chain(stream.get_ref().1.peer_certificates());
             match timeout(STEP_TIMEOUT, ping(&mut stream)).await {
+                Ok(Ok(_)) if !asked.was_asked() => return not_asked(address),
                 Ok(Ok(took)) => return accepted(address, peer.ok(), took, time.now().0),
                 Ok(Err(error)) => error,
                 Err(_) => io::ErrorKind::TimedOut.into(),
@@ -90,6 +94,16 @@ pub(super) async fn examine(
     };
     let Words { seen, next } = words::explain(&case);
     Check::failed(NAME, format!("{address}: {seen}"), next)
+}
+
+fn not_asked(address: &str) -> Check {
+    Check::failed(
+        NAME,
+        format!(
+            "{address} is a collector of this fleet, and asks for no certificate: this is its enrolment listener"
+        ),
+        "name the port of its carrier listener, 7444 unless it is configured otherwise: stream.collectors here, or enrolment.collectors in the collector's configuration",
+    )
 }
 
 fn accepted(address: &str, peer: Option<PeerIdentity>, took: Duration, now: TimeMicros) -> Check {

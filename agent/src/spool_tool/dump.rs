@@ -72,9 +72,7 @@ pub(super) fn dump(arguments: &DumpArguments, out: &mut impl Write) -> Result<Ex
         tell("nothing in the spool is like this; fleetmend-agent spool verify shows what there is");
     }
     if more {
-        tell(&format!(
-            "there is more than these {shown}: --limit 0 shows all, --from N goes on"
-        ));
+        tell("there is more: --limit 0 shows all, --from N goes on");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,15 @@ pub(super) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// A number of things, by their name.
+pub(super) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 {
+        format!("1 {thing}")
+    } else {
+        format!("{count} {thing}s")
+    }
+}
+
 /// Columns, each as wide as its widest cell.
 pub(super) fn print_table<const N: usize>(rows: &[[String; N]], out: &mut impl Write) -> Result<()> {
     let width = |column: usize| {
