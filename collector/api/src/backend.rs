@@ -145,10 +145,25 @@ pub struct EnrolmentTokenView {
 pub struct EnrolledHost {
     /// The host.
     pub host_id: HostId,
+    /// What it called itself then.
+    pub hostname: String,
     /// When.
     pub enrolled_at: TimeMicros,
     /// Whether its identity was revoked since.
     pub revoked: bool,
+    /// When its last certificate ends.
+    pub certificate_not_after: TimeMicros,
+}
+
+/// A certificate of the collector itself.
+#[derive(Debug, Clone)]
+pub struct OwnCertificate {
+    /// What it is for, in a few words.
+    pub name: &'static str,
+    /// When it ends.
+    pub not_after: TimeMicros,
+    /// Who renews it, and how.
+    pub renewal: &'static str,
 }
 
 /// One entry of an audit trail.
@@ -188,6 +203,8 @@ pub trait Enrolments: Send + Sync + 'static {
     async fn revoke_token(&self, by: &str, id: &str) -> Result<(), BackendError>;
     /// Every host that was ever enrolled.
     async fn hosts(&self) -> Result<Vec<EnrolledHost>, BackendError>;
+    /// The certificates of the collector and its fleet.
+    async fn certificates(&self) -> Result<Vec<OwnCertificate>, BackendError>;
     /// Revokes a host's identity and closes its stream.
     async fn revoke_host(&self, by: &str, host: HostId, reason: &str) -> Result<(), BackendError>;
     /// Entries before `before`, newest first, at most `limit`.

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use fleetmend_event::TimeMicros;
 use parking_lot::RwLock;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -16,7 +17,14 @@ use crate::{ApiTls, BuildError};
 pub struct Certificate {
     /// Where it was read from, when it was.
     files: Option<ApiTls>,
-    current: Arc<RwLock<Option<TlsAcceptor>>>,
+    current: Arc<RwLock<Option<Served>>>,
+}
+
+#[derive(Clone)]
+struct Served {
+    acceptor: TlsAcceptor,
+    /// When the certificate ends, where that could be read.
+    not_after: Option<TimeMicros>,
 }
 
 impl Certificate {
@@ -27,16 +35,24 @@ impl Certificate {
     ) -> Result<Self, BuildError> {
         let tls = match &files {
             Some(files) => Some(read_tls(files)?),
-            None => other,
+            None => other.map(|config| Served {
+                acceptor: TlsAcceptor::from(config),
+                not_after: None,
+            }),
         };
         Ok(Self {
             files,
-            current: Arc::new(RwLock::new(tls.map(TlsAcceptor::from))),
+            current: Arc::new(RwLock::new(tls)),
         })
     }
 
     pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
-        self.current.read().clone()
+        self.current.read().as_ref().map(|served| served.acceptor.clone())
+    }
+
+    /// When it ends; none without one, and for one that was not read from files.
+    pub(crate) fn not_after(&self) -> Option<TimeMicros> {
+        self.current.read().as_ref()?.not_after
     }
 
     /// Reads the files again; new connections get what they say. `false` when there are no files.
@@ -53,7 +69,7 @@ impl Certificate {
         let (current, path) = (self.current.clone(), files.certificate.clone());
         let read = tokio::task::spawn_blocking(move || {
             let tls = read_tls(&files)?;
-            *current.write() = Some(TlsAcceptor::from(tls));
+            *current.write() = Some(tls);
             Ok(true)
         });
         read.await.unwrap_or_else(|error| {
@@ -63,7 +79,14 @@ impl Certificate {
     }
 }
 
-fn read_tls(files: &ApiTls) -> Result<Arc<rustls::ServerConfig>, BuildError> {
+/// When a certificate (X.509, DER) ends; none when it cannot be read.
+pub fn end_of_certificate(der: &[u8]) -> Option<TimeMicros> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+    let seconds = parsed.validity().not_after.timestamp();
+    Some(TimeMicros(seconds.saturating_mul(1_000_000)))
+}
+
+fn read_tls(files: &ApiTls) -> Result<Served, BuildError> {
     let wrong = |path: &Path, reason: String| BuildError::TlsFile {
         path: path.to_owned(),
         reason,
@@ -81,5 +104,10 @@ fn read_tls(files: &ApiTls) -> Result<Arc<rustls::ServerConfig>, BuildError> {
     }
     let key = PrivatePkcs8KeyDer::from_pem_file(&files.key)
         .map_err(|error| wrong(&files.key, format!("there is no PKCS #8 key in it: {error}")))?;
-    fleetmend_identity::tls::server_for_web(chain, key).map_err(BuildError::Tls)
+    let not_after = chain.first().and_then(|leaf| end_of_certificate(leaf));
+    let config = fleetmend_identity::tls::server_for_web(chain, key).map_err(BuildError::Tls)?;
+    Ok(Served {
+        acceptor: TlsAcceptor::from(config),
+        not_after,
+    })
 }

@@ -52,9 +52,9 @@ pub use assets::{Asset, Assets, EmbeddedAssets};
 pub use backend::{
     AlertFilter, AlertView, Alerts, AuditRow, BackendError, CommittedFacts, DeliveryView, EnrolledHost,
     EnrolmentTokenView, Enrolments, HostsLive, LiveFact, LiveFacts, LiveHost, NewEnrolmentToken, Operations,
-    QueryAnswer, QueryError, QueryLimits, SqlQuery,
+    OwnCertificate, QueryAnswer, QueryError, QueryLimits, SqlQuery,
 };
-pub use certificate::Certificate;
+pub use certificate::{Certificate, end_of_certificate};
 pub use config::{ApiConfig, ApiTls, ConfigFault};
 pub use error::{BuildError, ServeError, StateError};
 pub use problem::{Code, Problem};

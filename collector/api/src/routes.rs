@@ -3,6 +3,7 @@
 mod actions;
 mod admin;
 mod alerts;
+mod certificates;
 mod extract;
 mod findings;
 mod gaps;
@@ -64,6 +65,7 @@ pub(crate) fn api() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(actions::list))
         .routes(routes!(actions::one))
         .routes(routes!(alerts::list))
+        .routes(routes!(certificates::list))
         .routes(routes!(sites::list))
         .routes(routes!(gaps::list))
         .routes(routes!(sql::run))

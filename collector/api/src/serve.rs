@@ -111,7 +111,7 @@ impl Api {
         let address = listener.local_addr().map_err(wrap)?;
         crate::metrics::describe();
         let draining = CancellationToken::new();
-        let state = state(config, accounts, backends, draining.clone());
+        let state = state(config, accounts, backends, certificate.clone(), draining.clone());
         Ok(Self {
             listener,
             address,
@@ -286,7 +286,13 @@ where
     }
 }
 
-fn state(config: &ApiConfig, accounts: Accounts, backends: Backends, draining: CancellationToken) -> Shared {
+fn state(
+    config: &ApiConfig,
+    accounts: Accounts,
+    backends: Backends,
+    certificate: Certificate,
+    draining: CancellationToken,
+) -> Shared {
     Arc::new(ApiState {
         sql: backends.sql,
         live: backends.live,
@@ -302,6 +308,7 @@ fn state(config: &ApiConfig, accounts: Accounts, backends: Backends, draining: C
         throttle: crate::throttle::LoginThrottle::default(),
         tickets: crate::tickets::Tickets::default(),
         live_slots: Arc::new(Semaphore::new(routes::LIVE_STREAMS_MAX)),
+        certificate,
         openapi: openapi(),
         query_timeout: Duration::from_millis(config.query_timeout_ms),
         draining,

@@ -9,6 +9,7 @@ use fleetmend_shutdown::CancellationToken;
 use crate::assets::Assets;
 use crate::audit::Audit;
 use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, QueryLimits, SqlQuery};
+use crate::certificate::Certificate;
 use crate::limit::RateLimits;
 use crate::sessions::Sessions;
 use crate::throttle::LoginThrottle;
@@ -33,6 +34,8 @@ pub(crate) struct ApiState {
     pub(crate) tickets: Tickets,
     /// Live streams that may still be opened.
     pub(crate) live_slots: Arc<tokio::sync::Semaphore>,
+    /// The listener's own.
+    pub(crate) certificate: Certificate,
     pub(crate) openapi: String,
     pub(crate) query_timeout: Duration,
     /// Cancelled when the process drains: live streams end then.

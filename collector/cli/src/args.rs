@@ -155,6 +155,12 @@ pub(crate) enum Command {
     },
     /// Rows as they arrive.
     Tail(Tail),
+    /// Certificates and when they end, soonest first: of hosts, and the collector's own.
+    Certs {
+        /// Only those that end within so many days or have ended; revoked ones are left out.
+        #[arg(long, value_name = "DAYS")]
+        expiring: Option<u32>,
+    },
     /// Enrolment tokens for new hosts.
     #[command(subcommand)]
     Token(Token),

@@ -2,6 +2,7 @@
 
 mod actions;
 mod alerts;
+mod certs;
 mod findings;
 mod hosts;
 mod login;
@@ -52,6 +53,7 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
         Command::Gaps => sites::gaps(&client, output).await,
         Command::Sql { query, rows_max } => sql::run(&client, output, query, rows_max).await,
         Command::Tail(tail) => tail::run(&client, output, tail).await,
+        Command::Certs { expiring } => certs::all(&client, output, expiring).await,
         Command::Token(token) => tokens::run(&client, output, token).await,
         Command::Users(users) => users::run(&client, output, users).await,
         Command::Revoke { host, reason } => hosts::revoke(&client, output, &host, &reason).await,

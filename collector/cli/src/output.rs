@@ -121,9 +121,8 @@ impl Output {
             "DEGRADED" | "medium" | "waiting" | "pending" | "under_way" | "would_act" => {
                 cell.fg(Color::Yellow)
             }
-            "BROKEN" | "down" | "critical" | "high" | "firing" | "failed-safe" | "given_up" | "revoked" => {
-                cell.fg(Color::Red)
-            }
+            "BROKEN" | "down" | "critical" | "high" | "firing" | "failed-safe" | "given_up" | "revoked"
+            | "expired" => cell.fg(Color::Red),
             _ => cell,
         }
     }

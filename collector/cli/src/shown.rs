@@ -84,6 +84,23 @@ pub(crate) fn ago(value: &Value, name: &str) -> String {
     }
 }
 
+/// How long it is until a time, or since.
+pub(crate) fn until(value: &Value, name: &str) -> String {
+    let Some(time) = moment(value, name) else {
+        return String::new();
+    };
+    let seconds = time.as_second() - jiff::Timestamp::now().as_second();
+    if seconds <= 0 {
+        return ago(value, name);
+    }
+    match seconds {
+        1..=99 => format!("in {seconds} s"),
+        100..=5_999 => format!("in {} min", seconds / 60),
+        6_000..=172_799 => format!("in {} h", seconds / 3_600),
+        _ => format!("in {} d", seconds / 86_400),
+    }
+}
+
 /// A time of day, with the date when it is not today.
 pub(crate) fn clock(value: &Value, name: &str) -> String {
     let Some(time) = moment(value, name) else {

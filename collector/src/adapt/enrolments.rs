@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use collector_api::{
-    AuditRow, BackendError, EnrolledHost, EnrolmentTokenView, Enrolments, NewEnrolmentToken,
+    AuditRow, BackendError, EnrolledHost, EnrolmentTokenView, Enrolments, NewEnrolmentToken, OwnCertificate,
+    end_of_certificate,
 };
 use collector_ingest::enrol::{EnrolError, Enroller};
 use fleetmend_event::{HostId, TimeMicros};
@@ -76,10 +77,36 @@ impl Enrolments for EnrolmentAdapter {
         let hosts = self.enroller.hosts().await.map_err(failed)?;
         let view = |host: collector_ingest::enrol::EnrolledHost| EnrolledHost {
             host_id: host.host,
+            hostname: host.hostname,
             enrolled_at: host.enrolled_at,
             revoked: host.revoked_at.is_some(),
+            certificate_not_after: host.not_after,
         };
         Ok(hosts.into_iter().map(view).collect())
+    }
+
+    async fn certificates(&self) -> Result<Vec<OwnCertificate>, BackendError> {
+        let authority = self.enroller.authority();
+        let of = |name, renewal| {
+            move |not_after| OwnCertificate {
+                name,
+                not_after,
+                renewal,
+            }
+        };
+        let issuing = authority.issuing_not_after().map(of(
+            "issuing certificate",
+            "by an operator: fleetmend-collector authority rotate-online",
+        ));
+        let root = of(
+            "fleet root",
+            "by an operator: fleetmend-collector authority rotate-root",
+        );
+        let roots = authority.bundle().roots.iter();
+        let roots = roots
+            .filter_map(|entry| end_of_certificate(&entry.certificate))
+            .map(root);
+        Ok(issuing.into_iter().chain(roots).collect())
     }
 
     async fn revoke_host(&self, by: &str, host: HostId, reason: &str) -> Result<(), BackendError> {

@@ -180,3 +180,44 @@ async fn a_set_password_ends_the_sessions_of_before() {
     assert_eq!(testbed.call(Method::GET, "me", Some(&token), None).await.0, 401);
     testbed.login("viewer", "another password entirely").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_come_with_the_soonest_end_first() {
+    let testbed = Testbed::start().await;
+    let (admin, viewer) = (testbed.admin().await, testbed.viewer().await);
+    let list = testbed.get("certificates", &viewer).await;
+    let items = list["items"].as_array().unwrap();
+    assert_eq!(items.len(), 2, "{list}");
+    assert_eq!(
+        (&items[0]["name"], &items[0]["holder"], &items[0]["connected"]),
+        (&json!("web-1"), &json!("host"), &json!(true))
+    );
+    assert_eq!(items[1]["holder"], "collector");
+    let soon = testbed.get("certificates?expiring_days=6", &viewer).await;
+    assert_eq!(soon["items"].as_array().unwrap().len(), 1);
+    let sooner = testbed.get("certificates?expiring_days=4", &viewer).await;
+    assert_eq!(sooner["items"], json!([]));
+    let path = format!("hosts/{}/revoke", testbed.host);
+    let revoked = testbed
+        .call(Method::POST, &path, Some(&admin), Some(json!({})))
+        .await;
+    assert_eq!(revoked.0, 204);
+    let list = testbed.get("certificates", &viewer).await;
+    assert_eq!(
+        list["items"][1]["revoked"], true,
+        "a revoked one comes last: {list}"
+    );
+    let soon = testbed.get("certificates?expiring_days=6", &viewer).await;
+    assert_eq!(soon["items"], json!([]), "and is nobody's worry");
+    let wrong = testbed
+        .call(
+            Method::GET,
+            "certificates?expiring_days=99999",
+            Some(&viewer),
+            None,
+        )
+        .await;
+    assert_eq!(wrong.0, 400);
+    let unknown = testbed.call(Method::GET, "certificates", None, None).await;
+    assert_eq!(unknown.0, 401);
+}

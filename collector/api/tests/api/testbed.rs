@@ -133,8 +133,18 @@ impl Enrolments for FakeEnrolments {
     async fn hosts(&self) -> Result<Vec<EnrolledHost>, BackendError> {
         Ok(vec![EnrolledHost {
             host_id: self.host,
+            hostname: "web-1".to_owned(),
             enrolled_at: TimeMicros::now(),
-            revoked: false,
+            revoked: self.revoked.lock().iter().any(|(host, _)| *host == self.host),
+            certificate_not_after: TimeMicros::now().plus_millis(5 * 24 * 3_600_000),
+        }])
+    }
+
+    async fn certificates(&self) -> Result<Vec<OwnCertificate>, BackendError> {
+        Ok(vec![OwnCertificate {
+            name: "issuing certificate",
+            not_after: TimeMicros::now().plus_millis(300 * 24 * 3_600_000),
+            renewal: "by an operator",
         }])
     }
 

@@ -45,6 +45,42 @@ async fn hosts_shows_every_probe_underneath() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn certs_shows_the_soonest_end_first_and_who_renews() {
+    let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
+    let ran = run(home.path(), &with(&server), &["certs"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(lines[0].starts_with("OF"), "{}", ran.out);
+    for part in [
+        "web-1",
+        "expired",
+        "d ago",
+        "2020-01-01 00:00:00 UTC",
+        "by its agent",
+    ] {
+        assert!(lines[1].contains(part), "{part}: {}", ran.out);
+    }
+    assert!(
+        lines[2].contains("issuing certificate") && lines[2].contains("in 35"),
+        "{}",
+        ran.out
+    );
+    let soon = run(
+        home.path(),
+        &with(&server),
+        &["certs", "--expiring", "30", "--json"],
+    )
+    .await;
+    let soon: serde_json::Value = serde_json::from_str(&soon.out).unwrap();
+    assert_eq!(soon["items"].as_array().unwrap().len(), 1);
+    let none = run(home.path(), &with(&server), &["certs", "--expiring", "7"]).await;
+    assert_eq!(
+        (none.code, none.out.trim()),
+        (0, "no certificate ends within 7 days")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sql_prints_rows_and_says_that_there_are_more() {
     let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
     let ran = run(

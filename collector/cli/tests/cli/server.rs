@@ -42,6 +42,7 @@ impl Server {
             )
             .route("/hosts", get(|| async { Json(json!({ "items": [host()] })) }))
             .route("/hosts/{host}/probes", get(|| async { Json(probes()) }))
+            .route("/certificates", get(certificates))
             .route("/findings", get(findings))
             .route("/findings/{host}/{finding}", get(finding))
             .route("/sql", post(sql))
@@ -61,6 +62,22 @@ impl Server {
             logins,
             _tasks: tasks,
         }
+    }
+}
+
+async fn certificates(Query(query): Query<std::collections::HashMap<String, String>>) -> Json<Value> {
+    let own = json!({
+        "holder": "collector", "host_id": null, "name": "issuing certificate", "not_after": "2999-01-01T00:00:00.000000Z",
+        "expired": false, "revoked": false, "connected": null, "last_seen": null, "renewal": "by an operator",
+    });
+    let host = json!({
+        "holder": "host", "host_id": HOST, "name": "web-1", "not_after": "2020-01-01T00:00:00.000000Z",
+        "expired": true, "revoked": false, "connected": false, "last_seen": null, "renewal": "by its agent",
+    });
+    match query.get("expiring_days").map(String::as_str) {
+        None => Json(json!({ "items": [host, own] })),
+        Some("30") => Json(json!({ "items": [host] })),
+        Some(_) => Json(json!({ "items": [] })),
     }
 }
 
