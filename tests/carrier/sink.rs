@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use collector_ingest::{DurableSink, SinkError};
 use fleetmend_event::table::{Gap, Table, UnitState};
-use fleetmend_event::{Frame, HostId, Lane, Mark, RecordId, Sequence, SpoolEpoch};
+use fleetmend_event::{Frame, HostId, Lane, Mark, RecordId, Sequence, SpoolEpoch, TimeMicros};
 use tokio::sync::watch;
 
 /// What the sink does to a commit.
@@ -27,6 +27,7 @@ struct Stored {
     marks: HashMap<(HostId, SpoolEpoch, Lane), u64>,
     lost_before: HashMap<(HostId, SpoolEpoch, Lane), u64>,
     gaps: Vec<(HostId, Gap)>,
+    last: HashMap<HostId, TimeMicros>,
     commits: u64,
     repeated: u64,
 }
@@ -157,6 +158,9 @@ impl DurableSink for MemorySink {
                 stored.gaps.push((host, gap));
             }
         }
+        if !kept.is_empty() {
+            stored.last.insert(host, TimeMicros::now());
+        }
         stored.marks = marks;
         stored.records.extend(kept);
         stored.commits += 1;
@@ -175,6 +179,10 @@ impl DurableSink for MemorySink {
                 sequence: Sequence(*number),
             })
             .collect()
+    }
+
+    fn last_durable(&self, host: HostId) -> Option<TimeMicros> {
+        self.stored.lock().unwrap().last.get(&host).copied()
     }
 
     fn declare_lost(&self, host: HostId, id: RecordId) {

@@ -15,6 +15,8 @@
 //!   and passed over. Numbers that the host no longer has are declared lost to the sink and become a gap there.
 //!   Bytes that are no frame have no number to keep: the stream is refused until a person looks, and
 //!   the agent, which checks every frame that it reads from its spool, never sends such bytes.
+//! - A host that remembers none of the epochs it had sent from has a new spool: the time since it was last heard
+//!   of is a gap, because nobody knows what the old one held.
 //! - A revoked host's stream is closed at once, one whose certificate ends when it ends.
 //! - Two live streams of one host: the newer stays. It is an alarm in the audit when they cannot be one agent
 //!   that connected again: another boot of the kernel, or one that keeps coming back.
@@ -32,6 +34,7 @@ mod error;
 mod hosts;
 pub mod listener;
 mod metrics;
+mod new_spool;
 mod records;
 mod session;
 mod sink;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fleetmend_event::{HostId, SpoolEpoch, TimeMicros};
+use fleetmend_event::{HostId, Mark, SpoolEpoch, TimeMicros};
 use fleetmend_identity::PeerIdentity;
 use fleetmend_proto::v1::agent_message::Message as Up;
 use fleetmend_proto::v1::collector_message::Message as Down;
@@ -19,6 +19,7 @@ use crate::carrier::Shared;
 use crate::config::{OUTGOING_TIMEOUT, REPLACED_RETRY_AFTER, RETRY_AFTER};
 use crate::enrol::AuditKind;
 use crate::hosts::{Arrival, Downward, HostOrderResult, LiveStream, Rivalry};
+use crate::new_spool;
 use crate::records::{self, CheckError, Committer};
 use crate::sink::SinkError;
 
@@ -133,6 +134,7 @@ impl Session {
             self.audit(AuditKind::Clone, &detail).await;
         }
         let durable = self.shared.sink.marks(self.host);
+        self.note_new_spool(&hello, &durable).await?;
         self.send(Down::Welcome(v1::Welcome {
             protocol: PROTOCOL_VERSION,
             store_epoch: Bytes::copy_from_slice(&self.shared.sink.store_epoch()),
@@ -143,6 +145,25 @@ impl Session {
         .await?;
         tracing::info!(host = %self.host, address = %self.address, agent = text(&hello.agent_version), "stream of a host is open");
         Ok((live, hello))
+    }
+
+    /// Writes down that what an earlier spool of the host may have held will never come.
+    async fn note_new_spool(&self, hello: &v1::Hello, durable: &[Mark]) -> Result<(), End> {
+        let epoch = SpoolEpoch::from_bytes(id_bytes("epoch", &hello.epoch)?);
+        let spooled = hello.spooled.iter().cloned().map(Mark::try_from);
+        let spooled = spooled.collect::<Result<Vec<_>, _>>()?;
+        let last = self.shared.sink.last_durable(self.host);
+        let Some(gap) = new_spool::gap(epoch, &spooled, durable, last) else {
+            return Ok(());
+        };
+        tracing::warn!(host = %self.host, "host knows nothing of its earlier spools; what they held is a gap");
+        let commit = self.shared.sink.commit(self.host, Vec::new(), vec![gap]);
+        let done = timeout(self.shared.config.commit_timeout.get(), commit).await;
+        done.unwrap_or(Err(SinkError::Late {
+            after: self.shared.config.commit_timeout.get(),
+        }))
+        .map_err(End::Sink)?;
+        Ok(())
     }
 
     async fn serve(&mut self, mut live: LiveStream, _hello: &v1::Hello, token: &CancellationToken) -> End {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleetmend_event::table::Gap;
-use fleetmend_event::{Frame, HostId, Mark, RecordId};
+use fleetmend_event::{Frame, HostId, Mark, RecordId, TimeMicros};
 
 /// Where frames become durable.
 #[async_trait]
@@ -26,6 +26,9 @@ pub trait DurableSink: Send + Sync + 'static {
 
     /// What is durable of a host, at most some hundred marks: they go into one message.
     fn marks(&self, host: HostId) -> Vec<Mark>;
+
+    /// When anything of a host was last made durable, by the clock of the collector; `None` when nobody knows.
+    fn last_durable(&self, host: HostId) -> Option<TimeMicros>;
 
     /// The host does not have the records before `id` any more: that record may come next, and what it skips is
     /// a gap.

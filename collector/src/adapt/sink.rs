@@ -5,7 +5,7 @@ use collector_api::LiveHost;
 use collector_ingest::{DurableSink, HostsLive, SinkError};
 use collector_store::{CommitError, Store};
 use fleetmend_event::table::Gap;
-use fleetmend_event::{Frame, HostId, Mark, RecordId};
+use fleetmend_event::{Frame, HostId, Mark, RecordId, TimeMicros};
 
 /// Commits to the store.
 pub(crate) struct SinkAdapter(pub(crate) Store);
@@ -47,6 +47,10 @@ impl DurableSink for SinkAdapter {
 
     fn marks(&self, host: HostId) -> Vec<Mark> {
         self.0.marks(host)
+    }
+
+    fn last_durable(&self, host: HostId) -> Option<TimeMicros> {
+        self.0.last_durable(host)
     }
 
     fn store_epoch(&self) -> [u8; 16] {

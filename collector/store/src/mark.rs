@@ -161,6 +161,13 @@ impl Marks {
         mark(epoch, lane, number)
     }
 
+    /// When any stream of `host` was last heard of.
+    pub(crate) fn last_of_host(&self, host: HostId) -> Option<TimeMicros> {
+        let streams = self.hosts.get(&host)?.iter();
+        let own = streams.filter(|((epoch, _), _)| !is_own_epoch(*epoch));
+        own.map(|(_, stream)| stream.seen_at).filter(|at| at.0 > 0).max()
+    }
+
     /// When a stream was last heard of.
     pub(crate) fn seen_at(&self, key: StreamKey) -> Option<TimeMicros> {
         self.get(key).map(|stream| stream.seen_at).filter(|at| at.0 > 0)

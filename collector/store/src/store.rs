@@ -245,6 +245,11 @@ impl Store {
         marks
     }
 
+    /// When a record of a host was last made durable, as far as its marks are known.
+    pub fn last_durable(&self, host: HostId) -> Option<TimeMicros> {
+        self.inner.marks.lock().last_of_host(host)
+    }
+
     /// Says that a host does not have the records before `id` any more: the next record of that stream may be any
     /// up to it, and what is skipped becomes a gap. For a sender that, told the marks, begins after them.
     pub fn declare_lost(&self, host: HostId, id: RecordId) {
