@@ -1,13 +1,6 @@
 //! A short run of the `carry-chaos` lab with the real collector: kills on either side, cut links, forced retries,
 //! rude batches and a restored backup, and the lab's own count.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

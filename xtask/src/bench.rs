@@ -9,6 +9,9 @@ use crate::layout::{self, Profile};
 use crate::setup;
 use crate::step::{command, run, step};
 
+/// The lab that needs no running instance.
+const CARRY_CHAOS: &str = "carry-chaos";
+
 /// Arguments of `bench`.
 #[derive(clap::Args)]
 pub(crate) struct BenchArguments {
@@ -33,7 +36,7 @@ pub(crate) struct LabArguments {
 enum LabCommand {
     /// Inject one fault and print its timeline
     Run {
-        /// runaway-process, disk-fill, reverse-shell-pattern, site-down or unknown-site
+        /// runaway-process, disk-fill, reverse-shell-pattern, site-down, unknown-site or carry-chaos
         name: String,
         /// Print one JSON object
         #[arg(long)]
@@ -41,9 +44,28 @@ enum LabCommand {
         /// State folder of the running instance
         #[arg(long)]
         state: Option<PathBuf>,
+        #[command(flatten)]
+        chaos: ChaosArguments,
     },
     /// Say which faults there are
     List,
+}
+
+/// Size of a run of carry-chaos; the lab has the defaults.
+#[derive(clap::Args)]
+struct ChaosArguments {
+    /// Agents of carry-chaos
+    #[arg(long)]
+    agents: Option<usize>,
+    /// How long carry-chaos injects faults
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// What chooses the faults of carry-chaos
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Keep the folder of carry-chaos
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Arguments of `eval`.
@@ -78,13 +100,22 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     hand_over(&mut program, Profile::Release)
 }
 
-/// Runs a lab against the running instance.
+/// Runs a lab against the running instance, or the one that has an instance of its own.
 pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
     build(Profile::Quick, &["fleetmend-tests"])?;
+    if let LabCommand::Run {
+        name, json, chaos, ..
+    } = &arguments.command
+        && name == CARRY_CHAOS
+    {
+        return carry_chaos(*json, chaos);
+    }
     let mut program = Command::new(layout::binary(Profile::Quick, "fleetmend-lab"));
     match &arguments.command {
         LabCommand::List => program.arg("list"),
-        LabCommand::Run { name, json, state } => {
+        LabCommand::Run {
+            name, json, state, ..
+        } => {
             let state = state.clone().map_or_else(layout::up_state, Ok)?;
             program
                 .args(["run", name])
@@ -93,6 +124,26 @@ pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
                 .arg(state)
         }
     };
+    hand_over(&mut program, Profile::Quick)
+}
+
+fn carry_chaos(json: bool, chaos: &ChaosArguments) -> Result<()> {
+    build(Profile::Quick, &["fleetmend-collector"])?;
+    let mut program = Command::new(layout::binary(Profile::Quick, "fleetmend-lab"));
+    program
+        .args(["run", CARRY_CHAOS])
+        .args(json.then_some("--json"))
+        .args(chaos.keep.then_some("--keep"));
+    let numbers = [
+        ("--agents", chaos.agents.map(|agents| agents.to_string())),
+        ("--seconds", chaos.seconds.map(|seconds| seconds.to_string())),
+        ("--seed", chaos.seed.map(|seed| seed.to_string())),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            program.args([name, &number]);
+        }
+    }
     hand_over(&mut program, Profile::Quick)
 }
 
