@@ -1,6 +1,7 @@
 //! Enrolment over its real listener: TLS, gRPC, SQLite on disk.
 
 mod hostile;
+mod rotated;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::*;
+use crate::listener::Caller;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_hours(1);
@@ -57,7 +59,9 @@ impl Scene {
             address: address.to_string(),
             ..config
         };
-        let enroller = Enroller::open(pool(&fleet).await, fleet.authority().clone(), config)
+        // As a collector opens it, so that a rotation is found in its folder.
+        let authority = CollectorAuthority::open(&fleet.folder().join("collector")).unwrap();
+        let enroller = Enroller::open(pool(&fleet).await, Arc::new(authority), config)
             .await
             .unwrap();
         let tasks = Tasks::new();
