@@ -28,9 +28,9 @@ pub trait Collectors: Send + Sync {
 }
 
 /// The collectors that the identity names, over the network.
-struct Network {
-    identity: LiveIdentity,
-    time: Arc<TrustedTime>,
+pub(super) struct Network {
+    pub(super) identity: LiveIdentity,
+    pub(super) time: Arc<TrustedTime>,
 }
 
 impl Collectors for Network {
@@ -65,7 +65,8 @@ pub async fn keep(identity: LiveIdentity, time: Arc<TrustedTime>, end: impl Futu
         tokio::select! {
             () = &mut end => return,
             () = tokio::time::sleep(keeper.wait()) => {}
-            () = identity.doubted() => {
+            // While attempts fail they have their own pace; a doubt stays until it is over.
+            () = identity.doubted(), if keeper.failures == 0 => {
                 // Not at every handshake that fails.
                 tokio::select! {
                     () = &mut end => return,

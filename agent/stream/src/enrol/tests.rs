@@ -310,3 +310,38 @@ async fn the_keeper_asks_the_time_when_the_clock_is_before_the_certificate() {
         .expect("keeper did not end");
     renew(&identity, &address, &time).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_doubt_has_the_keeper_renew_what_is_not_due() {
+    let (collector, host) = (Collector::start().await, Host::new());
+    let identity = host.enrolled_at(&collector).await;
+    let before = identity.current().peer().serial.clone();
+    let mut keeper = Keeper::new(identity.clone(), host.time.clone(), 0.5);
+    let network = keep::Network {
+        identity: identity.clone(),
+        time: host.time.clone(),
+    };
+    keeper.turn(&network).await;
+    assert_eq!(identity.current().peer().serial, before);
+    keeper.doubt();
+    keeper.turn(&network).await;
+    assert_ne!(identity.current().peer().serial, before);
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_issued_too_far_ahead_is_recovered() {
+    let (collector, host) = (Collector::start().await, Host::new());
+    collector.issue_from(TimeMicros::now().plus_millis(365 * DAY_MS));
+    let identity = host.enrolled_at(&collector).await;
+    collector.issue_from(TimeMicros::now());
+    let mut keeper = Keeper::new(identity.clone(), host.time.clone(), 0.5);
+    let network = keep::Network {
+        identity: identity.clone(),
+        time: host.time.clone(),
+    };
+    keeper.turn(&network).await;
+    assert!(identity.current().peer().not_before <= TimeMicros::now());
+    renew(&identity, &collector.carrier.to_string(), &host.time)
+        .await
+        .unwrap();
+}
