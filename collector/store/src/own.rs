@@ -90,6 +90,9 @@ fn own_frame(
     })
 }
 
+/// A row may be so much older than its commit: metrics are sent once a minute at the latest.
+const WAIT_MAX_MS: i64 = 60_000;
+
 /// A gap for records of a stream that never came.
 pub(crate) fn never_received(frame: &Frame, missing: u64, last_seen: Option<TimeMicros>) -> Gap {
     let reach = i64::try_from(UNKNOWN_REACH.as_micros()).unwrap_or(i64::MAX);
@@ -99,6 +102,7 @@ pub(crate) fn never_received(frame: &Frame, missing: u64, last_seen: Option<Time
         table: "*".to_owned(),
         lane: frame.id.lane,
         from_time: last_seen
+            .map(|seen| seen.plus_millis(-WAIT_MAX_MS))
             .unwrap_or(frame.from_time.plus_micros(reach.saturating_neg()))
             .min(frame.from_time),
         to_time: frame.from_time,
