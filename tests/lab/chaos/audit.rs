@@ -59,102 +59,137 @@ struct Store {
     gaps: BTreeMap<String, Vec<GapRow>>,
 }
 
+/// What all hosts came to.
+#[derive(Debug, Default)]
+struct Count {
+    /// By table.
+    sum: [Tally; 3],
+    unclean_expected: usize,
+    unclean_recorded: usize,
+    wipes: usize,
+    wipes_recorded: usize,
+    /// Hosts whose exact gap rows count too few.
+    wrong: Vec<String>,
+    examples: Vec<String>,
+}
+
 /// Counts, notes checks, and returns the figures.
 pub(super) async fn count(scene: &Scene, timeline: &mut Timeline) -> Result<Value> {
     let store = Store::read(scene).await?;
-    let mut sum = [Tally::default(); 3];
-    let (mut unclean_expected, mut unclean_recorded) = (0, 0);
-    let (mut wipes, mut wipes_recorded) = (0, 0);
-    let (mut wrong_counts, mut examples) = (Vec::new(), Vec::new());
-    for (index, host) in scene.fleet.hosts.iter().enumerate() {
-        let clones = scene.clones.iter().filter(|clone| clone.of == index);
+    let mut count = Count::default();
+    for index in 0..scene.fleet.hosts.len() {
+        count.add_host(scene, &store, index)?;
+    }
+    count.check(timeline);
+    check_rude(scene, &store, timeline);
+    check_clones(scene, timeline).await?;
+    for example in &count.examples {
+        super::progress(format!("lost: {example}"));
+    }
+    Ok(count.figures(&store))
+}
+
+impl Count {
+    fn add_host(&mut self, scene: &Scene, store: &Store, index: usize) -> Result<()> {
+        let host = scene.fleet.hosts.get(index).context("find an agent")?;
         let mut journals = vec![journal::read(&host.plan.folder)?];
-        for clone in clones {
+        for clone in scene.clones.iter().filter(|clone| clone.of == index) {
             // The copy was taken of a running host: it begins after an unclean stop.
-            unclean_expected += 1;
+            self.unclean_expected += 1;
             journals.push(journal::read(&clone.folder)?);
         }
-        let gaps = store
-            .gaps
-            .get(&host.id.to_string())
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        unclean_recorded += gaps.iter().filter(|gap| gap.is_unclean()).count();
-        wipes_recorded += gaps.iter().filter(|gap| gap.is_wipe()).count();
-        wipes += journals.iter().flatten().filter(|life| life.wiped).count();
+        let gaps = store.gaps.get(&host.id.to_string());
+        let gaps = gaps.map(Vec::as_slice).unwrap_or_default();
+        self.unclean_recorded += gaps.iter().filter(|gap| gap.is_unclean()).count();
+        self.wipes_recorded += gaps.iter().filter(|gap| gap.is_wipe()).count();
+        self.wipes += journals.iter().flatten().filter(|life| life.wiped).count();
         for lives in &journals {
-            let killed = lives
-                .iter()
-                .rev()
-                .skip(1)
-                .filter(|life| !life.clean && !life.wiped);
-            unclean_expected += killed.count();
+            // Only a start says how the life before it ended.
+            let ended = lives.iter().rev().skip(1);
+            self.unclean_expected += ended.filter(|life| !life.clean && !life.wiped).count();
         }
-        for (table, sum) in sum.iter_mut().enumerate() {
-            let tally = store.tally(host.id, table, &journals, gaps, &mut examples);
+        for (table, sum) in self.sum.iter_mut().enumerate() {
+            let tally = store.tally(host.id, table, &journals, gaps, &mut self.examples);
             if tally.exact < tally.named {
-                wrong_counts.push(format!(
-                    "agent {index} {}: {} rows in exact gaps, {} missing",
-                    name(table),
-                    tally.exact,
-                    tally.named,
+                let (name, exact, named) = (name(table), tally.exact, tally.named);
+                self.wrong.push(format!(
+                    "agent {index} {name}: {exact} rows in exact gaps, {named} missing"
                 ));
             }
             sum.add(tally);
         }
+        Ok(())
     }
-    let total = sum.iter().fold(Tally::default(), |mut total, tally| {
-        total.add(*tally);
+
+    fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        self.sum.iter().for_each(|tally| total.add(*tally));
         total
-    });
-    timeline.check(
-        "something of every lane was stored",
-        sum.iter().all(|tally| tally.stored > 0),
-    );
-    timeline.check(
-        format!("nothing is lost beyond gap rows ({})", total.lost),
-        total.lost == 0,
-    );
-    timeline.check(
-        format!("nothing is stored twice ({})", total.doubled),
-        total.doubled == 0,
-    );
-    timeline.check(
-        format!("every unclean stop is a gap row ({unclean_recorded} of {unclean_expected})"),
-        unclean_recorded == unclean_expected,
-    );
-    timeline.check(
-        format!("exact gap rows count all that was promised and is missing {wrong_counts:?}"),
-        wrong_counts.is_empty(),
-    );
-    timeline.check(
-        format!("every wiped spool is a gap row ({wipes_recorded} of {wipes})"),
-        wipes_recorded == wipes,
-    );
-    check_rude(scene, &store, timeline);
-    check_clones(scene, timeline).await?;
-    for example in &examples {
-        super::progress(format!("lost: {example}"));
     }
-    let by_table = |pick: fn(&Tally) -> u64| -> Value {
-        TABLES
-            .iter()
-            .zip(&sum)
-            .map(|(table, tally)| ((*table).to_owned(), json!(pick(tally))))
-            .collect()
-    };
-    Ok(json!({
-        "appended": by_table(|tally| tally.appended),
-        "stored": by_table(|tally| tally.stored),
-        "lost": total.lost,
-        "doubled": total.doubled,
-        "missing": by_table(|tally| tally.missing),
-        "gaps_recorded": {"unclean_stops": unclean_recorded, "rows_in_exact_gaps": total.exact, "by_reason": store.by_reason()},
-        "gaps_expected": {"unclean_stops": unclean_expected, "rows_in_exact_gaps_min": total.named, "rows_in_exact_gaps_max": total.missing},
-        "gaps_overcounted": total.overcounted,
-        "doubled_by_table": by_table(|tally| tally.doubled),
-        "lost_examples": examples,
-    }))
+
+    fn check(&self, timeline: &mut Timeline) {
+        let total = self.total();
+        let everything = self.sum.iter().all(|tally| tally.stored > 0);
+        timeline.check("something of every lane was stored", everything);
+        timeline.check(
+            format!("nothing is lost beyond gap rows ({})", total.lost),
+            total.lost == 0,
+        );
+        timeline.check(
+            format!("nothing is stored twice ({})", total.doubled),
+            total.doubled == 0,
+        );
+        let (recorded, expected) = (self.unclean_recorded, self.unclean_expected);
+        timeline.check(
+            format!("every unclean stop is a gap row ({recorded} of {expected})"),
+            recorded == expected,
+        );
+        timeline.check(
+            format!(
+                "every wiped spool is a gap row ({} of {})",
+                self.wipes_recorded, self.wipes
+            ),
+            self.wipes_recorded == self.wipes,
+        );
+        timeline.check(
+            format!(
+                "exact gap rows count all that was promised and is missing {:?}",
+                self.wrong
+            ),
+            self.wrong.is_empty(),
+        );
+    }
+
+    fn figures(&self, store: &Store) -> Value {
+        let total = self.total();
+        let by_table = |pick: fn(&Tally) -> u64| -> Value {
+            let tables = TABLES.iter().zip(&self.sum);
+            tables
+                .map(|(table, tally)| ((*table).to_owned(), json!(pick(tally))))
+                .collect()
+        };
+        json!({
+            "appended": by_table(|tally| tally.appended),
+            "stored": by_table(|tally| tally.stored),
+            "missing": by_table(|tally| tally.missing),
+            "lost": total.lost,
+            "lost_examples": self.examples,
+            "doubled": total.doubled,
+            "doubled_by_table": by_table(|tally| tally.doubled),
+            "gaps_recorded": {
+                "unclean_stops": self.unclean_recorded,
+                "wiped_spools": self.wipes_recorded,
+                "rows_in_exact_gaps": total.exact,
+                "by_reason": store.by_reason(),
+            },
+            "gaps_expected": {
+                "unclean_stops": self.unclean_expected,
+                "wiped_spools": self.wipes,
+                "rows_in_exact_gaps_min": total.named,
+            },
+            "gaps_overcounted": total.overcounted,
+        })
+    }
 }
 
 /// The rude host's records: each once, the late ones a gap, the forged ones refused.
