@@ -38,6 +38,7 @@ pub(crate) struct ConfigArguments {
     /// Main configuration file, TOML or YAML; files in `<name>.d` beside it are read over it
     #[arg(
         long,
+        global = true,
         default_value = "/etc/fleetmend/collector.toml",
         env = "FLEETMEND_COLLECTOR_CONFIG"
     )]
