@@ -3,6 +3,8 @@
 use fleetmend_event::table::{Exactness, Gap, GapStage};
 use fleetmend_event::{Lane, TimeMicros};
 
+use crate::clock;
+
 /// Rows that wait at most; further ones are merged into the last of their kind.
 const GAPS_MAX: usize = 256;
 /// Losses of one kind closer together than this are one gap.
@@ -69,7 +71,7 @@ impl PendingGaps {
         }
         // A kind is one of a few tables and reasons, so this grows past the limit by a few rows at most.
         self.rows.push(Gap {
-            time: TimeMicros::now(),
+            time: clock::wall(),
             table: loss.table.to_owned(),
             lane: loss.lane,
             from_time: loss.span.0,

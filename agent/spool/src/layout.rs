@@ -121,10 +121,10 @@ pub(crate) fn mark_file(disk: &dyn Disk, folder: &Path, name: &str) -> io::Resul
 pub(crate) fn turn_to_shed(disk: &dyn Disk, folder: &Path, segment: &str, shed: &str) -> io::Result<()> {
     let target = folder.join(shed);
     match disk.rename(&folder.join(segment), &target) {
+        // The name first: an empty segment would say nothing of its numbers.
         Ok(()) => disk
-            .open(&target, Access::Write)?
-            .set_len(0)
-            .and_then(|()| disk.sync_folder(folder)),
+            .sync_folder(folder)
+            .and_then(|()| disk.open(&target, Access::Write)?.set_len(0)),
         Err(_) => mark_file(disk, folder, shed),
     }
 }

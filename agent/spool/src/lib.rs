@@ -34,7 +34,9 @@
 //!
 //! Every segment is scanned. A frame that is cut short at the end of a lane's last file is a **torn tail** and
 //! is cut off. Any other bytes that are no frame of this epoch and lane in rising order are copied to
-//! `corrupt/`; the numbers between their neighbours become tombstones. Both write a gap row. After an unclean
+//! `corrupt/`; the numbers between their neighbours become tombstones. Both write a gap row.
+//! Frames of a file end where the next file of its lane begins: what lies behind is an append that failed. Bad
+//! bytes are cut off only when the gap row is durable, and what a killed run left is synced before it is sent. After an unclean
 //! stop one more gap row covers the time from the last frame to the start. Blocks that the disk cannot read
 //! count as such bytes. What a full or failing disk refuses of the repair is left for the next start, and the
 //! folder of a new epoch is made by the first append that finds room: only a folder that cannot be listed or
@@ -58,6 +60,7 @@
 //! no rate limit per class inside the critical lane.
 
 mod batcher;
+mod clock;
 mod config;
 mod disk;
 mod error;

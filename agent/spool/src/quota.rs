@@ -1,5 +1,6 @@
 //! Keeping the spool within its bytes: acknowledged segments are deleted, then the oldest become tombstones.
 
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use fleetmend_event::table::{Exactness, GapStage};
 use fleetmend_event::{Frame, Lane, TimeMicros};
 
+use crate::clock;
 use crate::disk::{Access, Disk};
 use crate::gaps::Loss;
 use crate::index::{EpochIndex, Extent, ExtentKind};
@@ -92,6 +94,7 @@ impl Writer {
                 for loss in &damage.losses {
                     self.gaps.add(loss);
                 }
+                self.leftovers.extend(damage.leftovers);
                 if let Some(epoch) = self.shared.index.lock().find_mut(ordinal) {
                     let extents = &mut epoch.lanes.get_mut(lane).extents;
                     if let Some(at) = extents.iter().position(|extent| extent.first == first) {
@@ -104,6 +107,29 @@ impl Writer {
                 self.shared.notify();
             }
             Err(error) => tracing::error!(%lane, first, %error, "could not repair a spool segment"),
+        }
+    }
+
+    /// Removes what repairs left, now that their losses are durable.
+    pub(crate) fn remove_leftovers(&mut self) {
+        for left in std::mem::take(&mut self.leftovers) {
+            let used = |extent: &Extent| {
+                extent.first == left.first
+                    && matches!(extent.kind, ExtentKind::Segment { bytes, .. } if bytes != left.keep)
+            };
+            let index = self.shared.index.lock();
+            let lane = index.find(left.ordinal).map(|epoch| epoch.lanes.get(left.lane));
+            // The name may have been given again to an append since.
+            if lane.is_some_and(|lane| lane.extents.iter().any(used)) {
+                continue;
+            }
+            drop(index);
+            match left.remove(&**self.shared.layout.disk()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, lane = %left.lane, first = left.first, "bytes of a damaged segment stay");
+                }
+                _ => {}
+            }
         }
     }
 
@@ -138,6 +164,9 @@ impl Writer {
 
     /// Deletes the oldest extent of `lane` that is acknowledged since a moment that `old_enough` accepts.
     fn delete_acknowledged(&mut self, lane: Lane, old_enough: impl Fn(Instant) -> bool) -> bool {
+        if lane == Lane::Metrics && self.staging.is_stale() {
+            return false;
+        }
         let due = |extent: &&Extent| extent.acknowledged_at.is_some_and(&old_enough);
         self.take_oldest(lane, due).is_some_and(|(epoch, extent)| {
             self.seal_if_open(lane, epoch.epoch == self.epoch, extent.first);
@@ -271,7 +300,7 @@ pub(crate) fn losses_of(
         rest = rest.slice(frame.encoded_len()..);
     }
     if unread > 0 {
-        let now = TimeMicros::now();
+        let now = clock::wall();
         losses.push(Loss {
             table: "*",
             lane,

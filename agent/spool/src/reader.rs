@@ -9,10 +9,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use fleetmend_event::frame::HEADER_BYTES;
 use fleetmend_event::table::{Gap, MetricChunk, ProcessEvent, Table};
-use fleetmend_event::{Frame, Lane, Mark, RecordId, Sequence, SpoolEpoch, TimeMicros};
+use fleetmend_event::{Frame, Lane, Mark, RecordId, Sequence, SpoolEpoch};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::disk::{Access, DiskFile};
 use crate::error::ReadError;
 use crate::index::{Extent, ExtentKind};
@@ -301,7 +302,7 @@ impl OpenRead {
 
 /// The record of a number whose body is gone. What it held is in a gap row.
 fn tombstone(id: RecordId) -> SpooledFrame {
-    let now = TimeMicros::now();
+    let now = clock::wall();
     // A tombstone that stands for no single frame names a table of its lane, so that it stays in its lane.
     let (table, schema_version) = match id.lane {
         Lane::Critical => (Gap::ID, Gap::VERSION),

@@ -3,9 +3,13 @@
 mod clean;
 mod lane;
 
+use std::io;
+use std::path::PathBuf;
+
 use fleetmend_event::table::{Exactness, GapStage};
 use fleetmend_event::{Fact, Lane, SpoolEpoch, TimeMicros};
 
+use crate::clock;
 use crate::disk::{Access, Disk, DiskFile};
 use crate::error::OpenError;
 use crate::gaps::Loss;
@@ -44,9 +48,15 @@ pub(crate) struct Opened {
     pub(crate) index: Index,
     pub(crate) next: PerLane<u64>,
     pub(crate) losses: Vec<Loss>,
+    pub(crate) leftovers: Vec<Leftover>,
     pub(crate) staged: Vec<Fact>,
     pub(crate) recovered: Recovered,
 }
+
+/// A fact of the critical and the events lane waits at most so long for its flush.
+const FLUSH_AGE_MAX_MS: i64 = 1_000;
+/// How far back the loss of an unclean stop may reach when no row says when it was.
+const UNKNOWN_REACH_MS: i64 = 24 * 3_600_000;
 
 /// What repair adds up.
 #[derive(Debug, Default)]
@@ -54,14 +64,45 @@ pub(crate) struct Damage {
     pub(crate) losses: Vec<Loss>,
     pub(crate) torn_bytes: u64,
     pub(crate) corrupt_bytes: u64,
+    /// What is cut off or removed once the losses are durable: a crash in between must find it again.
+    pub(crate) leftovers: Vec<Leftover>,
     /// Latest time of any row that was found.
     pub(crate) last: Option<TimeMicros>,
+}
+
+/// Bytes of a damaged file that are no frames.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    path: PathBuf,
+    pub(crate) ordinal: u32,
+    pub(crate) lane: Lane,
+    /// First number of the file.
+    pub(crate) first: u64,
+    /// Good bytes at its beginning; without any the file goes.
+    pub(crate) keep: u64,
+}
+
+impl Leftover {
+    pub(crate) fn remove(&self, disk: &dyn Disk) -> io::Result<()> {
+        if self.keep > 0 {
+            let file = disk.open(&self.path, Access::Write)?;
+            return file.set_len(self.keep).and_then(|()| file.sync_all());
+        }
+        layout::remove_if_there(disk, &self.path)?;
+        self.path
+            .parent()
+            .map_or(Ok(()), |folder| disk.sync_folder(folder))
+    }
 }
 
 pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
     let disk = layout.disk();
     disk.make_folder(layout.root())
         .map_err(OpenError::io("make", layout.root()))?;
+    let parent = layout.root().parent();
+    if let Err(error) = parent.map_or(Ok(()), |parent| disk.sync_folder(parent)) {
+        tracing::warn!(%error, "the name of the spool's folder may not survive a power cut");
+    }
     if let Err(error) = disk.make_folder(&layout.corrupt()) {
         tracing::warn!(%error, "corrupt bytes will not be set aside");
     }
@@ -72,10 +113,18 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
     let mut damage = Damage::default();
     let mut epochs = Vec::new();
     for (ordinal, epoch) in epoch_folders(layout)? {
-        epochs.push(recover_epoch(layout, ordinal, epoch, &mut damage));
+        epochs.push(recover_epoch(
+            layout,
+            (ordinal, epoch),
+            mark.as_ref(),
+            &mut damage,
+        ));
     }
     let last = epochs.last().map(|last: &EpochIndex| last.epoch);
     let clean = last.is_none_or(|last| mark.as_ref().is_some_and(|mark| mark.is_of(last)));
+    if let Some(last) = epochs.last().filter(|_| !clean) {
+        sync_found(&**disk, last, &mut damage);
+    }
     let continued = mark
         .as_ref()
         .and_then(|mark| mark.continues(&**disk, epochs.last()?));
@@ -118,6 +167,7 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
         index,
         next,
         losses: damage.losses,
+        leftovers: damage.leftovers,
         staged,
         recovered,
     })
@@ -150,7 +200,12 @@ fn epoch_folders(layout: &Layout) -> Result<Vec<(u32, SpoolEpoch)>, OpenError> {
     Ok(found)
 }
 
-fn recover_epoch(layout: &Layout, ordinal: u32, epoch: SpoolEpoch, damage: &mut Damage) -> EpochIndex {
+fn recover_epoch(
+    layout: &Layout,
+    (ordinal, epoch): (u32, SpoolEpoch),
+    mark: Option<&CleanMark>,
+    damage: &mut Damage,
+) -> EpochIndex {
     let folder = layout.epoch(ordinal, epoch);
     let mut lanes = PerLane::default();
     for lane in Lane::ALL.iter().copied() {
@@ -162,7 +217,11 @@ fn recover_epoch(layout: &Layout, ordinal: u32, epoch: SpoolEpoch, damage: &mut 
             epoch,
             lane,
         };
-        *lanes.get_mut(lane) = lane::recover_lane(place, damage);
+        *lanes.get_mut(lane) = lane::recover_lane(
+            place,
+            mark.and_then(|mark| mark.next(&**layout.disk(), epoch, lane)),
+            damage,
+        );
     }
     EpochIndex {
         ordinal,
@@ -172,9 +231,34 @@ fn recover_epoch(layout: &Layout, ordinal: u32, epoch: SpoolEpoch, damage: &mut 
     }
 }
 
+/// After a kill the kernel may still show what was never synced; nothing of it may be sent before it is. Earlier
+/// epochs went through this when the next one began.
+fn sync_found(disk: &dyn Disk, last: &EpochIndex, damage: &mut Damage) {
+    for lane in Lane::ALL.iter().copied() {
+        let segments = last
+            .lanes
+            .get(lane)
+            .extents
+            .iter()
+            .filter(|extent| extent.bytes() > 0);
+        let mut paths = segments.map(|extent| extent.path(&last.folder, lane));
+        let synced = paths
+            .try_for_each(|path| disk.open(&path, Access::Read)?.sync_all())
+            .and_then(|()| disk.sync_folder(&last.folder));
+        if let Err(error) = synced {
+            tracing::error!(%error, %lane, "what the last run left cannot be made durable");
+            damage.losses.push(Loss {
+                lane,
+                reason: "unsynced",
+                ..unclean(None)
+            });
+        }
+    }
+}
+
 /// A new epoch. On a disk that refuses its folder, the first append that finds room makes it.
 fn begin_epoch(layout: &Layout, ordinal: u32) -> EpochIndex {
-    let epoch = SpoolEpoch::random();
+    let epoch = clock::new_epoch();
     let folder = layout.epoch(ordinal, epoch);
     if let Err(error) = layout::durable_folder(&**layout.disk(), &folder) {
         tracing::error!(%error, path = %folder.display(), "the disk refuses a new epoch: frames wait in memory");
@@ -196,13 +280,24 @@ pub(crate) fn forgotten(disk: &dyn Disk, epoch: &EpochIndex) -> bool {
     empty && disk.remove_folder(&epoch.folder).is_ok()
 }
 
+/// From when rows may be missing after a run whose latest row is of `last`.
+fn lost_from(last: TimeMicros, now: TimeMicros) -> TimeMicros {
+    if last <= now {
+        // Another lane may have been flushed later than the one that lost something.
+        last.plus_millis(-FLUSH_AGE_MAX_MS)
+    } else {
+        // The clock was ahead for a while: no row says when the run ended.
+        now.plus_millis(-UNKNOWN_REACH_MS)
+    }
+}
+
 /// What waited in memory when the last run ended is lost, and nobody counted it.
 fn unclean(last: Option<TimeMicros>) -> Loss {
-    let now = TimeMicros::now();
+    let now = clock::wall();
     Loss {
         table: "*",
         lane: Lane::Events,
-        span: (last.map_or(now, |last| last.min(now)), now),
+        span: (last.map_or(now, |last| lost_from(last, now)), now),
         count: 0,
         exactness: Exactness::AtLeast,
         stage: GapStage::Spool,

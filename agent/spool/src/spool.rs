@@ -19,7 +19,7 @@ use crate::layout::Layout;
 use crate::reader::SpoolReader;
 use crate::recovery::{self, Recovered};
 use crate::stat::{LaneStat, SpoolStat};
-use crate::task::Writer;
+use crate::task::{Writer, WriterStart};
 
 /// An opened spool whose writer does not run yet.
 #[derive(Debug)]
@@ -78,10 +78,13 @@ impl Spool {
         });
         let writer = Writer::new(
             shared.clone(),
-            opened.lock,
-            &opened.next,
-            &opened.losses,
-            opened.staged,
+            WriterStart {
+                lock: opened.lock,
+                next: opened.next,
+                losses: opened.losses,
+                leftovers: opened.leftovers,
+                staged: opened.staged,
+            },
         );
         Ok((Self { shared, writer }, opened.recovered))
     }

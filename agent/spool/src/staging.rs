@@ -26,6 +26,10 @@ pub(crate) struct Staging {
     path: PathBuf,
     file: Option<Box<dyn DiskFile>>,
     table: TableInfo,
+    /// Bytes of whole ticks in it.
+    bytes: u64,
+    /// Ticks lie there that are in the lane already, because the disk refused to forget them.
+    stale: bool,
 }
 
 impl Staging {
@@ -34,6 +38,8 @@ impl Staging {
             disk,
             path,
             file: None,
+            bytes: 0,
+            stale: true,
             table: TableInfo::of::<MetricChunk>(),
         }
     }
@@ -47,12 +53,19 @@ impl Staging {
     ) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
         let mut file = self.disk.open(&fresh, Access::Create)?;
+        self.bytes = 0;
         for tick in ticks {
-            file.write_all(&self.encode(tick, of, stamp)?)?;
+            let bytes = self.encode(tick, of, stamp)?;
+            file.write_all(&bytes)?;
+            self.bytes = self.bytes.saturating_add(length_of(&bytes));
         }
         file.sync_all()?;
         self.disk.rename(&fresh, &self.path)?;
         self.file = Some(self.disk.open(&self.path, Access::Append)?);
+        self.path
+            .parent()
+            .map_or(Ok(()), |folder| self.disk.sync_folder(folder))?;
+        self.stale = false;
         Ok(())
     }
 
@@ -70,13 +83,41 @@ impl Staging {
                 .file
                 .insert(self.disk.open(&self.path, Access::AppendOrCreate)?),
         };
-        file.write_all(&bytes)?;
-        file.sync_data()
+        let written = file.write_all(&bytes).and_then(|()| file.sync_data());
+        match &written {
+            Ok(()) => self.bytes = self.bytes.saturating_add(length_of(&bytes)),
+            // A part of it would hide the ticks that follow.
+            Err(_) => {
+                if let Err(error) = file.set_len(self.bytes) {
+                    tracing::debug!(%error, "could not take a part of a tick back");
+                }
+            }
+        }
+        written
     }
 
-    /// Its ticks are in the lane now.
+    /// Its ticks are in the lane now. Durably: while the lane holds their batch they are known to be there, and
+    /// it may be deleted once the collector has it.
     pub(crate) fn clear(&mut self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| file.set_len(0))
+        if self.bytes == 0 && !self.stale {
+            return Ok(());
+        }
+        self.stale = true;
+        let file = match &self.file {
+            Some(file) => file,
+            None => self
+                .file
+                .insert(self.disk.open(&self.path, Access::AppendOrCreate)?),
+        };
+        file.set_len(0)?;
+        file.sync_data()?;
+        (self.bytes, self.stale) = (0, false);
+        Ok(())
+    }
+
+    /// Whether a tick lies there beside its batch, so that the batch has to stay.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale
     }
 
     fn encode(
@@ -96,6 +137,10 @@ impl Staging {
             .map_err(io::Error::other)?;
         Ok(frame.encode())
     }
+}
+
+fn length_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// The ticks whose batch was never written. What cannot be read is left out: a torn tail is what a power cut

@@ -12,12 +12,13 @@ use fleetmend_event::{Fact, Frame, Lane, MetricFrame, RecordId, Sequence, SpoolE
 use fleetmend_shutdown::CancellationToken;
 
 use crate::batcher::{Batcher, Encoded, Waiting, encode_split};
+use crate::clock;
 use crate::config::SpoolConfig;
 use crate::disk::DiskFile;
 use crate::gaps::{Loss, PendingGaps};
 use crate::index::PerLane;
 use crate::intake::{Requests, Taken};
-use crate::recovery::CleanMark;
+use crate::recovery::{CleanMark, Leftover};
 use crate::segment::{Appended, Appender};
 use crate::spool::{Progress, Shared};
 use crate::staging::Staging;
@@ -36,6 +37,16 @@ const UNWRITTEN_BYTES_MAX: usize = 1024 * 1024;
 /// Events that wake the writer before its deadline.
 const WAKE_AT_FACTS: usize = 2048;
 
+/// What the writer begins with.
+#[derive(Debug)]
+pub(crate) struct WriterStart {
+    pub(crate) lock: Box<dyn DiskFile>,
+    pub(crate) next: PerLane<u64>,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) leftovers: Vec<Leftover>,
+    pub(crate) staged: Vec<Fact>,
+}
+
 /// Owner of all writing.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -43,9 +54,11 @@ pub(crate) struct Writer {
     pub(crate) epoch: SpoolEpoch,
     pub(crate) appenders: PerLane<Appender>,
     pub(crate) gaps: PendingGaps,
+    /// Kept until the gaps are durable.
+    pub(crate) leftovers: Vec<Leftover>,
     batcher: Batcher,
     unwritten: PerLane<VecDeque<Frame>>,
-    staging: Staging,
+    pub(crate) staging: Staging,
     gaps_written: Option<Instant>,
     tidied: Option<Instant>,
     refused: Option<Instant>,
@@ -56,13 +69,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        lock: Box<dyn DiskFile>,
-        next: &PerLane<u64>,
-        losses: &[Loss],
-        staged: Vec<Fact>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, opened: WriterStart) -> Self {
         let (epoch, folder) = {
             let index = shared.index.lock();
             (
@@ -76,11 +83,20 @@ impl Writer {
         };
         let config = &shared.config;
         let disk = shared.layout.disk();
-        let appender = |lane| Appender::new(disk, &folder, lane, config.segment_bytes(lane), *next.get(lane));
+        let appender = |lane| {
+            Appender::new(
+                disk,
+                &folder,
+                lane,
+                config.segment_bytes(lane),
+                *opened.next.get(lane),
+            )
+        };
         let mut writer = Self {
             epoch,
             appenders: PerLane::from_fn(appender),
             gaps: PendingGaps::default(),
+            leftovers: opened.leftovers,
             batcher: Batcher::default(),
             unwritten: PerLane::default(),
             staging: Staging::new(disk.clone(), shared.layout.staging()),
@@ -88,13 +104,13 @@ impl Writer {
             tidied: None,
             refused: None,
             ticket: 0,
-            lock,
+            lock: opened.lock,
             shared,
         };
-        for loss in losses {
+        for loss in &opened.losses {
             writer.gaps.add(loss);
         }
-        writer.take_staged(staged);
+        writer.take_staged(opened.staged);
         writer
     }
 
@@ -301,7 +317,10 @@ impl Writer {
         let mut encoded = Encoded::default();
         encode_split(&mut encoded, id, table, batch, stamp, waiting);
         match self.write(Lane::Critical, &mut encoded.frames, now) {
-            Ok(()) => self.gaps.clear(),
+            Ok(()) => {
+                self.gaps.clear();
+                self.remove_leftovers();
+            }
             // They can wait in memory: no other record has to go for them.
             Err(error) => self.disk_refused(Lane::Metrics, &error, now),
         }
@@ -367,29 +386,26 @@ impl Writer {
 
     fn stamp(&self) -> Stamp {
         Stamp {
-            wall: TimeMicros::now(),
-            boot_us: boot_micros(),
+            wall: clock::wall(),
+            boot_us: clock::boot_micros(),
         }
     }
 }
 
-fn boot_micros() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let (seconds, nanos) = (
-        u64::try_from(now.tv_sec).unwrap_or(0),
-        u64::try_from(now.tv_nsec).unwrap_or(0),
-    );
-    seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000)
-}
-
 /// The loss of a frame's rows.
 pub(crate) fn loss_of(frame: &Frame, reason: &'static str) -> Loss {
+    // A row of metrics holds many samples.
+    let facts = frame.facts();
     Loss {
         table: table_by_id(frame.table).map_or("*", |table: &TableInfo| table.name),
         lane: frame.id.lane,
         span: (frame.from_time, frame.to_time),
-        count: u64::from(frame.rows),
-        exactness: Exactness::Exact,
+        count: facts.unwrap_or(frame.rows.into()),
+        exactness: if facts.is_some() {
+            Exactness::Exact
+        } else {
+            Exactness::AtLeast
+        },
         stage: GapStage::Spool,
         reason,
     }

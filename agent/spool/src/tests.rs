@@ -1,9 +1,12 @@
 //! The spool as its users meet it: on a real disk, with its thread, stopped, killed, damaged and full.
 
 mod damage;
+mod fixtures;
 mod life;
+mod model;
 mod pressure;
 mod random;
+mod sim;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,7 +76,7 @@ impl Running {
 
 fn unit(number: u64) -> UnitState {
     UnitState {
-        time: TimeMicros::now(),
+        time: crate::clock::wall(),
         unit: format!("{number}.service"),
         description: String::new(),
         load_state: String::new(),
@@ -86,7 +89,7 @@ fn unit(number: u64) -> UnitState {
 }
 
 fn gap(number: u64) -> Gap {
-    let now = TimeMicros::now();
+    let now = crate::clock::wall();
     Gap {
         time: now,
         table: format!("test{number}"),

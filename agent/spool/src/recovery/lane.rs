@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fleetmend_event::table::{Exactness, GapStage};
-use fleetmend_event::{Lane, SpoolEpoch, TimeMicros};
+use fleetmend_event::{Frame, Lane, SpoolEpoch, TimeMicros};
 
-use super::Damage;
+use super::{Damage, Leftover};
+use crate::clock;
 use crate::disk::{Access, Disk, DiskFile};
 use crate::gaps::Loss;
 use crate::index::{Extent, ExtentKind, LaneIndex};
@@ -47,7 +48,8 @@ struct Build<'a> {
     unexplained: Option<&'static str>,
 }
 
-pub(super) fn recover_lane(place: LaneFolder<'_>, damage: &mut Damage) -> LaneIndex {
+/// `marked` is the number that comes next by the mark of a clean stop, where there is one.
+pub(super) fn recover_lane(place: LaneFolder<'_>, marked: Option<u64>, damage: &mut Damage) -> LaneIndex {
     let mut build = Build {
         place,
         extents: VecDeque::new(),
@@ -55,15 +57,19 @@ pub(super) fn recover_lane(place: LaneFolder<'_>, damage: &mut Damage) -> LaneIn
         last: None,
         unexplained: None,
     };
-    for entry in entries(place).unwrap_or_else(|error| build.unreadable(Vec::new(), &error)) {
+    let entries = entries(place).unwrap_or_else(|error| build.unreadable(Vec::new(), &error));
+    for (at, entry) in entries.iter().copied().enumerate() {
         let taken = match entry {
             Entry::Shed { first, next, .. } => {
                 build.shed_file(first, next, damage);
                 Ok(())
             }
-            Entry::Segment { first, .. } => build.segment(first, damage),
+            Entry::Segment { first, .. } => build.segment(first, begin_after(&entries, at), damage),
         };
         taken.unwrap_or_else(|error| build.unreadable((), &error));
+    }
+    if let Some(marked) = marked {
+        build.fill_hole(marked, clock::wall(), damage);
     }
     build.finish(damage);
     damage.last = damage.last.max(build.last);
@@ -95,9 +101,9 @@ pub(crate) fn repair_segment(
         last: None,
         unexplained: Some("corrupt"),
     };
-    build.segment(extent.first, damage)?;
+    build.segment(extent.first, extent.next, damage)?;
     if build.expected < Some(extent.next) {
-        build.fill_hole(extent.next, TimeMicros::now(), damage);
+        build.fill_hole(extent.next, clock::wall(), damage);
     }
     Ok(build.extents)
 }
@@ -138,7 +144,7 @@ impl Build<'_> {
             );
             return;
         }
-        self.fill_hole(from, TimeMicros::now(), damage);
+        self.fill_hole(from, clock::wall(), damage);
         if from > first {
             let name = layout::shed_name(self.place.lane, from, next);
             tolerate(
@@ -149,25 +155,35 @@ impl Build<'_> {
         self.push(from, next, ExtentKind::Shed);
     }
 
-    fn segment(&mut self, named: u64, damage: &mut Damage) -> io::Result<()> {
+    /// Frames of a file end where the next file begins: an append that failed and could not be taken back may have
+    /// left frames there, whose numbers were given again.
+    fn segment(&mut self, named: u64, end: u64, damage: &mut Damage) -> io::Result<()> {
         let path = self
             .place
             .folder
             .join(layout::segment_name(self.place.lane, named));
+        // The name says with which number the lane begins here, whatever its bytes are.
+        self.expected.get_or_insert(named);
         let (bytes, cut) = read_bounded(self.place.disk, &path)?;
-        let pieces = scan(
+        let mut pieces = scan(
             &bytes,
             Expected {
                 epoch: self.place.epoch,
                 lane: self.place.lane,
             },
         );
+        end_before(&bytes, &mut pieces, end);
         if let [
             Piece::Good {
-                first, next, span, ..
+                first,
+                next,
+                span,
+                bytes: length,
+                ..
             },
         ] = *pieces.as_slice()
             && first == named
+            && length == bytes.len()
             && !cut
             && self.expected.is_none_or(|expected| expected <= first)
         {
@@ -234,16 +250,14 @@ impl Build<'_> {
             // A run of another offset took this very name: the file is already the repaired one.
             return;
         }
-        // Bytes that stay are never read: the index knows how many are good.
-        if keep > 0 {
-            let file = self.place.disk.open(path, Access::Write);
-            let cut = file.and_then(|file| file.set_len(length_of(keep)).and_then(|()| file.sync_all()));
-            tolerate("cut a damaged segment", cut);
-        } else {
-            let removed = layout::remove_if_there(self.place.disk, path)
-                .and_then(|()| self.place.disk.sync_folder(self.place.folder));
-            tolerate("remove a damaged segment", removed);
-        }
+        // They stay until the gap rows are durable, and are never read: the index knows how many are good.
+        damage.leftovers.push(Leftover {
+            path: path.to_owned(),
+            ordinal: self.place.ordinal,
+            lane: self.place.lane,
+            first: named,
+            keep: length_of(keep),
+        });
     }
 
     fn kept_elsewhere(&self, named: u64) -> bool {
@@ -257,7 +271,7 @@ impl Build<'_> {
         let Some(reason) = self.unexplained.take() else {
             return;
         };
-        let now = TimeMicros::now();
+        let now = clock::wall();
         damage.losses.push(Loss {
             table: "*",
             lane: self.place.lane,
@@ -276,10 +290,16 @@ impl Build<'_> {
             return;
         };
         let name = layout::shed_name(self.place.lane, expected, first);
-        tolerate(
-            "mark tombstones",
-            layout::mark_file(self.place.disk, self.place.folder, &name),
-        );
+        if let Err(error) = layout::mark_file(self.place.disk, self.place.folder, &name) {
+            tracing::warn!(%error, "could not mark tombstones");
+            // Then the file that says that there was something has to stay.
+            let place = self.place;
+            damage.leftovers.retain(|left| {
+                (left.ordinal, left.lane) != (place.ordinal, place.lane)
+                    || left.keep > 0
+                    || !(expected..first).contains(&left.first)
+            });
+        }
         damage.losses.push(Loss {
             table: "*",
             lane: self.place.lane,
@@ -350,6 +370,43 @@ impl Build<'_> {
         self.expected = Some(next);
         self.unexplained = None;
     }
+}
+
+/// First number of the next file.
+fn begin_after(entries: &[Entry], at: usize) -> u64 {
+    let next = entries.get(at.saturating_add(1)).map(|entry| match *entry {
+        Entry::Segment { first, .. } | Entry::Shed { first, .. } => first,
+    });
+    next.unwrap_or(u64::MAX)
+}
+
+/// Leaves out the frames from number `end` on, and what follows them.
+fn end_before(bytes: &Bytes, pieces: &mut Vec<Piece>, end: u64) {
+    let past = pieces
+        .iter()
+        .position(|piece| matches!(*piece, Piece::Good { next, .. } if next > end));
+    let Some(at) = past else { return };
+    pieces.truncate(at.saturating_add(1));
+    let Some(Piece::Good {
+        offset,
+        bytes: length,
+        first,
+        next,
+        ..
+    }) = pieces.last_mut()
+    else {
+        return;
+    };
+    if *first >= end {
+        pieces.pop();
+        return;
+    }
+    let mut kept = 0_usize;
+    for _ in *first..end {
+        let rest = bytes.get(offset.saturating_add(kept)..).unwrap_or_default();
+        kept = kept.saturating_add(Frame::peek_len(rest).unwrap_or(0));
+    }
+    (*length, *next) = (kept, end);
 }
 
 /// Tells rewritten files from what a reader has open.
