@@ -151,6 +151,7 @@ impl Agent {
             .context("prepare a stream")?
             .spawn(&tasks.child("stream"));
         let generating = tasks.child("generate");
+        let generate = CancellationToken::new();
         let generator = Generator {
             random: StdRng::seed_from_u64(process.seed.wrapping_add(index)),
             journal: journal.clone(),
@@ -158,8 +159,8 @@ impl Agent {
             events_per_tick: process.events_per_tick,
             noise_bytes: plan.noise_bytes,
             series: Arc::from([SeriesKey::new("chaos.number", "1", [])]),
+            end: generate.clone(),
         };
-        let generate = CancellationToken::new();
         let end = generate.clone();
         generating.spawn("generator", TaskKind::BestEffort, async move {
             end.run_until_cancelled(generator.run()).await.unwrap_or(Ok(()))
@@ -267,6 +268,7 @@ struct Generator {
     events_per_tick: u64,
     noise_bytes: usize,
     series: SeriesSet,
+    end: CancellationToken,
 }
 
 impl Generator {
@@ -278,6 +280,10 @@ impl Generator {
             let journal = self.journal.clone();
             // Held until all is appended: a promise never covers what is only noted.
             let mut journal = locked(&journal);
+            // Nothing is appended after the end was decided: who ends waits for a promise of everything.
+            if self.end.is_cancelled() {
+                break;
+            }
             let time = TimeMicros::now();
             let first = journal.append(0, self.events_per_tick, time)?;
             for number in first..first + self.events_per_tick {
