@@ -58,6 +58,8 @@
 //!
 //! Metrics under pressure go from raw to count; there is no aggregate in between. Quotas are per lane; there is
 //! no rate limit per class inside the critical lane.
+//! The model test passes with its own seed; with others it still finds lives (1195 is one) in which the end of
+//! a critical lane is lost after damage and no gap row was found for it. Why is not known yet.
 
 mod batcher;
 mod clock;
