@@ -21,7 +21,7 @@
 //! | 72 | 8 | latest time of its rows |
 //! | 80 | | body |
 //!
-//! A reader that meets another version, lane or codec refuses the frame; unknown tables and newer schema
+//! A reader that meets another version, lane, codec or flag refuses the frame; unknown tables and newer schema
 //! versions are not the frame's concern. (host, epoch, lane, sequence) is the identity: two frames with one
 //! identity and different digests are a fault that is audited.
 
@@ -69,13 +69,13 @@ pub enum FrameError {
         /// Its length.
         bytes: usize,
     },
-    /// A lane or codec this version does not know.
+    /// A lane, codec or flag this version does not know.
     #[error("frame has unknown {field} {value}")]
     Unknown {
         /// Which field.
         field: &'static str,
         /// Its value.
-        value: u8,
+        value: u16,
     },
 }
 
@@ -235,17 +235,23 @@ impl Frame {
         let [lane_code, codec] = reader.array()?;
         let lane = Lane::from_code(lane_code).ok_or(FrameError::Unknown {
             field: "lane",
-            value: lane_code,
+            value: lane_code.into(),
         })?;
         if codec != CODEC_ARROW_ZSTD {
             return Err(FrameError::Unknown {
                 field: "codec",
-                value: codec,
+                value: codec.into(),
             });
         }
         let table = u16::from_le_bytes(reader.array()?);
         let schema_version = u16::from_le_bytes(reader.array()?);
         let flags = u16::from_le_bytes(reader.array()?);
+        if flags & !FLAG_TOMBSTONE != 0 {
+            return Err(FrameError::Unknown {
+                field: "flags",
+                value: flags,
+            });
+        }
         let rows = u32::from_le_bytes(reader.array()?);
         let epoch = SpoolEpoch::from_bytes(reader.array()?);
         let sequence = Sequence(u64::from_le_bytes(reader.array()?));

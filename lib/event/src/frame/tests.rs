@@ -131,3 +131,16 @@ fn facts_of_metrics_are_their_samples() {
     let frame = Frame::of_batch(frame.id, &TableInfo::of::<MetricChunk>(), &batch, stamp, times).unwrap();
     assert_eq!((frame.rows, frame.facts()), (2, Some(4)));
 }
+
+#[test]
+fn flag_that_only_a_newer_version_knows_is_refused() {
+    let mut bytes = sample().encode().to_vec();
+    bytes[19] |= 0x80;
+    let checksum = crc32c::crc32c(&bytes[8..]);
+    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+    let refused = Frame::decode(&Bytes::from(bytes));
+    assert!(
+        matches!(refused, Err(FrameError::Unknown { field: "flags", .. })),
+        "{refused:?}"
+    );
+}
