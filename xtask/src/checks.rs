@@ -8,9 +8,6 @@ use crate::layout::{self, Profile};
 use crate::step::{command, run, step};
 use crate::{fuzz, setup, web};
 
-/// How long each decoder is fed in a run of all tests; `cargo xtask fuzz` takes longer.
-const FUZZ_SECONDS: u32 = 8;
-
 /// Arguments of `test`.
 #[derive(clap::Args)]
 pub(crate) struct TestArguments {
@@ -49,7 +46,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     if arguments.filter.is_some() {
         return Ok(());
     }
-    fuzz::all(FUZZ_SECONDS)?;
+    fuzz::all()?;
     if arguments.no_browser {
         return Ok(());
     }

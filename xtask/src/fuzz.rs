@@ -74,14 +74,35 @@ pub(crate) fn run(arguments: &FuzzArguments) -> Result<()> {
         Some(input) => targets.iter().try_for_each(|target| replay(target, input)),
         None => targets
             .iter()
-            .try_for_each(|target| feed(target, arguments.seconds)),
+            .try_for_each(|target| feed(target, Bound::Seconds(arguments.seconds))),
     }
 }
 
-/// Builds the targets and feeds each for `seconds`.
-pub(crate) fn all(seconds: u32) -> Result<()> {
+/// Builds the targets and feeds each the same inputs every time: a test that fails is one that was broken.
+pub(crate) fn all() -> Result<()> {
     build()?;
-    TARGETS.iter().try_for_each(|target| feed(target, seconds))
+    TARGETS
+        .iter()
+        .try_for_each(|target| feed(target, Bound::Repeatable))
+}
+
+/// How much a target is fed.
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    /// As many inputs as take some seconds, from the seeds alone, with a fixed seed of the fuzzer.
+    Repeatable,
+    /// For so long, on from what earlier runs learnt.
+    Seconds(u32),
+}
+
+/// Inputs of a repeatable run.
+fn runs(target: &str) -> u32 {
+    match target {
+        "spool" => 4_000,
+        "rule" => 20_000,
+        "batch" => 60_000,
+        _ => 200_000,
+    }
 }
 
 fn build() -> Result<()> {
@@ -123,44 +144,52 @@ fn replay(target: &str, input: &Path) -> Result<()> {
     run_command(program(target).arg(input)).with_context(|| format!("{target} fails on {}", input.display()))
 }
 
-fn feed(target: &str, seconds: u32) -> Result<()> {
+fn feed(target: &str, bound: Bound) -> Result<()> {
     let root = layout::cache()?.join("fuzz");
-    let (learnt, seeds, failures) = (
-        root.join("corpus").join(target),
-        root.join("seeds"),
-        root.join("failures"),
-    );
+    let (learnt, amount) = match bound {
+        Bound::Repeatable => ("scratch", format!("-runs={}", runs(target))),
+        Bound::Seconds(seconds) => ("corpus", format!("-max_total_time={seconds}")),
+    };
+    let learnt = root.join(learnt).join(target);
+    if matches!(bound, Bound::Repeatable) && learnt.exists() {
+        fs::remove_dir_all(&learnt).with_context(|| format!("empty {}", learnt.display()))?;
+    }
+    let (learnt, seeds, failures) = (learnt, root.join("seeds"), root.join("failures"));
     for folder in [&learnt, &seeds.join(target), &failures] {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
-    step(&format!("fuzz {target} for {seconds} s"), || {
-        let log = root.join(format!("{target}.log"));
-        let output = fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
-        let mut program = program(target);
-        program
-            .env("FLEETMEND_FUZZ_SEEDS", &seeds)
-            .arg(format!("-max_total_time={seconds}"))
-            .arg(format!("-max_len={INPUT_BYTES_MAX}"))
-            .arg(format!("-artifact_prefix={}/{target}-", failures.display()))
-            .args(["-print_final_stats=1", "-verbosity=0"])
-            .args([&learnt, &seeds.join(target)])
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
-        let status = program.status().context("start fleetmend-fuzz: is it built?")?;
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        if !status.success() {
-            eprintln!("{said}");
-            bail!(
-                "{target} failed; the input lies in {}: `cargo xtask fuzz {target} --input FILE` repeats it",
-                failures.display()
-            );
-        }
-        for figure in said.lines().filter(|line| line.starts_with("stat::number_of")) {
-            eprintln!("    {target} {}", figure.trim_start_matches("stat::"));
-        }
-        Ok(())
-    })
+    step(
+        &format!("fuzz {target}, {}", amount.trim_start_matches('-')),
+        || {
+            let log = root.join(format!("{target}.log"));
+            let output = fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
+            let mut program = program(target);
+            program
+                .env("FLEETMEND_FUZZ_SEEDS", &seeds)
+                .arg(&amount)
+                .args(matches!(bound, Bound::Repeatable).then_some("-seed=1"))
+                .arg(format!("-max_len={INPUT_BYTES_MAX}"))
+                .arg(format!("-artifact_prefix={}/{target}-", failures.display()))
+                .args(["-print_final_stats=1", "-verbosity=0"])
+                .args([&learnt, &seeds.join(target)])
+                .stdin(Stdio::null())
+                .stdout(output.try_clone()?)
+                .stderr(output);
+            let status = program.status().context("start fleetmend-fuzz: is it built?")?;
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            if !status.success() {
+                eprintln!("{said}");
+                bail!(
+                    "{target} failed; the input lies in {}: `cargo xtask fuzz {target} --input FILE` repeats it",
+                    failures.display()
+                );
+            }
+            for figure in said.lines().filter(|line| line.starts_with("stat::number_of")) {
+                eprintln!("    {target} {}", figure.trim_start_matches("stat::"));
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Runs the compiler that the arguments name, with the coverage pass where a library or the targets are compiled.
