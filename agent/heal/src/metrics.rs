@@ -54,22 +54,6 @@ pub(crate) fn connection_failed() {
 mod tests {
     #[test]
     fn every_metric_is_described_and_recorded() {
-        let source = include_str!("metrics.rs");
-        let dense: String = source.split_whitespace().collect();
-        let names = source
-            .lines()
-            .filter_map(|line| line.strip_prefix("pub const ")?.split_once(':'));
-        let names: Vec<&str> = names.map(|(name, _)| name).collect();
-        assert!(names.len() >= 4, "{names:?}");
-        for name in names {
-            assert!(
-                dense.contains(&format!("describe_counter!({name},Unit::")),
-                "{name} is not described"
-            );
-            assert!(
-                dense.contains(&format!("metrics::counter!({name}")),
-                "{name} is never recorded"
-            );
-        }
+        fleetmend_testkit::metric::assert_described_and_recorded(include_str!("metrics.rs"), 4);
     }
 }

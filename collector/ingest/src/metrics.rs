@@ -89,23 +89,7 @@ mod tests {
     #[test]
     fn every_metric_is_described_and_recorded() {
         for source in [include_str!("metrics.rs"), include_str!("enrol/metrics.rs")] {
-            let dense: String = source.split_whitespace().collect();
-            let names = source
-                .lines()
-                .filter_map(|line| line.strip_prefix("const ")?.split_once(": &str"));
-            let names: Vec<&str> = names.map(|(name, _)| name).collect();
-            assert!(names.len() >= 5);
-            for name in names {
-                assert!(
-                    dense.contains(&format!("!({name},Unit::")),
-                    "{name} is not described"
-                );
-                let recorded = [format!("!({name})"), format!("!({name},\"")];
-                assert!(
-                    recorded.iter().any(|text| dense.contains(text)),
-                    "{name} is never recorded"
-                );
-            }
+            fleetmend_testkit::metric::assert_described_and_recorded(source, 5);
         }
     }
 }

@@ -90,22 +90,6 @@ pub(super) fn failed() {
 mod tests {
     #[test]
     fn every_metric_is_described_and_recorded() {
-        let dense: String = include_str!("metrics.rs").split_whitespace().collect();
-        let names = include_str!("metrics.rs")
-            .lines()
-            .filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(':'));
-        let names: Vec<&str> = names.map(|(name, _)| name).collect();
-        assert!(names.len() > 2);
-        for name in names {
-            assert!(
-                dense.contains(&format!("!({name},Unit::")),
-                "{name} is not described"
-            );
-            let recorded = [format!("!({name})"), format!("!({name},\"")];
-            assert!(
-                recorded.iter().any(|part| dense.contains(part)),
-                "{name} is never recorded"
-            );
-        }
+        fleetmend_testkit::metric::assert_described_and_recorded(include_str!("metrics.rs"), 3);
     }
 }
