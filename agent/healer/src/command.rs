@@ -10,8 +10,9 @@ use clap::{Parser, Subcommand};
 use fleetmend_event::healer::{
     HealerReply, HealerRequest, PROTOCOL_VERSION, decode_message, encode_message, message_len,
 };
-use fleetmend_identity::{Context as Signing, Signed, TrustBundle};
+use fleetmend_identity::{Context as Signing, Signed};
 
+use crate::anchors;
 use crate::config::{Config, ENV_PREFIX};
 use crate::engine::set_stop_file;
 use crate::ledger::Ledger;
@@ -53,6 +54,9 @@ pub enum Command {
     /// The policy in force.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// The fleet's keys by which policies are judged.
+    #[command(subcommand)]
+    Trust(TrustCommand),
 }
 
 /// About the ledger.
@@ -73,6 +77,17 @@ pub enum PolicyCommand {
     /// Send a signed policy to the running healer.
     Install {
         /// The signed envelope.
+        file: PathBuf,
+    },
+}
+
+/// About the fleet's keys.
+#[derive(Debug, Subcommand)]
+pub enum TrustCommand {
+    /// Send a newer trust bundle to the running healer, as where no agent carries it: it is believed when a root of
+    /// the bundle in force signed it.
+    Advance {
+        /// The signed bundle.
         file: PathBuf,
     },
 }
@@ -131,14 +146,19 @@ pub fn execute(command: &Command, config: &Config, out: &mut dyn Write) -> anyho
         Command::Policy(PolicyCommand::Show) => {
             let path = config.state_dir.join("policy.json");
             let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-            let (_, bundle) = TrustBundle::read(&config.trust_bundle)?;
-            let policy = Signed::<Policy>::from_bytes(&bytes)?.verify(&bundle.anchors(), Signing::Policy)?;
+            let anchors = anchors::who_we_are(&config.options())?.anchors;
+            let anchors = anchors.context("there is no trust bundle on this host; enrol it as root first")?;
+            let policy = Signed::<Policy>::from_bytes(&bytes)?.verify(&anchors, Signing::Policy)?;
             writeln!(out, "{}", serde_json::to_string_pretty(&policy)?)?;
         }
         Command::Policy(PolicyCommand::Install { file }) => {
             let envelope =
                 std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
             print_status(&ask(config, &HealerRequest::InstallPolicy { envelope })?, out)?;
+        }
+        Command::Trust(TrustCommand::Advance { file }) => {
+            let bundle = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            print_status(&ask(config, &HealerRequest::AdvanceTrust { bundle })?, out)?;
         }
     }
     Ok(())
@@ -215,6 +235,14 @@ fn print_status(reply: &HealerReply, out: &mut dyn Write) -> anyhow::Result<()> 
         match status.policy_version {
             0 => "none".to_owned(),
             version => format!("version {version}"),
+        }
+    )?;
+    writeln!(
+        out,
+        "trust     {}",
+        match status.bundle_version {
+            None => "no trust bundle: no policy counts".to_owned(),
+            Some(version) => format!("bundle {version}"),
         }
     )?;
     writeln!(out, "ledger    {} entries", status.ledger_next)?;

@@ -10,6 +10,7 @@ mod recover;
 mod standing;
 mod time;
 mod transaction;
+mod trust;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -341,6 +342,7 @@ impl Healer {
             stopped: state.ledger.is_err() || self.stopped_reason(&state).is_some(),
             remedies: remedy::support(&self.inner.host),
             ledger_next: state.ledger.as_ref().map_or(0, Ledger::next_index),
+            bundle_version: state.policy.bundle_version(),
         }
     }
 

@@ -41,6 +41,26 @@ pub enum OpenError {
     },
 }
 
+/// A trust bundle was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// There is nothing that it could follow from.
+    #[error("there is no trust bundle on this host; enrol it as root first")]
+    NoAnchors,
+    /// What is there is not to be trusted.
+    #[error("the trust bundle of this host cannot be read: {0}")]
+    Anchors(String),
+    /// It does not follow from the one in force.
+    #[error("the trust bundle was refused: {0}")]
+    Signature(#[from] fleetmend_identity::SignatureError),
+    /// The root was changed too often since the host enrolled.
+    #[error("more than {0} changes of the fleet root since this host enrolled; enrol it anew as root")]
+    TooMany(usize),
+    /// It could not be kept.
+    #[error("the trust bundle could not be kept")]
+    Keep(#[source] fleetmend_identity::IdentityError),
+}
+
 /// A transaction could not be brought to its end here and now.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Stop {

@@ -16,6 +16,9 @@
 //!   was under way when the process died is brought to rest at the next start, before anything new.
 //! - **Everything is in the [`ledger`]**, a hash chain that is verified at every start. A ledger that is
 //!   broken or full stops all acting for good; one that cannot be written now stops what was to be recorded.
+//! - **Its trust follows the fleet's, by itself.** After a rotation of the root it believes a newer trust bundle
+//!   when a root of the one before signed it ([`engine::Healer::advance_trust`]); the agent only carries it. Versions
+//!   never go back, and what a retired root signed is not in force any more.
 //! - A limit that healed is taken off again by itself after the time its grant says.
 //! - Stopping is for every peer, resuming for root only. A clock set back makes no expired policy good;
 //!   only root can say, for the record, that one which ran ahead has been set right.

@@ -12,4 +12,5 @@ mod healing {
     mod policy;
     mod process;
     mod socket;
+    mod trust;
 }

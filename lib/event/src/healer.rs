@@ -98,6 +98,12 @@ pub enum HealerRequest {
         /// The envelope's text.
         envelope: String,
     },
+    /// Follow a change of the fleet's keys: a signed trust bundle as JSON, which the healer believes when a root of
+    /// the bundle that it trusts now signed it. Whoever brings it is not believed.
+    AdvanceTrust {
+        /// The bundle's text.
+        bundle: String,
+    },
     /// Stop or resume all acting, on this host. Whoever may connect may stop; only root may resume.
     KillSwitch {
         /// Whether acting is stopped.
@@ -151,6 +157,10 @@ pub struct HealerStatus {
     pub remedies: Vec<RemedySupport>,
     /// Next index of the ledger.
     pub ledger_next: u64,
+    /// Version of the trust bundle by which it judges; none where the host was not enrolled as root, and of healers
+    /// that do not say.
+    #[serde(default)]
+    pub bundle_version: Option<u64>,
 }
 
 /// Whether a remedy can be carried out on this host.

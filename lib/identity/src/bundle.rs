@@ -94,6 +94,20 @@ impl TrustBundle {
         Ok(next)
     }
 
+    /// As [`TrustBundle::open_successor`], for one that has to be newer; `None` when it is this one.
+    pub fn open_newer(&self, signed: &Signed<TrustBundle>) -> Result<Option<TrustBundle>, SignatureError> {
+        let next = self.open_successor(signed)?;
+        if next == *self {
+            return Ok(None);
+        }
+        if next.version == self.version {
+            return Err(SignatureError::Bundle(
+                "it is another one than the one in force, of the same version",
+            ));
+        }
+        Ok(Some(next))
+    }
+
     /// The newest bundle, reached from this one over those in between, oldest first, each verified by the one
     /// before it. What is not newer than this one is passed over.
     pub fn open_chain(

@@ -52,6 +52,7 @@ impl Healer {
             stopped: false,
             remedies: Vec::new(),
             ledger_next: self.ledger_next,
+            bundle_version: None,
         };
         session.send(&HealerReply::Status(status)).await;
         match session.receive().await {

@@ -19,7 +19,7 @@ words! {
     pub enum Kind {
         /// The healer began to run.
         Start = "start",
-        /// A policy was installed or refused.
+        /// A policy, or a trust bundle by which policies are judged, was taken over or refused.
         Policy = "policy",
         /// Acting was stopped or resumed.
         KillSwitch = "kill-switch",

@@ -52,6 +52,8 @@ pub struct WhoWeAre {
     pub fleet: Option<FleetId>,
     /// The host.
     pub host: Option<HostId>,
+    /// Version of the trust bundle that the anchors are of.
+    pub bundle_version: Option<u64>,
 }
 
 /// The policy in force and its file.
@@ -71,23 +73,37 @@ impl PolicyStore {
     pub fn open(state_dir: &Path, us: WhoWeAre, version_floor: u64) -> Self {
         let mut store = Self {
             path: state_dir.join(POLICY_FILE),
-            us,
+            us: WhoWeAre::default(),
             current: None,
             version_floor,
             fault: None,
         };
-        match files::read_private(&store.path) {
-            Ok(None) => {}
-            Ok(Some(bytes)) => match store.verify(&bytes) {
-                Ok(policy) => {
-                    store.version_floor = policy.version;
-                    store.current = Some(policy);
-                }
-                Err(error) => store.fault = Some(error.to_string()),
-            },
-            Err(error) => store.fault = Some(error.to_string()),
-        }
+        store.judge_again(us);
         store
+    }
+
+    /// Takes over who this host is, and judges the kept policy by it: one that a retired root signed is not in
+    /// force any more, here as after the next start.
+    pub fn judge_again(&mut self, us: WhoWeAre) {
+        self.us = us;
+        self.current = None;
+        self.fault = None;
+        match files::read_private(&self.path) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => match self.verify(&bytes) {
+                Ok(policy) => {
+                    self.version_floor = policy.version;
+                    self.current = Some(policy);
+                }
+                Err(error) => self.fault = Some(error.to_string()),
+            },
+            Err(error) => self.fault = Some(error.to_string()),
+        }
+    }
+
+    /// Version of the trust bundle by which policies are judged.
+    pub fn bundle_version(&self) -> Option<u64> {
+        self.us.bundle_version
     }
 
     /// The policy in force, expired or not.

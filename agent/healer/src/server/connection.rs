@@ -218,6 +218,10 @@ fn answer(healer: &Healer, tasks: &Tasks, uid: u32, request: HealerRequest) -> H
             Ok(()) => HealerReply::Status(healer.status()),
             Err(error) => refused(error.to_string()),
         },
+        HealerRequest::AdvanceTrust { bundle } => match healer.advance_trust(bundle.as_bytes()) {
+            Ok(()) => HealerReply::Status(healer.status()),
+            Err(error) => refused(error.to_string()),
+        },
         // Whoever may propose may also ask for quiet; only root of this host may end it.
         HealerRequest::KillSwitch { stopped: false } if uid != 0 => {
             refused("only root may resume acting: fleetmend-healer resume".to_owned())

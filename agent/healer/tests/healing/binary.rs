@@ -9,12 +9,12 @@ use fleetmend_healer::policy::Mode;
 
 use super::fixture::*;
 
-struct Program {
+pub(super) struct Program {
     config: PathBuf,
 }
 
 impl Program {
-    fn new(fleet: &Fleet, more: &str) -> Self {
+    pub(super) fn new(fleet: &Fleet, more: &str) -> Self {
         let config = fleet.path("healer.toml");
         let at = |name: &str| fleet.path(name).display().to_string();
         let text = format!(
@@ -40,11 +40,11 @@ impl Program {
         command
     }
 
-    fn output(&self, arguments: &[&str]) -> Output {
+    pub(super) fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
-    fn says(&self, arguments: &[&str]) -> String {
+    pub(super) fn says(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         assert!(
             output.status.success(),
@@ -55,10 +55,10 @@ impl Program {
     }
 }
 
-struct Running(Child);
+pub(super) struct Running(Child);
 
 impl Running {
-    fn start(program: &Program) -> Self {
+    pub(super) fn start(program: &Program) -> Self {
         let running = Self(program.command(&["run"]).stderr(Stdio::null()).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while !program.output(&["status"]).status.success() {
@@ -69,7 +69,7 @@ impl Running {
     }
 
     /// SIGKILL.
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
