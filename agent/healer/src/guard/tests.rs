@@ -3,12 +3,13 @@ mod properties;
 
 use std::path::{Path, PathBuf};
 
+use fleetmend_event::ActionId;
+use fleetmend_event::remedy::{Ending, ProcessRef};
+
+use self::fixture::*;
 use super::*;
 use crate::history::Attempt;
 use crate::policy::{Breaker, HostScope, Limits, Place, ProcessScope};
-use fleetmend_event::remedy::{Ending, ProcessRef};
-use fleetmend_event::table::{Finding, FindingKind, Severity};
-use fleetmend_event::{ActionId, FindingId};
 
 #[test]
 fn a_granted_remedy_on_a_target_in_scope_is_done() {
