@@ -22,7 +22,7 @@ use std::time::Duration;
 use agent_collect::bpf::BpfSensor;
 use agent_collect::process::Inventory;
 use agent_collect::site::Prober;
-use agent_collect::{FactSink, host, site, unit};
+use agent_collect::{FactSink, PaceHandle, host, site, unit};
 use agent_detect::Detector;
 use agent_spool::{Spool, SpoolHandle};
 use agent_stream::enrol::keep;
@@ -166,11 +166,24 @@ fn start_sources(
     facts: mpsc::Sender<Fact>,
 ) -> Result<()> {
     let sink = FactSink::new(facts.clone());
-    host::spawn(sources, config.collect.host_interval(), sink.clone()).context("start host metrics")?;
-    unit::spawn(sources, config.collect.unit_interval(), sink.clone());
+    let pace = PaceHandle::default();
+    host::spawn(
+        sources,
+        config.collect.host_interval(),
+        sink.clone(),
+        pace.clone(),
+    )
+    .context("start host metrics")?;
+    unit::spawn(
+        sources,
+        config.collect.unit_interval(),
+        sink.clone(),
+        pace.clone(),
+    );
     let prober = Prober::new(config.collect.resolver, config.collect.witness);
     site::spawn(sources, config.collect.sites.clone(), &prober, &sink);
     sensor
+        .at_pace(pace)
         .run(sources, facts, Inventory::new(config.process.clone()))
         .context("start the sensor")
 }
@@ -201,7 +214,7 @@ fn start_stream(
         .spawn(tasks);
     let (identity, time, token) = (identity.clone(), time.clone(), tasks.token());
     tasks.spawn("certificate", TaskKind::BestEffort, async move {
-        keep(identity, time, token.cancelled()).await;
+        keep(dialer, identity, time, token.cancelled()).await;
         Ok::<(), std::convert::Infallible>(())
     });
     Ok(states)

@@ -15,6 +15,8 @@
 //!   takes it;
 //! - each family has a [`fleetmend_event::table::ProbeStatus`] at the start, when it changes, and every minute; one that
 //!   lost events within the last minute is DEGRADED, not REAL;
+//! - at the slowest pace ([`crate::pace::Pace::Executions`]) forks, exits and connections are read, remembered by the
+//!   inventory, and counted in a gap with stage `collect` and reason `budget`;
 //! - the drain never waits for the channel, and holds no more than one record;
 //! - process times (`start_boot_ns`) are rounded as [`crate::process::ProcessKey`] says.
 //!
@@ -50,5 +52,6 @@ mod tests;
 pub use clock::BootClock;
 pub use config::BpfConfig;
 pub use error::FamilyError;
+pub use memory::return_free_memory;
 pub(crate) use outlet::Outlet;
 pub use sensor::BpfSensor;

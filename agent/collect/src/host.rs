@@ -24,6 +24,7 @@ use fleetmend_shutdown::{TaskKind, Tasks};
 use tracing::warn;
 
 use self::recorder::Recorder;
+use crate::pace::{PaceHandle, REASON};
 use crate::{FactSink, metrics};
 
 pub use info::host_info;
@@ -104,8 +105,12 @@ impl HostSampler {
         &self.failing
     }
 
-    fn status(&self, ticks: u64) -> ProbeStatus {
-        let degraded = !self.failing.is_empty();
+    fn status(&self, ticks: u64, thin: bool) -> ProbeStatus {
+        let degraded = thin || !self.failing.is_empty();
+        let mut reasons = self.failing.clone();
+        if thin {
+            reasons.push("sampled rarer: the agent is over its budget".to_owned());
+        }
         ProbeStatus {
             time: TimeMicros::now(),
             probe: "host.metrics".to_owned(),
@@ -115,7 +120,7 @@ impl HostSampler {
                 ProbeState::Real
             },
             reason: if degraded {
-                self.failing.join("; ")
+                reasons.join("; ")
             } else {
                 format!("{} series each second", self.recorder.len())
             },
@@ -127,54 +132,118 @@ impl HostSampler {
     }
 }
 
-/// Starts the sampling thread: one frame every `interval` to `sink`.
+/// Starts the sampling thread: one frame every `interval` to `sink`, and fewer at a slower pace.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn spawn(tasks: &Tasks, interval: Duration, sink: FactSink) -> std::io::Result<()> {
+pub fn spawn(tasks: &Tasks, interval: Duration, sink: FactSink, pace: PaceHandle) -> std::io::Result<()> {
     tasks.spawn_thread("host metrics", TaskKind::Critical, move |token| {
         let mut sampler = HostSampler::new();
-        let mut next = Instant::now();
-        let mut ticks = 0_u64;
+        let mut ticks = Ticks::new(interval, Instant::now());
+        let mut count = 0_u64;
         let mut last_time = None;
-        let mut failing = Vec::new();
+        let mut told = (Vec::new(), false);
         while !token.is_cancelled() {
-            let now = Instant::now();
-            if now < next {
+            let Some(skipped) = ticks.look(Instant::now(), pace.metric_times()) else {
                 // Short naps keep the end of the process prompt.
-                std::thread::sleep((next - now).min(Duration::from_millis(250)));
+                std::thread::sleep(ticks.rest(Instant::now()).min(Duration::from_millis(250)));
                 continue;
-            }
-            let late = now.duration_since(next);
-            if late > interval / 2 {
-                metrics::host_tick_late();
-                next = now;
-            }
-            next += interval;
+            };
             let frame = sampler.sample();
-            if let Some(gap) = skipped(late, interval, last_time, &frame) {
+            if let Some(gap) = gap_of(skipped, last_time, &frame) {
                 sink.offer(gap.into());
             }
             last_time = Some(frame.time);
             sink.offer(frame.into());
             sink.report_gaps();
-            ticks = ticks.saturating_add(1);
-            if sampler.failing() != failing {
-                failing = sampler.failing().to_vec();
-                warn!(failing = failing.join("; "), "some host metrics cannot be read");
-                sink.offer(sampler.status(ticks).into());
-            } else if ticks % STATUS_TICKS == 2 {
-                sink.offer(sampler.status(ticks).into());
+            count = count.saturating_add(1);
+            let (failing, thin) = (sampler.failing(), ticks.is_thin());
+            if failing != told.0 || thin != told.1 {
+                if failing != told.0 {
+                    warn!(failing = failing.join("; "), "some host metrics cannot be read");
+                }
+                told = (failing.to_vec(), thin);
+                sink.offer(sampler.status(count, thin).into());
+            } else if count % STATUS_TICKS == 2 {
+                sink.offer(sampler.status(count, thin).into());
             }
         }
         Ok(())
     })
 }
 
-/// The gap of the ticks that a stall of this thread skipped: samples that nobody took are lost like any other.
-fn skipped(late: Duration, interval: Duration, last: Option<TimeMicros>, frame: &MetricFrame) -> Option<Gap> {
-    let ticks = u64::try_from(late.as_micros() / interval.as_micros().max(1)).unwrap_or(u64::MAX);
-    if ticks == 0 {
+/// When to sample: every interval, or every so many.
+#[derive(Debug)]
+struct Ticks {
+    interval: Duration,
+    /// When the last one was due.
+    last: Option<Instant>,
+    due: Instant,
+    times: u32,
+    /// Whether it was ever thin since the last tick.
+    thinned: bool,
+}
+
+/// Ticks that were left out since the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Skipped {
+    count: u64,
+    reason: &'static str,
+}
+
+impl Ticks {
+    fn new(interval: Duration, now: Instant) -> Self {
+        Self {
+            interval: interval.max(Duration::from_millis(1)),
+            last: None,
+            due: now,
+            times: 1,
+            thinned: false,
+        }
+    }
+
+    /// Whether every tick is wanted now.
+    const fn is_thin(&self) -> bool {
+        self.times > 1
+    }
+
+    /// How long until the next one is due.
+    fn rest(&self, now: Instant) -> Duration {
+        self.due.saturating_duration_since(now)
+    }
+
+    /// Says whether a tick is due, when one in `times` is wanted, and what was left out before it.
+    fn look(&mut self, now: Instant, times: u32) -> Option<Skipped> {
+        self.times = times.max(1);
+        self.thinned |= self.is_thin();
+        if let Some(last) = self.last {
+            self.due = last + self.interval * self.times;
+        }
+        if now < self.due {
+            return None;
+        }
+        let thinned = self.thinned;
+        self.thinned = self.is_thin();
+        let first_due = self.last.map_or(self.due, |last| last + self.interval);
+        let late = now.saturating_duration_since(first_due);
+        if now.duration_since(self.due) > self.interval / 2 {
+            if !thinned {
+                metrics::host_tick_late();
+            }
+            self.due = now;
+        }
+        self.last = Some(self.due);
+        self.due += self.interval * self.times;
+        let count = u64::try_from(late.as_micros() / self.interval.as_micros().max(1)).unwrap_or(u64::MAX);
+        let reason = if thinned { REASON } else { "tick_late" };
+        Some(Skipped { count, reason })
+    }
+}
+
+/// The gap of ticks that were left out, by a stall of this thread or by the budget: samples that nobody took are
+/// lost like any other.
+fn gap_of(skipped: Skipped, last: Option<TimeMicros>, frame: &MetricFrame) -> Option<Gap> {
+    if skipped.count == 0 {
         return None;
     }
     let series = u64::try_from(frame.series.len()).unwrap_or(u64::MAX);
@@ -184,10 +253,10 @@ fn skipped(late: Duration, interval: Duration, last: Option<TimeMicros>, frame: 
         lane: MetricChunk::LANE,
         from_time: last.unwrap_or(frame.time).min(frame.time),
         to_time: frame.time,
-        count: ticks.saturating_mul(series),
+        count: skipped.count.saturating_mul(series),
         exactness: Exactness::AtLeast,
         stage: GapStage::Collect,
-        reason: "tick_late".to_owned(),
+        reason: skipped.reason.to_owned(),
     })
 }
 
@@ -199,10 +268,38 @@ mod tests {
     fn skipped_ticks_are_a_gap_from_the_last_one() {
         let frame = HostSampler::new().sample();
         let (second, last) = (Duration::from_secs(1), frame.time.plus_millis(-4_200));
-        assert!(skipped(second / 2, second, Some(last), &frame).is_none());
-        let gap = skipped(second * 16 / 5, second, Some(last), &frame).unwrap();
+        let begun = Instant::now();
+        let mut ticks = Ticks::new(second, begun);
+        assert_eq!(ticks.look(begun, 1).map(|skipped| skipped.count), Some(0));
+        assert_eq!(ticks.look(begun + second / 2, 1), None);
+        let punctual = ticks.look(begun + second, 1).unwrap();
+        assert!(gap_of(punctual, Some(last), &frame).is_none());
+        let late = ticks.look(begun + second * 26 / 5, 1).unwrap();
+        let gap = gap_of(late, Some(last), &frame).unwrap();
         assert_eq!((gap.from_time, gap.to_time), (last, frame.time));
         assert_eq!(gap.count, 3 * frame.series.len() as u64);
+        assert_eq!(gap.reason, "tick_late");
+    }
+
+    #[test]
+    fn ticks_that_a_thin_pace_leaves_out_are_counted_and_the_full_pace_comes_back_at_once() {
+        let (second, begun) = (Duration::from_secs(1), Instant::now());
+        let mut ticks = Ticks::new(second, begun);
+        let budget = |count| {
+            Some(Skipped {
+                count,
+                reason: REASON,
+            })
+        };
+        assert!(ticks.look(begun, 10).is_some());
+        assert_eq!(ticks.look(begun + second * 9, 10), None);
+        assert_eq!(ticks.look(begun + second * 10, 10), budget(9));
+        assert_eq!(ticks.look(begun + second * 11, 10), None);
+        assert_eq!(ticks.look(begun + second * 14, 1), budget(3));
+        assert_eq!(ticks.rest(begun + second * 14), second);
+        let again = ticks.look(begun + second * 15, 1);
+        assert_eq!(again.map(|skipped| skipped.count), Some(0));
+        assert!(!ticks.is_thin());
     }
 
     #[test]

@@ -5,17 +5,21 @@
 //!
 //! Invariants: no source waits for the hub — what does not fit is dropped, counted, and becomes a gap row
 //! ([`FactSink`]); secrets in arguments are masked ([`masking`]) before a fact leaves this room; a value that
-//! could not be read is missing, never zero; a fault of ours is never reported as a fault of the target.
+//! could not be read is missing, never zero; a fault of ours is never reported as a fault of the target. What the
+//! agent's budget does not allow ([`pace`]) is left out with a gap and a DEGRADED probe.
 
 pub mod bpf;
 pub mod config;
 pub mod host;
 pub mod masking;
 mod metrics;
+pub mod pace;
 pub mod process;
 mod sink;
 pub mod site;
 pub mod unit;
 
+pub use bpf::return_free_memory;
 pub use config::{CollectConfig, SiteConfig};
+pub use pace::{Pace, PaceHandle};
 pub use sink::FactSink;

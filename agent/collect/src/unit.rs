@@ -14,7 +14,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::warn;
 use zbus::proxy;
 
-use crate::FactSink;
+use crate::pace::UNHURRIED_TIMES;
+use crate::{FactSink, Pace, PaceHandle};
 
 /// Where systemd says that it is the init of this host.
 const SYSTEMD_RUNTIME: &str = "/run/systemd/system";
@@ -117,17 +118,24 @@ async fn list_over_bus() -> Result<Vec<UnitState>, UnitError> {
 }
 
 /// Starts following units.
-pub fn spawn(tasks: &Tasks, every: Duration, sink: FactSink) {
+pub fn spawn(tasks: &Tasks, every: Duration, sink: FactSink, pace: PaceHandle) {
     let token = tasks.token();
     tasks.spawn("units", TaskKind::BestEffort, async move {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut follower = Follower::default();
+        let mut passed_over = 0_u32;
         loop {
             tokio::select! {
                 () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
                 _ = ticks.tick() => {}
             }
+            passed_over += 1;
+            if passed_over < pace.inventory_times() {
+                continue;
+            }
+            passed_over = 0;
+            follower.slow = pace.get() >= Pace::Unhurried;
             let listed = list_units().await;
             follower.report(listed, &sink);
         }
@@ -139,6 +147,8 @@ struct Follower {
     known: BTreeMap<String, UnitState>,
     listings: u64,
     last_state: Option<(ProbeState, String)>,
+    /// Whether units are listed rarer than configured.
+    slow: bool,
 }
 
 impl Follower {
@@ -149,7 +159,14 @@ impl Follower {
             Ok(units) => {
                 let reason = format!("{} service units", units.len());
                 self.report_units(units, full, sink);
-                (ProbeState::Real, reason, "")
+                if self.slow {
+                    let slow = format!(
+                        "{reason}, listed {UNHURRIED_TIMES} times rarer: the agent is over its budget"
+                    );
+                    (ProbeState::Degraded, slow, "")
+                } else {
+                    (ProbeState::Real, reason, "")
+                }
             }
             Err(error @ UnitError::NotRunning) => (
                 ProbeState::Broken,
@@ -170,7 +187,7 @@ impl Follower {
         };
         let (state, reason, hint) = status;
         let changed = self.last_state.as_ref() != Some(&(state, reason.clone()));
-        if changed && state != ProbeState::Real {
+        if changed && state != ProbeState::Real && !self.slow {
             warn!(reason, "units are not watched");
         }
         if changed || full {

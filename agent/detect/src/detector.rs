@@ -82,6 +82,11 @@ impl Detector {
         rows
     }
 
+    /// Stops the host-anomaly model for a reason that its rows show, or lets it go on. Rules and limits go on.
+    pub fn pause_model(&mut self, why: Option<&str>) {
+        self.model.pause(why);
+    }
+
     /// What became true without a fact: scores that arrived, findings that went quiet, states once a minute.
     /// Cheap when called more often than once a second.
     pub fn tick(&mut self) -> Vec<Fact> {
@@ -110,6 +115,7 @@ impl Detector {
             rows.push(self.model.probe_status().into());
             rows.push(self.model.status().into());
         } else if self.model.changed() {
+            rows.push(self.model.probe_status().into());
             rows.push(self.model.status().into());
         }
         self.ticks = self.ticks.saturating_add(1);

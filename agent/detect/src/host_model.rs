@@ -47,6 +47,8 @@ pub(crate) struct HostModel {
     changed: bool,
     /// State and reason from before scoring began to fail.
     before: Option<(ModelState, String)>,
+    /// Why nothing is scored for now, when that is wanted.
+    paused: Option<String>,
     /// Cancelled when everything ends, the model's thread with it.
     end: CancellationToken,
 }
@@ -66,6 +68,7 @@ impl HostModel {
             calm: 0,
             changed: false,
             before: None,
+            paused: None,
             end: tasks.token(),
         };
         if !config.enabled {
@@ -94,10 +97,34 @@ impl HostModel {
 
     /// Takes one tick of metrics.
     pub(crate) fn observe(&mut self, frame: &MetricFrame) {
+        if self.paused.is_some() {
+            return;
+        }
         let Some(running) = &mut self.running else { return };
         if let Some(vector) = running.extractor.push(frame) {
             self.windows = self.windows.saturating_add(1);
             running.queue.offer(vector);
+        }
+    }
+
+    /// Scores and learns nothing until it is called with `None`. What is open stays open meanwhile: that nothing
+    /// is looked at resolves nothing.
+    pub(crate) fn pause(&mut self, why: Option<&str>) {
+        if self.paused.as_deref() == why {
+            return;
+        }
+        self.paused = why.map(str::to_owned);
+        self.changed = true;
+        if let Some(running) = &mut self.running {
+            running.extractor.restart();
+        }
+    }
+
+    /// The state's reason, and why it does not work for now.
+    fn reason(&self) -> String {
+        match &self.paused {
+            Some(why) => format!("paused, {why}; before: {}", self.reason),
+            None => self.reason.clone(),
         }
     }
 
@@ -180,7 +207,7 @@ impl HostModel {
             version: self.version.clone(),
             digest: self.digest.clone(),
             state: self.state,
-            reason: self.reason.clone(),
+            reason: self.reason(),
             windows: self.windows,
             fitted_at: self.fitted_at,
             inference_p99_us: None,
@@ -199,6 +226,7 @@ impl HostModel {
             (None, _) => ProbeState::Broken,
             (Some(_), _) if self.state == ModelState::Refused => ProbeState::Broken,
             (Some(_), false) => ProbeState::Degraded,
+            (Some(_), true) if self.paused.is_some() => ProbeState::Degraded,
             (Some(_), true) => ProbeState::Real,
         };
         let missing = if absent.is_empty() {
@@ -210,7 +238,7 @@ impl HostModel {
             time: TimeMicros::now(),
             probe: "detect.host-anomaly".to_owned(),
             state,
-            reason: format!("{}: {}{missing}", self.state, self.reason),
+            reason: format!("{}: {}{missing}", self.state, self.reason()),
             hint: String::new(),
             seen: self.windows,
             delivered: self.windows,
@@ -319,6 +347,37 @@ mod tests {
             model.status().reason
         );
         assert_eq!(model.probe_status().state, ProbeState::Broken);
+    }
+
+    #[test]
+    fn paused_model_scores_nothing_and_is_degraded_until_it_goes_on() {
+        let (mut model, _scores) = active(worker::Handle::ended(0));
+        let frame = |second: i64| MetricFrame {
+            time: TimeMicros(second * 1_000_000),
+            series: Vec::new().into(),
+            values: Vec::new(),
+        };
+        for second in 0..10 {
+            model.observe(&frame(second));
+        }
+        let windows = model.windows;
+        assert!(windows > 0);
+        model.pause(Some("the agent is over its budget"));
+        assert!(model.changed());
+        for second in 10..30 {
+            model.observe(&frame(second));
+        }
+        assert_eq!(model.windows, windows);
+        assert!(
+            model.status().reason.starts_with("paused, the agent"),
+            "{}",
+            model.status().reason
+        );
+        // A window that began before the pause is not ended by the first frame after it.
+        model.pause(None);
+        model.observe(&frame(30));
+        assert_eq!(model.windows, windows);
+        assert_eq!(model.status().reason, "scoring");
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use fleetmend_ebpf::Family;
 use fleetmend_ebpf::abi::Record;
-use fleetmend_event::table::{NetworkEvent, ProbeState, ProbeStatus, ProcessEvent, Table};
+use fleetmend_event::table::{
+    Exactness, Gap, GapStage, NetworkEvent, ProbeState, ProbeStatus, ProcessEvent, Table, table_by_id,
+};
 use fleetmend_event::{Fact, TimeMicros};
 
 use super::clock::BootClock;
@@ -16,6 +18,7 @@ use super::metric;
 use super::outlet::Outlet;
 use super::sensor::{FamilyState, Standing};
 use super::sockets::network_event;
+use crate::pace::{Pace, PaceHandle, REASON};
 
 /// Batches read from one ring before the next one has its turn.
 const TURN_BATCHES_MAX: usize = 64;
@@ -38,7 +41,17 @@ struct Source {
     losses: LossWatch,
     read: u64,
     delivered: u64,
-    told: Option<ProbeState>,
+    told: Option<(ProbeState, bool)>,
+    /// What the pace left out: not yet in a gap, and in all.
+    shed: Shed,
+}
+
+#[derive(Debug, Default)]
+struct Shed {
+    now: bool,
+    open: u64,
+    from: Option<TimeMicros>,
+    total: u64,
 }
 
 /// See the module.
@@ -50,6 +63,7 @@ pub(crate) struct Drain {
     outlet: Outlet,
     batch: Vec<Fact>,
     config: BpfConfig,
+    pace: PaceHandle,
     next_housekeeping: Instant,
     next_status: Instant,
 }
@@ -60,6 +74,7 @@ impl Drain {
         enricher: Enricher,
         outlet: Outlet,
         config: BpfConfig,
+        pace: PaceHandle,
     ) -> Self {
         let now = Instant::now();
         let mut sources = Vec::new();
@@ -75,6 +90,7 @@ impl Drain {
                         read: 0,
                         delivered: 0,
                         told: None,
+                        shed: Shed::default(),
                     });
                 }
                 FamilyState::Refused(status) => refused.push(status),
@@ -87,6 +103,7 @@ impl Drain {
             outlet,
             batch: Vec::with_capacity(BATCH_FACTS),
             config,
+            pace,
             next_housekeeping: now,
             next_status: now,
         }
@@ -106,6 +123,7 @@ impl Drain {
         self.drain();
         self.look_at_losses();
         self.look_at_skips();
+        self.tell_shed();
         self.outlet.flush_gaps();
     }
 
@@ -116,10 +134,13 @@ impl Drain {
             enricher,
             outlet,
             batch,
+            pace,
             ..
         } = self;
+        let sheds = pace.get() >= Pace::Executions;
         let mut total = 0;
         for source in sources {
+            source.shed.now = sheds;
             for _ in 0..TURN_BATCHES_MAX {
                 let read = source.read_batch(enricher, outlet, batch);
                 total += read;
@@ -147,6 +168,7 @@ impl Drain {
         self.next_housekeeping = now + HOUSEKEEPING;
         self.enricher.clock = BootClock::now();
         self.look_at_losses();
+        self.tell_shed();
         let all = now >= self.next_status;
         if all {
             self.next_status = now + Duration::from_secs(self.config.status_interval_s.max(1));
@@ -169,7 +191,17 @@ impl Drain {
                 }
                 Err(error) => tracing::warn!(family, %error, "cannot read the counters of the probes"),
             }
-            metrics::counter!(metric::RECORDS_LOST, "family" => family).absolute(source.losses.lost());
+            metrics::counter!(metric::RECORDS_LOST, "family" => family).absolute(source.lost());
+        }
+    }
+
+    /// One gap for each family of what the pace left out since it was told last.
+    pub(crate) fn tell_shed(&mut self) {
+        let now = TimeMicros::now();
+        for source in &mut self.sources {
+            if let Some(gap) = source.shed.gap(source.loaded.family, now) {
+                self.outlet.send_gap(gap);
+            }
         }
     }
 
@@ -189,8 +221,9 @@ impl Drain {
         let now = TimeMicros::now();
         for source in &mut self.sources {
             let status = source.status(now);
-            if all || source.told != Some(status.state) {
-                source.told = Some(status.state);
+            let telling = Some((status.state, source.shed.now));
+            if all || source.told != telling {
+                source.told = telling;
                 self.outlet.send(Fact::from(status));
             }
         }
@@ -222,6 +255,10 @@ impl Source {
             };
             read += 1;
             match Record::parse(&item) {
+                Ok(record) if self.shed.now && !matches!(record, Record::Exec { .. }) => {
+                    enricher.follow(&record);
+                    self.shed.note();
+                }
                 Ok(record) => batch.push(fact_of(enricher, record)),
                 Err(error) => {
                     tracing::debug!(%error, "record of a probe cannot be read");
@@ -234,9 +271,14 @@ impl Source {
         read
     }
 
+    /// Losses of every kind together.
+    fn lost(&self) -> u64 {
+        self.losses.lost().saturating_add(self.shed.total)
+    }
+
     fn status(&self, now: TimeMicros) -> ProbeStatus {
         let counts = self.losses.counts();
-        let lost = self.losses.lost();
+        let lost = self.lost();
         let Standing { state, reason, hint } = &self.standing;
         let mut status = ProbeStatus {
             time: now,
@@ -258,7 +300,43 @@ impl Source {
                 status.hint = format!("raise {}_ring_bytes if this goes on", self.loaded.family.as_str());
             }
         }
+        if self.shed.now {
+            status.state = ProbeState::Degraded;
+            let separator = if status.reason.is_empty() { "" } else { "; " };
+            let kept = match self.loaded.family {
+                Family::Process => "forks and exits are counted only",
+                Family::Network => "connections are counted only",
+            };
+            status
+                .reason
+                .push_str(&format!("{separator}the agent is over its budget: {kept}"));
+        }
         status
+    }
+}
+
+impl Shed {
+    fn note(&mut self) {
+        self.open += 1;
+        self.total += 1;
+    }
+
+    /// Each gap begins where the one before ended, so that the range is whole.
+    fn gap(&mut self, family: Family, now: TimeMicros) -> Option<Gap> {
+        let from_time = self.from.replace(now).unwrap_or(now);
+        let count = std::mem::take(&mut self.open);
+        let table = table_by_id(table_id(family)).filter(|_| count > 0)?;
+        Some(Gap {
+            time: now,
+            table: table.name.to_owned(),
+            lane: table.lane,
+            from_time,
+            to_time: now,
+            count,
+            exactness: Exactness::Exact,
+            stage: GapStage::Collect,
+            reason: REASON.to_owned(),
+        })
     }
 }
 

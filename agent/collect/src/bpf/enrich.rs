@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fleetmend_ebpf::abi::{ExecRecord, ExitRecord, ForkRecord, flag};
+use fleetmend_ebpf::abi::{ExecRecord, ExitRecord, ForkRecord, Record, flag};
 use fleetmend_event::table::{ProcessEvent, ProcessEventKind, Source};
 
 use super::clock::BootClock;
@@ -139,6 +139,24 @@ impl Enricher {
                 &record.comm,
                 &record.parent_comm,
             )
+        }
+    }
+
+    /// Follows a process whose row nobody wants: what runs is known all the same.
+    pub(crate) fn follow(&mut self, record: &Record<'_>) {
+        match record {
+            Record::Fork(record) => {
+                let key = ProcessKey::new(record.pid, record.start_ns);
+                let parent = ProcessKey::new(record.ppid, record.parent_start_ns);
+                let comm = text(&record.comm);
+                self.inventory
+                    .with_table(|table| table.forked(key, parent, &comm, record.uid, record.gid));
+            }
+            Record::Exit(record) => {
+                let key = ProcessKey::new(record.pid, record.start_ns);
+                self.inventory.with_table(|table| table.exited(key));
+            }
+            Record::Exec { .. } | Record::Socket(..) => {}
         }
     }
 

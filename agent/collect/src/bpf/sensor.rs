@@ -20,6 +20,7 @@ use super::family::LoadedFamily;
 use super::listeners::listeners;
 use super::memory::return_free_memory;
 use super::outlet::Outlet;
+use crate::PaceHandle;
 use crate::process::{EventSource, Inventory, Observer};
 
 /// How long the drain waits for the first reading of /proc, so that parents are known; the rings hold what comes
@@ -48,6 +49,7 @@ pub struct BpfSensor {
     families: Vec<FamilyState>,
     /// Whether processes that begin are told by the kernel.
     execs_traced: bool,
+    pace: PaceHandle,
 }
 
 impl BpfSensor {
@@ -100,6 +102,7 @@ impl BpfSensor {
             config,
             families,
             execs_traced,
+            pace: PaceHandle::default(),
         };
         let statuses = sensor.statuses();
         (sensor, statuses)
@@ -108,6 +111,12 @@ impl BpfSensor {
     /// Whether processes that begin are told by the kernel; when not, /proc is read each second instead.
     pub fn traces_execs(&self) -> bool {
         self.execs_traced
+    }
+
+    /// Follows `pace` instead of always delivering everything.
+    #[must_use]
+    pub fn at_pace(self, pace: PaceHandle) -> Self {
+        Self { pace, ..self }
     }
 
     /// Starts the threads `sensor-drain` and `process-observer`, which fill `inventory` and send facts to `sender`.
@@ -125,19 +134,25 @@ impl BpfSensor {
             inventory.clone(),
             source,
             Outlet::new(sender.clone(), "process-observer"),
+            self.pace.clone(),
         );
         let (ready, first_reading) = mpsc::sync_channel(1);
         tasks.spawn_thread("process-observer", TaskKind::Critical, move |token| {
             observe(observer, &token, &ready).map_err(Into::into)
         })?;
         let outlet = Outlet::new(sender, "sensor-drain");
-        let Self { config, families, .. } = self;
+        let Self {
+            config,
+            families,
+            pace,
+            ..
+        } = self;
         tasks.spawn_thread("sensor-drain", TaskKind::Critical, move |token| {
             // Late or not, the rings must be emptied: without the reading some parents are unknown for a while.
             if first_reading.recv_timeout(FIRST_READING).is_err() {
                 tracing::warn!("first reading of the processes is late");
             }
-            Drain::new(families, Enricher::new(inventory), outlet, config).run(|| token.is_cancelled());
+            Drain::new(families, Enricher::new(inventory), outlet, config, pace).run(|| token.is_cancelled());
             Ok(())
         })
     }
@@ -151,6 +166,7 @@ impl BpfSensor {
             Enricher::new(inventory),
             Outlet::new(sender, "test"),
             self.config,
+            self.pace,
         )
     }
 
@@ -278,8 +294,9 @@ fn observe(
     }
     first?;
     while !token.is_cancelled() {
-        let due = Instant::now() + observer.interval();
-        while Instant::now() < due {
+        let rested = Instant::now();
+        // The pace may change meanwhile.
+        while rested.elapsed() < observer.interval() {
             if token.is_cancelled() {
                 return Ok(());
             }

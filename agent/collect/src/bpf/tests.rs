@@ -63,6 +63,7 @@ struct Rig {
     receiver: mpsc::Receiver<Fact>,
     facts: Vec<Fact>,
     inventory: Inventory,
+    pace: crate::PaceHandle,
 }
 
 impl Rig {
@@ -72,19 +73,22 @@ impl Rig {
             return None;
         }
         let inventory = Inventory::new(ProcessConfig::default());
+        let pace = crate::PaceHandle::default();
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let mut observer = Observer::new(
             inventory.clone(),
             EventSource::Kernel,
             Outlet::new(sender.clone(), "test"),
+            pace.clone(),
         );
         observer.round().unwrap();
-        let drain = sensor.into_drain(sender, inventory.clone());
+        let drain = sensor.at_pace(pace.clone()).into_drain(sender, inventory.clone());
         Some(Rig {
             drain,
             receiver,
             facts: Vec::new(),
             inventory,
+            pace,
         })
     }
 

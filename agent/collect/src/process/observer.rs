@@ -9,6 +9,7 @@ use fleetmend_event::{Fact, TimeMicros};
 use super::proc_fs::Stat;
 use super::table::{Changes, Identity, Known, Reading};
 use super::{Inventory, Process, Program};
+use crate::PaceHandle;
 use crate::bpf::BootClock;
 use crate::bpf::Outlet;
 use crate::masking::mask_args;
@@ -30,29 +31,32 @@ pub(crate) struct Observer {
     inventory: Inventory,
     source: EventSource,
     outlet: Outlet,
+    pace: PaceHandle,
     rounds: u64,
     next_snapshot_ns: u64,
     next_full_ns: u64,
 }
 
 impl Observer {
-    pub(crate) fn new(inventory: Inventory, source: EventSource, outlet: Outlet) -> Self {
+    pub(crate) fn new(inventory: Inventory, source: EventSource, outlet: Outlet, pace: PaceHandle) -> Self {
         Self {
             inventory,
             source,
             outlet,
+            pace,
             rounds: 0,
             next_snapshot_ns: 0,
             next_full_ns: 0,
         }
     }
 
-    /// How long to wait for the next round.
+    /// How long to wait for the next round, at the present pace.
     pub(crate) fn interval(&self) -> Duration {
-        match self.source {
+        let interval = match self.source {
             EventSource::Kernel => Duration::from_secs(self.inventory.config().observe_interval_s.max(1)),
             EventSource::Observer => SOLE_SOURCE_INTERVAL,
-        }
+        };
+        interval * self.pace.inventory_times()
     }
 
     /// Reads every process once, and sends what is due. Nothing is sent for the first round but snapshots: what

@@ -119,6 +119,15 @@ impl FeatureExtractor {
         })
     }
 
+    /// Forgets what was read: the next frame begins a window, and no rate reaches over the time between.
+    pub fn restart(&mut self) {
+        self.started = None;
+        self.sums.fill((0.0, 0));
+        for (from, per) in &mut self.taps {
+            (from.before, per.before) = (None, None);
+        }
+    }
+
     /// Names of features that the present series cannot make.
     pub fn absent(&self) -> Vec<&str> {
         let features = self.features.iter().zip(&self.taps);

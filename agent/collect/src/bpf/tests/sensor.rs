@@ -42,6 +42,55 @@ fn records_that_find_the_ring_full_are_all_counted_in_gaps() {
 }
 
 #[test]
+fn over_the_budget_executions_come_and_every_other_event_is_counted_in_gaps() {
+    let Some(mut rig) = Rig::start(config()) else {
+        return;
+    };
+    rig.pace.set(crate::Pace::Executions);
+    rig.drain.drain();
+    rig.drain.tell_shed();
+    rig.collect();
+    rig.facts.clear();
+    let pids: Vec<u32> = (0..5).map(|_| run(&mut Command::new("/bin/true"))).collect();
+    for pid in pids {
+        rig.process(pid, ProcessEventKind::Exec);
+    }
+    let end = Instant::now() + DEADLINE;
+    loop {
+        rig.collect();
+        rig.drain.tell_shed();
+        rig.collect();
+        let left_out = |fact: &Fact| match fact {
+            Fact::Gap(gap) if gap.table == "process_events" && gap.reason == "budget" => {
+                assert_eq!(
+                    (gap.stage, gap.exactness),
+                    (GapStage::Collect, fleetmend_event::table::Exactness::Exact)
+                );
+                Some(gap.count)
+            }
+            _ => None,
+        };
+        // A fork and an exit of each.
+        if rig.facts.iter().filter_map(left_out).sum::<u64>() >= 10 {
+            break;
+        }
+        assert!(Instant::now() < end, "no gaps: {:#?}", rig.facts);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for fact in &rig.facts {
+        let is_execution = matches!(fact, Fact::ProcessEvent(row) if row.kind == ProcessEventKind::Exec);
+        assert!(is_execution || matches!(fact, Fact::Gap(_)), "{fact:?}");
+    }
+    for status in rig.drain.statuses() {
+        assert_eq!(status.state, ProbeState::Degraded, "{status:?}");
+        assert!(status.reason.contains("over its budget"), "{status:?}");
+    }
+    rig.pace.set(crate::Pace::Full);
+    let pid = run(&mut Command::new("/bin/true"));
+    rig.process(pid, ProcessEventKind::Exit);
+}
+
+#[test]
 fn damaged_object_breaks_its_own_family_alone() {
     static DAMAGED: &[u8] = b"\x7fELF this is not an object";
     let damage = |damaged: Family| {
