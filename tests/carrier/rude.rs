@@ -182,7 +182,10 @@ async fn malformed_marks_are_named() {
     };
     let scene = Scene::new(vec![
         welcome(),
-        Down::Acknowledged(v1::Acknowledged { marks: vec![mark] }),
+        Down::Acknowledged(v1::Acknowledged {
+            marks: vec![mark],
+            ..v1::Acknowledged::default()
+        }),
     ])
     .await;
     scene.until(|state| says(state, "must be 16 bytes")).await;
@@ -198,7 +201,10 @@ async fn acknowledgement_of_what_was_never_sent_breaks_nothing() {
     };
     let scene = Scene::new(vec![
         welcome(),
-        Down::Acknowledged(v1::Acknowledged { marks: vec![mark] }),
+        Down::Acknowledged(v1::Acknowledged {
+            marks: vec![mark],
+            ..v1::Acknowledged::default()
+        }),
     ])
     .await;
     scene

@@ -1,9 +1,11 @@
 //! One session: from the hello to whatever ends it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fleetmend_event::{HostId, Mark, TimeMicros};
+use fleetmend_event::{HostId, Mark};
+use fleetmend_identity::{LiveIdentity, TrustedTime};
 use fleetmend_proto::v1::agent_message::Message as Up;
 use fleetmend_proto::v1::carrier_client::CarrierClient;
 use fleetmend_proto::v1::collector_message::Message as Down;
@@ -16,11 +18,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use crate::clock::SessionClock;
 use crate::config::{MESSAGE_FRAME_BYTES_MAX, MESSAGE_FRAMES_MAX, SESSION_PROVEN, WELCOME_TIMEOUT};
 use crate::connector::Link;
 use crate::error::StreamError;
 use crate::in_flight::InFlight;
-use crate::source::{FrameSource, SourceLimit};
+use crate::pace::Pace;
+use crate::source::{FrameSource, SourceLanes, SourceLimit};
 use crate::state::{Hint, Order, OrderResult, StreamPhase};
 use crate::task::StreamParts;
 
@@ -36,21 +40,27 @@ pub(crate) struct Session<'a, S> {
     incoming: Streaming<v1::CollectorMessage>,
     in_flight: InFlight,
     link: Link,
+    pace: &'a mut Pace,
+    clock: SessionClock,
 }
 
 impl<'a, S: FrameSource> Session<'a, S> {
     /// Says hello and waits for the welcome; the source then stands after what the collector has.
     pub(crate) async fn begin(
         parts: &'a mut StreamParts<S>,
+        pace: &'a mut Pace,
         link: Link,
-        host: HostId,
+        identity: &LiveIdentity,
+        time: &Arc<TrustedTime>,
     ) -> Result<Self, StreamError> {
+        let mut clock = SessionClock::new(identity.clone(), time.clone());
         let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
         let late = StreamError::Late {
             what: "the collector's welcome",
             after: WELCOME_TIMEOUT,
         };
-        let hello = hello(parts, host);
+        let hello = hello(parts, identity.current().host(), clock.ask());
+        crate::metrics::egress(pace.charge(prost_len(&hello)));
         outgoing.try_send(hello).map_err(|_| StreamError::Closed)?;
         let mut client = CarrierClient::new(link.channel())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -82,7 +92,11 @@ impl<'a, S: FrameSource> Session<'a, S> {
         parts.source.resume(&durable);
         let asked = usize::try_from(welcome.records_in_flight_max).unwrap_or(usize::MAX);
         let window = if asked == 0 { usize::MAX } else { asked }.min(parts.config.frames_in_flight_max);
-        let ahead = welcome.wall_micros.saturating_sub(TimeMicros::now().0) / 1_000;
+        let ahead = welcome.wall_micros.saturating_sub(clock.wall().0) / 1_000;
+        clock.newest_bundle(welcome.bundle_version);
+        if let Some(answer) = welcome.time {
+            clock.answered(answer).await;
+        }
         let address = link.address().to_owned();
         tracing::info!(
             collector = address,
@@ -101,6 +115,8 @@ impl<'a, S: FrameSource> Session<'a, S> {
             incoming,
             in_flight: InFlight::new(window),
             link,
+            pace,
+            clock,
         })
     }
 
@@ -108,8 +124,10 @@ impl<'a, S: FrameSource> Session<'a, S> {
     pub(crate) async fn run(&mut self, token: &CancellationToken) -> Result<(), StreamError> {
         let mut heartbeat = interval(self.parts.config.heartbeat.get());
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // There may be frames to read; after the source ended there never will be.
-        let (mut more, mut over) = (true, false);
+        // There may be frames to read, in any lane or in the critical one; after the source ended there never will
+        // be.
+        let (mut more, mut critical, mut over) = (true, true, false);
+        let mut held = false;
         let mut results_over = false;
         let proven = sleep(SESSION_PROVEN);
         tokio::pin!(proven);
@@ -118,19 +136,29 @@ impl<'a, S: FrameSource> Session<'a, S> {
             let room = self.in_flight.room();
             // Owned, so that nothing of the session is borrowed while the event is handled.
             let outgoing = self.outgoing.clone();
+            let wait = self.pace.wait();
+            let open = wait.is_zero();
+            if more && !open && !held {
+                crate::metrics::egress_held();
+            }
+            held = more && !open;
             tokio::select! {
                 () = token.cancelled() => return Ok(()),
                 message = self.incoming.message() => match message {
-                    Ok(Some(message)) => self.receive(message)?,
+                    Ok(Some(message)) => self.receive(message).await?,
                     Ok(None) => return Err(StreamError::Closed),
                     Err(status) => return Err(broken(&self.link, status)),
                 },
-                permit = outgoing.reserve_owned(), if more && room > 0 => {
+                permit = outgoing.reserve_owned(), if room > 0 && (if open { more } else { critical }) => {
                     let permit = permit.map_err(|_| StreamError::Closed)?;
-                    more = self.send_frames(permit, room).await?;
+                    let lanes = if open { SourceLanes::All } else { SourceLanes::Critical };
+                    let some = self.send_frames(permit, room, lanes).await?;
+                    critical = some;
+                    more = some || !open && more;
                 }
-                alive = self.parts.source.changed(), if !more && !over => {
-                    more = true;
+                () = tokio::time::sleep(wait), if more && !open => {}
+                alive = self.parts.source.changed(), if !(more && critical) && !over => {
+                    (more, critical) = (true, true);
                     over = !alive;
                 }
                 result = self.parts.results.recv(), if !results_over => match result {
@@ -151,10 +179,16 @@ impl<'a, S: FrameSource> Session<'a, S> {
         &mut self,
         permit: OwnedPermit<v1::AgentMessage>,
         room: usize,
+        lanes: SourceLanes,
     ) -> Result<bool, StreamError> {
+        let bytes = match lanes {
+            SourceLanes::All => MESSAGE_FRAME_BYTES_MAX.min(self.pace.room()),
+            SourceLanes::Critical => MESSAGE_FRAME_BYTES_MAX,
+        };
         let limit = SourceLimit {
             frames: MESSAGE_FRAMES_MAX.min(room),
-            bytes: MESSAGE_FRAME_BYTES_MAX,
+            bytes,
+            lanes,
         };
         let frames = self
             .parts
@@ -171,6 +205,8 @@ impl<'a, S: FrameSource> Session<'a, S> {
             crate::metrics::sent(frame.id.lane, frame.bytes.len());
         }
         let count = frames.len();
+        let bytes = frames.iter().map(|frame| frame.bytes.len()).sum();
+        crate::metrics::egress(self.pace.charge(bytes));
         let frames = frames.into_iter().map(|frame| frame.bytes).collect();
         permit.send(up(Up::Records(v1::Records { frames })));
         let in_flight = self.in_flight.len();
@@ -181,7 +217,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
         Ok(true)
     }
 
-    fn receive(&mut self, message: v1::CollectorMessage) -> Result<(), StreamError> {
+    async fn receive(&mut self, message: v1::CollectorMessage) -> Result<(), StreamError> {
         match message.message {
             Some(Down::Acknowledged(acknowledged)) => {
                 let marks = marks(acknowledged.marks)?;
@@ -197,6 +233,12 @@ impl<'a, S: FrameSource> Session<'a, S> {
                 Ok(())
             }
             Some(Down::Order(order)) => self.take_order(order),
+            Some(Down::Time(answer)) => {
+                if let Some(ahead) = self.clock.answered(answer).await {
+                    self.parts.change(|state| state.collector_ahead_ms = Some(ahead));
+                }
+                Ok(())
+            }
             Some(Down::Goodbye(goodbye)) => Err(farewell(goodbye)),
             Some(Down::Hint(hint)) => {
                 let metrics_interval_ms = Some(hint.metrics_interval_ms).filter(|interval| *interval > 0);
@@ -206,6 +248,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
             Some(Down::Welcome(_)) => Err(StreamError::Protocol {
                 reason: "it welcomed twice".to_owned(),
             }),
+            Some(Down::Credit(_)) => Ok(()),
             // A message of a newer collector.
             None => Ok(()),
         }
@@ -264,18 +307,25 @@ impl<'a, S: FrameSource> Session<'a, S> {
             });
         }
         let beat = v1::Heartbeat {
-            wall_micros: TimeMicros::now().0,
+            wall_micros: self.clock.wall().0,
             boot_micros: boot_micros(),
+            time: self.clock.due(),
         };
+        let beat = up(Up::Heartbeat(beat));
+        crate::metrics::egress(self.pace.charge(prost_len(&beat)));
         // A connection that has no room for it is not idle; the acknowledgement's deadline watches over it.
-        match self.outgoing.try_send(up(Up::Heartbeat(beat))) {
+        match self.outgoing.try_send(beat) {
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(StreamError::Closed),
         }
     }
 }
 
-fn hello<S: FrameSource>(parts: &StreamParts<S>, host: HostId) -> v1::AgentMessage {
+fn hello<S: FrameSource>(
+    parts: &StreamParts<S>,
+    host: HostId,
+    time: v1::TimeRequest,
+) -> v1::AgentMessage {
     up(Up::Hello(v1::Hello {
         protocol: PROTOCOL_VERSION,
         host_id: Bytes::copy_from_slice(host.as_bytes()),
@@ -290,6 +340,8 @@ fn hello<S: FrameSource>(parts: &StreamParts<S>, host: HostId) -> v1::AgentMessa
             .map(v1::Mark::from)
             .collect(),
         boot_id: boot_id(),
+        time: Some(time),
+        ..v1::Hello::default()
     }))
 }
 
