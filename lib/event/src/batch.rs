@@ -18,7 +18,7 @@ use zstd::dict::{DecoderDictionary, EncoderDictionary};
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// zstd level of bodies: level 3 costs about a third of the time of 6 for 3 % more bytes.
-const ZSTD_LEVEL: i32 = 3;
+pub(crate) const ZSTD_LEVEL: i32 = 3;
 
 /// What bodies of all hosts have in common: schemas, names of series, words of events. A small batch is mostly
 /// that. Its number stands in the head of every body, so a later one can be added beside it; this one is never
@@ -81,9 +81,13 @@ pub fn plain(batch: &RecordBatch) -> Result<Vec<u8>, BatchError> {
 /// # Errors
 /// When Arrow or zstd refuses.
 pub fn encode(batch: &RecordBatch) -> Result<Vec<u8>, BatchError> {
-    let plain = plain(batch)?;
+    compress(&plain(batch)?)
+}
+
+/// The body whose bytes before compression are `plain`.
+pub(crate) fn compress(plain: &[u8]) -> Result<Vec<u8>, BatchError> {
     let compressed = zstd::bulk::Compressor::with_prepared_dictionary(&ENCODER)
-        .and_then(|mut compressor| compressor.compress(&plain));
+        .and_then(|mut compressor| compressor.compress(plain));
     compressed.map_err(BatchError::Zstd)
 }
 
@@ -95,7 +99,11 @@ pub fn missing_dictionary(body: &[u8]) -> Option<u32> {
     (Some(needed) != had).then(|| needed.get())
 }
 
-fn decompress(body: &[u8]) -> Result<Vec<u8>, BatchError> {
+/// The bytes of a body before compression, at most [`plain_bytes_max`]: what it holds, however it was compressed.
+///
+/// # Errors
+/// When it is no zstd frame, a longer one, or needs a dictionary that this build does not have.
+pub fn decompress(body: &[u8]) -> Result<Vec<u8>, BatchError> {
     let bytes_max = plain_bytes_max(body);
     if let Some(id) = missing_dictionary(body) {
         return Err(BatchError::Dictionary { id });
@@ -119,13 +127,20 @@ pub fn plain_bytes_max(body: &[u8]) -> usize {
 /// # Errors
 /// [`BatchError`] says what is wrong with the bytes.
 pub fn decode(body: &[u8]) -> Result<RecordBatch, BatchError> {
-    let plain = decompress(body)?;
-    check_lengths(&plain)?;
-    // arrow-ipc still has paths that panic on hostile lengths; they must not take a stream down with them.
-    std::panic::catch_unwind(|| decode_plain(&plain)).unwrap_or(Err(BatchError::Malformed))
+    decode_plain(&decompress(body)?)
 }
 
-fn decode_plain(plain: &[u8]) -> Result<RecordBatch, BatchError> {
+/// The batch in the bytes of a body before compression; as [`decode`].
+///
+/// # Errors
+/// [`BatchError`] says what is wrong with the bytes.
+pub fn decode_plain(plain: &[u8]) -> Result<RecordBatch, BatchError> {
+    check_lengths(plain)?;
+    // arrow-ipc still has paths that panic on hostile lengths; they must not take a stream down with them.
+    std::panic::catch_unwind(|| read_plain(plain)).unwrap_or(Err(BatchError::Malformed))
+}
+
+fn read_plain(plain: &[u8]) -> Result<RecordBatch, BatchError> {
     let mut reader = StreamReader::try_new(std::io::Cursor::new(plain), None)?;
     let batch = reader.next().ok_or(BatchError::Count { found: 0 })??;
     match reader.next() {

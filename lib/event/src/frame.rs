@@ -8,7 +8,7 @@
 //! | 4 | 4 | CRC32C of everything after this field, header and body |
 //! | 8 | 4 | length of the body, at most [`FRAME_BODY_BYTES_MAX`] |
 //! | 12 | 1 | lane: 0 critical, 1 events, 2 metrics |
-//! | 13 | 1 | codec of the body: 1 = Arrow IPC stream in one zstd frame |
+//! | 13 | 1 | codec of the body: 1 = Arrow IPC stream in one zstd frame; 2 = the same relative to an earlier body, on a stream only: see [`crate::relative`] |
 //! | 14 | 2 | table |
 //! | 16 | 2 | version of the table's schema |
 //! | 18 | 2 | flags: bit 0 tombstone (the record was shed; the body is empty and `rows` is what it held) |
@@ -23,7 +23,8 @@
 //!
 //! A reader that meets another version, lane, codec or flag refuses the frame; unknown tables and newer schema
 //! versions are not the frame's concern. (host, epoch, lane, sequence) is the identity: two frames with one
-//! identity and different digests are a fault that is audited.
+//! identity and different digests are a fault that is audited. A digest is made over [`Frame::fixed_head`] and the
+//! body as it is before compression, so that the way a body was compressed makes no difference.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -41,6 +42,10 @@ pub const HEADER_BYTES: usize = 80;
 pub const FRAME_BODY_BYTES_MAX: usize = 256 * 1024 - HEADER_BYTES;
 
 const CODEC_ARROW_ZSTD: u8 = 1;
+pub(crate) const CODEC_RELATIVE: u8 = 2;
+const CODEC_OFFSET: usize = 13;
+/// What of the header depends on the way the body is compressed: checksum and length.
+const COMPRESSED_FIELDS: std::ops::Range<usize> = 4..12;
 const FLAG_TOMBSTONE: u16 = 1;
 
 /// Bytes that are no frame.
@@ -175,10 +180,36 @@ impl Frame {
 
     /// The frame as bytes.
     pub fn encode(&self) -> Bytes {
+        self.encode_as(CODEC_ARROW_ZSTD)
+    }
+
+    /// The header without what depends on how the body is compressed: checksum and length are 0, the codec is 1.
+    pub fn fixed_head(&self) -> [u8; HEADER_BYTES] {
+        let mut head = [0; HEADER_BYTES];
+        let bare = Self {
+            body: Bytes::new(),
+            ..self.clone()
+        };
+        for (byte, encoded) in head.iter_mut().zip(bare.encode()) {
+            *byte = encoded;
+        }
+        if let Some(fields) = head.get_mut(COMPRESSED_FIELDS) {
+            fields.fill(0);
+        }
+        head
+    }
+
+    /// The codec that encoded bytes name.
+    pub(crate) fn codec_of(encoded: &[u8]) -> Option<u8> {
+        encoded.get(CODEC_OFFSET).copied()
+    }
+
+    /// The frame as bytes, with a body of this codec.
+    pub(crate) fn encode_as(&self, codec: u8) -> Bytes {
         let mut rest = BytesMut::with_capacity(self.encoded_len());
         rest.put_u32_le(u32::try_from(self.body.len()).unwrap_or(u32::MAX));
         rest.put_u8(self.id.lane.code());
-        rest.put_u8(CODEC_ARROW_ZSTD);
+        rest.put_u8(codec);
         rest.put_u16_le(self.table);
         rest.put_u16_le(self.schema_version);
         rest.put_u16_le(if self.tombstone { FLAG_TOMBSTONE } else { 0 });
@@ -220,6 +251,11 @@ impl Frame {
     /// # Errors
     /// [`FrameError`] says what is wrong with the bytes.
     pub fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
+        Self::decode_as(CODEC_ARROW_ZSTD, bytes)
+    }
+
+    /// The frame at the head of `bytes`, whose body has to be of this codec.
+    pub(crate) fn decode_as(expected: u8, bytes: &Bytes) -> Result<Self, FrameError> {
         let length = Self::peek_len(bytes)?;
         let frame = bytes.get(..length).ok_or(FrameError::Truncated {
             wanted: length,
@@ -237,7 +273,7 @@ impl Frame {
             field: "lane",
             value: lane_code.into(),
         })?;
-        if codec != CODEC_ARROW_ZSTD {
+        if codec != expected {
             return Err(FrameError::Unknown {
                 field: "codec",
                 value: codec.into(),

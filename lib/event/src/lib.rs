@@ -7,10 +7,12 @@
 //!   with the `table!` macro; [`table::tables`] lists all of them;
 //! - a **fact** ([`Fact`]) is one row, or one second of metrics, on its way from a collector to the spool;
 //! - a **frame** ([`frame::Frame`]) is a numbered batch of rows of one table: the one record format of spool,
-//!   wire and segment. Its identity is (host, epoch, lane, sequence) and never changes.
+//!   wire and segment. Its identity is (host, epoch, lane, sequence) and never changes;
+//! - **bases** ([`relative::Bases`]) are the last bodies of one stream, at both of its ends: on it a frame may
+//!   travel [`relative`] to them, a quarter as long. Spool and store only know frames that stand for themselves.
 //!
 //! Invariants: a schema only grows (a new column is nullable and raises the table's version); a frame's bytes
-//! are written once, at the agent; everything that is decoded from bytes is bounded and never panics.
+//! are written once, at the agent, and what a body holds is the same bytes everywhere; everything that is decoded from bytes is bounded and never panics.
 
 pub mod batch;
 pub mod column;
@@ -19,6 +21,7 @@ pub mod frame;
 pub mod healer;
 pub mod id;
 pub mod metric;
+pub mod relative;
 pub mod remedy;
 pub mod table;
 pub mod time;
