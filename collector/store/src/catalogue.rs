@@ -29,6 +29,9 @@ pub(crate) struct FileRow {
     pub(crate) from: TimeMicros,
     pub(crate) to: TimeMicros,
     pub(crate) ingested_to: TimeMicros,
+    /// The span of its rows by the store's clock; unknown in files written before these were kept.
+    pub(crate) true_from: Option<TimeMicros>,
+    pub(crate) true_to: Option<TimeMicros>,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) digest: String,
@@ -121,7 +124,8 @@ impl Catalogue {
 
     /// Every live Parquet file.
     pub(crate) async fn files(&self) -> Result<Vec<FileRow>, CatalogueError> {
-        const LIVE: &str = "SELECT id, path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, digest \
+        const LIVE: &str = "SELECT id, path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, digest, \
+                            true_from, true_to \
                             FROM parquet_files WHERE state = 'live' ORDER BY id";
         let rows = sqlx::query(LIVE)
             .fetch_all(&self.pool)
@@ -138,6 +142,8 @@ impl Catalogue {
             rows: unsigned(row.get(7)),
             bytes: unsigned(row.get(8)),
             digest: row.get(9),
+            true_from: row.get::<Option<i64>, _>(10).map(TimeMicros),
+            true_to: row.get::<Option<i64>, _>(11).map(TimeMicros),
         };
         Ok(rows.iter().map(file).collect())
     }
@@ -218,7 +224,7 @@ async fn write_change(
     let mut ids = Vec::with_capacity(change.added.len());
     for file in &change.added {
         const ADD: &str = "INSERT INTO parquet_files (path, table_name, day, from_time, to_time, ingested_to, row_count, \
-                           bytes, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                           bytes, digest, true_from, true_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let done = sqlx::query(ADD)
             .bind(&file.path)
             .bind(&file.table)
@@ -229,6 +235,8 @@ async fn write_change(
             .bind(signed(file.rows))
             .bind(signed(file.bytes))
             .bind(&file.digest)
+            .bind(file.true_from.map(|time| time.0))
+            .bind(file.true_to.map(|time| time.0))
             .execute(&mut **transaction)
             .await?;
         ids.push(done.last_insert_rowid());

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fleetmend_event::batch::{BODY_BYTES_MAX, plain_bytes_max};
+use fleetmend_event::batch::{self, BODY_BYTES_MAX, BatchError, plain_bytes_max};
 use fleetmend_event::table::{Gap, table_by_id};
 use fleetmend_event::{Frame, HostId, Mark, RecordId};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::clock::ClockAhead;
 use crate::error::{CommitError, ReadError};
 use crate::mark::{Candidate, Digest};
 use crate::own::{OwnFrame, unreadable};
@@ -65,6 +66,8 @@ pub(crate) struct Prepared {
     pub(crate) rows: Option<(usize, Rows)>,
     /// What is lost with it: its rows cannot be read, or whoever sent it on gave them up.
     pub(crate) gap: Option<Gap>,
+    /// How the clock that stamped it stood to the store's.
+    pub(crate) clock: ClockAhead,
 }
 
 /// Memory that a frame takes until it is durable: its bytes and its decoded rows, by what it states.
@@ -80,16 +83,19 @@ pub(crate) fn memory_of(frame: &Frame) -> usize {
 /// Decodes and checks the frames of one commit. Those that no longer fit into [`COMMIT_PLAIN_BYTES_MAX`] are not
 /// decoded: their rows are given up as if they could not be read. A gap of one of the frames goes with it; those of
 /// other records are given back.
-pub(crate) fn prepare_all(frames: Vec<Frame>, gaps: Vec<(RecordId, Gap)>) -> (Vec<Prepared>, Vec<Gap>) {
+pub(crate) fn prepare_all(
+    frames: Vec<(Frame, ClockAhead)>,
+    gaps: Vec<(RecordId, Gap)>,
+) -> (Vec<Prepared>, Vec<Gap>) {
     let mut left = COMMIT_PLAIN_BYTES_MAX;
     let mut gaps: BTreeMap<RecordId, Gap> = gaps.into_iter().collect();
-    let mut prepare_next = |frame: Frame| {
+    let mut prepare_next = |(frame, clock): (Frame, ClockAhead)| {
         let fits = plain_bytes_max(&frame.body) <= left;
         if fits && !frame.tombstone {
             left = left.saturating_sub(plain_bytes_max(&frame.body));
         }
         let given_up = gaps.remove(&frame.id);
-        let mut prepared = prepare(frame, fits);
+        let mut prepared = prepare(frame, clock, fits);
         prepared.gap = prepared.gap.or(given_up);
         prepared
     };
@@ -99,7 +105,7 @@ pub(crate) fn prepare_all(frames: Vec<Frame>, gaps: Vec<(RecordId, Gap)>) -> (Ve
 
 /// Decodes and checks a frame. Rows that cannot be read never stop a host: the record is stored as a tombstone,
 /// so that its number is not skipped, and the loss becomes a gap row in the same group.
-fn prepare(frame: Frame, fits: bool) -> Prepared {
+fn prepare(frame: Frame, clock: ClockAhead, fits: bool) -> Prepared {
     if frame.tombstone {
         let encoded = frame.encode();
         return Prepared {
@@ -109,13 +115,15 @@ fn prepare(frame: Frame, fits: bool) -> Prepared {
             digest: None,
             rows: None,
             gap: None,
+            clock,
         };
     }
     let encoded = frame.encode();
-    let digest = digest(&encoded);
+    let plain = batch::decompress(&frame.body);
+    let digest = digest_of_plain(&frame, plain.as_deref().ok());
     let candidate = Candidate::Rows(digest);
     let rows = if fits {
-        rows_of(&frame)
+        rows_in(&frame, plain)
     } else {
         let table = table_by_id(frame.table).map_or("*", |table| table.name);
         let reason = format!("commit decodes to more than {COMMIT_PLAIN_BYTES_MAX} bytes");
@@ -129,9 +137,10 @@ fn prepare(frame: Frame, fits: bool) -> Prepared {
             digest: Some(digest),
             rows: Some(rows),
             gap: None,
+            clock,
         },
         Err((table, reason)) => {
-            let gap = unreadable(&frame, table, &reason);
+            let gap = unreadable(&frame, clock, table, &reason);
             let shed = frame.shed();
             let encoded = shed.encode();
             Prepared {
@@ -141,6 +150,7 @@ fn prepare(frame: Frame, fits: bool) -> Prepared {
                 digest: Some(digest),
                 rows: None,
                 gap: Some(gap),
+                clock,
             }
         }
     }
@@ -148,6 +158,14 @@ fn prepare(frame: Frame, fits: bool) -> Prepared {
 
 /// The rows of a frame with the place of their table; otherwise the table's name, as far as known, and the reason.
 pub(crate) fn rows_of(frame: &Frame) -> Result<(usize, Rows), (&'static str, String)> {
+    rows_in(frame, batch::decompress(&frame.body))
+}
+
+/// The same of a frame whose body is decompressed already.
+fn rows_in(
+    frame: &Frame,
+    plain: Result<Vec<u8>, BatchError>,
+) -> Result<(usize, Rows), (&'static str, String)> {
     let place =
         table_index(frame.table).and_then(|index| sql_tables().get(index).map(|table| (index, table)));
     let (index, table) = place.ok_or_else(|| ("*", format!("unknown table {}", frame.table)))?;
@@ -155,18 +173,30 @@ pub(crate) fn rows_of(frame: &Frame) -> Result<(usize, Rows), (&'static str, Str
     if !frame.fits() {
         return Err((name, "frame is too long".to_owned()));
     }
-    let batch = frame.batch().map_err(|error| (name, chain(&error)))?;
-    let batch = batch.ok_or_else(|| (name, "frame is a tombstone".to_owned()))?;
+    let batch = plain.and_then(|plain| batch::decode_plain(&plain));
+    let batch = batch.map_err(|error| (name, chain(&error)))?;
     let mut rows = align(table, &batch).map_err(|error: ReadError| (name, chain(&error)))?;
     // The columns that are left out share the memory of those that stay.
     rows.bytes = rows.bytes.max(plain_bytes_max(&frame.body) as u64);
     Ok((index, rows))
 }
 
-/// First 16 bytes of the SHA-256 of an encoded frame.
-pub(crate) fn digest(encoded: &[u8]) -> Digest {
+/// What tells a frame from another one under the same identity.
+pub(crate) fn digest(frame: &Frame) -> Digest {
+    digest_of_plain(frame, batch::decompress(&frame.body).as_deref().ok())
+}
+
+/// First 16 bytes of a SHA-256 over what the frame says and its body before compression: a record that comes again
+/// may have been compressed by another version, or have travelled relative to others. A body that cannot be
+/// decompressed counts as it is.
+fn digest_of_plain(frame: &Frame, plain: Option<&[u8]>) -> Digest {
+    let hash = Sha256::new()
+        .chain_update(frame.fixed_head())
+        .chain_update([u8::from(plain.is_some())])
+        .chain_update(plain.unwrap_or(&frame.body))
+        .finalize();
     let mut first = [0; 16];
-    for (byte, of_hash) in first.iter_mut().zip(Sha256::digest(encoded)) {
+    for (byte, of_hash) in first.iter_mut().zip(hash) {
         *byte = of_hash;
     }
     first

@@ -5,8 +5,8 @@
 //! name, synced and renamed; then one transaction registers all files of the step with the marks of its segments,
 //! queries see the files instead of the frames, and the segments are deleted.
 //!
-//! A frame belongs to the day of its earliest time, but to no day further from its reception than a week before
-//! or a day after: so a wild clock makes at most nine files, and a file's true times stand in the catalogue.
+//! A frame belongs to the day of its earliest time by the store's clock (`clock.rs`), but to no day further before
+//! its reception than a week: late hosts make at most eight files, and a file's whole span stands in the catalogue.
 //! Memory does not depend on how far rows were compressed: what decodes to more than [`SLICE_BYTES_MAX`] makes
 //! several files of one table and day, each sorted for itself, and at most one slice is in memory, with its
 //! copy while it is sorted.
@@ -180,6 +180,6 @@ fn slices(frames: &[Arc<HotFrame>]) -> Vec<&[Arc<HotFrame>]> {
 
 fn day_of(frame: &HotFrame) -> i64 {
     let received = frame.ingested_at.0.div_euclid(DAY_MICROS);
-    let day = frame.from.0.div_euclid(DAY_MICROS);
-    day.clamp(received.saturating_sub(7), received.saturating_add(1))
+    let day = frame.true_from().0.div_euclid(DAY_MICROS);
+    day.clamp(received.saturating_sub(7), received)
 }

@@ -90,7 +90,7 @@ impl Default for QueryConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
-    /// Days after which a file is deleted, counted from the last time anything in it was received.
+    /// Days after which a file is deleted, counted from when its latest row was made, by the store's clock.
     pub age_days: u32,
     /// Bytes of Parquet files a table may hold; the oldest are deleted first.
     pub table_bytes_max: u64,

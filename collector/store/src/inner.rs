@@ -275,12 +275,13 @@ impl Inner {
         }
         tracing::error!(host = %frame.host, segment = frame.segment.number, %error, "stored frame cannot be read");
         let info = sql_tables().get(table).map(|table| table.info);
+        let (from_time, to_time) = frame.clock.true_span(frame.from, frame.to);
         let gap = Gap {
             time: TimeMicros::now(),
             table: info.map_or("*", |info| info.name).to_owned(),
             lane: info.map_or(Lane::Events, |info| info.lane),
-            from_time: frame.from,
-            to_time: frame.to,
+            from_time,
+            to_time,
             count: frame.rows,
             exactness: Exactness::Exact,
             stage: GapStage::Store,
@@ -338,8 +339,8 @@ pub(crate) fn gap_of_file(file: &ParquetFile, reason: &str) -> Gap {
         time: TimeMicros::now(),
         table: info.map_or("*", |info| info.name).to_owned(),
         lane: info.map_or(Lane::Events, |info| info.lane),
-        from_time: file.from,
-        to_time: file.to,
+        from_time: file.true_from,
+        to_time: file.true_to,
         count: file.rows,
         exactness: Exactness::Exact,
         stage: GapStage::Store,

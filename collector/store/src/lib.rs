@@ -13,6 +13,8 @@
 //!   A host has the marks of its latest 64 epochs; what it sends under an older one counts as new.
 //! - Rows that cannot be read, records that never came and files that are damaged become gap rows, and stop nothing
 //!   else. An [`Answer`] names the gaps that touch what it read.
+//! - Rows keep the times of their host's clock; what the store decides, it decides by the times of its own
+//!   (`clock.rs`): which day a row belongs to, when it expires, how late it came.
 //! - A query sees every row of a table once, also while it is compacted. Rows in one frame keep their order.
 //! - Bounded: the queue of commits in bytes, decoded, and in number (a full one makes `commit` wait, then fail), what
 //!   one commit decodes to (the rest of it becomes a gap), the rows that one step of compaction decodes at once, the
@@ -41,6 +43,7 @@ mod metrics;
 pub mod query;
 
 mod catalogue;
+mod clock;
 mod commit;
 mod compact;
 mod gaps;
@@ -56,6 +59,7 @@ mod task;
 mod view;
 mod writer;
 
+pub use clock::ClockAhead;
 pub use config::StoreConfig;
 pub use error::{CommitError, OpenError, QueryError};
 pub use gaps::HostGap;

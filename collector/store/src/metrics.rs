@@ -20,6 +20,8 @@ pub(crate) const UNKNOWN_GAPS: &str = "fleetmend_collector_store_unknown_gaps_to
 pub(crate) const FORGOTTEN_EPOCHS: &str = "fleetmend_collector_store_forgotten_epochs_total";
 /// Seconds from the first frame of a group to its fsync.
 pub(crate) const GROUP_SECONDS: &str = "fleetmend_collector_store_group_commit_seconds";
+/// Seconds from the making of a frame's latest row to its reception, by the store's clock.
+pub(crate) const LATE_SECONDS: &str = "fleetmend_collector_store_late_seconds";
 /// Bytes written to segments.
 pub(crate) const SEGMENT_BYTES: &str = "fleetmend_collector_store_segment_bytes_total";
 /// Rows written to Parquet files.
@@ -71,6 +73,11 @@ pub(crate) fn describe() {
         GROUP_SECONDS,
         Unit::Seconds,
         "from the first frame of a group to its fsync"
+    );
+    describe_histogram!(
+        LATE_SECONDS,
+        Unit::Seconds,
+        "from the making of a frame's latest row to its reception"
     );
     describe_counter!(SEGMENT_BYTES, Unit::Bytes, "bytes written to segments");
     describe_counter!(COMPACTED_ROWS, Unit::Count, "rows written to Parquet files");

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use fleetmend_event::frame::{FRAME_BODY_BYTES_MAX, Stamp};
-use fleetmend_event::table::{Exactness, Gap, GapStage, TableInfo};
-use fleetmend_event::{Fact, FactBuffer, Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
+use fleetmend_event::table::{Exactness, Gap, GapStage, MetricChunk, TableInfo};
+use fleetmend_event::{
+    Fact, FactBuffer, Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, Table, TimeMicros,
+};
 
+use crate::clock::ClockAhead;
 use crate::error::CommitError;
 use crate::shape::{Rows, align, sql_tables, table_index};
 
@@ -94,18 +97,26 @@ fn own_frame(
 const WAIT_MAX_MS: i64 = 60_000;
 
 /// A gap for records of a stream that never came.
-pub(crate) fn never_received(frame: &Frame, missing: u64, last_seen: Option<TimeMicros>) -> Gap {
+pub(crate) fn never_received(
+    frame: &Frame,
+    clock: ClockAhead,
+    missing: u64,
+    last_seen: Option<TimeMicros>,
+) -> Gap {
+    let now = TimeMicros::now();
+    // What is missing was made before this record, and by whichever clock: its end is told by the store's.
+    let until = clock.true_time(frame.from_time, now);
     let reach = i64::try_from(UNKNOWN_REACH.as_micros()).unwrap_or(i64::MAX);
     let sequence = frame.id.sequence.0;
     Gap {
-        time: TimeMicros::now(),
+        time: now,
         table: "*".to_owned(),
         lane: frame.id.lane,
         from_time: last_seen
             .map(|seen| seen.plus_millis(-WAIT_MAX_MS))
-            .unwrap_or(frame.from_time.plus_micros(reach.saturating_neg()))
-            .min(frame.from_time),
-        to_time: frame.from_time,
+            .unwrap_or(until.plus_micros(reach.saturating_neg()))
+            .min(until),
+        to_time: until,
         count: missing,
         exactness: Exactness::AtLeast,
         stage: GapStage::Restore,
@@ -118,17 +129,31 @@ pub(crate) fn never_received(frame: &Frame, missing: u64, last_seen: Option<Time
 }
 
 /// A gap for a record whose rows cannot be read.
-pub(crate) fn unreadable(frame: &Frame, table: &str, reason: &str) -> Gap {
+pub(crate) fn unreadable(frame: &Frame, clock: ClockAhead, table: &str, reason: &str) -> Gap {
+    let (from_time, to_time) = clock.true_span(frame.from_time, frame.to_time);
+    let (count, exactness) = counted(frame);
     Gap {
         time: TimeMicros::now(),
         table: table.to_owned(),
         lane: frame.id.lane,
-        from_time: frame.from_time.min(frame.to_time),
-        to_time: frame.to_time.max(frame.from_time),
-        count: u64::from(frame.rows),
-        exactness: Exactness::Exact,
+        from_time,
+        to_time,
+        count,
+        exactness,
         stage: GapStage::Ingest,
         reason: reason.chars().take(200).collect(),
+    }
+}
+
+/// Rows that SQL would show of a frame. A row of metrics holds many samples: where they cannot be counted, at least
+/// one was in each.
+fn counted(frame: &Frame) -> (u64, Exactness) {
+    if frame.table != MetricChunk::ID {
+        return (frame.rows.into(), Exactness::Exact);
+    }
+    match frame.facts() {
+        Some(samples) => (samples, Exactness::Exact),
+        None => (frame.rows.into(), Exactness::AtLeast),
     }
 }
 

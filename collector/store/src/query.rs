@@ -1,7 +1,7 @@
 //! Queries: SQL over everything stored, hot frames and Parquet files together.
 //!
 //! Every table of [`fleetmend_event::table::tables`] is there under its name, with the columns of its rows and with
-//! `host_id` and `ingested_at`; `metrics` has one row per sample. `SHOW TABLES` and `DESCRIBE` work. A query sees
+//! `host_id`, `ingested_at` and `clock_ahead_us`; `metrics` has one row per sample. `SHOW TABLES` and `DESCRIBE` work. A query sees
 //! each table as it was when the query first named it. The function `label(labels, 'key')` reads one attribute of a metric.
 //!
 //! # Limits

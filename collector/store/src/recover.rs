@@ -25,6 +25,7 @@ use bytes::Bytes;
 use fleetmend_event::table::{Exactness, Gap, GapStage};
 use fleetmend_event::{Fact, Frame, HostId, Lane, Mark, Sequence, TimeMicros};
 
+use crate::clock::ClockAhead;
 use crate::commit::{digest, rows_of};
 use crate::config::StoreConfig;
 use crate::error::OpenError;
@@ -167,7 +168,7 @@ impl Recovery<'_> {
             if id.sequence.0 <= recovered.marks.of_stream(key).sequence.0 {
                 continue;
             }
-            let digest = (!entry.frame.tombstone).then(|| digest(&entry.frame.encode()));
+            let digest = (!entry.frame.tombstone).then(|| digest(&entry.frame));
             recovered
                 .marks
                 .raise(key, id.sequence.0, digest, entry.ingested_at);
@@ -216,7 +217,8 @@ impl Recovery<'_> {
     ) -> Result<Bytes, OpenError> {
         let mut anew = crate::segment::header_of(path);
         for entry in &found.entries {
-            put_entry(&mut anew, entry.host, entry.ingested_at, &entry.frame.encode());
+            let when = (entry.ingested_at, entry.clock);
+            put_entry(&mut anew, entry.host, when, &entry.frame.encode());
         }
         let facts = gaps.into_iter().map(Fact::from).collect();
         // Each rewritten segment has an epoch of its own, so that its gaps are numbered from 1.
@@ -228,7 +230,12 @@ impl Recovery<'_> {
             let mut id = frame.template.id;
             id.sequence = Sequence(number);
             let encoded = Frame { id, ..frame.template }.encode();
-            put_entry(&mut anew, OWN_HOST, TimeMicros::now(), &encoded);
+            put_entry(
+                &mut anew,
+                OWN_HOST,
+                (TimeMicros::now(), ClockAhead::NONE),
+                &encoded,
+            );
         }
         tracing::info!(path = %path.display(), was = bytes.len(), is = anew.len(), "writing a damaged segment anew");
         replace_file(path, &anew).map_err(io_error("replace", path))?;
@@ -238,7 +245,8 @@ impl Recovery<'_> {
 
 fn hot_frame(file: &Arc<SegmentFile>, entry: &Entry, rows: &Rows) -> Arc<HotFrame> {
     let length = u32::try_from(entry.frame.encoded_len()).unwrap_or(u32::MAX);
-    HotFrame::new(file, entry.offset, length, entry.host, entry.ingested_at, rows)
+    let when = (entry.ingested_at, entry.clock);
+    HotFrame::new(file, entry.offset, length, entry.host, when, rows)
 }
 
 /// Rows of one segment that this build cannot read, one gap for each host, table and lane.
@@ -251,7 +259,7 @@ impl Lost {
         let frame = &entry.frame;
         let gap = Gap {
             stage: GapStage::Store,
-            ..unreadable(frame, table, reason)
+            ..unreadable(frame, entry.clock, table, reason)
         };
         let key = (entry.host, frame.table, frame.id.lane);
         let Some(held) = self.0.get_mut(&key) else {
@@ -298,18 +306,14 @@ fn damage_gap(found: &Scan, damage: Damage) -> Gap {
         .find(|entry| entry.offset < damage.offset);
     let after = found.entries.iter().find(|entry| entry.offset > damage.offset);
     let now = TimeMicros::now();
-    let from = before.map(|entry| entry.frame.from_time.min(entry.ingested_at));
-    let to = after
-        .map(|entry| entry.frame.to_time.max(entry.ingested_at))
-        .unwrap_or(now);
+    let made = |entry: &Entry| entry.clock.true_time(entry.frame.from_time, entry.ingested_at);
+    let from = before.map(made);
+    let to = after.map(|entry| entry.ingested_at).unwrap_or(now);
     Gap {
         time: now,
         table: "*".to_owned(),
         lane: Lane::Critical,
-        from_time: from
-            .or(after.map(|entry| entry.frame.from_time))
-            .unwrap_or(now)
-            .min(to),
+        from_time: from.or(after.map(made)).unwrap_or(now).min(to),
         to_time: to,
         count: 1,
         exactness: Exactness::AtLeast,

@@ -1,7 +1,8 @@
 //! Retention: whole files are deleted, the oldest first.
 //!
-//! A file is too old when the last time anything in it was received lies further back than its table's days, so that
-//! a wild clock neither keeps rows for ever nor deletes them at once. A table that holds too many bytes loses its
+//! A file is too old when its latest row was made longer ago than its table's days, by the store's clock
+//! (`clock.rs`): a host's wild clock neither keeps rows for ever nor deletes them at once, and rows of a clock that
+//! nobody knows count from their reception. A table that holds too many bytes loses its
 //! oldest files until it does not. This is planned and no loss: it makes no gap row; the catalogue and the
 //! counter of expired files tell of it. A file goes from disk when the last query that reads it lets go of it.
 
@@ -44,7 +45,7 @@ pub(crate) async fn retain(inner: &Arc<Inner>, limits: &RetentionConfig) -> Resu
 /// Ids of the files to delete.
 fn expired(config: &RetentionConfig, mut files: Vec<Arc<ParquetFile>>, now: TimeMicros) -> Vec<i64> {
     // Newest first: what still fits is kept.
-    files.sort_by_key(|file| Reverse((file.ingested_to, file.id)));
+    files.sort_by_key(|file| Reverse((file.true_to, file.id)));
     let mut expired = Vec::new();
     for (table, index) in sql_tables().iter().zip(0_usize..) {
         let own = config.tables.get(table.info.name);
@@ -56,7 +57,7 @@ fn expired(config: &RetentionConfig, mut files: Vec<Arc<ParquetFile>>, now: Time
         let mut bytes = 0_u64;
         for file in files.iter().filter(|file| file.table == index) {
             bytes = bytes.saturating_add(file.bytes);
-            if file.ingested_to < oldest || bytes > bytes_max {
+            if file.true_to < oldest || bytes > bytes_max {
                 expired.push(file.id);
             }
         }

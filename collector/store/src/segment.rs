@@ -12,16 +12,20 @@
 //! | 8 | 8 | number of the segment |
 //! | 16 | 8 | when it was made, microseconds since 1970, signed |
 //!
-//! An entry is a head of 40 bytes and a frame as [`fleetmend_event::frame`] specifies it:
+//! An entry is a head of 48 bytes and a frame as [`fleetmend_event::frame`] specifies it:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | magic `46 4D 45 01`: "FME" and the version, 1 |
-//! | 4 | 4 | CRC32C of the 32 bytes after this field |
+//! | 0 | 4 | magic `46 4D 45 02`: "FME" and the version, 2 |
+//! | 4 | 4 | CRC32C of the 40 bytes after this field |
 //! | 8 | 16 | host |
 //! | 24 | 8 | when the store took it, microseconds since 1970, signed |
 //! | 32 | 4 | length of the frame |
 //! | 36 | 4 | the frame's own CRC32C, which ties the head to it |
+//! | 40 | 8 | how much the host's clock was ahead of the store's, microseconds, signed; the smallest number: unknown |
+//!
+//! A head of version 1 ends before the last field, and its CRC covers 32 bytes; such entries are read and no longer
+//! written. Both versions may stand in one segment.
 //!
 //! A reader takes entries in order. Bytes that are no entry are *damage*: it looks for the next magic whose entry
 //! is whole and goes on there. Damage that reaches the end of the file is a *tail*: a write that power or a kill
@@ -36,14 +40,20 @@ pub(crate) use scan::{Damage, Entry, Scan, scan};
 use bytes::{BufMut, Bytes, BytesMut};
 use fleetmend_event::{HostId, TimeMicros};
 
+use crate::clock::ClockAhead;
+
 /// Magic and version at the head of a segment.
 pub(crate) const SEGMENT_MAGIC: [u8; 4] = [b'F', b'M', b'S', 1];
-/// Magic and version at the head of an entry.
-pub(crate) const ENTRY_MAGIC: [u8; 4] = [b'F', b'M', b'E', 1];
+/// Magic at the head of an entry; its version follows.
+pub(crate) const ENTRY_MAGIC: [u8; 3] = *b"FME";
+/// Version of the entries that are written.
+const ENTRY_VERSION: u8 = 2;
 /// Bytes before the first entry.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 24;
 /// Bytes of an entry before its frame.
-pub(crate) const ENTRY_HEAD_BYTES: usize = 40;
+pub(crate) const ENTRY_HEAD_BYTES: usize = 48;
+/// The same in version 1.
+const ENTRY_HEAD_BYTES_1: usize = 40;
 /// Name of a segment's file ends so.
 pub(crate) const SUFFIX: &str = ".seg";
 
@@ -78,13 +88,20 @@ pub(crate) fn header_of(path: &std::path::Path) -> Vec<u8> {
 }
 
 /// Appends one entry to `buffer`. `frame` is an encoded frame, its CRC in bytes 4 to 8.
-pub(crate) fn put_entry(buffer: &mut Vec<u8>, host: HostId, ingested_at: TimeMicros, frame: &[u8]) {
-    let mut rest = BytesMut::with_capacity(32);
+pub(crate) fn put_entry(
+    buffer: &mut Vec<u8>,
+    host: HostId,
+    (ingested_at, clock): (TimeMicros, ClockAhead),
+    frame: &[u8],
+) {
+    let mut rest = BytesMut::with_capacity(40);
     rest.put_slice(host.as_bytes());
     rest.put_i64_le(ingested_at.0);
     rest.put_u32_le(u32::try_from(frame.len()).unwrap_or(u32::MAX));
     rest.put_slice(frame.get(4..8).unwrap_or(&[0; 4]));
+    rest.put_i64_le(clock.to_code());
     buffer.put_slice(&ENTRY_MAGIC);
+    buffer.put_u8(ENTRY_VERSION);
     buffer.put_u32_le(crc32c::crc32c(&rest));
     buffer.put_slice(&rest);
     buffer.put_slice(frame);

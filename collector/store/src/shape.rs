@@ -1,28 +1,34 @@
 //! The shape of rows: what a frame holds, and what SQL shows of it.
 //!
 //! A frame's rows are first aligned to this build's schema of their table: columns by name, unknown columns left
-//! out, missing nullable ones null. SQL shows the aligned columns and, after them, `host_id` (text) and
-//! `ingested_at` (when the store took them). Only `metrics` looks different: a frame holds one row per series and
-//! batch, SQL one row per sample, `time, host_id, name, unit, labels, value, ingested_at`, where a sample that
+//! out, missing nullable ones null. SQL shows the aligned columns and, after them, `host_id` (text), `ingested_at`
+//! (when the store took them) and `clock_ahead_us` (how much the host's clock was ahead of the store's when it made
+//! them, null where nobody knows). Only `metrics` looks different: a frame holds one row per series and
+//! batch, SQL one row per sample, `time, host_id, name, unit, labels, value, ingested_at, clock_ahead_us`, where a sample that
 //! could not be taken has a null value.
 
 mod expand;
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
+};
 use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use fleetmend_event::table::{MetricChunk, TableInfo, tables};
-use fleetmend_event::{HostId, Table, TimeMicros};
+use fleetmend_event::{Table, TimeMicros};
 
 use crate::error::ReadError;
+use crate::view::HotFrame;
 pub(crate) use expand::{Chunks, SampleBuilder};
 
 /// Column that names the host in every table.
 pub(crate) const HOST_ID: &str = "host_id";
 /// Column that says when the store took the row.
 pub(crate) const INGESTED_AT: &str = "ingested_at";
+/// Column that says how much the host's clock was ahead, in microseconds.
+pub(crate) const CLOCK_AHEAD: &str = "clock_ahead_us";
 /// Column that every query is pruned by.
 pub(crate) const TIME: &str = "time";
 
@@ -76,6 +82,11 @@ pub(crate) fn time_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
+/// Null in files that were written before it was kept.
+fn clock_ahead() -> Field {
+    Field::new(CLOCK_AHEAD, DataType::Int64, true)
+}
+
 fn sql_table(info: &'static TableInfo) -> SqlTable {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let time = |name: &str| Field::new(name, time_type(), false);
@@ -88,6 +99,7 @@ fn sql_table(info: &'static TableInfo) -> SqlTable {
             text("labels"),
             Field::new("value", DataType::Float64, true),
             time(INGESTED_AT),
+            clock_ahead(),
         ];
         return SqlTable {
             info,
@@ -103,6 +115,7 @@ fn sql_table(info: &'static TableInfo) -> SqlTable {
         .collect();
     fields.push(text(HOST_ID));
     fields.push(time(INGESTED_AT));
+    fields.push(clock_ahead());
     SqlTable {
         info,
         schema: Arc::new(Schema::new(fields)),
@@ -204,19 +217,22 @@ fn memory_of(batch: &RecordBatch) -> u64 {
 pub(crate) fn with_system_columns(
     table: &SqlTable,
     batch: &RecordBatch,
-    host: HostId,
-    ingested_at: TimeMicros,
+    frame: &HotFrame,
 ) -> Result<RecordBatch, ReadError> {
     let rows = batch.num_rows();
-    let host = host.to_string();
+    let host = frame.host.to_string();
     let mut columns = batch.columns().to_vec();
     columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(
         host.as_str(),
         rows,
     ))));
     columns.push(Arc::new(
-        TimestampMicrosecondArray::from_value(ingested_at.0, rows).with_timezone("UTC"),
+        TimestampMicrosecondArray::from_value(frame.ingested_at.0, rows).with_timezone("UTC"),
     ));
+    columns.push(Arc::new(Int64Array::from_iter(std::iter::repeat_n(
+        frame.clock.micros(),
+        rows,
+    ))));
     RecordBatch::try_new(table.schema.clone(), columns).map_err(|error| ReadError::Shape {
         table: table.info.name,
         reason: error.to_string(),

@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::catalogue::{Catalogue, FileRow};
+use crate::clock::ClockAhead;
 use crate::commit::{Command, memory_of, prepare_all};
 use crate::config::StoreConfig;
 use crate::error::{CommitError, OpenError, QueryError};
@@ -194,11 +195,31 @@ impl Store {
         frames: Vec<Frame>,
         gaps: Vec<(RecordId, Gap)>,
     ) -> Result<Vec<Mark>, CommitError> {
-        if host == OWN_HOST || frames.iter().any(|frame| is_own_epoch(frame.id.epoch)) {
+        let frames = frames.into_iter().map(|frame| (frame, ClockAhead::UNKNOWN));
+        self.commit_timed(host, frames.collect(), gaps).await
+    }
+
+    /// As [`Store::commit_with_gaps`], with what is known of the clock that stamped each frame; it is kept with the
+    /// rows, and decides where they belong and how long they are kept.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    ///
+    /// # Cancel safety
+    /// As [`Store::commit`].
+    pub async fn commit_timed(
+        &self,
+        host: HostId,
+        frames: Vec<(Frame, ClockAhead)>,
+        gaps: Vec<(RecordId, Gap)>,
+    ) -> Result<Vec<Mark>, CommitError> {
+        let reserved = |(frame, _): &(Frame, ClockAhead)| is_own_epoch(frame.id.epoch);
+        if host == OWN_HOST || frames.iter().any(reserved) {
             return Err(CommitError::Reserved);
         }
         let missing = frames
             .iter()
+            .map(|(frame, _)| frame)
             .filter(|frame| !frame.tombstone)
             .find_map(|frame| missing_dictionary(&frame.body));
         if let Some(dictionary) = missing {
@@ -209,7 +230,8 @@ impl Store {
         let busy = |_| CommitError::Busy {
             waited: config.commit_timeout(),
         };
-        let bytes = frames.iter().map(memory_of).fold(0, usize::saturating_add);
+        let bytes = frames.iter().map(|(frame, _)| memory_of(frame));
+        let bytes = bytes.fold(0, usize::saturating_add);
         let share = u32::try_from(bytes)
             .unwrap_or(u32::MAX)
             .clamp(1, config.queue_bytes_max);
@@ -429,7 +451,8 @@ pub(crate) fn parquet_file(folder: &Path, row: FileRow) -> Option<ParquetFile> {
         day: row.day,
         from: row.from,
         to: row.to,
-        ingested_to: row.ingested_to,
+        true_from: row.true_from.unwrap_or(row.ingested_to),
+        true_to: row.true_to.unwrap_or(row.ingested_to),
         rows: row.rows,
         bytes: row.bytes,
         digest: row.digest,

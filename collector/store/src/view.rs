@@ -11,12 +11,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use fleetmend_event::{HostId, TimeMicros};
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
+use crate::clock::ClockAhead;
 use crate::error::ReadError;
 use crate::segment::SegmentFile;
 use crate::shape::{Rows, SqlTable, align, sql_tables};
@@ -34,6 +36,8 @@ pub(crate) struct HotFrame {
     pub(crate) host: HostId,
     /// When the store took it.
     pub(crate) ingested_at: TimeMicros,
+    /// How its host's clock stood to the store's.
+    pub(crate) clock: ClockAhead,
     /// Earliest time in it.
     pub(crate) from: TimeMicros,
     /// Latest time in it.
@@ -54,7 +58,7 @@ impl HotFrame {
         offset: u64,
         length: u32,
         host: HostId,
-        ingested_at: TimeMicros,
+        (ingested_at, clock): (TimeMicros, ClockAhead),
         rows: &Rows,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -63,6 +67,7 @@ impl HotFrame {
             length,
             host,
             ingested_at,
+            clock,
             from: rows.from,
             to: rows.to,
             rows: rows.count,
@@ -83,6 +88,18 @@ impl HotFrame {
             reason: "frame is a tombstone".to_owned(),
         })?;
         Ok(align(table, &batch)?.batch)
+    }
+
+    /// When its earliest row was made, by the store's clock.
+    pub(crate) fn true_from(&self) -> TimeMicros {
+        self.clock.true_time(self.from, self.ingested_at)
+    }
+
+    /// Seconds from its latest row to its reception, by the store's clock.
+    pub(crate) fn late_seconds(&self) -> f64 {
+        let made = self.clock.true_time(self.to, self.ingested_at);
+        let late = u64::try_from(self.ingested_at.micros_since(made)).unwrap_or(0);
+        Duration::from_micros(late).as_secs_f64()
     }
 
     /// Notes that it cannot be read any more; says whether that is new.
@@ -115,8 +132,10 @@ pub(crate) struct ParquetFile {
     pub(crate) from: TimeMicros,
     /// Latest time in it.
     pub(crate) to: TimeMicros,
-    /// Latest time anything in it was received.
-    pub(crate) ingested_to: TimeMicros,
+    /// Earliest time in it by the store's clock.
+    pub(crate) true_from: TimeMicros,
+    /// Latest time in it by the store's clock.
+    pub(crate) true_to: TimeMicros,
     /// Its rows.
     pub(crate) rows: u64,
     /// Its size.

@@ -180,7 +180,15 @@ impl Writer {
         for placed in group.placed() {
             if let Some((table, rows)) = &placed.rows {
                 let at = offset.saturating_add(placed.offset);
-                let frame = HotFrame::new(segment, at, placed.length, placed.host, group.now(), rows);
+                let frame = HotFrame::new(
+                    segment,
+                    at,
+                    placed.length,
+                    placed.host,
+                    (group.now(), placed.clock),
+                    rows,
+                );
+                histogram!(names::LATE_SECONDS).record(frame.late_seconds());
                 rows_shown = rows_shown.saturating_add(rows.count);
                 hot.push((*table, frame));
             }

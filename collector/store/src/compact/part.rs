@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::{max, min};
 use fleetmend_event::TimeMicros;
 use parquet::arrow::ArrowWriter;
@@ -14,8 +14,9 @@ use parquet::schema::types::ColumnPath;
 
 use super::DAY_MICROS;
 use crate::catalogue::FileRow;
+use crate::clock::ClockAhead;
 use crate::error::MaintenanceError;
-use crate::shape::{INGESTED_AT, SqlTable, TIME, typed};
+use crate::shape::{CLOCK_AHEAD, INGESTED_AT, SqlTable, TIME, typed};
 use crate::view::digest_of;
 
 /// zstd level of Parquet pages: they are written once and read often.
@@ -34,6 +35,8 @@ pub(crate) struct Part {
     from: i64,
     to: i64,
     ingested_to: i64,
+    true_from: TimeMicros,
+    true_to: TimeMicros,
 }
 
 impl Part {
@@ -65,6 +68,8 @@ impl Part {
             from: i64::MAX,
             to: i64::MIN,
             ingested_to: i64::MIN,
+            true_from: TimeMicros(i64::MAX),
+            true_to: TimeMicros(i64::MIN),
         })
     }
 
@@ -75,6 +80,12 @@ impl Part {
         self.from = self.from.min(min(times).unwrap_or(i64::MAX));
         self.to = self.to.max(max(times).unwrap_or(i64::MIN));
         self.ingested_to = self.ingested_to.max(max(ingested).unwrap_or(i64::MIN));
+        let clocks = typed::<Int64Array>(batch, CLOCK_AHEAD)?;
+        for ((time, taken), clock) in times.values().iter().zip(ingested.values()).zip(clocks) {
+            let made = ClockAhead::from_micros(clock).true_time(TimeMicros(*time), TimeMicros(*taken));
+            self.true_from = self.true_from.min(made);
+            self.true_to = self.true_to.max(made);
+        }
         self.rows = self.rows.saturating_add(batch.num_rows() as u64);
         self.writer.write(batch)?;
         Ok(())
@@ -106,6 +117,8 @@ impl Part {
             from: TimeMicros(self.from),
             to: TimeMicros(self.to),
             ingested_to: TimeMicros(self.ingested_to),
+            true_from: Some(self.true_from),
+            true_to: Some(self.true_to),
             rows: self.rows,
             bytes,
             digest,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
-use fleetmend_event::TimeMicros;
 
 use super::part::Part;
 use crate::catalogue::FileRow;
@@ -35,7 +34,6 @@ pub(crate) fn write_frames(
             Ok(batch) => read.push(Read {
                 batch,
                 host: frame.host.to_string(),
-                ingested_at: frame.ingested_at,
                 frame: frame.clone(),
             }),
             // The disk may come back; a frame that is read whole and is no frame does not.
@@ -55,12 +53,11 @@ pub(crate) fn write_frames(
 struct Read {
     batch: RecordBatch,
     host: String,
-    ingested_at: TimeMicros,
     frame: Arc<HotFrame>,
 }
 
 fn write_rows(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Result<(), MaintenanceError> {
-    let of_frame = |read: &Read| with_system_columns(table, &read.batch, read.frame.host, read.ingested_at);
+    let of_frame = |read: &Read| with_system_columns(table, &read.batch, &read.frame);
     let batches = read.iter().map(of_frame).collect::<Result<Vec<_>, _>>()?;
     let all = concat_batches(&table.schema, &batches)?;
     drop(batches);
@@ -95,15 +92,15 @@ fn write_samples(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Re
                 chunks.start(row),
                 chunks,
                 row,
-                read.ingested_at,
+                &read.frame,
             ));
         }
     }
     order.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
     let mut builder = SampleBuilder::new(table.schema.clone());
-    for (sample, _, chunks, row, ingested_at) in order {
+    for (sample, _, chunks, row, frame) in order {
         for (time, value) in chunks.samples(row) {
-            builder.push(sample, time, value, ingested_at);
+            builder.push(sample, (time, value), (frame.ingested_at, frame.clock));
             if builder.len() >= BATCH_ROWS || builder.text_bytes() >= BATCH_TEXT_BYTES {
                 part.write(&builder.finish()?)?;
             }

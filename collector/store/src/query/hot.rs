@@ -78,8 +78,7 @@ impl Reader {
         match frame.batch(self.table) {
             Ok(batch) if self.table.is_metrics() => self.samples(frame, &batch),
             Ok(batch) => {
-                let rows = with_system_columns(self.table, &batch, frame.host, frame.ingested_at)
-                    .map_err(external)?;
+                let rows = with_system_columns(self.table, &batch, frame).map_err(external)?;
                 let rows = match &self.projection {
                     Some(columns) => rows.project(columns)?,
                     None => rows,
@@ -103,7 +102,7 @@ impl Reader {
             if self.prune.wants_name(chunks.name(row)) {
                 let sample = chunks.sample_of(row, &host);
                 for (time, value) in chunks.samples(row) {
-                    builder.push(sample, time, value, frame.ingested_at);
+                    builder.push(sample, (time, value), (frame.ingested_at, frame.clock));
                 }
             }
         }

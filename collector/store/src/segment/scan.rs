@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use fleetmend_event::{Frame, HostId, TimeMicros};
 
-use super::{ENTRY_HEAD_BYTES, ENTRY_MAGIC, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC};
+use super::{
+    ENTRY_HEAD_BYTES, ENTRY_HEAD_BYTES_1, ENTRY_MAGIC, ENTRY_VERSION, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC,
+};
+use crate::clock::ClockAhead;
 
 /// One whole entry.
 #[derive(Debug, Clone)]
@@ -12,6 +15,8 @@ pub(crate) struct Entry {
     pub(crate) host: HostId,
     /// When the store took it.
     pub(crate) ingested_at: TimeMicros,
+    /// How its host's clock stood to the store's.
+    pub(crate) clock: ClockAhead,
     /// Where the frame begins in the segment.
     pub(crate) offset: u64,
     /// The frame.
@@ -99,16 +104,26 @@ fn next_entry(bytes: &Bytes, from: usize) -> Option<usize> {
 }
 
 fn entry_at(bytes: &Bytes, at: usize) -> Option<(Entry, usize)> {
-    let body = at.checked_add(ENTRY_HEAD_BYTES)?;
-    let head = bytes.get(at..body)?;
-    let (magic, head) = head.split_first_chunk::<4>()?;
-    let (checksum, rest) = head.split_first_chunk::<4>()?;
-    if *magic != ENTRY_MAGIC || *checksum != crc32c::crc32c(rest).to_le_bytes() {
+    let (magic, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
+    let head_bytes = match magic.strip_prefix(&ENTRY_MAGIC)? {
+        [1] => ENTRY_HEAD_BYTES_1,
+        [ENTRY_VERSION] => ENTRY_HEAD_BYTES,
+        _ => return None,
+    };
+    let body = at.checked_add(head_bytes)?;
+    let (checksum, rest) = bytes
+        .get(at.checked_add(magic.len())?..body)?
+        .split_first_chunk::<4>()?;
+    if *checksum != crc32c::crc32c(rest).to_le_bytes() {
         return None;
     }
     let (host, rest) = rest.split_first_chunk::<16>()?;
     let (ingested_at, rest) = rest.split_first_chunk::<8>()?;
-    let (length, frame_checksum) = rest.split_first_chunk::<4>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (frame_checksum, rest) = rest.split_first_chunk::<4>()?;
+    let clock = rest.first_chunk::<8>().map_or(ClockAhead::UNKNOWN, |code| {
+        ClockAhead::from_code(i64::from_le_bytes(*code))
+    });
     let end = body.checked_add(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
     let encoded = bytes.get(body..end).map(|_| bytes.slice(body..end))?;
     if encoded.get(4..8) != Some(frame_checksum) {
@@ -120,6 +135,7 @@ fn entry_at(bytes: &Bytes, at: usize) -> Option<(Entry, usize)> {
     let entry = Entry {
         host: HostId::from_bytes(*host),
         ingested_at: TimeMicros(i64::from_le_bytes(*ingested_at)),
+        clock,
         offset: body as u64,
         frame,
     };

@@ -33,7 +33,7 @@ fn segment(entries: u64) -> Vec<u8> {
         put_entry(
             &mut bytes,
             HostId::from_bytes([9; 16]),
-            TimeMicros(6),
+            (TimeMicros(6), ClockAhead::from_micros(Some(-8))),
             &frame(sequence).encode(),
         );
     }
@@ -55,6 +55,7 @@ fn entries_come_back_as_they_were() {
         (scan.entries[0].host, scan.entries[0].ingested_at),
         (HostId::from_bytes([9; 16]), TimeMicros(6))
     );
+    assert_eq!(scan.entries[0].clock.micros(), Some(-8));
     assert_eq!(scan.entries[2].frame, frame(3));
 }
 
@@ -65,25 +66,64 @@ fn file_names_carry_the_number() {
 }
 
 #[test]
-fn layout_of_version_one_does_not_change() {
+fn layout_of_version_two_does_not_change() {
     let mut bytes = header(0x0102, TimeMicros(0x0304)).to_vec();
     let at = bytes.len();
     put_entry(
         &mut bytes,
         HostId::from_bytes([0xaa; 16]),
-        TimeMicros(0x0506),
+        (TimeMicros(0x0506), ClockAhead::from_micros(Some(0x0708))),
         &frame(1).encode(),
     );
     assert_eq!(&bytes[..4], b"FMS\x01");
     assert_eq!(&bytes[8..24], &[2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(&bytes[at..at + 4], b"FME\x01");
+    assert_eq!(&bytes[at..at + 4], b"FME\x02");
     assert_eq!(&bytes[at + 8..at + 24], &[0xaa; 16]);
     assert_eq!(&bytes[at + 24..at + 32], &[6, 5, 0, 0, 0, 0, 0, 0]);
     assert_eq!(
         bytes[at + 36..at + 40],
-        bytes[at + 44..at + 48],
+        bytes[at + 52..at + 56],
         "the frame's checksum ties the head to it"
     );
+    assert_eq!(&bytes[at + 40..at + 48], &[8, 7, 0, 0, 0, 0, 0, 0]);
+}
+
+/// An entry as version 1 wrote it.
+fn put_entry_of_version_one(buffer: &mut Vec<u8>, frame: &[u8]) {
+    let mut rest = vec![9; 16];
+    rest.extend(6_i64.to_le_bytes());
+    rest.extend(u32::try_from(frame.len()).unwrap().to_le_bytes());
+    rest.extend(&frame[4..8]);
+    buffer.extend(b"FME\x01");
+    buffer.extend(crc32c::crc32c(&rest).to_le_bytes());
+    buffer.extend(rest);
+    buffer.extend(frame);
+}
+
+#[test]
+fn entries_of_version_one_are_read_between_newer_ones() {
+    let mut bytes = segment(1);
+    for sequence in [2, 3] {
+        put_entry_of_version_one(&mut bytes, &frame(sequence).encode());
+    }
+    let clock = ClockAhead::from_micros(Some(4));
+    put_entry(
+        &mut bytes,
+        HostId::from_bytes([9; 16]),
+        (TimeMicros(6), clock),
+        &frame(4).encode(),
+    );
+    let found = scan(&bytes.clone().into());
+    assert_eq!((sequences(&found), found.damage), (vec![1, 2, 3, 4], vec![]));
+    let clocks = found.entries.iter().map(|entry| entry.clock.micros());
+    assert_eq!(clocks.collect::<Vec<_>>(), [Some(-8), None, None, Some(4)]);
+    assert!(
+        found
+            .entries
+            .iter()
+            .all(|entry| entry.ingested_at == TimeMicros(6))
+    );
+    assert_eq!(found.entries[2].frame, frame(3));
 }
 
 proptest! {

@@ -10,10 +10,11 @@ use arrow::datatypes::SchemaRef;
 use fleetmend_event::TimeMicros;
 
 use super::typed;
+use crate::clock::ClockAhead;
 use crate::error::ReadError;
 
-/// Bytes of a sample but for its name, unit and labels: the host, two times, the value, offsets of the texts.
-const SAMPLE_BYTES: usize = 76;
+/// Bytes of a sample but for its name, unit and labels: the host, two times, the clock, the value, offsets of the texts.
+const SAMPLE_BYTES: usize = 84;
 
 /// The columns of an aligned batch of chunks.
 pub(crate) struct Chunks<'a> {
@@ -176,6 +177,7 @@ enum SampleColumn {
     Labels(StringBuilder),
     Value(Float64Builder),
     IngestedAt(Int64Builder),
+    ClockAhead(Int64Builder),
 }
 
 impl SampleBuilder {
@@ -188,7 +190,8 @@ impl SampleBuilder {
             "unit" => SampleColumn::Unit(StringBuilder::new()),
             "labels" => SampleColumn::Labels(StringBuilder::new()),
             "value" => SampleColumn::Value(Float64Builder::new()),
-            _ => SampleColumn::IngestedAt(Int64Builder::new()),
+            "ingested_at" => SampleColumn::IngestedAt(Int64Builder::new()),
+            _ => SampleColumn::ClockAhead(Int64Builder::new()),
         };
         let columns = schema.fields().iter().map(|field| column(field.name())).collect();
         Self {
@@ -209,8 +212,13 @@ impl SampleBuilder {
         self.text_bytes
     }
 
-    /// Adds one sample.
-    pub(crate) fn push(&mut self, sample: Sample<'_>, time: i64, value: f64, ingested_at: TimeMicros) {
+    /// Adds one sample: whose it is, its time and value, when the store took it and by which clock it was made.
+    pub(crate) fn push(
+        &mut self,
+        sample: Sample<'_>,
+        (time, value): (i64, f64),
+        (ingested_at, clock): (TimeMicros, ClockAhead),
+    ) {
         for column in &mut self.columns {
             match column {
                 SampleColumn::Time(builder) => builder.append_value(time),
@@ -221,6 +229,7 @@ impl SampleBuilder {
                 SampleColumn::Value(builder) if value.is_nan() => builder.append_null(),
                 SampleColumn::Value(builder) => builder.append_value(value),
                 SampleColumn::IngestedAt(builder) => builder.append_value(ingested_at.0),
+                SampleColumn::ClockAhead(builder) => builder.append_option(clock.micros()),
             }
         }
         self.rows = self.rows.saturating_add(1);
@@ -246,6 +255,7 @@ impl SampleBuilder {
                 | SampleColumn::Unit(builder)
                 | SampleColumn::Labels(builder) => Arc::new(builder.finish()),
                 SampleColumn::Value(builder) => Arc::new(builder.finish()),
+                SampleColumn::ClockAhead(builder) => Arc::new(builder.finish()),
             }
         };
         let columns = self.columns.iter_mut().map(column).collect();

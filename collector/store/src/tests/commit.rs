@@ -197,7 +197,12 @@ async fn gap_of_a_record_is_stored_once_with_it() {
     let bed = open(folder.path()).await;
     let mut host = Host::new();
     let (first, second) = (host.execs(2), host.execs(3));
-    let gap = |frame: &fleetmend_event::Frame| (frame.id, crate::own::unreadable(frame, "*", "wrong_lane"));
+    let gap = |frame: &fleetmend_event::Frame| {
+        (
+            frame.id,
+            crate::own::unreadable(frame, crate::ClockAhead::NONE, "*", "wrong_lane"),
+        )
+    };
     for _ in 0..2 {
         let frames = vec![first.shed(), second.clone()];
         let gaps = vec![gap(&first)];

@@ -31,7 +31,7 @@ fn table_files(bed: &Bed, name: &str) -> u64 {
 }
 
 /// Seals what there is and waits until it is compacted.
-async fn compacted(bed: &Bed) {
+pub(super) async fn compacted(bed: &Bed) {
     bed.store.seal().await.unwrap();
     eventually("compaction", || {
         bed.store.stats().hot_frames == 0 && bed.store.stats().segments == 0

@@ -192,7 +192,7 @@ async fn rows_of_a_table_that_only_a_newer_build_knows_are_a_gap() {
         crate::segment::put_entry(
             &mut bytes,
             host.id,
-            fleetmend_event::TimeMicros::now(),
+            (fleetmend_event::TimeMicros::now(), crate::ClockAhead::NONE),
             &newer.encode(),
         );
     }

@@ -7,6 +7,7 @@ use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::answer;
+use crate::clock::ClockAhead;
 use crate::commit::Prepared;
 use crate::error::CommitError;
 use crate::inner::Inner;
@@ -39,6 +40,8 @@ pub(crate) struct Placed {
     pub(crate) id: RecordId,
     /// Its rows and the place of their table.
     pub(crate) rows: Option<(usize, Rows)>,
+    /// How the clock that stamped it stood to the store's.
+    pub(crate) clock: ClockAhead,
 }
 
 struct Waiting {
@@ -52,6 +55,7 @@ struct Staged {
     id: RecordId,
     encoded: Bytes,
     rows: Option<(usize, Rows)>,
+    clock: ClockAhead,
 }
 
 impl Group {
@@ -114,7 +118,12 @@ impl Group {
             match inner.judge(&self.pending, host, &prepared) {
                 Verdict::New { missing } => {
                     if missing > 0 {
-                        gaps.push(never_received(&prepared.frame, missing, inner.last_seen(key)));
+                        gaps.push(never_received(
+                            &prepared.frame,
+                            prepared.clock,
+                            missing,
+                            inner.last_seen(key),
+                        ));
                     }
                     self.pending.accept(host, id, prepared.digest);
                     accepted.push(id);
@@ -125,6 +134,7 @@ impl Group {
                         id,
                         encoded: prepared.encoded,
                         rows: prepared.rows,
+                        clock: prepared.clock,
                     });
                 }
                 Verdict::Duplicate => duplicates = duplicates.saturating_add(1),
@@ -212,6 +222,7 @@ impl Group {
                 id,
                 encoded,
                 rows: Some((table, rows)),
+                clock: ClockAhead::NONE,
             });
             streams.push(key);
         }
@@ -225,10 +236,11 @@ impl Group {
             id,
             encoded,
             rows,
+            clock,
         }: Staged,
     ) {
         let offset = self.buffer.len().saturating_add(ENTRY_HEAD_BYTES) as u64;
-        put_entry(&mut self.buffer, host, self.now, &encoded);
+        put_entry(&mut self.buffer, host, (self.now, clock), &encoded);
         let length = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
         self.placed.push(Placed {
             offset,
@@ -236,6 +248,7 @@ impl Group {
             host,
             id,
             rows,
+            clock,
         });
     }
 }
