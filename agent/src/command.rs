@@ -95,6 +95,7 @@ pub(crate) fn enroll(arguments: &EnrollArguments) -> Result<ExitCode> {
         .parse()
         .context("read the token; it begins with fm1.")?;
     let time = TrustedTime::open(config.time_file()).context("open the trusted time")?;
+    let dialer = config.stream.dialer().context("set up stream.proxy")?;
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .unwrap_or_default()
         .trim()
@@ -110,7 +111,7 @@ pub(crate) fn enroll(arguments: &EnrollArguments) -> Result<ExitCode> {
     // Only to say what changed; one that cannot be read is replaced by what the collector answers.
     let before = HostIdentity::load(&config.identity_dir()).ok().flatten();
     let identity = runtime
-        .block_on(enroll_with(&token, &config.identity_dir(), facts, &time))
+        .block_on(enroll_with(&dialer, &token, &config.identity_dir(), facts, &time))
         .context("enrol this host")?;
     if nix::unistd::geteuid().is_root() {
         tell_healer(&arguments.healer_dir, &identity).context("tell the healer whom to trust")?;

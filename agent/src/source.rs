@@ -2,7 +2,7 @@
 
 use agent_heal::{FactSink, SinkClosed};
 use agent_spool::{ReadLimit, SpoolHandle, SpoolReader};
-use agent_stream::{FrameSource, SourceFrame, SourceLimit};
+use agent_stream::{FrameSource, SourceFrame, SourceLanes, SourceLimit};
 use async_trait::async_trait;
 use fleetmend_event::{Fact, Mark, SpoolEpoch};
 use fleetmend_shutdown::BoxError;
@@ -40,11 +40,15 @@ impl FrameSource for SpoolSource {
     }
 
     async fn next_frames(&mut self, limit: SourceLimit) -> Result<Vec<SourceFrame>, BoxError> {
+        let lanes = limit.lanes;
         let limit = ReadLimit {
             frames: limit.frames,
             bytes: limit.bytes,
         };
-        let frames = self.reader.next_frames(limit).await?;
+        let frames = match lanes {
+            SourceLanes::All => self.reader.next_frames(limit).await?,
+            SourceLanes::Critical => self.reader.next_critical_frames(limit).await?,
+        };
         Ok(frames
             .into_iter()
             .map(|frame| SourceFrame {

@@ -16,6 +16,8 @@ pub mod v1 {
     tonic::include_proto!("fleetmend.v1");
 }
 
+pub use prost::Message;
+
 /// Version of the protocol that Hello and Welcome carry.
 pub const PROTOCOL_VERSION: u32 = 1;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_stream::enrol::{HostFacts, enroll};
+use agent_stream::network::Dialer;
 use agent_stream::{Hint, StreamConfig, StreamParts, StreamPhase, StreamState, StreamTask};
 use anyhow::{Context, Result, ensure};
 use fleetmend_event::Lane;
@@ -77,7 +78,7 @@ async fn rollout(report: &mut Report, instance: &Instance, hosts: u32) -> Result
                 ..HostFacts::default()
             };
             let time = TrustedTime::system();
-            tokio::time::timeout(ENROL_WITHIN, enroll(&token, &folder, facts, &time))
+            tokio::time::timeout(ENROL_WITHIN, enroll(&Dialer::direct(), &token, &folder, facts, &time))
                 .await
                 .context("wait for the enrolment")?
                 .context("enrol")

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_stream::enrol::{HostFacts, enroll};
+use agent_stream::network::Dialer;
 use anyhow::{Context, Result};
 use fleetmend_event::{HostId, Lane};
 use fleetmend_identity::{EnrolmentToken, LiveIdentity, TrustedTime};
@@ -187,7 +188,7 @@ async fn enrol(instance: &Instance) -> Result<Vec<LiveIdentity>> {
             hostname: format!("bench-{number:02}"),
             ..HostFacts::default()
         };
-        let identity = enroll(&token, &folder, facts, &time)
+        let identity = enroll(&Dialer::direct(), &token, &folder, facts, &time)
             .await
             .with_context(|| format!("enrol agent {number}"))?;
         agents.push(LiveIdentity::new(identity, None));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use agent_spool::{ReadLimit, Recovered, Spool, SpoolConfig, SpoolHandle, SpoolReader};
 use agent_stream::{
-    FrameSource, Hint, Order, OrderResult, SourceFrame, SourceLimit, StreamConfig, StreamParts, StreamPhase,
+    FrameSource, Hint, Order, OrderResult, SourceFrame, SourceLanes, SourceLimit, StreamConfig, StreamParts, StreamPhase,
     StreamState, StreamTask,
 };
 use fleetmend_config::HumanDuration;
@@ -42,13 +42,15 @@ impl FrameSource for SpoolSource {
     }
 
     async fn next_frames(&mut self, limit: SourceLimit) -> Result<Vec<SourceFrame>, BoxError> {
-        let frames = self
-            .reader
-            .next_frames(ReadLimit {
-                frames: limit.frames,
-                bytes: limit.bytes,
-            })
-            .await?;
+        let lanes = limit.lanes;
+        let limit = ReadLimit {
+            frames: limit.frames,
+            bytes: limit.bytes,
+        };
+        let frames = match lanes {
+            SourceLanes::All => self.reader.next_frames(limit).await?,
+            SourceLanes::Critical => self.reader.next_critical_frames(limit).await?,
+        };
         Ok(frames
             .into_iter()
             .map(|frame| SourceFrame {

@@ -98,6 +98,7 @@ impl Caller {
             epoch: Bytes::copy_from_slice(self.epoch.as_bytes()),
             spooled: Vec::new(),
             boot_id: Bytes::copy_from_slice(SpoolEpoch::random().as_bytes()),
+            time: None,
             ..v1::Hello::default()
         })
     }

@@ -10,18 +10,16 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use fleetmend_identity::AddressError;
 use fleetmend_identity::tls::{self, TlsFault};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-/// How long each step of connecting may take.
-const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::network::{Dialer, STEP_TIMEOUT, TunnelFault};
 
 /// How often HTTP/2 asks whether the other side is still there.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -31,6 +29,35 @@ const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// A collector could not be reached, or is not who it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The address is none.
+    #[error("the collector's address {address:?} {source}")]
+    Address {
+        /// What stands there.
+        address: String,
+        /// Why.
+        source: AddressError,
+    },
+    /// The name has no address.
+    #[error(
+        "the name of the collector at {address} is not resolved; check the spelling, /etc/hosts and /etc/resolv.conf"
+    )]
+    Unresolved {
+        /// `host:port`.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The proxy on the way does not lead there.
+    #[error("no way to the collector at {address} through the proxy at {proxy}: {fault}")]
+    Proxy {
+        /// `host:port`.
+        address: String,
+        /// `host:port` of the proxy.
+        proxy: String,
+        /// Why.
+        fault: TunnelFault,
+    },
     /// No TCP connection.
     #[error(
         "could not reach the collector at {address}; check the address, that the collector runs there, and firewalls in between"
@@ -76,24 +103,35 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects to `address` (`host:port`).
+    /// Connects to `address` (`host:port`) without a proxy; see [`Link::connect_by`].
+    ///
+    /// # Errors
+    /// As [`Link::connect_by`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection.
     pub async fn connect(address: &str, tls: Arc<ClientConfig>) -> Result<Self, ConnectError> {
+        Self::connect_by(&Dialer::direct(), address, tls).await
+    }
+
+    /// Connects to `address` (`host:port`) as `dialer` does; TLS goes from end to end, whatever is in between.
+    ///
+    /// # Errors
+    /// With the step that failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn connect_by(
+        dialer: &Dialer,
+        address: &str,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Self, ConnectError> {
+        let stream = dialer.dial(address).await?;
         let late = || ConnectError::TimedOut {
             address: address.to_owned(),
         };
-        let stream = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(address))
-            .await
-            .map_err(|_| late())?;
-        let unreachable = |source| ConnectError::Unreachable {
-            address: address.to_owned(),
-            source,
-        };
-        let stream = stream.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
         let handshake = TlsConnector::from(tls).connect(tls::server_name(), stream);
         let stream = tokio::time::timeout(STEP_TIMEOUT, handshake)
             .await
@@ -108,6 +146,17 @@ impl Link {
                 source: source.into(),
             },
         })?;
+        Self::over(stream, address).await
+    }
+
+    /// Speaks HTTP/2 over a connection whose handshake is done.
+    pub(crate) async fn over<S>(stream: S, address: &str) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let late = || ConnectError::TimedOut {
+            address: address.to_owned(),
+        };
         let fault = Arc::new(OnceLock::new());
         let mut watched = Some(TokioIo::new(Watched {
             stream,
@@ -161,12 +210,12 @@ impl Link {
 }
 
 /// Notes the TLS fault that ends the stream.
-struct Watched {
-    stream: TlsStream<TcpStream>,
+struct Watched<S> {
+    stream: S,
     fault: Arc<OnceLock<TlsFault>>,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     fn note<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &outcome
             && let Some(fault) = TlsFault::find(error)
@@ -177,7 +226,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -188,7 +237,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

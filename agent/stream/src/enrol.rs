@@ -9,6 +9,7 @@
 
 mod error;
 mod keep;
+mod leave;
 mod metrics;
 
 use std::path::Path;
@@ -29,8 +30,10 @@ use tonic::Response;
 
 pub use error::EnrolError;
 pub use keep::{Collectors, Keeper, keep};
+pub use leave::{Leaving, bundles_since, unenrol};
 
 use crate::connector::Link;
+use crate::network::Dialer;
 
 /// From the request to the answer, on a connection that is there.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -54,13 +57,15 @@ pub struct HostFacts {
 /// When dropped, the collector may have enrolled the key already; running it again with the same token and
 /// folder finishes the work.
 pub async fn enroll(
+    dialer: &Dialer,
     token: &EnrolmentToken,
     folder: &Path,
     facts: HostFacts,
     time: &Arc<TrustedTime>,
 ) -> Result<HostIdentity, EnrolError> {
     let key = Arc::new(HostKey::load_or_create(folder)?);
-    let link = Link::connect(token.address(), tls::client_for_enrolment(token.root(), time)?).await?;
+    let tls = tls::client_for_enrolment(token.root(), time)?;
+    let link = Link::connect_by(dialer, token.address(), tls).await?;
     let request = v1::EnrollRequest {
         protocol: PROTOCOL_VERSION,
         secret: Bytes::copy_from_slice(token.secret().expose()),
@@ -98,11 +103,12 @@ pub async fn enroll(
 ///
 /// When dropped, the present certificate stays in use.
 pub async fn renew(
+    dialer: &Dialer,
     identity: &LiveIdentity,
     address: &str,
     time: &Arc<TrustedTime>,
 ) -> Result<(), EnrolError> {
-    let link = Link::connect(address, tls::client_for_host(identity, time)?).await?;
+    let link = Link::connect_by(dialer, address, tls::client_for_host(identity, time)?).await?;
     let mut client = CarrierClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let answer = called(&link, client.renew(renew_request(&identity.current())?)).await?;
     adopt(identity, &answer).await
@@ -114,13 +120,14 @@ pub async fn renew(
 /// # Cancel safety
 ///
 /// As [`renew`].
-pub async fn recover(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Result<(), EnrolError> {
+pub async fn recover(
+    dialer: &Dialer,
+    identity: &LiveIdentity,
+    time: &Arc<TrustedTime>,
+) -> Result<(), EnrolError> {
     let current = identity.current();
-    let link = Link::connect(
-        current.enrolment(),
-        tls::client_for_enrolment(current.root(), time)?,
-    )
-    .await?;
+    let tls = tls::client_for_enrolment(current.root(), time)?;
+    let link = Link::connect_by(dialer, current.enrolment(), tls).await?;
     let mut client = EnrolmentClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let answer = called(&link, client.recover(recover_request(&current)?)).await?;
     adopt(identity, &answer).await
@@ -132,10 +139,15 @@ pub async fn recover(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Result
 /// # Cancel safety
 ///
 /// When dropped, the trusted time stays as it was.
-pub async fn ask_time(identity: &LiveIdentity, time: &Arc<TrustedTime>) -> Result<TimeMicros, EnrolError> {
+pub async fn ask_time(
+    dialer: &Dialer,
+    identity: &LiveIdentity,
+    time: &Arc<TrustedTime>,
+) -> Result<TimeMicros, EnrolError> {
     let current = identity.current();
     let nonce: [u8; 16] = rand::rng().random();
-    let link = Link::connect(current.enrolment(), tls::client_for_time(current.root(), time)?).await?;
+    let tls = tls::client_for_time(current.root(), time)?;
+    let link = Link::connect_by(dialer, current.enrolment(), tls).await?;
     let mut client = EnrolmentClient::new(link.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = v1::TimeRequest {
         nonce: Bytes::copy_from_slice(&nonce),

@@ -75,6 +75,8 @@ impl StreamError {
             StreamError::Connect(ConnectError::Tls { fault, .. }) | StreamError::Refused { fault } => {
                 fault.is_permanent()
             }
+            StreamError::Connect(ConnectError::Proxy { fault, .. }) => fault.is_permanent(),
+            StreamError::Connect(ConnectError::Address { .. }) => true,
             StreamError::Goodbye { retry, .. } => !retry,
             StreamError::NoCollector => true,
             _ => false,

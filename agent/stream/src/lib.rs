@@ -15,18 +15,29 @@
 //! - Orders are carried, not judged: their signature is checked by whom they are for. A full order queue
 //!   refuses the order and says so.
 //!
+//! - What leaves the host keeps to the cap of [`StreamConfig::egress_bytes_per_s`] over any long time. The critical
+//!   lane is charged like the others and never waits for it.
+//! - The collector's signed time is taken over with the welcome and then every ten minutes, and at once when the
+//!   system clock was set: whatever that clock says, a connected host judges by the collector's time.
+//! - One address of several is left for the next one when its collector says goodbye or cannot be reached; where
+//!   an agent begins, and how long it waits, is random, so that a fleet that was sent away does not come at once.
+//!
 //! # Tasks and channels
 //! [`StreamTask::run`] is one task. It talks to the spool through [`FrameSource`], gives orders to an `mpsc` of
 //! the wiring and takes their results from another, publishes hints and its [`StreamState`] in `watch`es.
 //!
-//! [`enrol`] is the host's side of enrolment and renewal; [`connector`] makes the connections of both.
+//! [`enrol`] is the host's side of enrolment and renewal; [`connector`] makes the connections of both, over the
+//! [`network`] as it is configured: IPv4 or IPv6, directly or through a proxy.
 
+mod clock;
 mod config;
 pub mod connector;
 pub mod enrol;
 mod error;
 mod in_flight;
 mod metrics;
+pub mod network;
+mod pace;
 mod session;
 mod source;
 mod state;
@@ -37,6 +48,6 @@ mod tests;
 
 pub use config::StreamConfig;
 pub use error::StreamError;
-pub use source::{FrameSource, SourceFrame, SourceLimit};
+pub use source::{FrameSource, SourceFrame, SourceLanes, SourceLimit};
 pub use state::{Hint, Order, OrderResult, StreamPhase, StreamState};
 pub use task::{StreamParts, StreamTask};

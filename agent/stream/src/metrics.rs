@@ -13,6 +13,14 @@ const FRAMES_ACKNOWLEDGED: &str = "fleetmend_agent_stream_frames_acknowledged_to
 const SESSIONS_ENDED: &str = "fleetmend_agent_stream_sessions_ended_total";
 /// Whether there is a session.
 const CONNECTED: &str = "fleetmend_agent_stream_connected_state";
+/// Bytes that were charged to the cap on what leaves the host.
+const EGRESS_BYTES: &str = "fleetmend_agent_stream_egress_bytes_total";
+/// The cap, in bytes per second; 0 without one.
+const EGRESS_LIMIT: &str = "fleetmend_agent_stream_egress_limit_bytes_per_second";
+/// Times that frames had to wait for the cap.
+const EGRESS_HELD: &str = "fleetmend_agent_stream_egress_held_total";
+/// Answers about the time, by what became of them.
+const TIME_ANSWERS: &str = "fleetmend_agent_stream_time_answers_total";
 /// Orders that came, by outcome.
 const ORDERS_RECEIVED: &str = "fleetmend_agent_stream_orders_received_total";
 
@@ -34,6 +42,26 @@ pub(crate) fn describe() {
         CONNECTED,
         Unit::Count,
         "1 while there is a session with a collector, else 0"
+    );
+    describe_counter!(
+        EGRESS_BYTES,
+        Unit::Bytes,
+        "bytes sent, with what HTTP/2 and TLS add to them by estimate: what the cap is charged with"
+    );
+    describe_gauge!(
+        EGRESS_LIMIT,
+        Unit::Bytes,
+        "cap on bytes sent per second over the long run; 0 without one"
+    );
+    describe_counter!(
+        EGRESS_HELD,
+        Unit::Count,
+        "times that frames of the events and metrics lanes had to wait for the cap"
+    );
+    describe_counter!(
+        TIME_ANSWERS,
+        Unit::Count,
+        "answers of collectors about the time, by what became of them"
     );
     describe_counter!(ORDERS_RECEIVED, Unit::Count, "orders that came, by outcome");
 }
@@ -58,6 +86,27 @@ pub(crate) fn ended(reason: &'static str) {
 /// Whether there is a session.
 pub(crate) fn connected(connected: bool) {
     gauge!(CONNECTED).set(f64::from(u8::from(connected)));
+}
+
+/// Bytes were charged to the cap.
+pub(crate) fn egress(bytes: u64) {
+    counter!(EGRESS_BYTES).increment(bytes);
+}
+
+/// What the cap is.
+#[expect(clippy::cast_precision_loss, reason = "a cap has far fewer than 2^52 bytes")]
+pub(crate) fn egress_limit(bytes_per_s: Option<u64>) {
+    gauge!(EGRESS_LIMIT).set(bytes_per_s.unwrap_or(0) as f64);
+}
+
+/// Frames wait for the cap.
+pub(crate) fn egress_held() {
+    counter!(EGRESS_HELD).increment(1);
+}
+
+/// A collector answered a question about the time, or said it unasked.
+pub(crate) fn time_answer(outcome: &'static str) {
+    counter!(TIME_ANSWERS, "outcome" => outcome).increment(1);
 }
 
 /// An order came and was handed on, or was refused because too many wait.

@@ -9,7 +9,7 @@ use fleetmend_identity::{LiveIdentity, TrustedTime};
 use fleetmend_proto::v1::agent_message::Message as Up;
 use fleetmend_proto::v1::carrier_client::CarrierClient;
 use fleetmend_proto::v1::collector_message::Message as Down;
-use fleetmend_proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, WireError, id_bytes, v1};
+use fleetmend_proto::{MESSAGE_BYTES_MAX, Message as _, PROTOCOL_VERSION, WireError, id_bytes, v1};
 use fleetmend_shutdown::CancellationToken;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
@@ -60,7 +60,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
             after: WELCOME_TIMEOUT,
         };
         let hello = hello(parts, identity.current().host(), clock.ask());
-        crate::metrics::egress(pace.charge(prost_len(&hello)));
+        crate::metrics::egress(pace.charge(hello.encoded_len()));
         outgoing.try_send(hello).map_err(|_| StreamError::Closed)?;
         let mut client = CarrierClient::new(link.channel())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -122,7 +122,10 @@ impl<'a, S: FrameSource> Session<'a, S> {
 
     /// Sends and receives until the token is cancelled (`Ok`) or the session breaks.
     pub(crate) async fn run(&mut self, token: &CancellationToken) -> Result<(), StreamError> {
+        // The first word of a session: the collector tells by it how far the clock of what follows is off.
+        self.beat()?;
         let mut heartbeat = interval(self.parts.config.heartbeat.get());
+        heartbeat.reset();
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // There may be frames to read, in any lane or in the critical one; after the source ended there never will
         // be.
@@ -312,7 +315,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
             time: self.clock.due(),
         };
         let beat = up(Up::Heartbeat(beat));
-        crate::metrics::egress(self.pace.charge(prost_len(&beat)));
+        crate::metrics::egress(self.pace.charge(beat.encoded_len()));
         // A connection that has no room for it is not idle; the acknowledgement's deadline watches over it.
         match self.outgoing.try_send(beat) {
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
@@ -321,11 +324,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
     }
 }
 
-fn hello<S: FrameSource>(
-    parts: &StreamParts<S>,
-    host: HostId,
-    time: v1::TimeRequest,
-) -> v1::AgentMessage {
+fn hello<S: FrameSource>(parts: &StreamParts<S>, host: HostId, time: v1::TimeRequest) -> v1::AgentMessage {
     up(Up::Hello(v1::Hello {
         protocol: PROTOCOL_VERSION,
         host_id: Bytes::copy_from_slice(host.as_bytes()),

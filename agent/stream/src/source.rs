@@ -13,6 +13,16 @@ pub struct SourceFrame {
     pub bytes: Bytes,
 }
 
+/// Which lanes may be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourceLanes {
+    /// All, strictly by priority.
+    #[default]
+    All,
+    /// The critical lane alone: the cap on what leaves the host holds the others back.
+    Critical,
+}
+
 /// How much one call may return; the first frame is always returned.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceLimit {
@@ -20,6 +30,8 @@ pub struct SourceLimit {
     pub frames: usize,
     /// Most bytes of all frames together.
     pub bytes: usize,
+    /// Of which lanes.
+    pub lanes: SourceLanes,
 }
 
 /// Durable frames in the order in which they are sent: by lane, in a lane by epoch and number.

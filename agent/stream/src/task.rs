@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fleetmend_config::ByteSize;
 use fleetmend_event::TimeMicros;
 use fleetmend_identity::tls::TlsFault;
 use fleetmend_identity::{IdentityError, LiveIdentity, TrustedTime, tls};
 use fleetmend_shutdown::{Backoff, CancellationToken, TaskKind, Tasks};
+use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::rustls::ClientConfig;
 
@@ -14,9 +16,14 @@ use crate::config::{SESSION_GOOD, StreamConfig};
 use crate::connector::{ConnectError, Link};
 use crate::enrol::ask_time;
 use crate::error::StreamError;
+use crate::network::Dialer;
+use crate::pace::Pace;
 use crate::session::Session;
 use crate::source::FrameSource;
 use crate::state::{Hint, Order, OrderResult, StreamPhase, StreamState};
+
+/// Places to begin at: a multiple of every length that lists have, so that none is preferred.
+const COLLECTORS_MAX: usize = 5_040;
 
 /// What the stream is made of.
 #[derive(Debug)]
@@ -43,6 +50,8 @@ pub struct StreamTask<S> {
     identity: LiveIdentity,
     time: Arc<TrustedTime>,
     tls: Arc<ClientConfig>,
+    dialer: Dialer,
+    pace: Pace,
     collector: usize,
 }
 
@@ -58,13 +67,24 @@ impl<S: FrameSource> StreamTask<S> {
     ) -> Result<Self, IdentityError> {
         crate::metrics::describe();
         let tls = tls::client_for_host(&identity, time)?;
+        let pace = parts.config.pace();
+        crate::metrics::egress_limit(parts.config.egress_bytes_per_s.map(ByteSize::get));
         Ok(Self {
             parts,
             identity,
             time: time.clone(),
             tls,
-            collector: 0,
+            dialer: Dialer::direct(),
+            pace,
+            // Somewhere in the list: a fleet that is told the same list spreads over it.
+            collector: rand::rng().random_range(0..COLLECTORS_MAX),
         })
+    }
+
+    /// Makes its connections by `dialer`.
+    #[must_use]
+    pub fn through(self, dialer: Dialer) -> Self {
+        Self { dialer, ..self }
     }
 
     /// Starts it as a critical task of `tasks`; ends when they do.
@@ -85,6 +105,7 @@ impl<S: FrameSource> StreamTask<S> {
         let (identity, time) = (self.identity.clone(), self.time.clone());
         let mut backoff = Backoff::new(config.retry_first.get(), config.retry_max.get());
         loop {
+            let mut replaced = identity.replacements();
             self.parts.enter(StreamPhase::Connecting);
             let begun = Instant::now();
             let outcome = tokio::select! {
@@ -97,9 +118,14 @@ impl<S: FrameSource> StreamTask<S> {
                 backoff.reset();
             }
             let wait = self.after(&error, &mut backoff);
+            let dialer = self.dialer.clone();
             let pause = async {
-                tokio::time::sleep(wait).await;
-                doubt_clock(&error, &identity, &time).await;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    // What was refused is not what is shown next.
+                    Ok(()) = replaced.changed(), if tls_fault(&error).is_some() => {}
+                }
+                doubt_clock(&error, &dialer, &identity, &time).await;
             };
             tokio::select! {
                 () = token.cancelled() => break,
@@ -124,21 +150,34 @@ impl<S: FrameSource> StreamTask<S> {
         // Tried in turn, whatever the reason.
         self.collector = self.collector.wrapping_add(1);
         self.parts.change(|state| state.collector = Some(address.clone()));
-        let link = Link::connect(&address, self.tls.clone()).await?;
-        let mut session = Session::begin(&mut self.parts, link, identity.host()).await?;
+        let link = Link::connect_by(&self.dialer, &address, self.tls.clone()).await?;
+        let mut session =
+            Session::begin(&mut self.parts, &mut self.pace, link, &self.identity, &self.time).await?;
         crate::metrics::connected(true);
         let outcome = session.run(token).await;
-        if outcome.is_err() {
-            // It worked: the same collector is the best next guess.
+        if matches!(&outcome, Err(error) if !matches!(error, StreamError::Goodbye { .. })) {
+            // It worked: the same collector is the best next guess. One that said goodbye is not.
             self.collector = self.collector.wrapping_sub(1);
         }
         outcome
+    }
+
+    /// How many collectors are known.
+    fn collectors(&self) -> usize {
+        match self.parts.config.collectors.len() {
+            0 => self.identity.current().collectors().len(),
+            configured => configured,
+        }
     }
 
     /// Logs the end of a session and says how long to wait.
     fn after(&mut self, error: &StreamError, backoff: &mut Backoff) -> Duration {
         crate::metrics::ended(error.code());
         let text = chain(error);
+        if tls_fault(error) == Some(TlsFault::OursUnknown) {
+            // Perhaps its keys were rotated, and those that issued our certificate are gone.
+            self.identity.doubt();
+        }
         self.parts.change(|state| state.last_error = Some(text.clone()));
         if error.needs_a_person() {
             let wait = self.parts.config.refused_wait.get();
@@ -152,6 +191,10 @@ impl<S: FrameSource> StreamTask<S> {
         }
         let jittered = backoff.next_wait();
         let wait = match error {
+            // It is meant of that collector; the next one is asked earlier, and not by everybody at once.
+            StreamError::Goodbye { retry_after, .. } if self.collectors() > 1 => rand::rng()
+                .random_range(Duration::ZERO..=*retry_after)
+                .saturating_add(jittered),
             StreamError::Goodbye { retry_after, .. } => retry_after.saturating_add(jittered),
             _ => jittered,
         };
@@ -186,17 +229,23 @@ impl<S> StreamParts<S> {
 
 /// A collector's certificate that does not hold now may be a clock of ours that is wrong: the time is asked,
 /// which needs no clock, before the next session.
-async fn doubt_clock(error: &StreamError, identity: &LiveIdentity, time: &Arc<TrustedTime>) {
-    let fault = match error {
-        StreamError::Connect(ConnectError::Tls { fault, .. }) | StreamError::Refused { fault } => *fault,
-        _ => return,
-    };
-    if fault != TlsFault::TheirsExpired {
+async fn doubt_clock(error: &StreamError, dialer: &Dialer, identity: &LiveIdentity, time: &Arc<TrustedTime>) {
+    if tls_fault(error) != Some(TlsFault::TheirsExpired) {
         return;
     }
-    match Box::pin(ask_time(identity, time)).await {
+    match Box::pin(ask_time(dialer, identity, time)).await {
         Ok(now) => tracing::info!(%now, "took over the collector's time"),
         Err(error) => tracing::warn!(%error, "collector's time is not known"),
+    }
+}
+
+/// The fault of the handshake, if that is what it was.
+fn tls_fault(error: &StreamError) -> Option<TlsFault> {
+    match error {
+        StreamError::Connect(ConnectError::Tls { fault, .. }) | StreamError::Refused { fault } => {
+            Some(*fault)
+        }
+        _ => None,
     }
 }
 

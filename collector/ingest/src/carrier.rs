@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) config: IngestConfig,
     pub(crate) sink: Arc<dyn DurableSink>,
     pub(crate) audit: Audit,
+    pub(crate) enroller: Enroller,
     pub(crate) revocations: Revocations,
     pub(crate) hosts: HostsLive,
     pub(crate) results: mpsc::Sender<HostOrderResult>,
@@ -62,6 +63,7 @@ impl Ingest {
             config,
             sink,
             audit: enroller.audit().clone(),
+            enroller: enroller.clone(),
             revocations: enroller.revocations().clone(),
             hosts: HostsLive::default(),
             results,
@@ -135,6 +137,7 @@ impl Carrier for Service {
             host,
             outgoing,
             inbound: request.into_inner(),
+            told_time: None,
         };
         let token = self.streams.token();
         self.streams
@@ -152,6 +155,21 @@ impl Carrier for Service {
             .renew_call(&caller, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn unenrol(
+        &self,
+        request: Request<v1::UnenrolRequest>,
+    ) -> Result<Response<v1::UnenrolResponse>, Status> {
+        let (caller, peer, host) = caller_of(&request)?;
+        let request = request.into_inner();
+        if !request.ask_only {
+            let (source, enroller) = (caller.address.ip(), &self.ingest.enroller);
+            enroller.unenrol(source, &peer, &request.reason).await?;
+        }
+        let durable = self.ingest.shared.sink.marks(host);
+        let durable = durable.into_iter().map(v1::Mark::from).collect();
+        Ok(Response::new(v1::UnenrolResponse { durable }))
     }
 }
 

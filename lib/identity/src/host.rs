@@ -13,7 +13,7 @@ use fleetmend_event::{HostId, TimeMicros};
 use rcgen::PublicKeyData as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
 use crate::signed::base64_bytes;
@@ -342,6 +342,7 @@ pub struct LiveIdentity {
     present: Arc<RwLock<Arc<HostIdentity>>>,
     folder: Option<PathBuf>,
     doubt: Arc<Notify>,
+    replaced: watch::Sender<u64>,
 }
 
 impl LiveIdentity {
@@ -351,10 +352,12 @@ impl LiveIdentity {
             present: Arc::new(RwLock::new(Arc::new(identity))),
             folder,
             doubt: Arc::default(),
+            replaced: watch::Sender::default(),
         }
     }
 
-    /// Says that a collector did not prove itself under the present trust bundle: perhaps its keys were rotated.
+    /// Says that a collector did not prove itself under the present trust bundle, does not know who issued our
+    /// certificate, or has a newer bundle: perhaps its keys were rotated.
     pub fn doubt(&self) {
         self.doubt.notify_one();
     }
@@ -366,6 +369,11 @@ impl LiveIdentity {
     /// A doubt that was not returned stays.
     pub async fn doubted(&self) {
         self.doubt.notified().await;
+    }
+
+    /// Changes with each [`LiveIdentity::replace`].
+    pub fn replacements(&self) -> watch::Receiver<u64> {
+        self.replaced.subscribe()
     }
 
     /// The present identity.
@@ -382,6 +390,7 @@ impl LiveIdentity {
             identity.save(folder)?;
         }
         *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity);
+        self.replaced.send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
     }
 }

@@ -42,6 +42,7 @@
 
 #![warn(missing_docs)]
 
+pub mod address;
 pub mod authority;
 pub mod bundle;
 pub mod error;
@@ -59,6 +60,7 @@ pub mod tls;
 pub mod token;
 mod x509;
 
+pub use address::{Address, AddressError};
 pub use authority::{CollectorAuthority, IssuedCertificate, LiveAuthority};
 pub use bundle::{TrustAnchors, TrustBundle};
 pub use error::IdentityError;

@@ -128,6 +128,11 @@ impl TrustedTime {
         self.clocks.since_boot()
     }
 
+    /// The system clock, whatever it shows: to be told, never to judge by.
+    pub fn wall(&self) -> TimeMicros {
+        self.clocks.wall()
+    }
+
     /// Begins with what the file at `path` holds; a damaged file is the same as none.
     pub fn open(path: PathBuf) -> Result<Arc<Self>, IdentityError> {
         Self::open_with(path, Box::new(SystemClocks)).map(Arc::new)

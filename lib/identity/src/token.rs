@@ -14,14 +14,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::Fingerprint;
+use crate::{Address, Fingerprint};
 
 const PREFIX: &str = "fm1.";
 const FINGERPRINT_BYTES: usize = 32;
 const SECRET_BYTES: usize = 24;
 const CHECK_BYTES: usize = 4;
-/// The longest DNS name, a colon and a port.
-const ADDRESS_BYTES_MAX: usize = 253 + 6;
 
 /// A text is not an enrolment token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +33,7 @@ pub enum TokenError {
     #[error("the enrolment token is incomplete or mistyped; copy it again, whole and without spaces")]
     Damaged,
     /// The address in it is none.
-    #[error("the address {0:?} is not host:port")]
+    #[error("the address {0:?} is not host:port, with an IPv6 address in brackets")]
     Address(String),
 }
 
@@ -91,13 +89,7 @@ impl EnrolmentToken {
     /// A token for the listener at `address` (`host:port`; an IPv6 address in brackets).
     pub fn new(address: &str, root: Fingerprint, secret: TokenSecret) -> Result<Self, TokenError> {
         let wrong = || TokenError::Address(address.chars().take(64).collect());
-        let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-        let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-        let printable = address.bytes().all(|byte| byte.is_ascii_graphic());
-        let port: u16 = port.parse().map_err(|_| wrong())?;
-        if host.is_empty() || bare_ipv6 || !printable || port == 0 || address.len() > ADDRESS_BYTES_MAX {
-            return Err(wrong());
-        }
+        address.parse::<Address>().map_err(|_| wrong())?;
         Ok(Self {
             address: address.to_owned(),
             root,
@@ -176,6 +168,16 @@ mod tests {
             shown.contains("***") && !shown.contains(&hex::encode(token.secret.0)),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn an_ipv6_address_travels_in_a_token() {
+        for address in ["[::1]:7443", "[2001:db8::1]:7443"] {
+            let made =
+                EnrolmentToken::new(address, Fingerprint::of_bytes(b""), TokenSecret::generate()).unwrap();
+            let read: EnrolmentToken = made.expose().parse().unwrap();
+            assert_eq!(read.address(), address);
+        }
     }
 
     #[test]

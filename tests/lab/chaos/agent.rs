@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agent_spool::{ReadLimit, Spool, SpoolConfig, SpoolHandle, SpoolReader};
 use agent_stream::{
-    FrameSource, Hint, SourceFrame, SourceLimit, StreamConfig, StreamParts, StreamState, StreamTask,
+    FrameSource, Hint, SourceFrame, SourceLanes, SourceLimit, StreamConfig, StreamParts, StreamState, StreamTask,
 };
 use anyhow::{Context, Result, ensure};
 use fleetmend_config::{ByteSize, HumanDuration};
@@ -369,11 +369,15 @@ impl FrameSource for SpoolSource {
     }
 
     async fn next_frames(&mut self, limit: SourceLimit) -> Result<Vec<SourceFrame>, BoxError> {
+        let lanes = limit.lanes;
         let limit = ReadLimit {
             frames: limit.frames,
             bytes: limit.bytes,
         };
-        let frames = self.reader.next_frames(limit).await?;
+        let frames = match lanes {
+            SourceLanes::All => self.reader.next_frames(limit).await?,
+            SourceLanes::Critical => self.reader.next_critical_frames(limit).await?,
+        };
         let frame = |frame: agent_spool::SpooledFrame| SourceFrame {
             id: frame.id,
             bytes: frame.bytes,

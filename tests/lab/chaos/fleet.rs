@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_stream::enrol::{HostFacts, enroll};
+use agent_stream::network::Dialer;
 use anyhow::{Context, Result, bail, ensure};
 use fleetmend_event::HostId;
 use fleetmend_identity::{EnrolmentToken, TrustedTime};
@@ -301,7 +302,7 @@ pub(super) async fn enrol(token: &EnrolmentToken, home: &Path, number: usize) ->
         hostname: format!("chaos-{number:02}"),
         ..HostFacts::default()
     };
-    let identity = enroll(token, &identity, facts, &TrustedTime::system())
+    let identity = enroll(&Dialer::direct(), token, &identity, facts, &TrustedTime::system())
         .await
         .with_context(|| format!("enrol agent {number}"))?;
     Ok(identity.host())

@@ -130,6 +130,7 @@ impl Rude {
             epoch: Bytes::copy_from_slice(visit.epoch.as_bytes()),
             spooled: Vec::new(),
             boot_id: Bytes::copy_from_slice(visit.epoch.as_bytes()),
+            time: None,
             ..v1::Hello::default()
         };
         visit.say(Up::Hello(hello)).await?;

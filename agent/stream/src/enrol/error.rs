@@ -70,6 +70,8 @@ impl EnrolError {
     pub fn is_worth_retrying(&self) -> bool {
         match self {
             EnrolError::Connect(ConnectError::Tls { fault, .. }) => !fault.is_permanent(),
+            EnrolError::Connect(ConnectError::Proxy { fault, .. }) => !fault.is_permanent(),
+            EnrolError::Connect(ConnectError::Address { .. }) => false,
             EnrolError::Connect(_) | EnrolError::Failed { .. } | EnrolError::Silent { .. } => true,
             EnrolError::Refused { retry, .. } => *retry,
             EnrolError::Answer(_) | EnrolError::OtherHost | EnrolError::NoCollector => false,

@@ -9,6 +9,7 @@ use fleetmend_identity::{LiveIdentity, TrustedTime};
 use rand::Rng as _;
 
 use super::{EnrolError, ask_time, metrics, recover, renew};
+use crate::network::Dialer;
 
 /// How often the clock is looked at: a suspended host or a clock that was set is noticed within this.
 const LOOK_EVERY: Duration = Duration::from_mins(10);
@@ -29,21 +30,22 @@ pub trait Collectors: Send + Sync {
 
 /// The collectors that the identity names, over the network.
 pub(super) struct Network {
+    pub(super) dialer: Dialer,
     pub(super) identity: LiveIdentity,
     pub(super) time: Arc<TrustedTime>,
 }
 
 impl Collectors for Network {
     async fn renew(&self, address: &str) -> Result<(), EnrolError> {
-        renew(&self.identity, address, &self.time).await
+        renew(&self.dialer, &self.identity, address, &self.time).await
     }
 
     async fn recover(&self) -> Result<(), EnrolError> {
-        recover(&self.identity, &self.time).await
+        recover(&self.dialer, &self.identity, &self.time).await
     }
 
     async fn ask_time(&self) -> Result<TimeMicros, EnrolError> {
-        ask_time(&self.identity, &self.time).await
+        ask_time(&self.dialer, &self.identity, &self.time).await
     }
 }
 
@@ -53,9 +55,15 @@ impl Collectors for Network {
 /// # Cancel safety
 ///
 /// A renewal in progress is given up; the present certificate stays in use.
-pub async fn keep(identity: LiveIdentity, time: Arc<TrustedTime>, end: impl Future<Output = ()> + Send) {
+pub async fn keep(
+    dialer: Dialer,
+    identity: LiveIdentity,
+    time: Arc<TrustedTime>,
+    end: impl Future<Output = ()> + Send,
+) {
     metrics::describe();
     let collectors = Network {
+        dialer,
         identity: identity.clone(),
         time: time.clone(),
     };

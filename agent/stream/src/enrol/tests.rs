@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::*;
 use crate::connector::ConnectError;
+use crate::network::Dialer;
 use collector::{Collector, Manner};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,7 +33,14 @@ impl Host {
     }
 
     async fn enroll(&self, token: &EnrolmentToken) -> Result<HostIdentity, EnrolError> {
-        enroll(token, self.folder.path(), HostFacts::default(), &self.time).await
+        enroll(
+            &Dialer::direct(),
+            token,
+            self.folder.path(),
+            HostFacts::default(),
+            &self.time,
+        )
+        .await
     }
 
     async fn enrolled_at(&self, collector: &Collector) -> LiveIdentity {
@@ -115,9 +123,14 @@ async fn answers_that_do_not_fit_are_not_accepted() {
     let before = identity.current().peer().serial.clone();
     for manner in [Manner::SwapsKey, Manner::SwapsBundle, Manner::SwapsHost] {
         collector.behave(manner.clone());
-        let error = renew(&identity, &collector.carrier.to_string(), &host.time)
-            .await
-            .unwrap_err();
+        let error = renew(
+            &Dialer::direct(),
+            &identity,
+            &collector.carrier.to_string(),
+            &host.time,
+        )
+        .await
+        .unwrap_err();
         assert!(
             matches!(error, EnrolError::Answer(_) | EnrolError::Identity(_)),
             "{manner:?}: {error:?}"
@@ -164,9 +177,14 @@ async fn a_renewal_replaces_the_certificate_and_keeps_the_key() {
     let (collector, host) = (Collector::start().await, Host::new());
     let identity = host.enrolled_at(&collector).await;
     let before = identity.current();
-    renew(&identity, &collector.carrier.to_string(), &host.time)
-        .await
-        .unwrap();
+    renew(
+        &Dialer::direct(),
+        &identity,
+        &collector.carrier.to_string(),
+        &host.time,
+    )
+    .await
+    .unwrap();
     let after = identity.current();
     assert_ne!(after.peer().serial, before.peer().serial);
     assert_eq!(after.key().fingerprint(), before.key().fingerprint());
@@ -184,9 +202,14 @@ async fn a_refused_certificate_is_told_even_through_http2() {
         .revoke(current.host(), current.peer().key);
     // The alert races with the request: every outcome of the race says the same.
     for _ in 0..20 {
-        let error = renew(&identity, &collector.carrier.to_string(), &host.time)
-            .await
-            .unwrap_err();
+        let error = renew(
+            &Dialer::direct(),
+            &identity,
+            &collector.carrier.to_string(),
+            &host.time,
+        )
+        .await
+        .unwrap_err();
         assert_eq!(error.fault(), Some(TlsFault::OursRevoked), "{error:?}");
         assert!(error.to_string().contains("revoked"), "{error}");
         assert!(!error.is_worth_retrying());
@@ -198,17 +221,25 @@ async fn a_host_that_slept_past_the_end_recovers_by_itself() {
     let (collector, host) = (Collector::start().await, Host::new());
     collector.issue_from(TimeMicros::now().plus_millis(-30 * DAY_MS));
     let identity = host.enrolled_at(&collector).await;
-    let error = renew(&identity, &collector.carrier.to_string(), &host.time)
-        .await
-        .unwrap_err();
+    let error = renew(
+        &Dialer::direct(),
+        &identity,
+        &collector.carrier.to_string(),
+        &host.time,
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.fault(), Some(TlsFault::OursExpired));
     assert!(error.is_worth_retrying());
 
     collector.issue_from(TimeMicros::now());
     let (end, ended) = oneshot::channel::<()>();
-    let keeping = Box::pin(keep(identity.clone(), host.time.clone(), async move {
-        drop(ended.await)
-    }));
+    let keeping = Box::pin(keep(
+        Dialer::direct(),
+        identity.clone(),
+        host.time.clone(),
+        async move { drop(ended.await) },
+    ));
     let watching = async {
         let until = async || identity.current().peer().not_after;
         wait_for(PATIENCE, until, |until| *until > TimeMicros::now())
@@ -221,9 +252,14 @@ async fn a_host_that_slept_past_the_end_recovers_by_itself() {
         .expect("keeper did not end");
     assert!(identity.current().peer().not_after > TimeMicros::now());
     assert_eq!(host.time.now().1, TimeSource::Collector);
-    renew(&identity, &collector.carrier.to_string(), &host.time)
-        .await
-        .unwrap();
+    renew(
+        &Dialer::direct(),
+        &identity,
+        &collector.carrier.to_string(),
+        &host.time,
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -232,12 +268,12 @@ async fn a_replayed_time_is_not_taken_over() {
     let identity = host.enrolled_at(&collector).await;
     collector.behave(Manner::ReplaysTime);
     assert!(matches!(
-        ask_time(&identity, &host.time).await,
+        ask_time(&Dialer::direct(), &identity, &host.time).await,
         Err(EnrolError::Time(_))
     ));
     assert_eq!(host.time.now().1, TimeSource::System);
     collector.behave(Manner::Honest);
-    ask_time(&identity, &host.time).await.unwrap();
+    ask_time(&Dialer::direct(), &identity, &host.time).await.unwrap();
     assert_eq!(host.time.now().1, TimeSource::Collector);
 }
 
@@ -250,9 +286,12 @@ async fn the_keeper_renews_what_is_due_and_ends_when_told() {
     let before = identity.current().peer().serial.clone();
     collector.issue_from(TimeMicros::now());
     let (end, ended) = oneshot::channel::<()>();
-    let keeping = Box::pin(keep(identity.clone(), host.time.clone(), async move {
-        drop(ended.await)
-    }));
+    let keeping = Box::pin(keep(
+        Dialer::direct(),
+        identity.clone(),
+        host.time.clone(),
+        async move { drop(ended.await) },
+    ));
     let watching = async {
         let serial = async || identity.current().peer().serial.clone();
         wait_for(PATIENCE, serial, |serial| *serial != before)
@@ -290,10 +329,13 @@ async fn the_keeper_asks_the_time_when_the_clock_is_before_the_certificate() {
     let file = host.folder.path().join("trusted-time");
     let time = Arc::new(TrustedTime::open_with(file, Box::new(Year2000)).unwrap());
     let address = collector.carrier.to_string();
-    let error = renew(&identity, &address, &time).await.unwrap_err();
+    let error = renew(&Dialer::direct(), &identity, &address, &time)
+        .await
+        .unwrap_err();
     assert_eq!(error.fault(), Some(TlsFault::TheirsExpired), "{error:?}");
     let (end, ended) = oneshot::channel::<()>();
     let keeping = Box::pin(keep(
+        Dialer::direct(),
         identity.clone(),
         time.clone(),
         async move { drop(ended.await) },
@@ -308,7 +350,9 @@ async fn the_keeper_asks_the_time_when_the_clock_is_before_the_certificate() {
     tokio::time::timeout(PATIENCE, async { tokio::join!(keeping, watching) })
         .await
         .expect("keeper did not end");
-    renew(&identity, &address, &time).await.unwrap();
+    renew(&Dialer::direct(), &identity, &address, &time)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -318,6 +362,7 @@ async fn a_doubt_has_the_keeper_renew_what_is_not_due() {
     let before = identity.current().peer().serial.clone();
     let mut keeper = Keeper::new(identity.clone(), host.time.clone(), 0.5);
     let network = keep::Network {
+        dialer: Dialer::direct(),
         identity: identity.clone(),
         time: host.time.clone(),
     };
@@ -336,12 +381,18 @@ async fn a_certificate_that_was_issued_too_far_ahead_is_recovered() {
     collector.issue_from(TimeMicros::now());
     let mut keeper = Keeper::new(identity.clone(), host.time.clone(), 0.5);
     let network = keep::Network {
+        dialer: Dialer::direct(),
         identity: identity.clone(),
         time: host.time.clone(),
     };
     keeper.turn(&network).await;
     assert!(identity.current().peer().not_before <= TimeMicros::now());
-    renew(&identity, &collector.carrier.to_string(), &host.time)
-        .await
-        .unwrap();
+    renew(
+        &Dialer::direct(),
+        &identity,
+        &collector.carrier.to_string(),
+        &host.time,
+    )
+    .await
+    .unwrap();
 }
