@@ -249,7 +249,7 @@ pub(crate) fn become_state(alert: &mut Alert, state: State, now: TimeMicros) {
 
 fn is_late(policy: &Policy<'_>, finding: &Stored<Finding>) -> bool {
     let late = i64::try_from(policy.late_after.as_micros()).unwrap_or(i64::MAX);
-    finding.ingested_at.micros_since(finding.row.time) > late
+    finding.late_us() > late
 }
 
 fn summary(title: &str, tried: &[Tried]) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
 use async_trait::async_trait;
 use fleetmend_event::column::RowError;
 use fleetmend_event::table::Finding;
@@ -47,6 +47,8 @@ pub trait SqlQuery: Send + Sync + 'static {
 pub(crate) struct Stored<T> {
     pub(crate) host_id: HostId,
     pub(crate) ingested_at: TimeMicros,
+    /// How much the clock of its host was ahead of the collector's when it was made, where the store knows.
+    pub(crate) clock_ahead_us: Option<i64>,
     pub(crate) row: T,
 }
 
@@ -55,6 +57,14 @@ impl Stored<Finding> {
     /// clock decides only among those that were taken in at once, because it may be put back.
     pub(crate) fn arrival(&self) -> (TimeMicros, TimeMicros) {
         (self.ingested_at, self.row.time)
+    }
+
+    /// How long after it was made it was taken in, microseconds, by the collector's clock where its host's is known:
+    /// a clock that is a year behind makes nothing late.
+    pub(crate) fn late_us(&self) -> i64 {
+        let ahead = self.clock_ahead_us.unwrap_or(0);
+        self.ingested_at
+            .micros_since(self.row.time.plus_micros(ahead.saturating_neg()))
     }
 }
 
@@ -96,12 +106,15 @@ pub(crate) fn stored<T: Table>(batches: &[RecordBatch]) -> Result<Reading<T>, Al
         let times = times(batch, "ingested_at").ok_or_else(|| wrong("ingested_at is missing".to_owned()))?;
         let plain = as_declared::<T>(batch).map_err(|error| wrong(error.to_string()))?;
         let rows = rows_of::<T>(&plain).map_err(|error| wrong(error.to_string()))?;
-        for ((row, host), ingested_at) in rows.into_iter().zip(hosts).zip(times) {
+        let clocks = clocks(batch);
+        for (((row, host), ingested_at), clock_ahead_us) in rows.into_iter().zip(hosts).zip(times).zip(clocks)
+        {
             let host_id = host.parse().map_err(|_| format!("{host:?} is no host id"));
             match (row, host_id) {
                 (Ok(row), Ok(host_id)) => read.rows.push(Stored {
                     host_id,
                     ingested_at,
+                    clock_ahead_us,
                     row,
                 }),
                 (Err(reason), _) | (_, Err(reason)) => read.unreadable.push((ingested_at, reason)),
@@ -162,6 +175,16 @@ pub(crate) fn times(batch: &RecordBatch, name: &str) -> Option<Vec<TimeMicros>> 
     .ok()?;
     let values = plain.as_primitive::<TimestampMicrosecondType>().iter();
     Some(values.map(|time| TimeMicros(time.unwrap_or_default())).collect())
+}
+
+/// How much the clock of each row's host was ahead; of no row where the column is missing, as in a query without it.
+fn clocks(batch: &RecordBatch) -> Vec<Option<i64>> {
+    let column = batch.column_by_name("clock_ahead_us");
+    let plain = column.and_then(|column| cast(column, &DataType::Int64).ok());
+    plain.map_or_else(
+        || vec![None; batch.num_rows()],
+        |plain| plain.as_primitive::<Int64Type>().iter().collect(),
+    )
 }
 
 /// The numbers of a column; a null is NaN.

@@ -155,6 +155,38 @@ async fn late_findings_and_our_own_page_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wrong_clock_of_a_host_makes_nothing_late_and_nothing_fresh() {
+    const YEAR_US: i64 = 365 * 24 * 3_600 * 1_000_000;
+    let testbed = Testbed::start(quick()).await;
+    for (ahead, name) in [(-YEAR_US, "behind"), (YEAR_US, "ahead")] {
+        let mut now = finding(&format!("now, {name}"));
+        now.time = now.time.plus_micros(ahead);
+        let mut old = finding(&format!("old, {name}"));
+        old.time = old.time.plus_millis(-11 * 60_000).plus_micros(ahead);
+        testbed.add_of_clock(&[now, old], ahead).await;
+    }
+    testbed.settled().await;
+    let mut alerts: Vec<(String, String)> = testbed
+        .alerts()
+        .await
+        .into_iter()
+        .map(|alert| (alert.title, alert.state))
+        .collect();
+    alerts.sort();
+    let expected = [
+        ("now, ahead", "firing"),
+        ("now, behind", "firing"),
+        ("old, ahead", "late"),
+        ("old, behind", "late"),
+        ("the last of all", "firing"),
+    ];
+    assert_eq!(
+        alerts,
+        expected.map(|(title, state)| (title.to_owned(), state.to_owned()))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_missed_or_doubled_over_restarts() {
     let mut testbed = Testbed::start(quick()).await;
     let mut titles = Vec::new();

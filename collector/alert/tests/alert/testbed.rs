@@ -175,6 +175,24 @@ impl Testbed {
         self.store.commit(self.host, vec![frame]).await.unwrap();
     }
 
+    /// Findings of a host whose clock is `ahead_us`, with the times that it gave them.
+    pub(crate) async fn add_of_clock(&self, findings: &[Finding], ahead_us: i64) {
+        let id = RecordId {
+            epoch: SpoolEpoch::random(),
+            lane: Finding::LANE,
+            sequence: Sequence(1),
+        };
+        let wall = TimeMicros::now().plus_micros(ahead_us);
+        let batch = Finding::to_batch(findings).unwrap();
+        let stamp = Stamp { wall, boot_us: 1 };
+        let frame = Frame::of_batch(id, &TableInfo::of::<Finding>(), &batch, stamp, (wall, wall)).unwrap();
+        let clock = collector_store::ClockAhead::from_micros(Some(ahead_us));
+        self.store
+            .commit_timed(self.host, vec![(frame, clock)], Vec::new())
+            .await
+            .unwrap();
+    }
+
     pub(crate) async fn alerts(&self) -> Vec<AlertView> {
         self.alerting
             .alerts(AlertFilter {
