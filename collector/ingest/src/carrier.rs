@@ -6,6 +6,7 @@ use std::time::Duration;
 use fleetmend_event::HostId;
 use fleetmend_identity::{PeerIdentity, Revocations};
 use fleetmend_proto::v1::carrier_server::{Carrier, CarrierServer};
+use fleetmend_proto::v1::collector_message::Message as Down;
 use fleetmend_proto::{MESSAGE_BYTES_MAX, v1};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use tokio::net::TcpListener;
@@ -14,12 +15,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admission::{Crowded, Streams};
+use crate::budget::Budget;
 use crate::config::{IngestConfig, OUTGOING_MAX};
-use crate::enrol::{Audit, Enroller};
+use crate::enrol::{Audit, AuditKind, Enroller};
 use crate::error::IngestError;
 use crate::hosts::{HostOrderResult, HostsLive};
 use crate::listener::{Caller, TlsAccepting};
-use crate::session::Session;
+use crate::metered::{MessageLimits, Meter, Metered};
+use crate::quota::Quotas;
+use crate::session::{Credit, End, Outgoing, Session};
 use crate::sink::DurableSink;
 
 /// How often HTTP/2 asks whether a host is still there.
@@ -28,8 +33,9 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Calls of one connection at once: the stream, a renewal, and one that is ending.
 const CALLS_PER_CONNECTION_MAX: u32 = 4;
-/// Bytes that a host may have on the way: a message may cross without waiting for the round trip.
-const WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of a connection that wait in HTTP/2 to be read. They have no room in the budget, so there are few: at 100 ms
+/// of round trip a host still sends 2.5 MB/s.
+const WINDOW_BYTES: u32 = 256 * 1024;
 
 /// The carrier of a collector.
 #[derive(Clone)]
@@ -47,6 +53,18 @@ pub(crate) struct Shared {
     pub(crate) revocations: Revocations,
     pub(crate) hosts: HostsLive,
     pub(crate) results: mpsc::Sender<HostOrderResult>,
+    pub(crate) budget: Budget,
+    pub(crate) quotas: Quotas,
+    pub(crate) streams: Streams,
+}
+
+/// Bytes of messages that are being received or stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// Most that there were at once.
+    pub bytes_most: usize,
+    /// Most that there may be.
+    pub bytes_max: u32,
 }
 
 impl Ingest {
@@ -60,6 +78,9 @@ impl Ingest {
     ) -> Self {
         crate::metrics::describe();
         let shared = Shared {
+            budget: Budget::new(config.budget_bytes()),
+            quotas: Quotas::new(config.quota_limits()),
+            streams: Streams::new(config.streams_max, config.streams_per_host_max),
             config,
             sink,
             audit: enroller.audit().clone(),
@@ -77,6 +98,14 @@ impl Ingest {
     /// Who is connected.
     pub fn hosts(&self) -> HostsLive {
         self.shared.hosts.clone()
+    }
+
+    /// What messages have taken of the memory that they may take.
+    pub fn in_flight(&self) -> InFlight {
+        InFlight {
+            bytes_most: self.shared.budget.most_taken(),
+            bytes_max: self.shared.budget.bytes_max(),
+        }
     }
 
     /// Serves the carrier on `listener` as tasks of `tasks`, until they end. Streams end first, with a goodbye.
@@ -99,6 +128,16 @@ impl Ingest {
         let server = CarrierServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let config = &self.shared.config;
+        let server = Metered {
+            inner: server,
+            limits: MessageLimits {
+                budget: self.shared.budget.clone(),
+                bytes_max: MESSAGE_BYTES_MAX,
+                transfer_timeout: config.message_timeout.get(),
+                room_timeout: config.room_timeout.get(),
+            },
+        };
         let end = tasks.token();
         tasks.spawn("carrier-serve", TaskKind::Critical, async move {
             Server::builder()
@@ -129,7 +168,16 @@ impl Carrier for Service {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let (caller, peer, host) = caller_of(&request)?;
+        let call = caller.calls.begin();
+        let meter = request.extensions().get::<Meter>().cloned().unwrap_or_default();
         let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
+        let admitted = match self.ingest.shared.streams.admit(host) {
+            Ok(admitted) => admitted,
+            Err(crowded) => {
+                self.send_away(&caller, host, crowded, &outgoing).await;
+                return Ok(Response::new(ReceiverStream::new(messages)));
+            }
+        };
         let session = Session {
             shared: self.ingest.shared.clone(),
             peer,
@@ -137,6 +185,10 @@ impl Carrier for Service {
             host,
             outgoing,
             inbound: request.into_inner(),
+            meter,
+            credit: Credit::default(),
+            held_until: None,
+            _place: (admitted, call),
             told_time: None,
         };
         let token = self.streams.token();
@@ -150,6 +202,7 @@ impl Carrier for Service {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let (caller, ..) = caller_of(&request)?;
+        let _call = caller.calls.begin();
         self.ingest
             .enroller
             .renew_call(&caller, request.into_inner())
@@ -162,6 +215,7 @@ impl Carrier for Service {
         request: Request<v1::UnenrolRequest>,
     ) -> Result<Response<v1::UnenrolResponse>, Status> {
         let (caller, peer, host) = caller_of(&request)?;
+        let _call = caller.calls.begin();
         let request = request.into_inner();
         if !request.ask_only {
             let (source, enroller) = (caller.address.ip(), &self.ingest.enroller);
@@ -170,6 +224,27 @@ impl Carrier for Service {
         let durable = self.ingest.shared.sink.marks(host);
         let durable = durable.into_iter().map(v1::Mark::from).collect();
         Ok(Response::new(v1::UnenrolResponse { durable }))
+    }
+}
+
+impl Service {
+    /// Tells a host that there is no place for its stream.
+    async fn send_away(&self, caller: &Caller, host: HostId, crowded: Crowded, outgoing: &Outgoing) {
+        let end = End::Crowded(crowded);
+        crate::metrics::stream_refused(end.code());
+        if crowded == Crowded::Host {
+            let audit = &self.ingest.shared.audit;
+            audit
+                .refused(AuditKind::Stream, caller.address.ip(), Some(host), end.code())
+                .await;
+        }
+        let message = v1::CollectorMessage {
+            message: end.goodbye(host).map(Down::Goodbye),
+        };
+        // The queue is new.
+        if outgoing.try_send(Ok(message)).is_err() {
+            tracing::debug!(%host, "goodbye found nobody");
+        }
     }
 }
 

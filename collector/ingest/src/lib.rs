@@ -20,6 +20,9 @@
 //! - A revoked host's stream is closed at once, one whose certificate ends when it ends.
 //! - Two live streams of one host: the newer stays. It is an alarm in the audit when they cannot be one agent
 //!   that connected again: another boot of the kernel, or one that keeps coming back.
+//! - A host's clock may be wrong: `clock.rs` estimates by how much from its heartbeats, per boot, and each frame goes
+//!   to the sink with what its clock was ahead when it was made. An agent begins each stream with a heartbeat; frames
+//!   that come before any have an unknown clock.
 //! - Input is bounded: connections, handshakes in time, message bytes, frames per message, silence.
 //!
 //! # Tasks and channels
@@ -27,14 +30,19 @@
 //! with a goodbye when the collector drains. Downwards each stream has a queue of 16 orders and hints; a full
 //! one refuses the order.
 
+mod admission;
+mod budget;
 mod carrier;
+mod clock;
 mod config;
 pub mod enrol;
 mod error;
 mod hosts;
 pub mod listener;
+mod metered;
 mod metrics;
 mod new_spool;
+mod quota;
 mod records;
 mod session;
 mod sink;
@@ -42,8 +50,8 @@ mod sink;
 #[cfg(test)]
 mod tests;
 
-pub use carrier::Ingest;
+pub use carrier::{InFlight, Ingest};
 pub use config::IngestConfig;
 pub use error::IngestError;
 pub use hosts::{HostOrderResult, HostsLive, LiveHost, OrderError};
-pub use sink::{DurableSink, SinkError};
+pub use sink::{DurableSink, SinkError, TimedFrame};

@@ -2,12 +2,15 @@
 //! peer told why.
 //!
 //! One task accepts; each handshake is a task of its own, ended by its deadline or by the listener's end. When
-//! `connections_max` are open, new ones wait in the kernel's backlog. A connection that failed its handshake is
-//! lingered on for a moment: closing it with unread bytes would reset it, and the reset may overtake the TLS
-//! alert that says what was wrong.
+//! `connections_max` are open, new ones wait in the kernel's backlog. No address and no host can have all of them
+//! ([`slots`]), and a connection on which nobody calls is closed after [`ListenerLimits::idle_max`]: it says
+//! nothing, or it takes no answer. A connection that failed its handshake is lingered on for a moment: closing it
+//! with unread bytes would reset it, and the reset may overtake the TLS alert that says what was wrong.
+
+mod slots;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,12 +23,16 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+pub use self::slots::{Calls, OpenCall};
+use self::slots::{Place, Slot, Slots};
 use crate::enrol::{Audit, AuditKind};
+use crate::metrics;
 
 /// Connections that finished their handshake and wait to be served.
 const HANDED_OVER_MAX: usize = 64;
@@ -33,6 +40,8 @@ const HANDED_OVER_MAX: usize = 64;
 const LINGER: Duration = Duration::from_secs(1);
 /// How much of a refused connection is drained.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Descriptors that connections leave to everything else, above all to the store.
+const DESCRIPTORS_KEPT: usize = 512;
 /// Pause after the kernel refused to accept (as when descriptors run out).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -41,8 +50,16 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 pub struct ListenerLimits {
     /// Open connections, those in their handshake included.
     pub connections_max: usize,
-    /// From accepting to the end of the handshake.
+    /// From its turn to the end of the handshake.
     pub handshake_timeout: Duration,
+    /// Open connections of one address.
+    pub connections_per_address_max: usize,
+    /// Handshakes of one address at once; more wait for their turn.
+    pub handshakes_per_address_max: usize,
+    /// Open connections of one host.
+    pub connections_per_host_max: usize,
+    /// How long a connection may be open without a call on it; `None` where calls are not counted.
+    pub idle_max: Option<Duration>,
 }
 
 impl Default for ListenerLimits {
@@ -50,7 +67,29 @@ impl Default for ListenerLimits {
         Self {
             connections_max: 4096,
             handshake_timeout: Duration::from_secs(10),
+            connections_per_address_max: 2048,
+            handshakes_per_address_max: 64,
+            connections_per_host_max: 8,
+            idle_max: None,
         }
+    }
+}
+
+impl ListenerLimits {
+    /// The same, with no more connections than the process may have open beside [`DESCRIPTORS_KEPT`] others.
+    fn within_descriptors(mut self) -> Self {
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let left = most.saturating_sub(DESCRIPTORS_KEPT).max(1);
+        if self.connections_max > left {
+            tracing::warn!(
+                configured = self.connections_max,
+                used = left,
+                "fewer connections than configured: the limit of open files is too low"
+            );
+            self.connections_max = left;
+        }
+        self
     }
 }
 
@@ -61,6 +100,8 @@ pub struct Caller {
     pub address: SocketAddr,
     /// Whom its certificate names; none on the enrolment listener.
     pub peer: Option<Arc<PeerIdentity>>,
+    /// The calls of its connection.
+    pub calls: Calls,
 }
 
 /// A connection whose handshake succeeded.
@@ -68,7 +109,15 @@ pub struct Caller {
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     caller: Caller,
-    _slot: OwnedSemaphorePermit,
+    idle: Option<Idle>,
+    _place: Place,
+}
+
+/// Ends a connection on which nobody calls.
+#[derive(Debug)]
+struct Idle {
+    most: Duration,
+    look: Pin<Box<Sleep>>,
 }
 
 /// Connections as tonic serves them.
@@ -96,7 +145,7 @@ impl TlsAccepting {
         let accepting = Self {
             listener,
             acceptor: TlsAcceptor::from(config),
-            limits,
+            limits: limits.within_descriptors(),
             audit,
             ready,
         };
@@ -109,18 +158,35 @@ impl TlsAccepting {
     ///
     /// Dropping the future closes the listener and every handshake in progress.
     pub async fn run(self, end: impl Future<Output = ()> + Send) {
-        let slots = Arc::new(Semaphore::new(self.limits.connections_max));
+        let total = Arc::new(Semaphore::new(self.limits.connections_max));
+        let slots = Slots::default();
         let mut handshakes = JoinSet::new();
         let mut end = std::pin::pin!(end);
         loop {
             while handshakes.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 () = &mut end => return,
-                accepted = self.accept(&slots) => accepted,
+                accepted = self.accept(&total) => accepted,
             };
             match accepted {
-                Ok((stream, address, slot)) => {
-                    handshakes.spawn(Handshake::of(&self).run(stream, address, slot));
+                Ok((stream, address, total)) => {
+                    let handshake = Handshake::of(&self, &slots);
+                    let limits = &self.limits;
+                    let (connections, turns) = (
+                        limits.connections_per_address_max,
+                        limits.handshakes_per_address_max,
+                    );
+                    match slots.of_address(address.ip(), connections, turns) {
+                        Ok((slot, turn)) => {
+                            handshakes.spawn(handshake.run(stream, address, (total, slot), turn));
+                        }
+                        Err(many) => {
+                            metrics::connection_refused("address");
+                            if many.name_it {
+                                handshakes.spawn(handshake.name_address(address.ip()));
+                            }
+                        }
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "listener could not accept a connection");
@@ -143,51 +209,60 @@ impl TlsAccepting {
 
 struct Handshake {
     acceptor: TlsAcceptor,
-    deadline: Duration,
+    limits: ListenerLimits,
     audit: Audit,
+    slots: Slots,
     ready: mpsc::Sender<io::Result<TlsConnection>>,
 }
 
 impl Handshake {
-    fn of(listener: &TlsAccepting) -> Self {
+    fn of(listener: &TlsAccepting, slots: &Slots) -> Self {
         Self {
             acceptor: listener.acceptor.clone(),
-            deadline: listener.limits.handshake_timeout,
+            limits: listener.limits,
             audit: listener.audit.clone(),
+            slots: slots.clone(),
             ready: listener.ready.clone(),
         }
     }
 
-    async fn run(self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
-        let handshake = self.acceptor.accept(stream).into_fallible();
-        let stream = match tokio::time::timeout(self.deadline, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err((error, raw))) => {
-                let fault = TlsFault::find(&error);
-                // A port that is opened and closed again is a health check, not an attack.
-                if fault.is_some() || error.kind() != io::ErrorKind::UnexpectedEof {
-                    let code = fault.map_or("connection_lost", TlsFault::code);
-                    let detail = format!("{code}: {error}");
-                    self.audit
-                        .refused(AuditKind::Handshake, address.ip(), None, &detail)
-                        .await;
-                }
-                return linger(raw).await;
-            }
-            Err(_) => {
-                self.audit
-                    .refused(AuditKind::Handshake, address.ip(), None, "handshake_timeout")
-                    .await;
-                return;
-            }
+    async fn run(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        (total, slot): (OwnedSemaphorePermit, Slot),
+        turn: Arc<Semaphore>,
+    ) {
+        // Never closed; the wait ends because each handshake does.
+        let Ok(turn) = turn.acquire_owned().await else {
+            return;
         };
+        let Some(stream) = self.shake(stream, address).await else {
+            return;
+        };
+        drop(turn);
         let chain = stream.get_ref().1.peer_certificates();
         let peer = match chain.map(|chain| PeerIdentity::of_chain(Some(chain))).transpose() {
             Ok(peer) => peer.map(Arc::new),
             Err(error) => {
-                self.audit
-                    .refused(AuditKind::Handshake, address.ip(), None, &error.to_string())
-                    .await;
+                self.refuse(address.ip(), &error.to_string()).await;
+                return;
+            }
+        };
+        let host = peer.as_ref().and_then(|peer| peer.host());
+        let of_host = host.map(|host| self.slots.of_host(host, self.limits.connections_per_host_max));
+        let host_slot = match of_host.transpose() {
+            Ok(slot) => slot,
+            Err(many) => {
+                metrics::connection_refused("host");
+                if many.name_it {
+                    let most = self.limits.connections_per_host_max;
+                    let detail = format!("too_many_connections: the host has {most} open");
+                    let audit = &self.audit;
+                    audit
+                        .refused(AuditKind::Handshake, address.ip(), host, &detail)
+                        .await;
+                }
                 return;
             }
         };
@@ -196,12 +271,73 @@ impl Handshake {
         }
         let connection = TlsConnection {
             stream,
-            caller: Caller { address, peer },
-            _slot: slot,
+            caller: Caller {
+                address,
+                peer,
+                calls: Calls::default(),
+            },
+            idle: self.limits.idle_max.map(|most| Idle {
+                most,
+                look: Box::pin(sleep(most)),
+            }),
+            _place: Place {
+                _total: total,
+                _address: slot,
+                _host: host_slot,
+            },
         };
         if self.ready.send(Ok(connection)).await.is_err() {
             tracing::debug!("connection arrived while the listener was ending");
         }
+    }
+
+    /// The connection after its handshake; none when that failed, which is audited.
+    async fn shake(&self, stream: TcpStream, address: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        let handshake = self.acceptor.accept(stream).into_fallible();
+        match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err((error, raw))) => {
+                let fault = TlsFault::find(&error);
+                // A port that is opened and closed again is a health check, not an attack.
+                if fault.is_some() || error.kind() != io::ErrorKind::UnexpectedEof {
+                    let code = fault.map_or("connection_lost", TlsFault::code);
+                    self.refuse(address.ip(), &format!("{code}: {error}")).await;
+                }
+                linger(raw).await;
+                None
+            }
+            Err(_) => {
+                self.refuse(address.ip(), "handshake_timeout").await;
+                None
+            }
+        }
+    }
+
+    async fn name_address(self, address: IpAddr) {
+        let most = self.limits.connections_per_address_max;
+        let detail = format!("too_many_connections: the address has {most} open");
+        self.refuse(address, &detail).await;
+    }
+
+    async fn refuse(&self, address: IpAddr, detail: &str) {
+        self.audit
+            .refused(AuditKind::Handshake, address, None, detail)
+            .await;
+    }
+}
+
+impl Idle {
+    /// Ready when there was no call for too long.
+    fn poll(&mut self, calls: &Calls, context: &mut Context<'_>) -> Poll<()> {
+        while self.look.as_mut().poll(context).is_ready() {
+            let since = calls.idle_since().map(Instant::from_std);
+            let due = since.unwrap_or_else(Instant::now) + self.most;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.look.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 }
 
@@ -238,7 +374,14 @@ impl AsyncRead for TlsConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let this = &mut *self;
+        if let Some(idle) = &mut this.idle
+            && idle.poll(&this.caller.calls, context).is_ready()
+        {
+            metrics::connection_refused("idle");
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.stream).poll_read(context, buffer)
     }
 }
 

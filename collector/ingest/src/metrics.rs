@@ -19,8 +19,19 @@ const COMMIT_SECONDS: &str = "fleetmend_collector_ingest_commit_seconds";
 const STREAMS_ENDED: &str = "fleetmend_collector_ingest_streams_ended_total";
 /// Hosts with a live stream.
 const CONNECTED_HOSTS: &str = "fleetmend_collector_ingest_connected_hosts";
+/// Seconds by which the clocks of hosts differ from the collector's, at each heartbeat.
+const CLOCK_OFFSET_SECONDS: &str = "fleetmend_collector_ingest_clock_offset_seconds";
 /// Results of orders that had nowhere to go.
 const ORDER_RESULTS_DROPPED: &str = "fleetmend_collector_ingest_order_results_dropped_total";
+
+/// Bytes of messages that are being received or stored.
+const IN_FLIGHT_BYTES: &str = "fleetmend_collector_ingest_in_flight_bytes";
+/// Times that a host was over its quota and was held or sent away, by reason.
+const HOSTS_HELD: &str = "fleetmend_collector_ingest_hosts_held_total";
+/// Streams that found no place, by reason.
+const STREAMS_REFUSED: &str = "fleetmend_collector_ingest_streams_refused_total";
+/// Connections that were closed because there were too many of their kind or nobody called, by reason.
+const CONNECTIONS_REFUSED: &str = "fleetmend_collector_ingest_connections_refused_total";
 
 /// Describes every metric of the carrier to the recorder.
 pub(crate) fn describe() {
@@ -43,6 +54,31 @@ pub(crate) fn describe() {
     );
     describe_counter!(STREAMS_ENDED, Unit::Count, "streams that ended, by reason");
     describe_gauge!(CONNECTED_HOSTS, Unit::Count, "hosts with a live stream");
+    describe_gauge!(
+        IN_FLIGHT_BYTES,
+        Unit::Bytes,
+        "bytes of messages that are being received or stored"
+    );
+    describe_counter!(
+        HOSTS_HELD,
+        Unit::Count,
+        "times that a host over its quota was held or sent away, by reason"
+    );
+    describe_counter!(
+        STREAMS_REFUSED,
+        Unit::Count,
+        "streams that found no place, by reason"
+    );
+    describe_counter!(
+        CONNECTIONS_REFUSED,
+        Unit::Count,
+        "connections closed because there were too many of their kind or nobody called, by reason"
+    );
+    describe_histogram!(
+        CLOCK_OFFSET_SECONDS,
+        Unit::Seconds,
+        "by how much the clocks of hosts are wrong, either way, at each heartbeat"
+    );
     describe_counter!(
         ORDER_RESULTS_DROPPED,
         Unit::Count,
@@ -77,6 +113,32 @@ pub(crate) fn ended(reason: &'static str) {
 pub(crate) fn connected(hosts: usize) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge of at most some thousands")]
     gauge!(CONNECTED_HOSTS).set(hosts as f64);
+}
+
+/// Bytes that have room.
+pub(crate) fn in_flight(bytes: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge of some megabytes")]
+    gauge!(IN_FLIGHT_BYTES).set(bytes as f64);
+}
+
+/// A host was over its quota.
+pub(crate) fn held(reason: &'static str) {
+    counter!(HOSTS_HELD, "reason" => reason).increment(1);
+}
+
+/// A stream found no place.
+pub(crate) fn stream_refused(reason: &'static str) {
+    counter!(STREAMS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// A connection was closed.
+pub(crate) fn connection_refused(reason: &'static str) {
+    counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// By how much the clock of a host is ahead, in microseconds.
+pub(crate) fn clock_ahead(micros: i64) {
+    histogram!(CLOCK_OFFSET_SECONDS).record(Duration::from_micros(micros.unsigned_abs()).as_secs_f64());
 }
 
 /// An order's result had nowhere to go.

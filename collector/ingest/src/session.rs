@@ -1,30 +1,40 @@
 //! One stream of one host, from its hello to its end.
 
+mod credit;
+mod end;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fleetmend_event::{HostId, Mark, SpoolEpoch, TimeMicros};
 use fleetmend_identity::PeerIdentity;
 use fleetmend_proto::v1::agent_message::Message as Up;
 use fleetmend_proto::v1::collector_message::Message as Down;
-use fleetmend_proto::{PROTOCOL_VERSION, WireError, host_id, id_bytes, v1};
+use fleetmend_proto::{PROTOCOL_VERSION, host_id, id_bytes, v1};
 use fleetmend_shutdown::CancellationToken;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
-use tonic::{Code, Status, Streaming};
+use tokio::time::{sleep_until, timeout};
+use tonic::{Status, Streaming};
 
+pub(crate) use self::credit::Credit;
+pub(crate) use self::end::End;
+use self::end::{end_of, refused, text};
+use crate::admission::Admitted;
 use crate::carrier::Shared;
-use crate::config::{OUTGOING_TIMEOUT, REPLACED_RETRY_AFTER, RETRY_AFTER};
+use crate::config::{HELD_MAX, OUTGOING_TIMEOUT};
 use crate::enrol::AuditKind;
 use crate::hosts::{Arrival, Downward, HostOrderResult, LiveStream, Rivalry};
+use crate::listener::OpenCall;
+use crate::metered::Meter;
 use crate::new_spool;
-use crate::records::{self, CheckError, Committer};
+use crate::quota::Over;
+use crate::records::{self, Committer};
 use crate::sink::SinkError;
 
-/// Longest version and reason that a host may give of itself, in characters.
-const TEXT_CHARS_MAX: usize = 200;
+/// How often a host is told the time at most: each answer is signed.
+const TIME_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// What leaves the collector.
 pub(crate) type Outgoing = mpsc::Sender<Result<v1::CollectorMessage, Status>>;
@@ -37,34 +47,13 @@ pub(crate) struct Session {
     pub(crate) host: HostId,
     pub(crate) outgoing: Outgoing,
     pub(crate) inbound: Streaming<v1::AgentMessage>,
-}
-
-/// Why a stream ends.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The host closed it, or its connection broke.
-    Gone,
-    /// The host does not take what is sent to it.
-    Stuck,
-    /// The host said nothing for too long.
-    Silent,
-    /// A newer stream of the host took over.
-    Replaced,
-    /// The host was revoked.
-    Revoked,
-    /// Its certificate has ended; it has another by now.
-    CertificateEnded,
-    /// The collector stops.
-    Stopping,
-    /// The store cannot take its records.
-    Sink(SinkError),
-    /// It broke the rules.
-    Refused {
-        /// A word for the audit and metrics.
-        code: &'static str,
-        /// What it did.
-        detail: String,
-    },
+    pub(crate) meter: Meter,
+    pub(crate) credit: Credit,
+    /// Until when a host that is over its quota is not read.
+    pub(crate) held_until: Option<Instant>,
+    pub(crate) _place: (Admitted, OpenCall),
+    /// When the host was last answered what time it is.
+    pub(crate) told_time: Option<Instant>,
 }
 
 impl Session {
@@ -79,6 +68,21 @@ impl Session {
             End::Refused { code, detail } => {
                 self.audit(AuditKind::Stream, &format!("{code}: {detail}")).await
             }
+            End::Slow { bytes, missing } => {
+                let detail =
+                    format!("too_slow: {missing} of a message of {bytes} bytes did not come in time");
+                self.audit(AuditKind::Stream, &detail).await
+            }
+            End::NoRoom { bytes } => {
+                tracing::warn!(host = %self.host, bytes, "stream is closed: there is no room for its message")
+            }
+            End::Stuck => {
+                self.audit(
+                    AuditKind::Stream,
+                    "stuck: the host does not take what is sent to it",
+                )
+                .await
+            }
             End::Revoked => {
                 self.audit(AuditKind::Stream, "revoked: the live stream was closed")
                     .await
@@ -88,7 +92,7 @@ impl Session {
             }
             end => tracing::info!(host = %self.host, reason = end.code(), "stream of a host ended"),
         }
-        if let Some(goodbye) = end.goodbye() {
+        if let Some(goodbye) = end.goodbye(self.host) {
             // The host may be gone already; then there is nobody to tell.
             if self.send(Down::Goodbye(goodbye)).await.is_err() {
                 tracing::debug!(host = %self.host, "goodbye found nobody");
@@ -101,7 +105,7 @@ impl Session {
         let first = timeout(self.shared.config.hello_timeout.get(), self.inbound.message()).await;
         let first = first
             .map_err(|_| refused("no_hello", "no hello came in time"))?
-            .map_err(end_of)?
+            .map_err(|status| end_of(&status, self.meter.fault()))?
             .ok_or(End::Gone)?;
         let Some(Up::Hello(hello)) = first.message else {
             return Err(refused("no_hello", "the first message is no hello"));
@@ -135,12 +139,25 @@ impl Session {
         }
         let durable = self.shared.sink.marks(self.host);
         self.note_new_spool(&hello, &durable).await?;
+        self.meter.welcome();
+        if hello.credit {
+            self.credit.obeys();
+        }
+        let credit = self.grant();
+        let enroller = &self.shared.enroller;
+        let time = hello
+            .time
+            .as_ref()
+            .and_then(|question| enroller.time_call(question).ok());
         self.send(Down::Welcome(v1::Welcome {
             protocol: PROTOCOL_VERSION,
             store_epoch: Bytes::copy_from_slice(&self.shared.sink.store_epoch()),
             durable: durable.into_iter().map(v1::Mark::from).collect(),
             wall_micros: TimeMicros::now().0,
             records_in_flight_max: self.shared.config.frames_in_flight_max,
+            credit_bytes: credit,
+            time,
+            bundle_version: enroller.authority().bundle().version,
         }))
         .await?;
         tracing::info!(host = %self.host, address = %self.address, agent = text(&hello.agent_version), "stream of a host is open");
@@ -178,10 +195,13 @@ impl Session {
         let mut committer = Committer {
             sink: shared.sink.as_ref(),
             host: self.host,
+            clock: live.clock(),
             timeout: shared.config.commit_timeout.get(),
             marks: records::marks_of(shared.sink.as_ref(), self.host),
         };
         loop {
+            let held_until = self.held_until;
+            let held = sleep_until(held_until.unwrap_or_else(Instant::now).into());
             let outcome = tokio::select! {
                 biased;
                 () = &mut revoked => return End::Revoked,
@@ -189,12 +209,15 @@ impl Session {
                 () = replaced.cancelled() => return End::Replaced,
                 () = token.cancelled() => return End::Stopping,
                 Some(message) = live.downward.recv() => self.pass_down(message).await,
-                message = timeout(shared.config.silence_max.get(), self.inbound.message()) => match message {
+                () = held, if held_until.is_some() => self.let_go().await,
+                message = timeout(shared.config.silence_max.get(), self.inbound.message()), if held_until.is_none() => match message {
                     Err(_) => return End::Silent,
-                    Ok(Err(status)) => return end_of(status),
+                    Ok(Err(status)) => return end_of(&status, self.meter.fault()),
                     Ok(Ok(None)) => return End::Gone,
                     Ok(Ok(Some(message))) => {
                         live.heard();
+                        // Held until everything that came with the message is durable or refused.
+                        let _room = self.meter.take_room();
                         self.receive(message, &live, &mut committer).await
                     }
                 },
@@ -214,8 +237,11 @@ impl Session {
         match message.message {
             Some(Up::Records(records)) => self.take_records(records, committer).await,
             Some(Up::Heartbeat(beat)) => {
-                live.clock(beat.wall_micros.saturating_sub(TimeMicros::now().0) / 1_000);
-                Ok(())
+                live.clocks(TimeMicros(beat.wall_micros), beat.boot_micros);
+                match beat.time {
+                    Some(question) => self.tell_time(&question).await,
+                    None => Ok(()),
+                }
             }
             Some(Up::OrderResult(result)) => {
                 let order_id = id_bytes("order_id", &result.order_id)?;
@@ -238,8 +264,30 @@ impl Session {
         }
     }
 
+    /// Answers an agent that asked the time; one that asks all the time is not answered each time.
+    async fn tell_time(&mut self, question: &v1::TimeRequest) -> Result<(), End> {
+        let now = Instant::now();
+        if self
+            .told_time
+            .is_some_and(|last| now.saturating_duration_since(last) < TIME_EVERY_MIN)
+        {
+            return Ok(());
+        }
+        self.told_time = Some(now);
+        match self.shared.enroller.time_call(question) {
+            Ok(answer) => self.send(Down::Time(answer)).await,
+            Err(status) => Err(refused("malformed", status.message())),
+        }
+    }
+
     async fn take_records(&mut self, records: v1::Records, committer: &mut Committer<'_>) -> Result<(), End> {
+        let bytes = length_of(&records.frames);
+        if let Some(excess) = self.credit.received(bytes) {
+            let detail = format!("{excess} bytes of frames beyond what was granted");
+            return Err(refused("credit", &detail));
+        }
         let checked = records::check(records.frames).await?;
+        let rows = checked.frames.iter().map(|frame| u64::from(frame.rows)).sum();
         let committed = committer.commit(checked).await.map_err(End::Sink)?;
         for id in &committed.conflicts {
             tracing::error!(host = %self.host, ?id, "a record came again with other content; the stored one stays");
@@ -250,7 +298,50 @@ impl Session {
             self.audit(AuditKind::Stream, &detail).await;
         }
         let marks = committed.marks.into_iter().map(v1::Mark::from).collect();
-        self.send(Down::Acknowledged(v1::Acknowledged { marks })).await
+        let over = self.shared.quotas.charge(self.host, bytes, rows, Instant::now());
+        let credit_bytes = if over.is_none() { self.grant() } else { 0 };
+        self.send(Down::Acknowledged(v1::Acknowledged { marks, credit_bytes }))
+            .await?;
+        match over {
+            Some(over) => self.hold(over).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of frames that the host may have sent in all from now on.
+    fn grant(&mut self) -> u64 {
+        let streams = self.shared.streams.open();
+        self.credit.grant(self.shared.budget.credit(streams))
+    }
+
+    /// The host sent more than it may: it is not read for a while, or sent away when that would be long.
+    async fn hold(&mut self, over: Over) -> Result<(), End> {
+        let Over {
+            excess,
+            wait,
+            name_it,
+        } = over;
+        crate::metrics::held(excess.as_str());
+        if name_it {
+            tracing::warn!(host = %self.host, quota = excess.as_str(), "host sends more than it may and is held");
+            let detail = format!("{}: the host sent more than it may and is held", excess.as_str());
+            self.audit(AuditKind::Stream, &detail).await;
+        }
+        if wait > HELD_MAX {
+            return Err(End::Held { excess, wait });
+        }
+        self.held_until = Some(Instant::now() + wait);
+        Ok(())
+    }
+
+    /// The host is within its quota again.
+    async fn let_go(&mut self) -> Result<(), End> {
+        self.held_until = None;
+        let bytes = self.grant();
+        if self.credit.is_obeyed() {
+            self.send(Down::Credit(v1::Credit { bytes })).await?;
+        }
+        Ok(())
     }
 
     async fn pass_down(&self, message: Downward) -> Result<(), End> {
@@ -282,99 +373,9 @@ impl Session {
     }
 }
 
-impl End {
-    fn code(&self) -> &'static str {
-        match self {
-            End::Gone => "gone",
-            End::Stuck => "stuck",
-            End::Silent => "silent",
-            End::Replaced => "replaced",
-            End::Revoked => "revoked",
-            End::CertificateEnded => "certificate_ended",
-            End::Stopping => "stopping",
-            End::Sink(_) => "sink",
-            End::Refused { code, .. } => code,
-        }
-    }
-
-    /// What the host is told; nothing when there is nobody to tell.
-    fn goodbye(&self) -> Option<v1::Goodbye> {
-        let (reason, retry_after, retry) = match self {
-            End::Gone | End::Stuck => return None,
-            End::Silent => ("nothing was heard for too long".to_owned(), RETRY_AFTER, true),
-            End::Replaced => (
-                "a newer stream of this host took over".to_owned(),
-                REPLACED_RETRY_AFTER,
-                true,
-            ),
-            End::Revoked => ("this host was revoked".to_owned(), Duration::ZERO, false),
-            End::CertificateEnded => (
-                "the certificate of this stream has ended".to_owned(),
-                Duration::ZERO,
-                true,
-            ),
-            End::Stopping => ("the collector is stopping".to_owned(), RETRY_AFTER, true),
-            End::Sink(error @ SinkError::Refused { .. }) => (error.to_string(), Duration::ZERO, false),
-            End::Sink(error) => (error.to_string(), RETRY_AFTER, true),
-            End::Refused { code, detail } => (format!("{code}: {detail}"), Duration::ZERO, false),
-        };
-        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-        Some(v1::Goodbye {
-            reason,
-            retry_after_ms,
-            retry,
-        })
-    }
-}
-
-impl From<WireError> for End {
-    fn from(error: WireError) -> Self {
-        refused("malformed", &error.to_string())
-    }
-}
-
-impl From<CheckError> for End {
-    fn from(error: CheckError) -> Self {
-        match error {
-            CheckError::Malformed(error) => refused("malformed", &error.to_string()),
-            // A fault of the collector: the host sends the message again.
-            CheckError::Unfinished => End::Sink(SinkError::Unavailable {
-                reason: error.to_string(),
-            }),
-        }
-    }
-}
-
-fn refused(code: &'static str, detail: &str) -> End {
-    crate::metrics::refused(code);
-    End::Refused {
-        code,
-        detail: text(detail),
-    }
-}
-
-/// What broke the inbound stream: the network, or a message that is none.
-fn end_of(status: Status) -> End {
-    match status.code() {
-        // tonic refuses a message by its length before it reads it, and one that does not decode after.
-        Code::OutOfRange | Code::ResourceExhausted => refused("too_large", status.message()),
-        Code::Internal | Code::InvalidArgument | Code::Unimplemented
-            if status.message().contains("decode")
-                || status.message().contains("compress")
-                || status.message().contains("flag") =>
-        {
-            refused("malformed", status.message())
-        }
-        _ => End::Gone,
-    }
-}
-
-fn text(of_host: &str) -> String {
-    of_host
-        .chars()
-        .filter(|character| !character.is_control())
-        .take(TEXT_CHARS_MAX)
-        .collect()
+fn length_of(frames: &[Bytes]) -> u64 {
+    let bytes = frames.iter().map(Bytes::len).sum::<usize>();
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 fn until(moment: TimeMicros) -> Duration {

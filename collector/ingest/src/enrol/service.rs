@@ -24,10 +24,18 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const CALLS_PER_CONNECTION_MAX: usize = 8;
+/// Anybody may call: no address has more than half of the connections.
 const LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 512,
     handshake_timeout: Duration::from_secs(10),
+    connections_per_address_max: 256,
+    handshakes_per_address_max: 64,
+    connections_per_host_max: 8,
+    // A connection has an age here.
+    idle_max: None,
 };
+/// Bytes of a connection that wait to be read.
+const WINDOW_BYTES: u32 = 64 * 1024;
 
 /// Serves enrolment on `listener`, as tasks of `tasks`, until they end.
 pub fn serve(enroller: Enroller, listener: TcpListener, tasks: &Tasks) -> Result<(), EnrolError> {
@@ -45,6 +53,8 @@ pub fn serve(enroller: Enroller, listener: TcpListener, tasks: &Tasks) -> Result
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     tasks.spawn("enrolment-serve", TaskKind::Critical, async move {
         Server::builder()
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
             .timeout(CALL_TIMEOUT)
             .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
             .max_connection_age(CONNECTION_AGE_MAX)

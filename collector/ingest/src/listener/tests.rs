@@ -38,6 +38,7 @@ impl Scene {
         let limits = ListenerLimits {
             connections_max: 8,
             handshake_timeout,
+            ..ListenerLimits::default()
         };
         let config = enroller.carrier_tls().unwrap();
         let (accepting, mut incoming) = TlsAccepting::new(listener, config, limits, enroller.audit().clone());

@@ -125,6 +125,7 @@ async fn a_host_counts_as_having_seen_a_bundle_when_it_shows_what_came_with_it()
     let caller = Caller {
         address: scene.address,
         peer: Some(Arc::new(current.peer().clone())),
+        calls: crate::listener::Calls::default(),
     };
     let request = v1::RenewRequest {
         csr: current.key().request().unwrap().into(),
