@@ -5,6 +5,7 @@ mod authority;
 mod config;
 mod control;
 mod init;
+mod memory;
 mod wiring;
 
 use std::path::PathBuf;
