@@ -22,8 +22,9 @@ use crate::clock::SessionClock;
 use crate::config::{MESSAGE_FRAME_BYTES_MAX, MESSAGE_FRAMES_MAX, SESSION_PROVEN, WELCOME_TIMEOUT};
 use crate::connector::Link;
 use crate::error::StreamError;
-use crate::in_flight::InFlight;
+use crate::in_flight::{InFlight, Room};
 use crate::pace::Pace;
+use crate::relative::Relative;
 use crate::source::{FrameSource, SourceLanes, SourceLimit};
 use crate::state::{Hint, Order, OrderResult, StreamPhase};
 use crate::task::StreamParts;
@@ -41,6 +42,7 @@ pub(crate) struct Session<'a, S> {
     in_flight: InFlight,
     link: Link,
     pace: &'a mut Pace,
+    relative: &'a mut Relative,
     clock: SessionClock,
 }
 
@@ -48,7 +50,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
     /// Says hello and waits for the welcome; the source then stands after what the collector has.
     pub(crate) async fn begin(
         parts: &'a mut StreamParts<S>,
-        pace: &'a mut Pace,
+        (pace, relative): (&'a mut Pace, &'a mut Relative),
         link: Link,
         identity: &LiveIdentity,
         time: &Arc<TrustedTime>,
@@ -59,7 +61,8 @@ impl<'a, S: FrameSource> Session<'a, S> {
             what: "the collector's welcome",
             after: WELCOME_TIMEOUT,
         };
-        let hello = hello(parts, identity.current().host(), clock.ask());
+        let offer = relative.offer(Instant::now());
+        let hello = hello(parts, identity.current().host(), clock.ask(), offer);
         crate::metrics::egress(pace.charge(hello.encoded_len()));
         outgoing.try_send(hello).map_err(|_| StreamError::Closed)?;
         let mut client = CarrierClient::new(link.channel())
@@ -88,6 +91,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
             );
             return Err(StreamError::Protocol { reason });
         }
+        relative.agree(offer, welcome.bases);
         let durable = marks(welcome.durable)?;
         parts.source.resume(&durable);
         let asked = usize::try_from(welcome.records_in_flight_max).unwrap_or(usize::MAX);
@@ -113,9 +117,10 @@ impl<'a, S: FrameSource> Session<'a, S> {
             parts,
             outgoing,
             incoming,
-            in_flight: InFlight::new(window),
+            in_flight: InFlight::new(window, welcome.credit_bytes),
             link,
             pace,
+            relative,
             clock,
         })
     }
@@ -136,15 +141,27 @@ impl<'a, S: FrameSource> Session<'a, S> {
         tokio::pin!(proven);
         let mut waiting = true;
         loop {
-            let room = self.in_flight.room();
             // Owned, so that nothing of the session is borrowed while the event is handled.
             let outgoing = self.outgoing.clone();
             let wait = self.pace.wait();
-            let open = wait.is_zero();
-            if more && !open && !held {
+            let paused = !wait.is_zero();
+            if more && paused && !held {
                 crate::metrics::egress_held();
             }
-            held = more && !open;
+            held = more && paused;
+            let open = if paused {
+                None
+            } else {
+                self.in_flight.room(SourceLanes::All)
+            };
+            let (lanes, room, any) = match open {
+                Some(room) => (SourceLanes::All, Some(room), more),
+                None => (
+                    SourceLanes::Critical,
+                    self.in_flight.room(SourceLanes::Critical),
+                    critical,
+                ),
+            };
             tokio::select! {
                 () = token.cancelled() => return Ok(()),
                 message = self.incoming.message() => match message {
@@ -152,14 +169,14 @@ impl<'a, S: FrameSource> Session<'a, S> {
                     Ok(None) => return Err(StreamError::Closed),
                     Err(status) => return Err(broken(&self.link, status)),
                 },
-                permit = outgoing.reserve_owned(), if room > 0 && (if open { more } else { critical }) => {
+                permit = outgoing.reserve_owned(), if any && room.is_some() => {
                     let permit = permit.map_err(|_| StreamError::Closed)?;
-                    let lanes = if open { SourceLanes::All } else { SourceLanes::Critical };
+                    let Some(room) = room else { continue };
                     let some = self.send_frames(permit, room, lanes).await?;
                     critical = some;
-                    more = some || !open && more;
+                    more = some || lanes == SourceLanes::Critical && more;
                 }
-                () = tokio::time::sleep(wait), if more && !open => {}
+                () = tokio::time::sleep(wait), if more && paused => {}
                 alive = self.parts.source.changed(), if !(more && critical) && !over => {
                     (more, critical) = (true, true);
                     over = !alive;
@@ -181,7 +198,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
     async fn send_frames(
         &mut self,
         permit: OwnedPermit<v1::AgentMessage>,
-        room: usize,
+        room: Room,
         lanes: SourceLanes,
     ) -> Result<bool, StreamError> {
         let bytes = match lanes {
@@ -189,11 +206,11 @@ impl<'a, S: FrameSource> Session<'a, S> {
             SourceLanes::Critical => MESSAGE_FRAME_BYTES_MAX,
         };
         let limit = SourceLimit {
-            frames: MESSAGE_FRAMES_MAX.min(room),
-            bytes,
+            frames: MESSAGE_FRAMES_MAX.min(room.frames),
+            bytes: bytes.min(room.bytes),
             lanes,
         };
-        let frames = self
+        let mut frames = self
             .parts
             .source
             .next_frames(limit)
@@ -203,18 +220,28 @@ impl<'a, S: FrameSource> Session<'a, S> {
             return Ok(false);
         }
         let now = Instant::now();
-        for frame in &frames {
+        let bases_cleared = self.relative.take_notice();
+        for frame in &mut frames {
+            frame.bytes = self.relative.shorten(frame.id.lane, &frame.bytes);
+            // A large body takes a millisecond; the rest of the agent need not wait for sixteen.
+            tokio::task::yield_now().await;
             self.in_flight.sent(frame.id, now);
             crate::metrics::sent(frame.id.lane, frame.bytes.len());
         }
         let count = frames.len();
         let bytes = frames.iter().map(|frame| frame.bytes.len()).sum();
         crate::metrics::egress(self.pace.charge(bytes));
+        self.in_flight.spent(bytes);
         let frames = frames.into_iter().map(|frame| frame.bytes).collect();
-        permit.send(up(Up::Records(v1::Records { frames })));
+        let records = v1::Records {
+            frames,
+            bases_cleared,
+        };
+        permit.send(up(Up::Records(records)));
         let in_flight = self.in_flight.len();
         self.parts.change(|state| {
             state.frames_sent = state.frames_sent.saturating_add(count_of(count));
+            state.bytes_sent = state.bytes_sent.saturating_add(count_of(bytes));
             state.frames_in_flight = in_flight;
         });
         Ok(true)
@@ -225,7 +252,11 @@ impl<'a, S: FrameSource> Session<'a, S> {
             Some(Down::Acknowledged(acknowledged)) => {
                 let marks = marks(acknowledged.marks)?;
                 self.parts.source.acknowledge(&marks);
+                if acknowledged.clear_bases {
+                    self.relative.clear();
+                }
                 let count = self.in_flight.acknowledge(&marks);
+                self.in_flight.grant(acknowledged.credit_bytes);
                 crate::metrics::acknowledged(count);
                 let in_flight = self.in_flight.len();
                 self.parts.change(|state| {
@@ -251,7 +282,10 @@ impl<'a, S: FrameSource> Session<'a, S> {
             Some(Down::Welcome(_)) => Err(StreamError::Protocol {
                 reason: "it welcomed twice".to_owned(),
             }),
-            Some(Down::Credit(_)) => Ok(()),
+            Some(Down::Credit(credit)) => {
+                self.in_flight.grant(credit.bytes);
+                Ok(())
+            }
             // A message of a newer collector.
             None => Ok(()),
         }
@@ -324,7 +358,12 @@ impl<'a, S: FrameSource> Session<'a, S> {
     }
 }
 
-fn hello<S: FrameSource>(parts: &StreamParts<S>, host: HostId, time: v1::TimeRequest) -> v1::AgentMessage {
+fn hello<S: FrameSource>(
+    parts: &StreamParts<S>,
+    host: HostId,
+    time: v1::TimeRequest,
+    bases: Option<v1::BodyBases>,
+) -> v1::AgentMessage {
     up(Up::Hello(v1::Hello {
         protocol: PROTOCOL_VERSION,
         host_id: Bytes::copy_from_slice(host.as_bytes()),
@@ -340,7 +379,8 @@ fn hello<S: FrameSource>(parts: &StreamParts<S>, host: HostId, time: v1::TimeReq
             .collect(),
         boot_id: boot_id(),
         time: Some(time),
-        ..v1::Hello::default()
+        bases,
+        credit: true,
     }))
 }
 
@@ -359,6 +399,7 @@ fn farewell(goodbye: v1::Goodbye) -> StreamError {
         reason: goodbye.reason,
         retry_after: Duration::from_millis(goodbye.retry_after_ms.into()),
         retry: goodbye.retry,
+        self_contained: goodbye.self_contained,
     }
 }
 

@@ -158,6 +158,7 @@ impl Session {
             credit_bytes: credit,
             time,
             bundle_version: enroller.authority().bundle().version,
+            ..v1::Welcome::default()
         }))
         .await?;
         tracing::info!(host = %self.host, address = %self.address, agent = text(&hello.agent_version), "stream of a host is open");
@@ -300,8 +301,12 @@ impl Session {
         let marks = committed.marks.into_iter().map(v1::Mark::from).collect();
         let over = self.shared.quotas.charge(self.host, bytes, rows, Instant::now());
         let credit_bytes = if over.is_none() { self.grant() } else { 0 };
-        self.send(Down::Acknowledged(v1::Acknowledged { marks, credit_bytes }))
-            .await?;
+        self.send(Down::Acknowledged(v1::Acknowledged {
+            marks,
+            credit_bytes,
+            ..v1::Acknowledged::default()
+        }))
+        .await?;
         match over {
             Some(over) => self.hold(over).await,
             None => Ok(()),

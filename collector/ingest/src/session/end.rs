@@ -123,6 +123,7 @@ impl End {
             reason,
             retry_after_ms,
             retry,
+            ..v1::Goodbye::default()
         })
     }
 }
