@@ -9,6 +9,7 @@
 mod clock;
 mod files;
 mod network;
+mod proxy;
 mod report;
 mod running;
 mod tls;
@@ -118,14 +119,21 @@ async fn collectors(
 ) -> Result<()> {
     let current = identity.current();
     let enrolment = current.enrolment();
-    let (checks, reached) = network::reach("enrolment listener", enrolment).await;
+    let dialer = match proxy::dialer(config) {
+        Ok(dialer) => dialer,
+        Err(check) => {
+            report.add(check)?;
+            return report.add(Check::skipped("collectors", "the way to them is not known"));
+        }
+    };
+    let (checks, reached) = proxy::reach("enrolment listener", enrolment, &dialer).await;
     for check in checks {
         report.add(check)?;
     }
     // A time of its own: what the collector answers is looked at, and the agent's is not set.
     let mut signed = None;
     if reached.is_some() {
-        let asked = Box::pin(ask_time(identity, &TrustedTime::system())).await;
+        let asked = Box::pin(ask_time(&dialer, identity, &TrustedTime::system())).await;
         let (check, time) = clock::collector(enrolment, asked, TimeMicros::now(), time.now());
         signed = time;
         report.add(check)?;
@@ -144,12 +152,12 @@ async fn collectors(
         ));
     }
     for address in addresses.iter().take(ADDRESSES_MAX) {
-        let (checks, reached) = network::reach("collector", address).await;
+        let (checks, reached) = proxy::reach("collector", address, &dialer).await;
         for check in checks {
             report.add(check)?;
         }
         if let Some(stream) = reached {
-            report.add(Box::pin(tls::examine(address, stream, identity, time, signed)).await)?;
+            report.add(Box::pin(tls::examine(address, stream, &dialer, identity, time, signed)).await)?;
         }
     }
     report.add(running::stream(status))

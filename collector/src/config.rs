@@ -90,6 +90,7 @@ impl Validate for CollectorConfig {
             "state_dir",
             "must be an absolute path",
         );
+        faults.section("enrolment", |faults| add_all(faults, self.enrolment.faults()));
         faults.section("ingest", |faults| self.ingest.validate(faults));
         faults.section("store", |faults| add_all(faults, self.store.faults()));
         faults.section("alert", |faults| self.alert.validate(faults));

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use fleetmend_identity::Address;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -59,20 +60,22 @@ fn shown(address: &str, target: SocketAddr) -> String {
 }
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, (String, String)> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let parsed: Address = address.parse().map_err(|error| {
+        (
+            format!("the address {address:?} {error}"),
+            "correct it where it stands: stream.collectors or stream.proxy here, enrolment in the collector's configuration"
+                .to_owned(),
+        )
+    })?;
+    let host = parsed.host();
     let in_order = format!("check the spelling, /etc/hosts and /etc/resolv.conf: getent hosts {host}");
-    match timeout(STEP_TIMEOUT, lookup_host(address)).await {
+    match timeout(STEP_TIMEOUT, lookup_host((host, parsed.port()))).await {
         Err(_) => Err((
             format!(
                 "{address}: no answer about the name within {} s",
                 STEP_TIMEOUT.as_secs()
             ),
             "see whether the name servers in /etc/resolv.conf answer, and firewalls on port 53".to_owned(),
-        )),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => Err((
-            format!("{address} is no host:port"),
-            "correct it where it stands: stream.collectors, or enrolment in the collector's configuration"
-                .to_owned(),
         )),
         Ok(Err(error)) => {
             let reason = error.to_string();

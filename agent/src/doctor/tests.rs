@@ -1,10 +1,13 @@
 //! What is said of real listeners that are not as they should be.
 
+mod through;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_stream::network::Dialer;
 use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_identity::time::Clocks;
 use fleetmend_identity::{LiveIdentity, TimeSource, TrustedTime, tls as fleet_tls};
@@ -34,7 +37,14 @@ async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Listener
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listen_at("127.0.0.1:0", serve).await
+}
+
+async fn listen_at<F>(address: &str, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Listener
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let mut task = JoinSet::new();
     task.spawn(async move {
@@ -74,7 +84,7 @@ async fn serve_tls(config: Arc<ServerConfig>, stream: TcpStream) {
 async fn diagnose(address: &str, host: &LiveIdentity, time: &Arc<TrustedTime>) -> Check {
     let (checks, stream) = network::reach("collector", address).await;
     let stream = stream.unwrap_or_else(|| panic!("no connection: {checks:?}"));
-    tls::examine(address, stream, host, time, None).await
+    tls::examine(address, stream, &Dialer::direct(), host, time, None).await
 }
 
 fn assert_said(check: &Check, verdict: Verdict, seen: &[&str], next: &[&str]) {
@@ -147,7 +157,7 @@ async fn a_name_that_is_none_is_not_resolved() {
     assert_said(
         &checks[0],
         Verdict::Failed,
-        &["is no host:port"],
+        &["must be host:port"],
         &["stream.collectors"],
     );
 }
@@ -272,7 +282,15 @@ async fn a_clock_that_is_wrong_is_found_out_by_the_collectors_signed_time() {
     );
     let (_, stream) = network::reach("collector", &listener.address).await;
     let signed = Some(TimeMicros::now());
-    let check = tls::examine(&listener.address, stream.unwrap(), &host, &ahead, signed).await;
+    let check = tls::examine(
+        &listener.address,
+        stream.unwrap(),
+        &Dialer::direct(),
+        &host,
+        &ahead,
+        signed,
+    )
+    .await;
     assert_said(
         &check,
         Verdict::Failed,

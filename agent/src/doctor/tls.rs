@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agent_stream::network::Dialer;
 use fleetmend_event::TimeMicros;
 use fleetmend_identity::tls::{self, TlsFault};
 use fleetmend_identity::{LiveIdentity, PeerIdentity, PeerKind, TrustedTime};
@@ -45,6 +46,7 @@ const FRAMES_MAX: usize = 64;
 pub(super) async fn examine(
     address: &str,
     stream: TcpStream,
+    dialer: &Dialer,
     identity: &LiveIdentity,
     time: &Arc<TrustedTime>,
     signed: Option<TimeMicros>,
@@ -87,7 +89,7 @@ pub(super) async fn examine(
     };
     let case = match case.fault {
         Some(fault) if words::is_about_theirs(fault) => Case {
-            certificate: shown::look(address).await,
+            certificate: shown::look(address, dialer).await,
             ..case
         },
         _ => case,

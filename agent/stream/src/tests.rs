@@ -1,1 +1,3 @@
+//! Sessions over a connection in memory, by a clock that only the test moves.
 
+mod capped;

@@ -31,6 +31,21 @@ fn grant(authority: &CollectorAuthority, key: &HostKey, host: HostId, now: TimeM
 }
 
 #[test]
+fn web_certificates_name_ipv6_addresses() {
+    let root = FleetRoot::in_memory("lab".parse().unwrap()).unwrap();
+    let authority = CollectorAuthority::in_memory(&root, "c".parse().unwrap()).unwrap();
+    let names = ["[::1]", "2001:db8::1", "127.0.0.1", "localhost"].map(str::to_owned);
+    let (chain, _) = authority
+        .issue_web(&names, TimeMicros::now(), std::time::Duration::from_secs(60))
+        .unwrap();
+    let leaf = rustls::server::ParsedCertificate::try_from(&chain[0]).unwrap();
+    for name in ["::1", "2001:db8::1", "127.0.0.1", "localhost"] {
+        let name = rustls_pki_types::ServerName::try_from(name).unwrap();
+        rustls::client::verify_server_name(&leaf, &name).unwrap();
+    }
+}
+
+#[test]
 fn a_fleet_is_made_once_and_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let (root_folder, collector) = (folder.path().join("root"), folder.path().join("collector"));

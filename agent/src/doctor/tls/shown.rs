@@ -3,11 +3,12 @@
 //! It is got over a second connection on which any certificate will do. That is safe because nothing is sent over
 //! it, our own certificate least of all; the handshake that counts is the other one.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use agent_stream::network::Dialer;
 use fleetmend_event::TimeMicros;
 use fleetmend_identity::{PeerIdentity, tls};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -28,7 +29,7 @@ pub(super) struct Certificate {
 }
 
 /// The certificate that `address` shows; none when it cannot be had.
-pub(super) async fn look(address: &str) -> Option<Certificate> {
+pub(super) async fn look(address: &str, dialer: &Dialer) -> Option<Certificate> {
     let keeper = Arc::new(Keeper::default());
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
@@ -37,7 +38,7 @@ pub(super) async fn look(address: &str) -> Option<Certificate> {
         .with_custom_certificate_verifier(keeper.clone())
         .with_no_client_auth();
     let handshake = async {
-        let stream = TcpStream::connect(address).await?;
+        let stream = dialer.dial(address).await.map_err(io::Error::other)?;
         TlsConnector::from(Arc::new(config))
             .connect(tls::server_name(), stream)
             .await

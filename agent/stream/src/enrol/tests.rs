@@ -1,6 +1,7 @@
 //! The host's side against collectors that are honest, hostile, silent or not there.
 
 mod collector;
+mod ways;
 
 use fleetmend_event::TimeMicros;
 use fleetmend_identity::TimeSource;

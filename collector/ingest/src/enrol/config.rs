@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fleetmend_identity::Address;
 use serde::{Deserialize, Serialize};
 
 const DAY_S: u64 = 24 * 3600;
@@ -10,7 +11,7 @@ const DAY_S: u64 = 24 * 3600;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EnrolConfig {
-    /// `host:port` of the enrolment listener as hosts reach it: it goes into tokens.
+    /// `host:port` of the enrolment listener as hosts reach it, an IPv6 address in brackets: it goes into tokens.
     pub address: String,
     /// `host:port` of the carrier listeners as hosts reach them: enrolled hosts are told.
     pub collectors: Vec<String>,
@@ -38,11 +39,38 @@ impl Default for EnrolConfig {
 }
 
 impl EnrolConfig {
+    /// Every address that is none: the key and what is wrong.
+    pub fn faults(&self) -> Vec<(String, String)> {
+        let collectors = self.collectors.iter().enumerate();
+        let named = collectors.map(|(index, address)| (format!("collectors[{index}]"), address));
+        std::iter::once(("address".to_owned(), &self.address))
+            .chain(named)
+            .filter_map(|(key, address)| Some((key, address.parse::<Address>().err()?.to_string())))
+            .collect()
+    }
+
     pub(super) fn certificate_lifetime(&self) -> Duration {
         Duration::from_secs(self.certificate_lifetime_s)
     }
 
     pub(super) fn recovery_grace(&self) -> Duration {
         Duration::from_secs(self.recovery_grace_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_looked_at_before_a_token_carries_them() {
+        assert_eq!(EnrolConfig::default().faults(), []);
+        let config = EnrolConfig {
+            address: "2001:db8::1:7443".to_owned(),
+            collectors: vec!["[2001:db8::1]:7444".to_owned(), "collector.example".to_owned()],
+            ..EnrolConfig::default()
+        };
+        let keys: Vec<String> = config.faults().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["address", "collectors[1]"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Holds off sources that are refused again and again.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ impl RefusalLimiter {
 
     /// Whether the source is listened to `now`, a time since boot.
     pub(super) fn check_at(&self, source: IpAddr, now: Duration) -> Result<(), Refusal> {
+        let source = holder(source);
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         match sources.get(&source) {
             Some((begun, count)) if now.saturating_sub(*begun) < WINDOW && *count >= self.per_minute => {
@@ -40,6 +41,7 @@ impl RefusalLimiter {
 
     /// Counts one refusal.
     pub(super) fn refused_at(&self, source: IpAddr, now: Duration) {
+        let source = holder(source);
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= SOURCES_MAX && !sources.contains_key(&source) {
             sources.retain(|_, (begun, _)| now.saturating_sub(*begun) < WINDOW);
@@ -52,6 +54,14 @@ impl RefusalLimiter {
             *entry = (now, 0);
         }
         entry.1 = entry.1.saturating_add(1);
+    }
+}
+
+/// Who holds an address: whoever has one of IPv6 has the 2^64 of its network, and IPv4 may come mapped into IPv6.
+fn holder(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
     }
 }
 
@@ -71,6 +81,22 @@ mod tests {
         assert!(matches!(limiter.check_at(bad, now), Err(Refusal::TooMany)));
         limiter.check_at(good, now).unwrap();
         limiter.check_at(bad, now + WINDOW).unwrap();
+    }
+
+    #[test]
+    fn neighbours_in_an_ipv6_network_are_one_source() {
+        let limiter = RefusalLimiter::new(1);
+        let of = |text: &str| text.parse::<IpAddr>().unwrap();
+        limiter.refused_at(of("2001:db8:0:1::1"), Duration::ZERO);
+        assert!(
+            limiter
+                .check_at(of("2001:db8:0:1:ffff::2"), Duration::ZERO)
+                .is_err()
+        );
+        limiter.check_at(of("2001:db8:0:2::1"), Duration::ZERO).unwrap();
+        limiter.refused_at(of("::ffff:10.0.0.1"), Duration::ZERO);
+        assert!(limiter.check_at(of("10.0.0.1"), Duration::ZERO).is_err());
+        limiter.check_at(of("10.0.0.2"), Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -53,8 +53,12 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) async fn start() -> Self {
+        Self::start_on("127.0.0.1:0").await
+    }
+
+    pub(super) async fn start_on(address: &str) -> Self {
         let fleet = Arc::new(TestFleet::new().unwrap());
-        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bind = async || TcpListener::bind(address).await.unwrap();
         let (enrolment, carrier) = (bind().await, bind().await);
         let mut tasks = JoinSet::new();
         let collector = Self {
@@ -196,6 +200,10 @@ impl Carrier for Collector {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         self.renewal(&request.into_inner().csr)
+    }
+
+    async fn unenrol(&self, _: Request<v1::UnenrolRequest>) -> Result<Response<v1::UnenrolResponse>, Status> {
+        Err(Status::unimplemented("not of these tests"))
     }
 }
 
