@@ -4,6 +4,7 @@
 //! `fleetmend_event` are used. The conversions stand here, so that both ends read a message the same way.
 
 use bytes::Bytes;
+use fleetmend_event::relative::Limits;
 use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch};
 
 /// Types and services of package `fleetmend.v1`.
@@ -65,6 +66,26 @@ pub const fn lane_to_wire(lane: Lane) -> v1::Lane {
         Lane::Critical => v1::Lane::Critical,
         Lane::Events => v1::Lane::Events,
         Lane::Metrics => v1::Lane::Metrics,
+    }
+}
+
+impl From<Limits> for v1::BodyBases {
+    fn from(limits: Limits) -> Self {
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Self {
+            slots: count(limits.slots),
+            plain_bytes: count(limits.plain_bytes),
+        }
+    }
+}
+
+impl From<v1::BodyBases> for Limits {
+    fn from(bases: v1::BodyBases) -> Self {
+        let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            slots: size(bases.slots),
+            plain_bytes: size(bases.plain_bytes),
+        }
     }
 }
 

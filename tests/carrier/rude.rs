@@ -53,6 +53,13 @@ impl Carrier for Rude {
     async fn renew(&self, _: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         Err(Status::unimplemented("rude"))
     }
+
+    async fn unenrol(
+        &self,
+        _: Request<v1::UnenrolRequest>,
+    ) -> Result<Response<v1::UnenrolResponse>, Status> {
+        Err(Status::unimplemented("rude"))
+    }
 }
 
 /// Holds the answering side until the agent is gone.
@@ -146,6 +153,7 @@ async fn goodbye_without_retry_waits_for_a_person() {
         reason: "go away".to_owned(),
         retry_after_ms: 0,
         retry: false,
+        self_contained: false,
     });
     let scene = Scene::new(vec![goodbye]).await;
     scene

@@ -24,6 +24,8 @@ pub(crate) const TIME_EVERY: Duration = Duration::from_mins(10);
 pub(crate) const CLOCK_JUMP: Duration = Duration::from_secs(2);
 /// Least bytes per second: below it heartbeats and the handshake alone would be more.
 const EGRESS_MIN: u64 = 4 * 1024;
+/// How long no relative frames are sent after a collector could not read one.
+pub(crate) const SELF_CONTAINED_FOR: Duration = Duration::from_secs(600);
 /// A session that lived this long was a good one: the next wait is a short one again.
 pub(crate) const SESSION_GOOD: Duration = Duration::from_secs(30);
 

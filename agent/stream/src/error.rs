@@ -39,6 +39,8 @@ pub enum StreamError {
         retry_after: Duration,
         /// Whether that is of use without a person's help.
         retry: bool,
+        /// It could not read a relative frame.
+        self_contained: bool,
     },
     /// The stream ended without a goodbye.
     #[error("the collector closed the stream")]

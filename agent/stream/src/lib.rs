@@ -12,6 +12,9 @@
 //!   session with the next collector. What a person must mend (a revoked or foreign certificate, a goodbye
 //!   without retry) is logged as an error and tried again only after [`StreamConfig::refused_wait`].
 //! - Every wait has a deadline: connecting, the welcome, an acknowledgement, room in the connection.
+//! - Where the collector can, frames travel relative to those before them on the same stream ([`fleetmend_event::relative`]).
+//!   A new stream begins anew, so what is sent again after a break stands for itself; a collector that could not
+//!   read one is sent none for a while.
 //! - Orders are carried, not judged: their signature is checked by whom they are for. A full order queue
 //!   refuses the order and says so.
 //!
@@ -38,6 +41,7 @@ mod in_flight;
 mod metrics;
 pub mod network;
 mod pace;
+mod relative;
 mod session;
 mod source;
 mod state;

@@ -5,6 +5,8 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 /// Frames handed to the connection, by lane.
 const FRAMES_SENT: &str = "fleetmend_agent_stream_frames_sent_total";
+/// Those among them that were relative to others, by lane.
+const RELATIVE_FRAMES: &str = "fleetmend_agent_stream_relative_frames_total";
 /// Bytes of those frames, by lane.
 const SENT_BYTES: &str = "fleetmend_agent_stream_sent_bytes_total";
 /// Frames that the collector made durable.
@@ -31,7 +33,12 @@ pub(crate) fn describe() {
         Unit::Count,
         "frames handed to the connection, by lane"
     );
-    describe_counter!(SENT_BYTES, Unit::Bytes, "bytes of those frames, by lane");
+    describe_counter!(SENT_BYTES, Unit::Bytes, "bytes of those frames as sent, by lane");
+    describe_counter!(
+        RELATIVE_FRAMES,
+        Unit::Count,
+        "frames that were sent relative to those before them, by lane"
+    );
     describe_counter!(
         FRAMES_ACKNOWLEDGED,
         Unit::Count,
@@ -71,6 +78,11 @@ pub(crate) fn sent(lane: Lane, bytes: usize) {
     counter!(FRAMES_SENT, "lane" => lane.as_str()).increment(1);
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     counter!(SENT_BYTES, "lane" => lane.as_str()).increment(bytes);
+}
+
+/// A frame was sent relative to another.
+pub(crate) fn relative(lane: Lane) {
+    counter!(RELATIVE_FRAMES, "lane" => lane.as_str()).increment(1);
 }
 
 /// Frames were acknowledged.

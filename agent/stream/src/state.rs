@@ -38,6 +38,8 @@ pub struct StreamState {
     pub collector_ahead_ms: Option<i64>,
     /// Frames sent since the start of the agent.
     pub frames_sent: u64,
+    /// Bytes of those frames as they were sent: relative to each other, where the collector can.
+    pub bytes_sent: u64,
     /// Frames acknowledged since the start of the agent.
     pub frames_acknowledged: u64,
     /// Frames sent and not yet acknowledged.

@@ -18,6 +18,7 @@ use crate::enrol::ask_time;
 use crate::error::StreamError;
 use crate::network::Dialer;
 use crate::pace::Pace;
+use crate::relative::Relative;
 use crate::session::Session;
 use crate::source::FrameSource;
 use crate::state::{Hint, Order, OrderResult, StreamPhase, StreamState};
@@ -52,6 +53,7 @@ pub struct StreamTask<S> {
     tls: Arc<ClientConfig>,
     dialer: Dialer,
     pace: Pace,
+    relative: Relative,
     collector: usize,
 }
 
@@ -76,6 +78,7 @@ impl<S: FrameSource> StreamTask<S> {
             tls,
             dialer: Dialer::direct(),
             pace,
+            relative: Relative::default(),
             // Somewhere in the list: a fleet that is told the same list spreads over it.
             collector: rand::rng().random_range(0..COLLECTORS_MAX),
         })
@@ -151,8 +154,14 @@ impl<S: FrameSource> StreamTask<S> {
         self.collector = self.collector.wrapping_add(1);
         self.parts.change(|state| state.collector = Some(address.clone()));
         let link = Link::connect_by(&self.dialer, &address, self.tls.clone()).await?;
-        let mut session =
-            Session::begin(&mut self.parts, &mut self.pace, link, &self.identity, &self.time).await?;
+        let mut session = Session::begin(
+            &mut self.parts,
+            (&mut self.pace, &mut self.relative),
+            link,
+            &self.identity,
+            &self.time,
+        )
+        .await?;
         crate::metrics::connected(true);
         let outcome = session.run(token).await;
         if matches!(&outcome, Err(error) if !matches!(error, StreamError::Goodbye { .. })) {
@@ -179,6 +188,12 @@ impl<S: FrameSource> StreamTask<S> {
             self.identity.doubt();
         }
         self.parts.change(|state| state.last_error = Some(text.clone()));
+        if let StreamError::Goodbye {
+            self_contained: true, ..
+        } = error
+        {
+            self.relative.avoid(Instant::now());
+        }
         if error.needs_a_person() {
             let wait = self.parts.config.refused_wait.get();
             tracing::error!(

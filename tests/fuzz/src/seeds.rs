@@ -27,6 +27,7 @@ pub(crate) fn write(folder: &Path) {
     put("spool", &[frame.encode(), frame.encode()].concat());
     let records = v1::Records {
         frames: vec![frame.encode()],
+        ..v1::Records::default()
     };
     let message = v1::AgentMessage {
         message: Some(v1::agent_message::Message::Records(records)),

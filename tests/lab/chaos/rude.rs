@@ -150,7 +150,11 @@ impl Visit {
     }
 
     async fn send(&self, frames: Vec<Bytes>) -> Result<()> {
-        self.say(Up::Records(v1::Records { frames })).await
+        self.say(Up::Records(v1::Records {
+            frames,
+            ..v1::Records::default()
+        }))
+        .await
     }
 
     async fn next(&mut self) -> Result<Down> {
