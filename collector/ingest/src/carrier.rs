@@ -16,6 +16,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admission::{Crowded, Streams};
+use crate::bases::{BasesBudget, StreamBases};
 use crate::budget::Budget;
 use crate::config::{IngestConfig, OUTGOING_MAX};
 use crate::enrol::{Audit, AuditKind, Enroller};
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) hosts: HostsLive,
     pub(crate) results: mpsc::Sender<HostOrderResult>,
     pub(crate) budget: Budget,
+    pub(crate) bases: BasesBudget,
     pub(crate) quotas: Quotas,
     pub(crate) streams: Streams,
 }
@@ -79,6 +81,7 @@ impl Ingest {
         crate::metrics::describe();
         let shared = Shared {
             budget: Budget::new(config.budget_bytes()),
+            bases: BasesBudget::new(config.bases_bytes()),
             quotas: Quotas::new(config.quota_limits()),
             streams: Streams::new(config.streams_max, config.streams_per_host_max),
             config,
@@ -178,6 +181,7 @@ impl Carrier for Service {
                 return Ok(Response::new(ReceiverStream::new(messages)));
             }
         };
+        let bases = StreamBases::new(self.ingest.shared.bases.clone());
         let session = Session {
             shared: self.ingest.shared.clone(),
             peer,
@@ -187,6 +191,7 @@ impl Carrier for Service {
             inbound: request.into_inner(),
             meter,
             credit: Credit::default(),
+            bases,
             held_until: None,
             _place: (admitted, call),
             told_time: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fleetmend_config::{ByteSize, Faults, HumanDuration, Validate};
 use serde::Deserialize;
 
+use crate::bases::BASES_BYTES_MIN;
 use crate::budget::BUDGET_BYTES_MIN;
 use crate::listener::ListenerLimits;
 use crate::quota::QuotaLimits;
@@ -13,16 +14,12 @@ use crate::quota::QuotaLimits;
 pub(crate) const MESSAGE_FRAMES_MAX: usize = 1024;
 /// Messages that wait for a host to take them.
 pub(crate) const OUTGOING_MAX: usize = 8;
-/// How long a host may take to make room for a message.
-pub(crate) const OUTGOING_TIMEOUT: Duration = Duration::from_secs(30);
 /// When a host may come back that was sent away because the sink or the collector could not.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// A host that is over its quota for longer than this is sent away; for less it is not read.
 pub(crate) const HELD_MAX: Duration = Duration::from_secs(5);
 /// Longest time for which it is sent away.
 pub(crate) const HELD_RETRY_MAX: Duration = Duration::from_mins(1);
-/// A connection without a call is closed after this: agents call as soon as they are connected.
-pub(crate) const IDLE_MAX: Duration = Duration::from_secs(30);
 /// When a host may come back whose stream was replaced by a newer one.
 pub(crate) const REPLACED_RETRY_AFTER: Duration = Duration::from_secs(30);
 
@@ -48,12 +45,19 @@ pub struct IngestConfig {
     pub hello_timeout: HumanDuration,
     /// A host that says nothing for so long is gone; agents send a heartbeat every 10 s.
     pub silence_max: HumanDuration,
+    /// A connection without a call is closed after this; agents call as soon as they are connected.
+    pub idle_timeout: HumanDuration,
+    /// How long a host may take to take what is sent to it.
+    pub answer_timeout: HumanDuration,
     /// How long the store may take to make records durable before the host is sent away.
     pub commit_timeout: HumanDuration,
     /// Frames that a host may have unacknowledged.
     pub frames_in_flight_max: u32,
     /// Bytes of messages of all hosts that are being received or stored; more make hosts wait, and then come back.
     pub in_flight_bytes_max: ByteSize,
+    /// Bytes of bodies of all hosts that are kept to read the relative frames after them, a quarter more at the very
+    /// most; beyond it hosts send frames that stand for themselves. At default rates a host takes some 100 KiB.
+    pub bases_bytes_max: ByteSize,
     /// How long a message may wait for room among them before its host is told to come back.
     pub room_timeout: HumanDuration,
     /// From the first byte of a message to its last.
@@ -78,9 +82,12 @@ impl Default for IngestConfig {
             handshake_timeout: HumanDuration::from_secs(10),
             hello_timeout: HumanDuration::from_secs(10),
             silence_max: HumanDuration::from_secs(60),
+            idle_timeout: HumanDuration::from_secs(30),
+            answer_timeout: HumanDuration::from_secs(30),
             commit_timeout: HumanDuration::from_secs(30),
             frames_in_flight_max: 64,
             in_flight_bytes_max: ByteSize::from_mib(128),
+            bases_bytes_max: ByteSize::from_mib(128),
             room_timeout: HumanDuration::from_secs(5),
             message_timeout: HumanDuration::from_secs(30),
             bytes_per_host_per_s: ByteSize::from_mib(8),
@@ -98,7 +105,7 @@ impl IngestConfig {
             connections_per_address_max: self.connections_per_address_max,
             handshakes_per_address_max: self.handshakes_per_address_max,
             connections_per_host_max: self.connections_per_host_max,
-            idle_max: Some(IDLE_MAX),
+            idle_max: Some(self.idle_timeout.get()),
         }
     }
 
@@ -108,6 +115,10 @@ impl IngestConfig {
             rows_per_s: self.rows_per_host_per_s,
             burst: self.quota_burst.get(),
         }
+    }
+
+    pub(crate) fn bases_bytes(&self) -> u32 {
+        bytes(self.bases_bytes_max)
     }
 
     pub(crate) fn budget_bytes(&self) -> u32 {
@@ -174,9 +185,16 @@ impl IngestConfig {
             "in_flight_bytes_max",
             "must be at least 16MiB and less than 4GiB",
         );
+        faults.require(
+            (u64::from(BASES_BYTES_MIN)..=u64::from(u32::MAX)).contains(&self.bases_bytes_max.get()),
+            "bases_bytes_max",
+            "must be at least 8MiB and less than 4GiB",
+        );
         for (key, time) in [
             ("room_timeout", self.room_timeout),
             ("message_timeout", self.message_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("answer_timeout", self.answer_timeout),
             ("quota_burst", self.quota_burst),
         ] {
             faults.require(!time.get().is_zero(), key, "must be more than 0");
@@ -223,8 +241,12 @@ mod tests {
             ("streams_per_host_max", "1"),
             ("in_flight_bytes_max", "\"1MiB\""),
             ("in_flight_bytes_max", "\"4GiB\""),
+            ("bases_bytes_max", "\"1MiB\""),
+            ("bases_bytes_max", "\"4GiB\""),
             ("room_timeout", "\"31s\""),
             ("message_timeout", "\"0s\""),
+            ("idle_timeout", "\"0s\""),
+            ("answer_timeout", "\"0s\""),
             ("bytes_per_host_per_s", "\"5GiB\""),
             ("rows_per_host_per_s", "0"),
             ("quota_burst", "\"0s\""),

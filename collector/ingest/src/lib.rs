@@ -23,6 +23,8 @@
 //! - A host's clock may be wrong: `clock.rs` estimates by how much from its heartbeats, per boot, and each frame goes
 //!   to the sink with what its clock was ahead when it was made. An agent begins each stream with a heartbeat; frames
 //!   that come before any have an unknown clock.
+//! - Relative frames ([`fleetmend_event::relative`]) are made whole before anything else is done with them; one that cannot
+//!   be is answered with a goodbye, after which the host sends frames that stand for themselves.
 //! - Input is bounded: connections, handshakes in time, message bytes, frames per message, silence.
 //!
 //! # Tasks and channels
@@ -31,6 +33,7 @@
 //! one refuses the order.
 
 mod admission;
+mod bases;
 mod budget;
 mod carrier;
 mod clock;

@@ -24,6 +24,12 @@ const CLOCK_OFFSET_SECONDS: &str = "fleetmend_collector_ingest_clock_offset_seco
 /// Results of orders that had nowhere to go.
 const ORDER_RESULTS_DROPPED: &str = "fleetmend_collector_ingest_order_results_dropped_total";
 
+/// Relative frames that were made whole.
+const RELATIVE_FRAMES: &str = "fleetmend_collector_ingest_relative_frames_total";
+/// Bytes that they were shorter than the frames they were made into.
+const RELATIVE_SAVED_BYTES: &str = "fleetmend_collector_ingest_relative_saved_bytes_total";
+/// Bytes of bodies that are kept to read relative frames.
+const BASES_BYTES: &str = "fleetmend_collector_ingest_bases_bytes";
 /// Bytes of messages that are being received or stored.
 const IN_FLIGHT_BYTES: &str = "fleetmend_collector_ingest_in_flight_bytes";
 /// Times that a host was over its quota and was held or sent away, by reason.
@@ -54,6 +60,21 @@ pub(crate) fn describe() {
     );
     describe_counter!(STREAMS_ENDED, Unit::Count, "streams that ended, by reason");
     describe_gauge!(CONNECTED_HOSTS, Unit::Count, "hosts with a live stream");
+    describe_counter!(
+        RELATIVE_FRAMES,
+        Unit::Count,
+        "relative frames that were made whole"
+    );
+    describe_counter!(
+        RELATIVE_SAVED_BYTES,
+        Unit::Bytes,
+        "bytes that relative frames were shorter on the way than whole"
+    );
+    describe_gauge!(
+        BASES_BYTES,
+        Unit::Bytes,
+        "bytes of bodies that are kept to read relative frames"
+    );
     describe_gauge!(
         IN_FLIGHT_BYTES,
         Unit::Bytes,
@@ -113,6 +134,18 @@ pub(crate) fn ended(reason: &'static str) {
 pub(crate) fn connected(hosts: usize) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge of at most some thousands")]
     gauge!(CONNECTED_HOSTS).set(hosts as f64);
+}
+
+/// A relative frame was made whole, and is so much longer.
+pub(crate) fn restored(saved: usize) {
+    counter!(RELATIVE_FRAMES).increment(1);
+    counter!(RELATIVE_SAVED_BYTES).increment(u64::try_from(saved).unwrap_or(u64::MAX));
+}
+
+/// Bytes that are kept for relative frames.
+pub(crate) fn bases(bytes: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge of some megabytes")]
+    gauge!(BASES_BYTES).set(bytes as f64);
 }
 
 /// Bytes that have room.

@@ -3,6 +3,7 @@
 mod credit;
 mod end;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +23,9 @@ pub(crate) use self::credit::Credit;
 pub(crate) use self::end::End;
 use self::end::{end_of, refused, text};
 use crate::admission::Admitted;
+use crate::bases::StreamBases;
 use crate::carrier::Shared;
-use crate::config::{HELD_MAX, OUTGOING_TIMEOUT};
+use crate::config::HELD_MAX;
 use crate::enrol::AuditKind;
 use crate::hosts::{Arrival, Downward, HostOrderResult, LiveStream, Rivalry};
 use crate::listener::OpenCall;
@@ -49,6 +51,7 @@ pub(crate) struct Session {
     pub(crate) inbound: Streaming<v1::AgentMessage>,
     pub(crate) meter: Meter,
     pub(crate) credit: Credit,
+    pub(crate) bases: StreamBases,
     /// Until when a host that is over its quota is not read.
     pub(crate) held_until: Option<Instant>,
     pub(crate) _place: (Admitted, OpenCall),
@@ -86,6 +89,9 @@ impl Session {
             End::Revoked => {
                 self.audit(AuditKind::Stream, "revoked: the live stream was closed")
                     .await
+            }
+            End::Relative(error) => {
+                tracing::warn!(host = %self.host, %error, "stream is closed: a relative frame cannot be read; the host sends it whole")
             }
             End::Sink(error) => {
                 tracing::warn!(host = %self.host, %error, "stream is closed: the store cannot take its records")
@@ -144,6 +150,7 @@ impl Session {
             self.credit.obeys();
         }
         let credit = self.grant();
+        let bases = self.bases.agree(hello.bases);
         let enroller = &self.shared.enroller;
         let time = hello
             .time
@@ -158,7 +165,7 @@ impl Session {
             credit_bytes: credit,
             time,
             bundle_version: enroller.authority().bundle().version,
-            ..v1::Welcome::default()
+            bases,
         }))
         .await?;
         tracing::info!(host = %self.host, address = %self.address, agent = text(&hello.agent_version), "stream of a host is open");
@@ -287,7 +294,42 @@ impl Session {
             let detail = format!("{excess} bytes of frames beyond what was granted");
             return Err(refused("credit", &detail));
         }
-        let checked = records::check(records.frames).await?;
+        if records.bases_cleared {
+            self.bases.clear();
+        }
+        let (mut rows, mut marks) = (0_u64, Vec::new());
+        let mut rest = VecDeque::from(records.frames);
+        loop {
+            let group = self.bases.restore(&mut rest).await?;
+            let (of_group, reached) = self.take_frames(group, committer).await?;
+            self.bases.settled();
+            rows = rows.saturating_add(of_group);
+            marks.extend(reached.into_iter().map(v1::Mark::from));
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let over = self.shared.quotas.charge(self.host, bytes, rows, Instant::now());
+        let credit_bytes = if over.is_none() { self.grant() } else { 0 };
+        let acknowledged = v1::Acknowledged {
+            marks,
+            credit_bytes,
+            clear_bases: self.bases.take_request(),
+        };
+        self.send(Down::Acknowledged(acknowledged)).await?;
+        match over {
+            Some(over) => self.hold(over).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes frames durable; how many rows they state, and the marks they reached.
+    async fn take_frames(
+        &self,
+        frames: Vec<Bytes>,
+        committer: &mut Committer<'_>,
+    ) -> Result<(u64, Vec<Mark>), End> {
+        let checked = records::check(frames).await?;
         let rows = checked.frames.iter().map(|frame| u64::from(frame.rows)).sum();
         let committed = committer.commit(checked).await.map_err(End::Sink)?;
         for id in &committed.conflicts {
@@ -298,19 +340,7 @@ impl Session {
             );
             self.audit(AuditKind::Stream, &detail).await;
         }
-        let marks = committed.marks.into_iter().map(v1::Mark::from).collect();
-        let over = self.shared.quotas.charge(self.host, bytes, rows, Instant::now());
-        let credit_bytes = if over.is_none() { self.grant() } else { 0 };
-        self.send(Down::Acknowledged(v1::Acknowledged {
-            marks,
-            credit_bytes,
-            ..v1::Acknowledged::default()
-        }))
-        .await?;
-        match over {
-            Some(over) => self.hold(over).await,
-            None => Ok(()),
-        }
+        Ok((rows, committed.marks))
     }
 
     /// Bytes of frames that the host may have sent in all from now on.
@@ -366,7 +396,11 @@ impl Session {
         let message = v1::CollectorMessage {
             message: Some(message),
         };
-        let sent = timeout(OUTGOING_TIMEOUT, self.outgoing.send(Ok(message))).await;
+        let sent = timeout(
+            self.shared.config.answer_timeout.get(),
+            self.outgoing.send(Ok(message)),
+        )
+        .await;
         sent.map_err(|_| End::Stuck)?.map_err(|_| End::Gone)
     }
 

@@ -7,6 +7,7 @@ use fleetmend_proto::{WireError, v1};
 use tonic::{Code, Status};
 
 use crate::admission::Crowded;
+use crate::bases::RestoreError;
 use crate::config::{HELD_RETRY_MAX, REPLACED_RETRY_AFTER, RETRY_AFTER};
 use crate::metered::Fault;
 use crate::quota::Excess;
@@ -43,6 +44,8 @@ pub(crate) enum End {
     Held { excess: Excess, wait: Duration },
     /// There is no place for its stream.
     Crowded(Crowded),
+    /// A relative frame could not be made whole.
+    Relative(RestoreError),
     /// It broke the rules.
     Refused {
         /// A word for the audit and metrics.
@@ -68,6 +71,7 @@ impl End {
             End::Held { excess, .. } => excess.as_str(),
             End::Crowded(Crowded::Host) => "too_many_streams_of_host",
             End::Crowded(Crowded::All) => "too_many_streams",
+            End::Relative(_) => "relative_frame",
             End::Refused { code, .. } => code,
         }
     }
@@ -116,6 +120,7 @@ impl End {
                 spread(host),
                 true,
             ),
+            End::Relative(error) => (error.to_string(), Duration::ZERO, true),
             End::Refused { code, detail } => (format!("{code}: {detail}"), Duration::ZERO, false),
         };
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
@@ -123,7 +128,7 @@ impl End {
             reason,
             retry_after_ms,
             retry,
-            ..v1::Goodbye::default()
+            self_contained: matches!(self, End::Relative(_)),
         })
     }
 }
@@ -131,6 +136,13 @@ impl End {
 impl From<WireError> for End {
     fn from(error: WireError) -> Self {
         refused("malformed", &error.to_string())
+    }
+}
+
+impl From<RestoreError> for End {
+    fn from(error: RestoreError) -> Self {
+        crate::metrics::refused("relative_frame");
+        End::Relative(error)
     }
 }
 

@@ -1,0 +1,146 @@
+use fleetmend_event::frame::Stamp;
+use fleetmend_event::table::{Table as _, TableInfo, UnitState};
+use fleetmend_event::{Frame, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
+
+use super::*;
+
+/// A frame of one row, some kilobytes of which zstd cannot make smaller by itself.
+fn frame(sequence: u64, bytes: usize) -> Bytes {
+    let mut state = 7_u64;
+    let noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(33 + (state >> 58) as u8)
+    };
+    let rows = [UnitState {
+        time: TimeMicros(1),
+        unit: format!("{sequence}.service"),
+        description: std::iter::repeat_with(noise).take(bytes).collect(),
+        load_state: "loaded".to_owned(),
+        active_state: "active".to_owned(),
+        sub_state: "running".to_owned(),
+        main_pid: 1,
+        restart_count: 0,
+        result: "success".to_owned(),
+    }];
+    let id = RecordId {
+        epoch: SpoolEpoch::from_bytes([1; 16]),
+        lane: Lane::Events,
+        sequence: Sequence(sequence),
+    };
+    let stamp = Stamp {
+        wall: TimeMicros(1),
+        boot_us: 1,
+    };
+    let (table, span) = (TableInfo::of::<UnitState>(), (TimeMicros(1), TimeMicros(1)));
+    let batch = UnitState::to_batch(&rows).unwrap();
+    Frame::of_batch(id, &table, &batch, stamp, span).unwrap().encode()
+}
+
+/// Frames as an agent sends them.
+fn sent(frames: &[Bytes]) -> VecDeque<Bytes> {
+    let mut sender = Bases::new(Limits::OWN);
+    frames.iter().map(|frame| sender.shorten(frame)).collect()
+}
+
+fn stream(budget: &BasesBudget) -> StreamBases {
+    let mut bases = StreamBases::new(budget.clone());
+    assert_eq!(bases.agree(Some(Limits::OWN.into())), Some(Limits::OWN.into()));
+    bases
+}
+
+async fn all(bases: &mut StreamBases, mut rest: VecDeque<Bytes>) -> (Vec<Bytes>, usize) {
+    let (mut whole, mut groups) = (Vec::new(), 0);
+    while !rest.is_empty() {
+        let group = bases.restore(&mut rest).await.unwrap();
+        let bytes: usize = group.iter().skip(1).map(Bytes::len).sum();
+        assert!(bytes <= GROUP_BYTES + Limits::OWN.plain_bytes);
+        whole.extend(group);
+        groups += 1;
+    }
+    bases.settled();
+    (whole, groups)
+}
+
+#[tokio::test]
+async fn short_message_is_made_whole_in_groups_and_all_is_given_back_at_the_end() {
+    let budget = BasesBudget::new(BASES_BYTES_MIN);
+    let frames: Vec<Bytes> = (1..=16).map(|number| frame(number, 100_000)).collect();
+    let sent = sent(&frames);
+    let on_the_wire: usize = sent.iter().skip(1).map(Bytes::len).sum();
+    assert!(on_the_wire < 16_000, "{on_the_wire} bytes");
+    let mut bases = stream(&budget);
+    let (whole, groups) = all(&mut bases, sent).await;
+    assert_eq!(whole, frames);
+    assert!(groups >= 8, "{groups}");
+    let kept = budget.taken.load(Ordering::Relaxed);
+    assert!((100_000..150_000).contains(&kept), "{kept}");
+    drop(bases);
+    assert_eq!(budget.taken.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn stream_that_agreed_on_nothing_passes_frames_on_as_they_are() {
+    let budget = BasesBudget::new(BASES_BYTES_MIN);
+    let mut bases = StreamBases::new(budget.clone());
+    assert_eq!(bases.agree(None), None);
+    let sent = sent(&[frame(1, 1_000), frame(2, 1_000)]);
+    let (whole, _) = all(&mut bases, sent.clone()).await;
+    assert_eq!(
+        VecDeque::from(whole),
+        sent,
+        "what it refuses is for the check of frames to say"
+    );
+}
+
+#[tokio::test]
+async fn streams_give_their_bases_up_when_all_together_have_too_many() {
+    let budget = BasesBudget::new(BASES_BYTES_MIN);
+    let frames = [frame(1, 100_000), frame(2, 100_000), frame(3, 100_000)];
+    let mut first = stream(&budget);
+    let mut sent = sent(&frames);
+    let last = sent.split_off(2);
+    all(&mut first, sent).await;
+    assert!(!first.take_request());
+    // Others take all there is.
+    budget.change(0, BASES_BYTES_MIN as usize);
+    assert!(first.take_request() && !first.take_request());
+    assert_eq!(
+        StreamBases::new(budget.clone()).agree(Some(Limits::OWN.into())),
+        None
+    );
+    // What was on the way can still be read, until the agent has given its own up.
+    let (whole, _) = all(&mut first, last.clone()).await;
+    assert_eq!(whole, &frames[2..]);
+    first.clear();
+    first.settled();
+    assert_eq!(budget.taken.load(Ordering::Relaxed), BASES_BYTES_MIN as usize);
+    let (whole, _) = all(&mut first, frames.to_vec().into()).await;
+    assert_eq!(whole, frames);
+    assert_eq!(first.restore(&mut last.clone()).await, Err(RestoreError::Gone));
+}
+
+#[tokio::test]
+async fn nothing_is_kept_beyond_the_last_quarter() {
+    let budget = BasesBudget::new(BASES_BYTES_MIN);
+    let frames = [frame(1, 100_000), frame(2, 100_000)];
+    let mut bases = stream(&budget);
+    budget.change(0, BASES_BYTES_MIN as usize / 4 * 5);
+    let mut sent = sent(&frames);
+    let last = sent.split_off(1);
+    let (whole, _) = all(&mut bases, sent).await;
+    assert_eq!(whole, &frames[..1]);
+    assert_eq!(bases.restore(&mut last.clone()).await, Err(RestoreError::Gone));
+    // The same agent, as it is told to.
+    let (whole, _) = all(&mut bases, frames.to_vec().into()).await;
+    assert_eq!(whole, frames);
+}
+
+#[tokio::test]
+async fn frame_without_its_base_is_named() {
+    let budget = BasesBudget::new(BASES_BYTES_MIN);
+    let mut bases = stream(&budget);
+    let mut sent = sent(&[frame(1, 1_000), frame(2, 1_000)]);
+    sent.pop_front();
+    let error = bases.restore(&mut sent).await.unwrap_err();
+    assert_eq!(error.to_string(), "frame 2 refers to frame 1, which is not kept");
+}
