@@ -2,12 +2,14 @@
 
 mod alerts;
 mod enrolments;
+mod findings;
 mod operations;
 mod sink;
 mod store;
 
 pub(crate) use alerts::AlertAdapter;
 pub(crate) use enrolments::EnrolmentAdapter;
+pub(crate) use findings::FindingAdapter;
 pub(crate) use operations::OperationsAdapter;
 pub(crate) use sink::{LiveHostsAdapter, SinkAdapter};
 pub(crate) use store::{StoreAdapter, pump_live_facts};

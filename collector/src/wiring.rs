@@ -33,8 +33,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::adapt::{
-    AlertAdapter, EnrolmentAdapter, LiveHostsAdapter, OperationsAdapter, SinkAdapter, StoreAdapter,
-    pump_live_facts,
+    AlertAdapter, EnrolmentAdapter, FindingAdapter, LiveHostsAdapter, OperationsAdapter, SinkAdapter,
+    StoreAdapter, pump_live_facts,
 };
 use crate::config::CollectorConfig;
 use crate::control;
@@ -87,6 +87,7 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
         .context("open enrolment")?;
     let (order_results, results) = mpsc::channel(ORDER_RESULTS_MAX);
     note_order_results(results, &rooms);
+    enrol::spawn_alarms(&enroller, Arc::new(FindingAdapter(store.clone())), &rooms);
     let ingest = Ingest::new(
         config.ingest.clone(),
         Arc::new(SinkAdapter(store)),

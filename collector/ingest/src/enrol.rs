@@ -18,6 +18,10 @@
 //!
 //! - Which trust bundle a host holds is known: it went with the certificate that the host shows, or the host
 //!   says so when it asks. A rotation of keys waits for that ([`Standing`]).
+//! - A host that leaves ([`Enroller::unenrol`]) or is taken out ([`Enroller::remove_host`]) is revoked and no longer
+//!   counted; its data and its rows in the audit stay.
+//! - Two agents of one identity are a finding of the host, until an hour passed without their taking turns
+//!   ([`spawn_alarms`]).
 //! - The keys are read again when a rotation replaced them in their folder, without a restart.
 //!
 //! # The collector's clock
@@ -33,9 +37,12 @@
 //!
 //! Keys are not rotated at renewal: the same key gets a new certificate. Tokens carry no policy (group, name).
 
+mod alarm;
 mod audit;
 mod config;
+mod ends;
 mod hosts;
+mod leave;
 mod limit;
 mod metrics;
 mod refusal;
@@ -59,8 +66,10 @@ use fleetmend_identity::{
 use rustls::ServerConfig;
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
+pub use alarm::{FindingSink, spawn_alarms};
 pub use audit::{Audit, AuditKind, AuditRow};
 pub use config::EnrolConfig;
+pub use ends::{KeyEnd, KeyKind};
 pub use hosts::EnrolledHost;
 pub use refusal::{EnrolError, Refusal};
 pub use service::serve;

@@ -13,6 +13,7 @@ use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_identity::{PeerIdentity, TrustedTime};
 use sqlx::{Row as _, SqlitePool};
 
+use super::alarm::Alarms;
 use super::sightings::Sightings;
 use super::{EnrolError, metrics};
 
@@ -47,6 +48,10 @@ pub enum AuditKind {
     Recovered,
     /// A host was revoked.
     Revoked,
+    /// A host left the fleet by itself.
+    Unenrolled,
+    /// A host was taken out of the fleet.
+    Removed,
     /// The collector took over other keys or another trust bundle.
     Authority,
     /// The collector's own clock jumped.
@@ -66,6 +71,8 @@ impl AuditKind {
             AuditKind::Enrolled => "enrolled",
             AuditKind::Recovered => "recovered",
             AuditKind::Revoked => "revoked",
+            AuditKind::Unenrolled => "unenrolled",
+            AuditKind::Removed => "removed",
             AuditKind::Authority => "authority",
             AuditKind::Clock => "clock",
         }
@@ -101,6 +108,7 @@ pub struct Audit {
     window: Arc<Mutex<Window>>,
     time: Arc<TrustedTime>,
     sightings: Sightings,
+    alarms: Alarms,
 }
 
 #[derive(Debug)]
@@ -128,12 +136,17 @@ impl Audit {
             window: Arc::new(Mutex::new(window)),
             time,
             sightings: Sightings::default(),
+            alarms: Alarms::default(),
         }
     }
 
     /// Writes a refusal, unless the source or everybody together had too many this minute.
     pub async fn refused(&self, kind: AuditKind, source: IpAddr, host: Option<HostId>, detail: &str) {
         tracing::debug!(kind = kind.as_str(), %source, ?host, detail, "refused");
+        if let (AuditKind::Clone, Some(host)) = (kind, host) {
+            // Whatever becomes of the row: an alarm is not lost in a flood of others' refusals.
+            self.alarms.sighted(host, source, detail);
+        }
         let admitted = self.window().admit(source, self.time.since_boot());
         match admitted {
             Some(suppressed) => {
@@ -156,6 +169,10 @@ impl Audit {
 
     pub(super) fn sightings(&self) -> &Sightings {
         &self.sightings
+    }
+
+    pub(super) fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// The newest rows, newest first.

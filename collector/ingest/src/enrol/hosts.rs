@@ -23,6 +23,8 @@ pub struct EnrolledHost {
     pub enrolled_at: TimeMicros,
     /// When it was revoked.
     pub revoked_at: Option<TimeMicros>,
+    /// When it left the fleet or was taken out of it; then it is revoked too.
+    pub removed_at: Option<TimeMicros>,
     /// Serial number of its last certificate.
     pub serial: String,
     /// When its last certificate ends.
@@ -50,6 +52,7 @@ fn host_of(row: &SqliteRow) -> Result<EnrolledHost, EnrolError> {
         hostname: text("hostname")?,
         enrolled_at: TimeMicros(row.try_get("enrolled_at")?),
         revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(TimeMicros),
+        removed_at: row.try_get::<Option<i64>, _>("removed_at")?.map(TimeMicros),
         serial: text("serial")?,
         not_after: TimeMicros(row.try_get("not_after")?),
         latest_end: TimeMicros(row.try_get("latest_end")?),
@@ -162,12 +165,30 @@ pub(super) async fn revoke(
     .bind(host.to_string())
     .fetch_optional(pool)
     .await?;
-    let key = |row: SqliteRow| -> Result<Fingerprint, EnrolError> {
-        row.try_get::<String, _>("key")?
-            .parse()
-            .map_err(|_| EnrolError::Damaged("key fingerprint"))
-    };
-    row.map(key).transpose()
+    row.map(key_of).transpose()
+}
+
+/// Takes the host out of the fleet, its key included, and returns the key; `None` when there is no such host.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    host: HostId,
+    now: TimeMicros,
+) -> Result<Option<Fingerprint>, EnrolError> {
+    let row = sqlx::query(
+        "UPDATE ingest_hosts SET revoked_at = coalesce(revoked_at, ?1), removed_at = coalesce(removed_at, ?1)
+         WHERE host_id = ?2 RETURNING key",
+    )
+    .bind(now.0)
+    .bind(host.to_string())
+    .fetch_optional(connection)
+    .await?;
+    row.map(key_of).transpose()
+}
+
+fn key_of(row: SqliteRow) -> Result<Fingerprint, EnrolError> {
+    row.try_get::<String, _>("key")?
+        .parse()
+        .map_err(|_| EnrolError::Damaged("key fingerprint"))
 }
 
 /// The hosts that are revoked.

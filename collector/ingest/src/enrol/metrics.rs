@@ -14,8 +14,11 @@ const AUDITED: &str = "fleetmend_collector_ingest_audit_rows_total";
 /// Audit rows left out because their source or the whole listener had too many.
 const SUPPRESSED: &str = "fleetmend_collector_ingest_audit_suppressed_rows_total";
 
+/// Sightings of two agents of one host that had no place to wait in.
+const ALARMS_DROPPED: &str = "fleetmend_collector_ingest_dropped_alarms_total";
+
 /// When the collector's certificates end, in seconds since 1970: `own` is the one its listeners show, `issuing`
-/// the one above it and above every host's.
+/// the one above it and above every host's, `root` the fleet root's; of two the one that ends first.
 const CERT_NOT_AFTER: &str = "fleetmend_collector_ingest_cert_not_after_seconds";
 
 /// Describes every metric of enrolment to the recorder.
@@ -32,6 +35,11 @@ pub(super) fn describe() {
         SUPPRESSED,
         Unit::Count,
         "audit rows left out because there were too many"
+    );
+    describe_counter!(
+        ALARMS_DROPPED,
+        Unit::Count,
+        "sightings of two agents of one host that had no place to wait in"
     );
     describe_gauge!(
         CERT_NOT_AFTER,
@@ -58,6 +66,10 @@ pub(super) fn audited() {
 
 pub(super) fn suppressed() {
     metrics::counter!(SUPPRESSED).increment(1);
+}
+
+pub(super) fn alarm_dropped() {
+    metrics::counter!(ALARMS_DROPPED).increment(1);
 }
 
 pub(super) fn cert_not_after(certificate: &'static str, not_after: TimeMicros) {

@@ -5,7 +5,7 @@ use sqlx::{Row as _, SqlitePool};
 use super::EnrolError;
 
 /// Never edited once released: a change is a new step.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
 CREATE TABLE ingest_enrolment_tokens (
     digest TEXT PRIMARY KEY,
@@ -50,6 +50,20 @@ ALTER TABLE ingest_hosts ADD COLUMN bundle_sent INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE ingest_hosts ADD COLUMN bundle_seen INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE ingest_hosts ADD COLUMN latest_end INTEGER NOT NULL DEFAULT 0;
 UPDATE ingest_hosts SET latest_end = not_after;
+",
+    "
+ALTER TABLE ingest_hosts ADD COLUMN removed_at INTEGER;
+CREATE TABLE ingest_alarms (
+    host_id TEXT PRIMARY KEY,
+    finding_id TEXT NOT NULL,
+    open INTEGER NOT NULL,
+    first_time INTEGER NOT NULL,
+    last_time INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    told INTEGER NOT NULL,
+    told_at INTEGER NOT NULL
+) STRICT;
 ",
 ];
 

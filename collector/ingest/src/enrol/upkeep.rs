@@ -6,7 +6,7 @@ use std::time::Duration;
 use fleetmend_identity::CollectorAuthority;
 use fleetmend_shutdown::{TaskKind, Tasks};
 
-use super::{AuditKind, EnrolError, Enroller, metrics};
+use super::{AuditKind, EnrolError, Enroller};
 
 /// How soon a rotation, a sighting or a jump of the clock is noticed.
 const EVERY: Duration = Duration::from_secs(10);
@@ -45,13 +45,7 @@ impl Enroller {
     pub async fn look_after(&self) -> Result<(), EnrolError> {
         self.audit().sightings().flush(&self.inner.pool).await?;
         self.take_over_rotated().await;
-        let authority = &self.inner.authority;
-        if let Some(end) = authority.own_not_after() {
-            metrics::cert_not_after("own", end);
-        }
-        if let Some(end) = authority.current().issuing_not_after() {
-            metrics::cert_not_after("issuing", end);
-        }
+        self.show_ends();
         Ok(())
     }
 
