@@ -86,6 +86,8 @@ pub struct LiveHost {
     pub remote_address: Option<String>,
     /// When it last sent anything.
     pub last_seen: Option<TimeMicros>,
+    /// How much its clock is ahead of the collector's, as far as its heartbeats tell.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Who is connected.
@@ -151,17 +153,19 @@ pub struct EnrolledHost {
     pub enrolled_at: TimeMicros,
     /// Whether its identity was revoked since.
     pub revoked: bool,
+    /// When it left the fleet or was taken out of it; then it is revoked too, and listed only when asked for.
+    pub removed_at: Option<TimeMicros>,
     /// When its last certificate ends.
     pub certificate_not_after: TimeMicros,
 }
 
-/// A certificate of the collector itself.
+/// A certificate or a key of the collector itself.
 #[derive(Debug, Clone)]
 pub struct OwnCertificate {
     /// What it is for, in a few words.
-    pub name: &'static str,
-    /// When it ends.
-    pub not_after: TimeMicros,
+    pub name: String,
+    /// When it ends; none for what has no end of its own.
+    pub not_after: Option<TimeMicros>,
     /// Who renews it, and how.
     pub renewal: &'static str,
 }
@@ -207,6 +211,8 @@ pub trait Enrolments: Send + Sync + 'static {
     async fn certificates(&self) -> Result<Vec<OwnCertificate>, BackendError>;
     /// Revokes a host's identity and closes its stream.
     async fn revoke_host(&self, by: &str, host: HostId, reason: &str) -> Result<(), BackendError>;
+    /// Revokes a host and counts it no longer; its data stays. Done before, it changes nothing.
+    async fn remove_host(&self, by: &str, host: HostId, reason: &str) -> Result<(), BackendError>;
     /// Entries before `before`, newest first, at most `limit`.
     async fn audit(&self, before: TimeMicros, limit: usize) -> Result<Vec<AuditRow>, BackendError>;
 }

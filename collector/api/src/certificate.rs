@@ -10,7 +10,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{ApiTls, BuildError};
+use crate::{ApiTls, BuildError, metrics};
 
 /// The certificate in use. Clones are the same one.
 #[derive(Clone)]
@@ -27,6 +27,16 @@ struct Served {
     not_after: Option<TimeMicros>,
 }
 
+impl Served {
+    /// Itself, after its end became a metric.
+    fn shown(self) -> Self {
+        if let Some(end) = self.not_after {
+            metrics::cert_not_after(end);
+        }
+        self
+    }
+}
+
 impl Certificate {
     /// That of the files; without them `other`, and without that none.
     pub(crate) fn open(
@@ -34,7 +44,7 @@ impl Certificate {
         other: Option<Arc<rustls::ServerConfig>>,
     ) -> Result<Self, BuildError> {
         let tls = match &files {
-            Some(files) => Some(read_tls(files)?),
+            Some(files) => Some(read_tls(files)?.shown()),
             None => other.map(|config| Served {
                 acceptor: TlsAcceptor::from(config),
                 not_after: None,
@@ -68,7 +78,7 @@ impl Certificate {
         };
         let (current, path) = (self.current.clone(), files.certificate.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let tls = read_tls(&files)?;
+            let tls = read_tls(&files)?.shown();
             *current.write() = Some(tls);
             Ok(true)
         });
@@ -80,7 +90,7 @@ impl Certificate {
 }
 
 /// When a certificate (X.509, DER) ends; none when it cannot be read.
-pub fn end_of_certificate(der: &[u8]) -> Option<TimeMicros> {
+fn end_of_certificate(der: &[u8]) -> Option<TimeMicros> {
     let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
     let seconds = parsed.validity().not_after.timestamp();
     Some(TimeMicros(seconds.saturating_mul(1_000_000)))

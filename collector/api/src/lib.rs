@@ -54,7 +54,7 @@ pub use backend::{
     EnrolmentTokenView, Enrolments, HostsLive, LiveFact, LiveFacts, LiveHost, NewEnrolmentToken, Operations,
     OwnCertificate, QueryAnswer, QueryError, QueryLimits, SqlQuery,
 };
-pub use certificate::{Certificate, end_of_certificate};
+pub use certificate::Certificate;
 pub use config::{ApiConfig, ApiTls, ConfigFault};
 pub use error::{BuildError, ServeError, StateError};
 pub use problem::{Code, Problem};

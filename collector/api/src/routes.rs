@@ -74,6 +74,7 @@ pub(crate) fn api() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(admin::create_token, admin::tokens))
         .routes(routes!(admin::revoke_token))
         .routes(routes!(admin::revoke_host))
+        .routes(routes!(admin::remove_host))
         .routes(routes!(admin::audit))
         .routes(routes!(admin::users, admin::create_user))
         .routes(routes!(admin::remove_user))

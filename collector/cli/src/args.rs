@@ -88,10 +88,16 @@ pub(crate) enum Command {
     /// End the session.
     Logout,
     /// All hosts, with the status of every probe underneath.
+    #[command(args_conflicts_with_subcommands = true)]
     Hosts {
         /// Leave the probes out.
         #[arg(long)]
         no_probes: bool,
+        /// List those too that left the fleet or were taken out of it.
+        #[arg(long)]
+        removed: bool,
+        #[command(subcommand)]
+        command: Option<Hosts>,
     },
     /// One host: what it is, its probes, models, failed units and busiest processes.
     Host {
@@ -157,8 +163,8 @@ pub(crate) enum Command {
     Tail(Tail),
     /// Certificates and when they end, soonest first: of hosts, and the collector's own.
     Certs {
-        /// Only those that end within so many days or have ended; revoked ones are left out.
-        #[arg(long, value_name = "DAYS")]
+        /// Only those that end within so many days (30 when left out) or have ended; revoked ones are left out.
+        #[arg(long, value_name = "DAYS", num_args = 0..=1, default_missing_value = "30")]
         expiring: Option<u32>,
     },
     /// Enrolment tokens for new hosts.
@@ -189,6 +195,19 @@ pub(crate) enum Command {
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Hosts {
+    /// Take a host out of the fleet: its identity is revoked and it is not waited for any more; its data stays.
+    Remove {
+        /// Id or name of the host.
+        #[arg(value_parser = given())]
+        host: String,
+        /// Why, for the audit trail.
+        #[arg(long, default_value = "")]
+        reason: String,
     },
 }
 

@@ -15,7 +15,7 @@ mod users;
 
 use clap::CommandFactory as _;
 
-use crate::args::{Arguments, Command, Policy};
+use crate::args::{Arguments, Command, Hosts, Policy};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -42,7 +42,13 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
     let client = client.authenticate().await?;
     match arguments.command {
         Command::Logout => login::logout(&client, output).await,
-        Command::Hosts { no_probes } => hosts::all(&client, output, !no_probes).await,
+        Command::Hosts {
+            command: Some(Hosts::Remove { host, reason }),
+            ..
+        } => hosts::remove(&client, output, &host, &reason).await,
+        Command::Hosts {
+            no_probes, removed, ..
+        } => hosts::all(&client, output, !no_probes, removed).await,
         Command::Host { host } => hosts::one(&client, output, &host).await,
         Command::Findings(wanted) => findings::all(&client, output, wanted).await,
         Command::Finding { finding, host } => findings::one(&client, output, &finding, host.as_deref()).await,

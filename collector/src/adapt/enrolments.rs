@@ -5,9 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use collector_api::{
     AuditRow, BackendError, EnrolledHost, EnrolmentTokenView, Enrolments, NewEnrolmentToken, OwnCertificate,
-    end_of_certificate,
 };
-use collector_ingest::enrol::{EnrolError, Enroller};
+use collector_ingest::enrol::{EnrolError, Enroller, KeyEnd, KeyKind};
 use fleetmend_event::{HostId, TimeMicros};
 
 /// Asks the enroller.
@@ -24,6 +23,31 @@ impl EnrolmentAdapter {
 
 fn failed(error: EnrolError) -> BackendError {
     BackendError::Failed(error.to_string())
+}
+
+fn own_certificate(end: KeyEnd) -> OwnCertificate {
+    let rotated = "by an operator: fleetmend-collector authority rotate-online";
+    let (name, renewal) = match end.of {
+        KeyKind::Listener => (
+            "TLS of the carrier and the enrolment listener".to_owned(),
+            "by the collector itself",
+        ),
+        KeyKind::Issuing => ("issuing certificate".to_owned(), rotated),
+        KeyKind::Online => (format!("online key {}", end.key), rotated),
+        KeyKind::Root => (
+            format!("fleet root {}", end.key),
+            "by an operator: fleetmend-collector authority rotate-root",
+        ),
+        KeyKind::Bundle => (
+            format!("trust bundle {}", end.key),
+            "with every stage of a rotation",
+        ),
+    };
+    OwnCertificate {
+        name,
+        not_after: end.not_after,
+        renewal,
+    }
 }
 
 #[async_trait]
@@ -80,33 +104,15 @@ impl Enrolments for EnrolmentAdapter {
             hostname: host.hostname,
             enrolled_at: host.enrolled_at,
             revoked: host.revoked_at.is_some(),
+            removed_at: host.removed_at,
             certificate_not_after: host.not_after,
         };
         Ok(hosts.into_iter().map(view).collect())
     }
 
     async fn certificates(&self) -> Result<Vec<OwnCertificate>, BackendError> {
-        let authority = self.enroller.authority();
-        let of = |name, renewal| {
-            move |not_after| OwnCertificate {
-                name,
-                not_after,
-                renewal,
-            }
-        };
-        let issuing = authority.issuing_not_after().map(of(
-            "issuing certificate",
-            "by an operator: fleetmend-collector authority rotate-online",
-        ));
-        let root = of(
-            "fleet root",
-            "by an operator: fleetmend-collector authority rotate-root",
-        );
-        let roots = authority.bundle().roots.iter();
-        let roots = roots
-            .filter_map(|entry| end_of_certificate(&entry.certificate))
-            .map(root);
-        Ok(issuing.into_iter().chain(roots).collect())
+        let ends = self.enroller.ends();
+        Ok(ends.into_iter().map(own_certificate).collect())
     }
 
     async fn revoke_host(&self, by: &str, host: HostId, reason: &str) -> Result<(), BackendError> {
@@ -116,6 +122,19 @@ impl Enrolments for EnrolmentAdapter {
             .await
             .map_err(failed)?;
         if revoked {
+            Ok(())
+        } else {
+            Err(BackendError::NotFound("host"))
+        }
+    }
+
+    async fn remove_host(&self, by: &str, host: HostId, reason: &str) -> Result<(), BackendError> {
+        let removed = self
+            .enroller
+            .remove_host(host, &format!("by {by}: {reason}"))
+            .await
+            .map_err(failed)?;
+        if removed {
             Ok(())
         } else {
             Err(BackendError::NotFound("host"))

@@ -20,7 +20,7 @@ use material::{Generation, Material};
 
 use crate::x509::{self, make_error};
 use crate::{
-    CollectorName, Context, Fingerprint, FleetId, FleetRoot, IdentityError, PeerIdentity, PeerName,
+    CollectorName, Context, Fingerprint, FleetId, FleetRoot, IdentityError, PeerIdentity, PeerName, PublicKey,
     SignatureError, Signed, SignedTime, SigningKey, TrustAnchors, TrustBundle,
 };
 
@@ -149,6 +149,11 @@ impl CollectorAuthority {
         &self.bundle
     }
 
+    /// The public half of this collector's online key.
+    pub fn online_key(&self) -> PublicKey {
+        self.online.public()
+    }
+
     /// The keys whose signatures count in this fleet.
     pub fn anchors(&self) -> TrustAnchors {
         self.bundle.anchors()
@@ -224,6 +229,9 @@ impl CollectorAuthority {
         now: TimeMicros,
         lifetime: Duration,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>), IdentityError> {
+        // As they stand in a URL or a configuration: brackets belong to the notation, not to the address.
+        let bare = |name: &String| name.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let names: Vec<String> = names.iter().map(bare).collect();
         let named = rcgen::CertificateParams::new(names).map_err(make_error("a web certificate's names"))?;
         let mut params = x509::params(self.name.as_str(), now, lifetime);
         params.subject_alt_names = named.subject_alt_names;

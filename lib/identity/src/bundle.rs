@@ -57,6 +57,13 @@ pub struct CollectorEntry {
     pub online_key: PublicKey,
 }
 
+impl RootEntry {
+    /// When its certificate ends.
+    pub fn not_after(&self) -> Option<TimeMicros> {
+        crate::x509::not_after(&self.certificate)
+    }
+}
+
 impl TrustBundle {
     /// Signs the bundle with a root key.
     pub fn sign(&self, root: &SigningKey) -> Result<Signed<TrustBundle>, SignatureError> {

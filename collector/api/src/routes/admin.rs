@@ -199,19 +199,38 @@ pub(crate) async fn revoke_host(
     Body(request): Body<RevokeRequest>,
 ) -> Result<StatusCode, Problem> {
     let id = host_of(&host)?;
-    let reason: String = request
-        .reason
-        .unwrap_or_default()
-        .chars()
-        .take(REASON_CHARS_MAX)
-        .collect();
-    let subject = id.to_string();
+    let (subject, reason) = (id.to_string(), reason_of(request));
     state
         .carry_out(order(&admin, remote, "revoke-host", &subject, &reason), async {
             Ok(state.enrolments.revoke_host(&admin.0.user, id, &reason).await?)
         })
         .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(post, path = "/hosts/{host}/remove", tag = "admin", security(("bearer" = [])),
+    params(("host" = String, Path)), request_body = RevokeRequest,
+    responses((status = 204), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)))]
+pub(crate) async fn remove_host(
+    State(state): State<Shared>,
+    admin: Admin,
+    remote: From,
+    Path(host): Path<String>,
+    Body(request): Body<RevokeRequest>,
+) -> Result<StatusCode, Problem> {
+    let id = host_of(&host)?;
+    let (subject, reason) = (id.to_string(), reason_of(request));
+    state
+        .carry_out(order(&admin, remote, "remove-host", &subject, &reason), async {
+            Ok(state.enrolments.remove_host(&admin.0.user, id, &reason).await?)
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn reason_of(request: RevokeRequest) -> String {
+    let reason = request.reason.unwrap_or_default();
+    reason.chars().take(REASON_CHARS_MAX).collect()
 }
 
 #[utoipa::path(get, path = "/audit", tag = "admin", security(("bearer" = [])), params(AuditParameters),

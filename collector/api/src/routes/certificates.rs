@@ -26,9 +26,10 @@ struct CertificateEnd {
     /// `host` or `collector`.
     holder: &'static str,
     host_id: Option<String>,
-    /// Of a host what it called itself when it enrolled, else what the certificate is for.
+    /// Of a host what it called itself when it enrolled, else what the certificate or the key is for.
     name: String,
-    not_after: String,
+    /// `null` for the collector's keys and trust bundle, which hold until they are rotated.
+    not_after: Option<String>,
     expired: bool,
     /// Always false for the collector's own.
     revoked: bool,
@@ -75,28 +76,30 @@ pub(crate) async fn list(
         .into_iter()
         .map(|host| (host.host_id, host))
         .collect();
-    let hosts = state.enrolments.hosts().await?.into_iter().map(|host| {
+    let enrolled = state.enrolments.hosts().await?;
+    let hosts = enrolled.into_iter().filter(|host| host.removed_at.is_none());
+    let hosts = hosts.map(|host| {
         let seen = live.get(&host.host_id);
         let end = CertificateEnd {
             holder: "host",
             host_id: Some(host.host_id.to_string()),
             name: host.hostname,
-            not_after: host.certificate_not_after.to_string(),
+            not_after: Some(host.certificate_not_after.to_string()),
             expired: host.certificate_not_after <= now,
             revoked: host.revoked,
             connected: Some(seen.is_some_and(|live| live.connected_since.is_some())),
             last_seen: seen.and_then(|live| live.last_seen).map(|time| time.to_string()),
             renewal: "by its agent".to_owned(),
         };
-        (host.certificate_not_after, end)
+        (Some(host.certificate_not_after), end)
     });
-    let own = |name: &str, not_after: TimeMicros, renewal: &str| {
+    let own = |name: &str, not_after: Option<TimeMicros>, renewal: &str| {
         let end = CertificateEnd {
             holder: "collector",
             host_id: None,
             name: name.to_owned(),
-            not_after: not_after.to_string(),
-            expired: not_after <= now,
+            not_after: not_after.map(|end| end.to_string()),
+            expired: not_after.is_some_and(|end| end <= now),
             revoked: false,
             connected: None,
             last_seen: None,
@@ -104,24 +107,26 @@ pub(crate) async fn list(
         };
         (not_after, end)
     };
-    let mut ends: Vec<(TimeMicros, CertificateEnd)> = hosts.collect();
+    let mut ends: Vec<(Option<TimeMicros>, CertificateEnd)> = hosts.collect();
     let certificates = state.enrolments.certificates().await?;
     ends.extend(
         certificates
             .iter()
-            .map(|found| own(found.name, found.not_after, found.renewal)),
+            .map(|found| own(&found.name, found.not_after, found.renewal)),
     );
     ends.extend(
         state
             .certificate
             .not_after()
-            .map(|end| own(API_CERTIFICATE, end, API_RENEWAL)),
+            .map(|end| own(API_CERTIFICATE, Some(end), API_RENEWAL)),
     );
     if let Some(until) = until {
-        ends.retain(|(not_after, end)| *not_after <= until && !end.revoked);
+        ends.retain(|(not_after, end)| not_after.is_some_and(|ends| ends <= until) && !end.revoked);
     }
-    // A revoked one is nobody's worry: those come last.
-    ends.sort_by(|(one, a), (other, b)| (a.revoked, one, &a.name).cmp(&(b.revoked, other, &b.name)));
+    // A revoked one is nobody's worry: those come last, after what has no end.
+    ends.sort_by(|(one, a), (other, b)| {
+        (a.revoked, one.is_none(), one, &a.name).cmp(&(b.revoked, other.is_none(), other, &b.name))
+    });
     Ok(Json(CertificateList {
         items: ends.into_iter().map(|(_, end)| end).collect(),
     }))

@@ -34,10 +34,14 @@ pub(crate) struct Host {
     info_time: Option<Value>,
     enrolled_at: Option<String>,
     revoked: bool,
+    /// When it left the fleet or was taken out of it.
+    removed_at: Option<String>,
     connected: bool,
     connected_since: Option<String>,
     remote_address: Option<String>,
     last_seen: Option<String>,
+    /// How much its clock is ahead of the collector's.
+    clock_ahead_ms: Option<i64>,
     probes: ProbeCounts,
     findings_open: FindingCounts,
     cpu_utilization: Option<f64>,
@@ -61,6 +65,13 @@ struct FindingCounts {
     high: u64,
     critical: u64,
     worst: Option<&'static str>,
+}
+
+impl Host {
+    /// Whether it is no host of the fleet any more; what it sent is still there.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed_at.is_some()
+    }
 }
 
 type Hosts = BTreeMap<HostId, Host>;
@@ -134,6 +145,7 @@ impl ApiState {
                 let host = entry(hosts, enrolled.host_id);
                 host.enrolled_at = Some(enrolled.enrolled_at.to_string());
                 host.revoked = enrolled.revoked;
+                host.removed_at = enrolled.removed_at.map(|time| time.to_string());
             }
         }
         Ok(())
@@ -146,6 +158,7 @@ impl ApiState {
                 host.connected = live.connected_since.is_some();
                 host.connected_since = live.connected_since.map(|time| time.to_string());
                 host.remote_address = live.remote_address;
+                host.clock_ahead_ms = live.clock_ahead_ms;
                 host.last_seen = live.last_seen.map(|time| time.to_string());
             }
         }

@@ -43,11 +43,26 @@ pub(crate) struct ProcessParameters {
     limit: Option<usize>,
 }
 
-#[utoipa::path(get, path = "/hosts", tag = "hosts", security(("bearer" = [])), responses((status = 200, body = HostList)))]
-pub(crate) async fn list(State(state): State<Shared>, _: Caller) -> Result<Json<HostList>, Problem> {
-    Ok(Json(HostList {
-        items: state.host_list(None).await?,
-    }))
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HostParameters {
+    /// Whether hosts that left the fleet or were taken out of it are listed too, default false.
+    removed: Option<bool>,
+}
+
+#[utoipa::path(get, path = "/hosts", tag = "hosts", security(("bearer" = [])), params(HostParameters),
+    responses((status = 200, body = HostList), (status = 400, body = ProblemBody)))]
+pub(crate) async fn list(
+    State(state): State<Shared>,
+    _: Caller,
+    Parameters(parameters): Parameters<HostParameters>,
+) -> Result<Json<HostList>, Problem> {
+    let mut items = state.host_list(None).await?;
+    if !parameters.removed.unwrap_or(false) {
+        items.retain(|host| !host.is_removed());
+    }
+    Ok(Json(HostList { items }))
 }
 
 #[utoipa::path(get, path = "/hosts/{host}", tag = "hosts", security(("bearer" = [])), params(("host" = String, Path)),

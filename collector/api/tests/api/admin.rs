@@ -221,3 +221,47 @@ async fn certificates_come_with_the_soonest_end_first() {
     let unknown = testbed.call(Method::GET, "certificates", None, None).await;
     assert_eq!(unknown.0, 401);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_host_is_revoked_audited_and_listed_only_when_asked_for() {
+    let testbed = Testbed::start().await;
+    let (admin, viewer) = (testbed.admin().await, testbed.viewer().await);
+    let listed = async |path: &str| {
+        let list = testbed.get(path, &viewer).await;
+        let items = list["items"].as_array().unwrap().clone();
+        let of_host = |host: &&serde_json::Value| host["host_id"] == testbed.host.to_string();
+        items.iter().find(of_host).cloned()
+    };
+    assert_eq!(listed("hosts").await.unwrap()["removed_at"], json!(null));
+    let path = format!("hosts/{}/remove", testbed.host);
+    let body = Some(json!({"reason": "sold"}));
+    let refused = testbed
+        .call(Method::POST, &path, Some(&viewer), body.clone())
+        .await;
+    assert_eq!(refused.0, 403, "a viewer removes nobody");
+    for _ in 0..2 {
+        let removed = testbed
+            .call(Method::POST, &path, Some(&admin), body.clone())
+            .await;
+        assert_eq!(removed.0, 204, "once more changes nothing");
+    }
+    assert_eq!(listed("hosts").await, None);
+    let shown = listed("hosts?removed=true").await.unwrap();
+    assert_eq!(shown["revoked"], true);
+    assert!(shown["removed_at"].is_string(), "{shown}");
+    assert_eq!(listed("certificates").await, None);
+    let one = testbed.get(&format!("hosts/{}", testbed.host), &viewer).await;
+    assert!(
+        one["removed_at"].is_string(),
+        "what it sent can still be looked at: {one}"
+    );
+    let audit = testbed.get("audit", &admin).await;
+    let rows = audit["items"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["action"] == "remove-host").unwrap();
+    assert_eq!((&row["actor"], &row["detail"]), (&json!("admin"), &json!("sold")));
+    let nobody = format!("hosts/{}/remove", "x");
+    assert_eq!(
+        testbed.call(Method::POST, &nobody, Some(&admin), body).await.0,
+        404
+    );
+}

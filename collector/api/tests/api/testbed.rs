@@ -89,6 +89,7 @@ impl LiveFacts for StoreAsLive {
 pub(crate) struct FakeEnrolments {
     pub(crate) host: HostId,
     pub(crate) revoked: Mutex<Vec<(HostId, String)>>,
+    removed: Mutex<Vec<TimeMicros>>,
     pub(crate) tokens: Mutex<Vec<String>>,
 }
 
@@ -136,20 +137,27 @@ impl Enrolments for FakeEnrolments {
             hostname: "web-1".to_owned(),
             enrolled_at: TimeMicros::now(),
             revoked: self.revoked.lock().iter().any(|(host, _)| *host == self.host),
+            removed_at: self.removed.lock().first().copied(),
             certificate_not_after: TimeMicros::now().plus_millis(5 * 24 * 3_600_000),
         }])
     }
 
     async fn certificates(&self) -> Result<Vec<OwnCertificate>, BackendError> {
         Ok(vec![OwnCertificate {
-            name: "issuing certificate",
-            not_after: TimeMicros::now().plus_millis(300 * 24 * 3_600_000),
+            name: "issuing certificate".to_owned(),
+            not_after: Some(TimeMicros::now().plus_millis(300 * 24 * 3_600_000)),
             renewal: "by an operator",
         }])
     }
 
     async fn revoke_host(&self, _: &str, host: HostId, reason: &str) -> Result<(), BackendError> {
         self.revoked.lock().push((host, reason.to_owned()));
+        Ok(())
+    }
+
+    async fn remove_host(&self, _: &str, host: HostId, reason: &str) -> Result<(), BackendError> {
+        self.revoked.lock().push((host, reason.to_owned()));
+        self.removed.lock().push(TimeMicros::now());
         Ok(())
     }
 
@@ -177,6 +185,7 @@ impl HostsLive for FakeLive {
             connected_since: Some(TimeMicros::now()),
             remote_address: Some("192.0.2.7:4711".to_owned()),
             last_seen: Some(TimeMicros::now()),
+            clock_ahead_ms: Some(-1_500),
         }]
     }
 }
@@ -243,6 +252,7 @@ impl Testbed {
         let enrolments = Arc::new(FakeEnrolments {
             host,
             revoked: Mutex::default(),
+            removed: Mutex::default(),
             tokens: Mutex::default(),
         });
         let backends = Backends {

@@ -39,8 +39,14 @@ const HEADER_WIDE: [&str; 14] = [
     "RAM",
 ];
 
-pub(crate) async fn all(client: &Client, output: &Output, with_probes: bool) -> Result<(), Failure> {
-    let mut list = client.get("hosts", &[]).await?;
+pub(crate) async fn all(
+    client: &Client,
+    output: &Output,
+    with_probes: bool,
+    removed: bool,
+) -> Result<(), Failure> {
+    let wanted = removed.then(|| ("removed", "true".to_owned()));
+    let mut list = client.get("hosts", wanted.as_slice()).await?;
     let Some(Value::Array(hosts)) = list.get_mut("items").map(Value::take) else {
         return Err(Failure::other("the collector's answer has no list of hosts"));
     };
@@ -94,7 +100,9 @@ pub(crate) async fn all(client: &Client, output: &Output, with_probes: bool) -> 
 }
 
 fn row(host: &Value, wide: bool) -> Vec<String> {
+    let removed = host.get("removed_at").is_some_and(Value::is_string);
     let state = match (host.get("revoked"), host.get("connected")) {
+        _ if removed => "removed",
         (Some(Value::Bool(true)), _) => "revoked",
         (_, Some(Value::Bool(true))) => "connected",
         _ => "away",
@@ -127,12 +135,23 @@ fn row(host: &Value, wide: bool) -> Vec<String> {
         row.extend([
             text(host, "host_id"),
             text(host, "remote_address"),
+            clock(host),
             text(host, "kernel"),
             text(host, "cpu_count"),
         ]);
         row.push(bytes(host, "memory_bytes"));
     }
     row
+}
+
+/// How much its clock is ahead; nothing worth a word below a second.
+fn clock(host: &Value) -> String {
+    let ahead = host.get("clock_ahead_ms").and_then(Value::as_i64);
+    match ahead {
+        None => String::new(),
+        Some(ms) if ms.abs() < 1_000 => "right".to_owned(),
+        Some(ms) => format!("{:+} s", ms / 1_000),
+    }
 }
 
 fn probe_table(output: &Output, probes: Option<&Value>) -> String {
@@ -251,4 +270,19 @@ pub(crate) async fn revoke(
         .post(&format!("hosts/{id}/revoke"), json!({ "reason": reason }))
         .await?;
     output.line(&format!("revoked {id}; it has to enrol anew"))
+}
+
+pub(crate) async fn remove(
+    client: &Client,
+    output: &Output,
+    given: &str,
+    reason: &str,
+) -> Result<(), Failure> {
+    let id = client.host(given).await?;
+    client
+        .post(&format!("hosts/{id}/remove"), json!({ "reason": reason }))
+        .await?;
+    output.line(&format!(
+        "removed {id}; its data stays. On the host, as root: fleetmend-agent unenrol"
+    ))
 }
