@@ -12,12 +12,14 @@
 //! - An entry of the ledger is passed on until the [`FactSink`] took it, and only then counted as read, in a
 //!   file of its own ([`cursor`]): an agent that dies reads it again. Between the two it may arrive twice, with
 //!   the same index and hash.
+//! - After a rotation of the fleet's keys the healer gets the newer trust bundles from here, and believes them for
+//!   their signatures ([`trust`]).
 //! - A healer that is not there, or only observes, is said in the probe status `healer`, and stops nothing.
 //!
 //! # Tasks and channels
 //! `heal` (critical): one loop over findings (queue of 256, newest dropped and counted when full: an open
 //! finding comes again), the healer's replies (64, the healer waits) and a clock tick. `replies`: one reader per
-//! connection.
+//! connection. `healer trust` (best effort): compares versions each five minutes, over connections of its own.
 //!
 //! # What is thin
 //! Three rules lead to remedies; all other findings to none. Candidates are ranked by a fixed order, not by a
@@ -33,6 +35,7 @@ pub mod metrics;
 pub mod plan;
 pub mod sink;
 pub mod task;
+pub mod trust;
 
 pub use clock::{Clock, SystemClock};
 pub use config::Config;

@@ -12,6 +12,8 @@ pub const PROPOSALS_SENT: &str = "fleetmend_agent_heal_proposals_sent_total";
 pub const ENTRIES_SENT: &str = "fleetmend_agent_heal_ledger_entries_sent_total";
 /// Connections to the healer that failed.
 pub const CONNECTIONS_FAILED: &str = "fleetmend_agent_heal_connections_failed_total";
+/// Trust bundles that the healer took.
+pub const BUNDLES_CARRIED: &str = "fleetmend_agent_heal_trust_bundles_carried_total";
 
 /// Describes every metric to the recorder.
 pub(crate) fn describe() {
@@ -28,6 +30,7 @@ pub(crate) fn describe() {
         Unit::Count,
         "connections to the healer that failed"
     );
+    describe_counter!(BUNDLES_CARRIED, Unit::Count, "trust bundles that the healer took");
 }
 
 pub(crate) fn finding_received() {
@@ -48,6 +51,10 @@ pub(crate) fn entry_sent() {
 
 pub(crate) fn connection_failed() {
     metrics::counter!(CONNECTIONS_FAILED).increment(1);
+}
+
+pub(crate) fn bundles_carried(bundles: usize) {
+    metrics::counter!(BUNDLES_CARRIED).increment(u64::try_from(bundles).unwrap_or(u64::MAX));
 }
 
 #[cfg(test)]

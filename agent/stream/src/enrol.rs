@@ -30,7 +30,7 @@ use tonic::Response;
 
 pub use error::EnrolError;
 pub use keep::{Collectors, Keeper, keep};
-pub use leave::{Leaving, bundles_since, unenrol};
+pub use leave::{Leaving, bundles_since, is_too_old, unenrol};
 
 use crate::connector::Link;
 use crate::network::Dialer;
