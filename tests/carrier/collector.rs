@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use collector_ingest::enrol::{AuditRow, EnrolConfig, Enroller};
+use collector_ingest::enrol::{self, AuditRow, EnrolConfig, Enroller};
 use collector_ingest::{HostOrderResult, HostsLive, Ingest, IngestConfig};
 use fleetmend_config::HumanDuration;
 use fleetmend_event::HostId;
+use fleetmend_identity::{CollectorAuthority, EnrolmentToken};
 use fleetmend_shutdown::Tasks;
 use fleetmend_testkit::{TestFleet, wait_for};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -21,6 +23,7 @@ pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     pub(crate) enroller: Enroller,
     pub(crate) hosts: HostsLive,
+    pub(crate) ingest: Ingest,
     pub(crate) results: mpsc::Receiver<HostOrderResult>,
     tasks: Tasks,
 }
@@ -48,7 +51,9 @@ impl Collector {
             .create_if_missing(true)
             .busy_timeout(PATIENCE);
         let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
-        let enroller = Enroller::open(pool, fleet.authority().clone(), EnrolConfig::default())
+        // As a collector opens it, so that a rotation is found in its folder.
+        let authority = CollectorAuthority::open(&fleet.folder().join("collector")).unwrap();
+        let enroller = Enroller::open(pool, Arc::new(authority), EnrolConfig::default())
             .await
             .unwrap();
         let listener = bind(address).await;
@@ -61,9 +66,25 @@ impl Collector {
             address,
             enroller,
             hosts: ingest.hosts(),
+            ingest,
             results: received,
             tasks,
         }
+    }
+
+    /// Serves enrolment, too.
+    pub(crate) async fn serve_enrolment(&self, address: SocketAddr) -> SocketAddr {
+        let listener = bind(address).await;
+        let address = listener.local_addr().unwrap();
+        enrol::serve(self.enroller.clone(), listener, &self.tasks).unwrap();
+        address
+    }
+
+    /// A token for one host that enrols there.
+    pub(crate) async fn token(&self, enrolment: SocketAddr) -> EnrolmentToken {
+        let lifetime = Duration::from_secs(3_600);
+        let token = self.enroller.issue_token("ada", lifetime, 1).await.unwrap();
+        EnrolmentToken::new(&enrolment.to_string(), token.root(), token.secret().clone()).unwrap()
     }
 
     pub(crate) async fn stop(self) {

@@ -1,29 +1,17 @@
 //! Whoever breaks the rules gets a clear error, and nothing else stops.
 
-use std::net::SocketAddr;
-
 use agent_stream::StreamPhase;
-use agent_stream::connector::Link;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use fleetmend_event::frame::Stamp;
-use fleetmend_event::table::{Table, TableInfo, UnitState};
-use fleetmend_event::{Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
-use fleetmend_identity::LiveIdentity;
+use fleetmend_event::Lane;
+use fleetmend_proto::v1;
 use fleetmend_proto::v1::agent_message::Message as Up;
-use fleetmend_proto::v1::carrier_client::CarrierClient;
-use fleetmend_proto::v1::collector_message::Message as Down;
-use fleetmend_proto::{PROTOCOL_VERSION, v1};
 use fleetmend_testkit::{TestFleet, wait_for};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
 use super::PATIENCE;
 use super::agent::{Agent, unit};
-use super::collector::{Collector, impatient};
-use super::sink::MemorySink;
+use super::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stolen_host_id_is_refused_and_audited() {

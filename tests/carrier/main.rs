@@ -10,12 +10,17 @@
 )]
 
 mod agent;
+mod bounds;
 mod collector;
 mod hostile;
 mod kill;
+mod relative;
 mod resume;
 mod rude;
+mod scene;
 mod sink;
+mod trust;
+mod ways;
 
 use std::time::Duration;
 

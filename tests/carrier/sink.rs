@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use collector_ingest::{DurableSink, SinkError};
+use collector_ingest::{DurableSink, SinkError, TimedFrame};
 use fleetmend_event::table::{Gap, Table, UnitState};
 use fleetmend_event::{Frame, HostId, Lane, Mark, RecordId, Sequence, SpoolEpoch, TimeMicros};
 use tokio::sync::watch;
@@ -108,9 +108,10 @@ impl DurableSink for MemorySink {
     async fn commit(
         &self,
         host: HostId,
-        frames: Vec<Frame>,
+        frames: Vec<TimedFrame>,
         gaps: Vec<(RecordId, Gap)>,
     ) -> Result<Vec<Mark>, SinkError> {
+        let frames: Vec<Frame> = frames.into_iter().map(|timed| timed.frame).collect();
         let mut mood = self.mood.subscribe();
         let mood = *mood.wait_for(|mood| *mood != Mood::Stuck).await.unwrap();
         if mood == Mood::Unavailable {

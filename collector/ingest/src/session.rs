@@ -295,7 +295,7 @@ impl Session {
             return Err(refused("credit", &detail));
         }
         if records.bases_cleared {
-            self.bases.clear();
+            self.bases.cleared();
         }
         let (mut rows, mut marks) = (0_u64, Vec::new());
         let mut rest = VecDeque::from(records.frames);
@@ -304,7 +304,12 @@ impl Session {
             let (of_group, reached) = self.take_frames(group, committer).await?;
             self.bases.settled();
             rows = rows.saturating_add(of_group);
-            marks.extend(reached.into_iter().map(v1::Mark::from));
+            marks.retain(|mark: &Mark| {
+                !reached
+                    .iter()
+                    .any(|next| (next.epoch, next.lane) == (mark.epoch, mark.lane))
+            });
+            marks.extend(reached);
             if rest.is_empty() {
                 break;
             }
@@ -312,7 +317,7 @@ impl Session {
         let over = self.shared.quotas.charge(self.host, bytes, rows, Instant::now());
         let credit_bytes = if over.is_none() { self.grant() } else { 0 };
         let acknowledged = v1::Acknowledged {
-            marks,
+            marks: marks.into_iter().map(v1::Mark::from).collect(),
             credit_bytes,
             clear_bases: self.bases.take_request(),
         };
