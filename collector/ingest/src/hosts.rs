@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::clock::{HostClock, StreamClock};
+
 /// Hosts that are remembered, connected or not; beyond it the one that was away longest is forgotten.
 const HOSTS_MAX: usize = 100_000;
 /// Orders and hints that wait for a stream.
@@ -34,7 +36,8 @@ pub struct LiveHost {
     pub agent_version: String,
     /// When it last sent anything.
     pub last_seen: TimeMicros,
-    /// How much its clock is ahead of ours, as of the last heartbeat.
+    /// How much its clock is ahead of the collector's, as of the last heartbeat and but for the time that heartbeats
+    /// are on their way.
     pub clock_ahead_ms: Option<i64>,
 }
 
@@ -82,6 +85,7 @@ struct Entry {
     stream: u64,
     epoch: SpoolEpoch,
     boot_id: Vec<u8>,
+    clock: HostClock,
     replaced: CancellationToken,
     downward: mpsc::Sender<Downward>,
     replacements: VecDeque<Instant>,
@@ -117,6 +121,7 @@ pub(crate) struct LiveStream {
     hosts: HostsLive,
     host: HostId,
     stream: u64,
+    clock: StreamClock,
     /// Cancelled when a newer stream of the host takes over.
     pub(crate) replaced: CancellationToken,
     pub(crate) downward: mpsc::Receiver<Downward>,
@@ -181,7 +186,10 @@ impl HostsLive {
             older.replaced.cancel();
             judge(older, epoch, &boot_id, heard)
         });
-        let stream = older.map_or(0, |older| older.stream).wrapping_add(1);
+        let stream = older.as_ref().map_or(0, |older| older.stream).wrapping_add(1);
+        let clock_ahead_ms = older.as_ref().and_then(|older| older.live.clock_ahead_ms);
+        let clock = older.map(|older| older.clock).unwrap_or_default();
+        let of_stream = clock.of_boot(&boot_id);
         if table.len() >= HOSTS_MAX {
             forget_one(&mut table);
         }
@@ -191,7 +199,7 @@ impl HostsLive {
             address,
             agent_version,
             last_seen: now,
-            clock_ahead_ms: None,
+            clock_ahead_ms,
         };
         let replaced_by = replaced.clone();
         table.insert(
@@ -202,6 +210,7 @@ impl HostsLive {
                 stream,
                 epoch,
                 boot_id,
+                clock,
                 replaced: replaced_by,
                 downward: sender,
                 replacements,
@@ -214,6 +223,7 @@ impl HostsLive {
                 hosts: self.clone(),
                 host,
                 stream,
+                clock: of_stream,
                 replaced,
                 downward,
             },
@@ -228,9 +238,16 @@ impl LiveStream {
         self.change(|_| {});
     }
 
-    /// The host said what time it has.
-    pub(crate) fn clock(&self, ahead_ms: i64) {
-        self.change(|live| live.clock_ahead_ms = Some(ahead_ms));
+    /// The host said what its clocks show.
+    pub(crate) fn clocks(&self, wall: TimeMicros, boot_us: u64) {
+        let ahead = self.clock.heard(wall, boot_us, TimeMicros::now(), Instant::now());
+        crate::metrics::clock_ahead(ahead);
+        self.change(|live| live.clock_ahead_ms = Some(ahead / 1_000));
+    }
+
+    /// What is known of the clocks of its host.
+    pub(crate) fn clock(&self) -> StreamClock {
+        self.clock.clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut LiveHost)) {

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fleetmend_event::table::{Exactness, Gap, GapStage, table_by_id};
-use fleetmend_event::{Frame, FrameError, HostId, Lane, Mark, RecordId, SpoolEpoch, TimeMicros};
+use fleetmend_event::table::{Exactness, Gap, GapStage, MetricChunk, table_by_id};
+use fleetmend_event::{Frame, FrameError, HostId, Lane, Mark, RecordId, SpoolEpoch, Table, TimeMicros};
 use tokio::time::timeout;
 
+use crate::clock::StreamClock;
 use crate::config::MESSAGE_FRAMES_MAX;
-use crate::sink::{DurableSink, SinkError};
+use crate::sink::{DurableSink, SinkError, TimedFrame};
 
 /// Messages up to this size are checked where they are; larger ones on a blocking thread.
 const CHECKED_HERE_BYTES: usize = 64 * 1024;
@@ -34,7 +35,7 @@ pub(crate) enum Malformed {
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
     pub(crate) frames: Vec<Frame>,
-    /// Losses of frames that became tombstones here.
+    /// Losses of frames that became tombstones here, with the times of their host.
     pub(crate) gaps: Vec<(RecordId, Gap)>,
 }
 
@@ -96,16 +97,23 @@ fn check_all(encoded: &[Bytes]) -> Result<Checked, Malformed> {
     Ok(checked)
 }
 
+/// The loss of a frame, with the times of its host. A row of metrics holds many samples, each a row of SQL: where they
+/// cannot be counted, at least one was in each. Decodes the frame; not on the runtime.
 fn gap(frame: &Frame, reason: &'static str) -> Gap {
     crate::metrics::refused(reason);
+    let (count, exactness) = match frame.facts() {
+        Some(facts) => (facts, Exactness::Exact),
+        None if frame.table == MetricChunk::ID => (frame.rows.into(), Exactness::AtLeast),
+        None => (frame.rows.into(), Exactness::Exact),
+    };
     Gap {
         time: TimeMicros::now(),
         table: table_by_id(frame.table).map_or_else(|| "*".to_owned(), |table| table.name.to_owned()),
         lane: frame.id.lane,
         from_time: frame.from_time,
         to_time: frame.to_time,
-        count: frame.rows.into(),
-        exactness: Exactness::Exact,
+        count,
+        exactness,
         stage: GapStage::Ingest,
         reason: reason.to_owned(),
     }
@@ -123,6 +131,7 @@ pub(crate) fn marks_of(sink: &dyn DurableSink, host: HostId) -> HashMap<(SpoolEp
 pub(crate) struct Committer<'a> {
     pub(crate) sink: &'a dyn DurableSink,
     pub(crate) host: HostId,
+    pub(crate) clock: StreamClock,
     pub(crate) timeout: Duration,
     /// The highest number of each stream that the sink has, or will have with the present commit.
     pub(crate) marks: HashMap<(SpoolEpoch, Lane), u64>,
@@ -139,11 +148,9 @@ pub(crate) struct Committed {
 impl Committer<'_> {
     /// Commits the frames of one message.
     pub(crate) async fn commit(&mut self, checked: Checked) -> Result<Committed, SinkError> {
-        let Checked { mut frames, mut gaps } = checked;
-        let streams: Vec<_> = frames
-            .iter()
-            .map(|frame| (frame.id.epoch, frame.id.lane))
-            .collect();
+        let (mut frames, mut gaps) = self.timed(checked);
+        let ids = frames.iter().map(|timed| timed.frame.id);
+        let streams: Vec<_> = ids.map(|id| (id.epoch, id.lane)).collect();
         if self.marks.len() > STREAMS_MAX {
             self.marks = marks_of(self.sink, self.host);
         }
@@ -160,13 +167,10 @@ impl Committer<'_> {
                     break;
                 }
                 Err(SinkError::Conflict { id }) => {
-                    let refused = frames.iter().find(|frame| frame.id == id);
-                    gaps.extend(refused.map(|frame| (id, gap(frame, "identity_conflict"))));
-                    let before = frames.len();
-                    frames.retain(|frame| frame.id != id);
-                    if frames.len() == before {
-                        return Err(SinkError::Conflict { id });
-                    }
+                    let index = frames.iter().position(|timed| timed.frame.id == id);
+                    let refused = index.map(|index| frames.remove(index));
+                    let refused = refused.ok_or(SinkError::Conflict { id })?;
+                    gaps.push((id, conflict(refused).await));
                     done.conflicts.push(id);
                 }
                 Err(SinkError::OutOfOrder { id, expected }) if declared < Some(id) => {
@@ -189,9 +193,25 @@ impl Committer<'_> {
         Ok(done)
     }
 
+    /// What is known of the clock that stamped each frame, and the losses by the collector's clock.
+    fn timed(&self, checked: Checked) -> (Vec<TimedFrame>, Vec<(RecordId, Gap)>) {
+        let Checked { frames, mut gaps } = checked;
+        let now = TimeMicros::now();
+        let timed = |frame: Frame| TimedFrame {
+            clock_ahead_us: self.clock.ahead_of(&frame, now),
+            frame,
+        };
+        let frames: Vec<TimedFrame> = frames.into_iter().map(timed).collect();
+        for (id, gap) in &mut gaps {
+            let of = frames.iter().find(|timed| timed.frame.id == *id);
+            set_back(gap, of.and_then(|timed| timed.clock_ahead_us));
+        }
+        (frames, gaps)
+    }
+
     /// A host sends in order: what a stream jumps over it does not have.
-    fn declare_lost(&mut self, frames: &[Frame]) {
-        for frame in frames {
+    fn declare_lost(&mut self, frames: &[TimedFrame]) {
+        for TimedFrame { frame, .. } in frames {
             let id = frame.id;
             let mark = self.marks.entry((id.epoch, id.lane)).or_insert(0);
             if id.sequence.0 > mark.saturating_add(1) {
@@ -206,6 +226,28 @@ impl Committer<'_> {
             .await
             .unwrap_or(Err(SinkError::Late { after: self.timeout }))
     }
+}
+
+/// The loss of a frame whose number is stored with other content, by the collector's clock.
+async fn conflict(refused: TimedFrame) -> Gap {
+    const REASON: &str = "identity_conflict";
+    let TimedFrame {
+        frame,
+        clock_ahead_us,
+    } = refused;
+    let shed = frame.shed();
+    let counted = tokio::task::spawn_blocking(move || gap(&frame, REASON)).await;
+    // Without the rows, as when the count did not finish.
+    let mut gap = counted.unwrap_or_else(|_| gap(&shed, REASON));
+    set_back(&mut gap, clock_ahead_us);
+    gap
+}
+
+/// Tells a gap's span by the collector's clock, as far as the host's is known.
+fn set_back(gap: &mut Gap, clock_ahead_us: Option<i64>) {
+    let behind = clock_ahead_us.unwrap_or(0).saturating_neg();
+    gap.from_time = gap.from_time.plus_micros(behind);
+    gap.to_time = gap.to_time.plus_micros(behind);
 }
 
 #[cfg(test)]

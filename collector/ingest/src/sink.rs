@@ -6,6 +6,16 @@ use async_trait::async_trait;
 use fleetmend_event::table::Gap;
 use fleetmend_event::{Frame, HostId, Mark, RecordId, TimeMicros};
 
+/// A frame with what its receiver knows of the clock that stamped it.
+#[derive(Debug, Clone)]
+pub struct TimedFrame {
+    /// The frame.
+    pub frame: Frame,
+    /// How much the host's clock was ahead of the collector's when it was made, microseconds; `None` when nobody
+    /// knows. It is stored with the rows.
+    pub clock_ahead_us: Option<i64>,
+}
+
 /// Where frames become durable.
 #[async_trait]
 pub trait DurableSink: Send + Sync + 'static {
@@ -13,14 +23,14 @@ pub trait DurableSink: Send + Sync + 'static {
     /// stored already is left out; one whose rows cannot be read is stored as a tombstone, with a gap row.
     ///
     /// `gaps` are losses that are known before, each with the record it is of, durable in the same step: one of a
-    /// record among `frames` is stored when that record is, any other in any case.
+    /// record among `frames` is stored when that record is, any other in any case. Their times are the collector's.
     ///
     /// # Cancel safety
     /// May be dropped; the frames may become durable all the same. Sending again stores them once.
     async fn commit(
         &self,
         host: HostId,
-        frames: Vec<Frame>,
+        frames: Vec<TimedFrame>,
         gaps: Vec<(RecordId, Gap)>,
     ) -> Result<Vec<Mark>, SinkError>;
 

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use collector_api::LiveHost;
-use collector_ingest::{DurableSink, HostsLive, SinkError};
-use collector_store::{CommitError, Store};
+use collector_ingest::{DurableSink, HostsLive, SinkError, TimedFrame};
+use collector_store::{ClockAhead, CommitError, Store};
 use fleetmend_event::table::Gap;
-use fleetmend_event::{Frame, HostId, Mark, RecordId, TimeMicros};
+use fleetmend_event::{HostId, Mark, RecordId, TimeMicros};
 
 /// Commits to the store.
 pub(crate) struct SinkAdapter(pub(crate) Store);
@@ -32,11 +32,12 @@ impl DurableSink for SinkAdapter {
     async fn commit(
         &self,
         host: HostId,
-        frames: Vec<Frame>,
+        frames: Vec<TimedFrame>,
         gaps: Vec<(RecordId, Gap)>,
     ) -> Result<Vec<Mark>, SinkError> {
+        let timed = |timed: TimedFrame| (timed.frame, ClockAhead::from_micros(timed.clock_ahead_us));
         self.0
-            .commit_with_gaps(host, frames, gaps)
+            .commit_timed(host, frames.into_iter().map(timed).collect(), gaps)
             .await
             .map_err(sink_error)
     }
@@ -68,6 +69,7 @@ impl collector_api::HostsLive for LiveHostsAdapter {
             connected_since: host.connected_since,
             remote_address: Some(host.address.to_string()),
             last_seen: Some(host.last_seen),
+            clock_ahead_ms: host.clock_ahead_ms,
         };
         self.0.snapshot().into_iter().map(view).collect()
     }

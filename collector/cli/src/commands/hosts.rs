@@ -22,7 +22,7 @@ const HEADER: [&str; 9] = [
     "AGENT",
     "LAST SEEN",
 ];
-const HEADER_WIDE: [&str; 14] = [
+const HEADER_WIDE: [&str; 15] = [
     "HOST",
     "STATE",
     "OS",
@@ -34,6 +34,7 @@ const HEADER_WIDE: [&str; 14] = [
     "LAST SEEN",
     "ID",
     "ADDRESS",
+    "CLOCK",
     "KERNEL",
     "CPUS",
     "RAM",

@@ -48,6 +48,7 @@ export interface Host {
   connected_since: Time | null;
   remote_address: string | null;
   last_seen: Time | null;
+  clock_ahead_ms: number | null;
   probes: { real: number; degraded: number; broken: number };
   findings_open: Record<Severity, number> & { total: number; worst: Severity | null };
   cpu_utilization: number | null;

@@ -1,0 +1,186 @@
+//! Clock: how a host's clocks stand to the collector's.
+//!
+//! A host's wall clock may be wrong, and may be set at any time; its boot clock only runs. Every heartbeat says what
+//! both show. It arrives after it was sent, so that reception less boot clock is never less than the moment, by the
+//! collector's clock, at which the boot clock stood at zero; the least of many such differences is near it, however
+//! slow the way of most heartbeats was. With it the frames tell the rest: each carries both clocks as they were when
+//! it was made, and so how much the wall clock was ahead *then*, whatever was done to it since.
+//!
+//! A frame does not say in which boot it was made. It is of the boot in which the host's wall clock, less its boot
+//! clock, was the same; boots and settings of the clock are remembered for this. Of one that fits to none, its boot
+//! clock is believed, unless by a clock that went on as it was the frame was made before the present boot: then it
+//! comes from a boot that nobody here heard of.
+//!
+//! A frame in whose time the clock was set has rows of both settings, and counts as made in the later one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetmend_event::{Frame, TimeMicros};
+use parking_lot::Mutex;
+
+/// Boots of a host that are remembered.
+const BOOTS_MAX: usize = 4;
+/// Settings of the wall clock that are remembered of each boot.
+const SETTINGS_MAX: usize = 8;
+/// Settings that differ by less are one: clocks are slewed, and frames of one second are stamped one by one.
+const SAME_SETTING_US: i64 = 1_000_000;
+/// The least difference is sought among heartbeats so long: a boot clock that runs wrong by 100 µs/s is off by 60 ms.
+const WINDOW: Duration = Duration::from_mins(10);
+/// Differences that may still become the least one; further ones are left out.
+const LEAST_MAX: usize = 64;
+/// How long a frame may have waited that comes from an unheard boot: longer than any spool holds.
+const WAITED_MAX_US: i64 = 30 * 24 * 3_600 * 1_000_000;
+/// What is told of a clock is rounded to this: the way takes longer than a clock is read exactly.
+const GRAIN_US: i64 = 1_000;
+
+/// Name of a boot, as a hello says it.
+type BootId = Vec<u8>;
+
+/// What a host's heartbeats said; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HostClock(Arc<Mutex<Boots>>);
+
+/// The clock of one stream's host: the boot that its hello named.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamClock {
+    host: HostClock,
+    boot: BootId,
+}
+
+#[derive(Debug, Default)]
+struct Boots {
+    /// The latest last.
+    heard: VecDeque<Boot>,
+}
+
+#[derive(Debug)]
+struct Boot {
+    id: BootId,
+    /// Reception less boot clock, rising with the time of reception: the first is the least.
+    least: VecDeque<(Instant, i64)>,
+    /// Wall clock less boot clock, the latest last.
+    settings: VecDeque<i64>,
+}
+
+impl HostClock {
+    /// As a stream of the boot `id` sees it.
+    pub(crate) fn of_boot(&self, id: &[u8]) -> StreamClock {
+        StreamClock {
+            host: self.clone(),
+            boot: id.to_vec(),
+        }
+    }
+}
+
+impl StreamClock {
+    /// A heartbeat showed both clocks at `received`; how much the wall clock is ahead, in microseconds.
+    pub(crate) fn heard(&self, wall: TimeMicros, boot_us: u64, received: TimeMicros, at: Instant) -> i64 {
+        let shown = micros(boot_us);
+        let mut boots = self.host.0.lock();
+        let boot = boots.of(&self.boot);
+        let zero = boot.note(received.0.saturating_sub(shown), at);
+        let setting = wall.0.saturating_sub(shown);
+        boot.set_to(setting);
+        grained(setting.saturating_sub(zero))
+    }
+
+    /// How much the clock that stamped a frame was ahead when it did, in microseconds; `None` before any heartbeat.
+    pub(crate) fn ahead_of(&self, frame: &Frame, received: TimeMicros) -> Option<i64> {
+        let boots = self.host.0.lock();
+        boots.ahead(&self.boot, frame.made_at, micros(frame.made_boot_us), received)
+    }
+}
+
+impl Boots {
+    fn of(&mut self, id: &[u8]) -> &mut Boot {
+        let held = self.heard.iter().position(|boot| boot.id == id);
+        let boot = held
+            .and_then(|index| self.heard.remove(index))
+            .unwrap_or_else(|| Boot {
+                id: id.to_vec(),
+                least: VecDeque::new(),
+                settings: VecDeque::new(),
+            });
+        while self.heard.len() >= BOOTS_MAX {
+            self.heard.pop_front();
+        }
+        self.heard.push_back_mut(boot)
+    }
+
+    fn ahead(&self, present: &[u8], made: TimeMicros, boot_us: i64, received: TimeMicros) -> Option<i64> {
+        let setting = made.0.saturating_sub(boot_us);
+        // No frame was made after it came; the wait of a heartbeat may make it seem so by a little.
+        let possible = |zero: i64| zero.saturating_add(boot_us) <= received.0.saturating_add(SAME_SETTING_US);
+        let latest = self.heard.iter().rev();
+        let (present, others): (Vec<&Boot>, Vec<&Boot>) = latest.partition(|boot| boot.id == present);
+        for boot in present.iter().chain(&others) {
+            if let Some(zero) = boot.zero().filter(|zero| possible(*zero))
+                && boot.was_set_to(setting)
+            {
+                return Some(grained(setting.saturating_sub(zero)));
+            }
+        }
+        let present = present.first()?;
+        let zero = present.zero()?;
+        let last = present.settings.back()?.saturating_sub(zero);
+        let unset = made.0.saturating_sub(last);
+        let of_unheard_boot = unset < zero && unset > received.0.saturating_sub(WAITED_MAX_US);
+        let is_of_present = possible(zero) && !of_unheard_boot;
+        Some(grained(if is_of_present {
+            setting.saturating_sub(zero)
+        } else {
+            last
+        }))
+    }
+}
+
+impl Boot {
+    /// Takes a difference in; returns the least.
+    fn note(&mut self, difference: i64, at: Instant) -> i64 {
+        while self.least.back().is_some_and(|(_, held)| *held >= difference) {
+            self.least.pop_back();
+        }
+        if self.least.len() < LEAST_MAX {
+            self.least.push_back((at, difference));
+        }
+        let too_old = |held: &(Instant, i64)| at.saturating_duration_since(held.0) > WINDOW;
+        while self.least.len() > 1 && self.least.front().is_some_and(too_old) {
+            self.least.pop_front();
+        }
+        self.zero().unwrap_or(difference)
+    }
+
+    /// When its boot clock stood at zero, by the collector's clock.
+    fn zero(&self) -> Option<i64> {
+        self.least.front().map(|(_, difference)| *difference)
+    }
+
+    fn set_to(&mut self, setting: i64) {
+        self.settings.retain(|held| !is_same(*held, setting));
+        while self.settings.len() >= SETTINGS_MAX {
+            self.settings.pop_front();
+        }
+        self.settings.push_back(setting);
+    }
+
+    fn was_set_to(&self, setting: i64) -> bool {
+        self.settings.iter().any(|held| is_same(*held, setting))
+    }
+}
+
+fn is_same(one: i64, other: i64) -> bool {
+    one.abs_diff(other) <= SAME_SETTING_US.unsigned_abs()
+}
+
+fn grained(micros: i64) -> i64 {
+    micros.div_euclid(GRAIN_US).saturating_mul(GRAIN_US)
+}
+
+fn micros(unsigned: u64) -> i64 {
+    i64::try_from(unsigned).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
