@@ -20,9 +20,10 @@ use crate::step::{command, run as run_command, step};
 pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
 
 /// Names as in `tests/fuzz/src/main.rs`.
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 13] = [
     "frame",
     "batch",
+    "relative",
     "agent-message",
     "collector-message",
     "kernel-record",

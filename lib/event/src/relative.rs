@@ -30,7 +30,7 @@ use crate::frame::CODEC_RELATIVE;
 use crate::{Frame, FrameError, Lane, RecordId, Sequence};
 
 /// Bytes of a relative body before its zstd frame.
-const PREFACE_BYTES: usize = 12;
+pub const PREFACE_BYTES: usize = 12;
 
 /// What one end of a stream keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

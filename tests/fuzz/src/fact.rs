@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use fleetmend_ebpf::abi;
+use fleetmend_event::frame::HEADER_BYTES;
+use fleetmend_event::relative::{self, Bases, Limits, is_relative};
 use fleetmend_event::table::{
     ActionEvent, Finding, Gap, HostInfo, LedgerEntry, MetricChunk, ModelStatus, NetworkEvent, ProbeStatus,
     ProcessEvent, ProcessSnapshot, SiteProbe, Table, UnitState,
@@ -34,6 +36,34 @@ pub(crate) fn batch(data: &[u8]) {
     if let Ok(batch) = fleetmend_event::batch::decode(data) {
         rows(&batch);
     }
+}
+
+/// A relative frame after the one it is relative to. Past the checksums, which no fuzzer finds, its compressed part is
+/// read once more by itself.
+pub(crate) fn relative(data: &[u8]) {
+    const LIMITS: Limits = Limits {
+        slots: 2,
+        plain_bytes: 64 * 1024,
+    };
+    let base = crate::seeds::base();
+    let prefix = fleetmend_event::batch::decompress(&base.body).expect("the base");
+    let compressed = data.get(HEADER_BYTES + relative::PREFACE_BYTES..).unwrap_or(data);
+    if let Ok(plain) = relative::decompress(compressed, &prefix, LIMITS.plain_bytes) {
+        assert!(plain.len() <= LIMITS.plain_bytes, "more than was agreed on");
+    }
+    let mut bases = Bases::new(LIMITS);
+    bases.restore(&base.encode()).expect("the base");
+    let bytes = Bytes::copy_from_slice(data);
+    if let Ok(whole) = bases.restore(&bytes)
+        && is_relative(data)
+    {
+        let frame = Frame::decode(&whole).expect("a whole frame");
+        assert!(frame.fits(), "a relative frame became too long");
+    }
+    assert!(
+        bases.bytes() <= LIMITS.slots * LIMITS.plain_bytes,
+        "too much is kept"
+    );
 }
 
 fn rows(batch: &arrow::array::RecordBatch) {

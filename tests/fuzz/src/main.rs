@@ -24,9 +24,10 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name; each has a seed in [`seeds::write`].
-const TARGETS: [(&str, Target); 12] = [
+const TARGETS: [(&str, Target); 13] = [
     ("frame", fact::frame),
     ("batch", fact::batch),
+    ("relative", fact::relative),
     ("agent-message", fact::agent_message),
     ("collector-message", fact::collector_message),
     ("kernel-record", fact::kernel_record),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::healer::HealerRequest;
+use fleetmend_event::relative::{Bases, Limits, is_relative};
 use fleetmend_event::table::{Exactness, Gap, GapStage, Table, TableInfo};
 use fleetmend_event::{Frame, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
 use fleetmend_identity::{CollectorAuthority, EnrolmentToken, FleetRoot, HostKey, TokenSecret};
@@ -24,6 +25,7 @@ pub(crate) fn write(folder: &Path) {
     let frame = gap_frame();
     put("frame", &frame.encode());
     put("batch", &frame.body);
+    put("relative", &relative_frame());
     put("spool", &[frame.encode(), frame.encode()].concat());
     let records = v1::Records {
         frames: vec![frame.encode()],
@@ -57,6 +59,21 @@ pub(crate) fn write(folder: &Path) {
         &serde_json::to_vec(&request).expect("a request"),
     );
     put("rule", RULE.as_bytes());
+}
+
+/// The frame that the seed of `relative` is relative to.
+pub(crate) fn base() -> Frame {
+    gap_frame()
+}
+
+fn relative_frame() -> Vec<u8> {
+    let mut next = base();
+    next.id.sequence = next.id.sequence.next();
+    let mut bases = Bases::new(Limits::OWN);
+    bases.shorten(&base().encode());
+    let relative = bases.shorten(&next.encode());
+    assert!(is_relative(&relative), "the seed is not relative");
+    relative.to_vec()
 }
 
 fn documents(put: &dyn Fn(&str, &[u8])) {
