@@ -136,7 +136,7 @@ impl StreamBases {
         self.count(bases.bytes().saturating_add(bytes));
         self.state = State::Kept(bases);
         if self.budget.is_overdrawn() {
-            self.clear();
+            self.give_up();
         }
         Ok(whole)
     }
@@ -149,8 +149,13 @@ impl StreamBases {
         });
     }
 
-    /// Gives up what is kept: the agent said that it refers to nothing any more, or there is no room.
-    pub(crate) fn clear(&mut self) {
+    /// Gives up what is kept: the agent said that it refers to nothing any more.
+    pub(crate) fn cleared(&mut self) {
+        self.asked = true;
+        self.give_up();
+    }
+
+    fn give_up(&mut self) {
         if matches!(self.state, State::Kept(_)) {
             self.state = State::Gone;
         }
@@ -158,7 +163,12 @@ impl StreamBases {
 
     /// Whether the agent has to be asked to give its bases up; once in a stream.
     pub(crate) fn take_request(&mut self) -> bool {
-        let request = !self.asked && matches!(self.state, State::Kept(_)) && self.budget.is_used_up();
+        let wanted = match &self.state {
+            State::None => false,
+            State::Kept(_) => self.budget.is_used_up(),
+            State::Gone => true,
+        };
+        let request = wanted && !self.asked;
         self.asked |= request;
         request
     }

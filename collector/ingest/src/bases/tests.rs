@@ -111,7 +111,7 @@ async fn streams_give_their_bases_up_when_all_together_have_too_many() {
     // What was on the way can still be read, until the agent has given its own up.
     let (whole, _) = all(&mut first, last.clone()).await;
     assert_eq!(whole, &frames[2..]);
-    first.clear();
+    first.cleared();
     first.settled();
     assert_eq!(budget.taken.load(Ordering::Relaxed), BASES_BYTES_MIN as usize);
     let (whole, _) = all(&mut first, frames.to_vec().into()).await;
@@ -129,6 +129,7 @@ async fn nothing_is_kept_beyond_the_last_quarter() {
     let last = sent.split_off(1);
     let (whole, _) = all(&mut bases, sent).await;
     assert_eq!(whole, &frames[..1]);
+    assert!(bases.take_request() && !bases.take_request());
     assert_eq!(bases.restore(&mut last.clone()).await, Err(RestoreError::Gone));
     // The same agent, as it is told to.
     let (whole, _) = all(&mut bases, frames.to_vec().into()).await;
