@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -195,7 +195,39 @@ impl Instance {
             .to_owned()
     }
 
-    async fn enrol(&self) {
+    /// What a route answers to the administrator.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let request = self.client.get(self.url(&format!("/api/v1/{path}")));
+        let answer = request.bearer_auth(self.token().await).send().await.unwrap();
+        answer.json().await.unwrap()
+    }
+
+    /// The command line of the operator.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> Output {
+        program("fleetmend")
+            .args(arguments)
+            .env("FLEETMEND_URL", self.url(""))
+            .env("FLEETMEND_USER", self.login["user"].as_str().unwrap())
+            .env("FLEETMEND_PASSWORD", self.login["password"].as_str().unwrap())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// `fleetmend-agent unenrol`.
+    pub(crate) fn unenrol(&self, more: &[&str]) -> Output {
+        program("fleetmend-agent")
+            .args(["unenrol", "--config"])
+            .arg(self.path("agent.toml"))
+            .arg("--healer-dir")
+            .arg(self.path("healer"))
+            .args(more)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    pub(crate) async fn enrol(&self) {
         let token = self.token().await;
         let request = json!({"lifetime_s": 600, "uses": 1});
         let answer = self
@@ -252,7 +284,7 @@ impl Instance {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 

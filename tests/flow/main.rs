@@ -10,6 +10,7 @@
 )]
 
 mod instance;
+mod leave;
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -17,10 +17,11 @@ const FOREIGN_MAX: usize = 20;
 /// Names of a folder that is no spool that are said.
 const NAMES_SAID: usize = 4;
 /// What belongs into the folder of a spool beside the epochs.
-const OWN_NAMES: [&str; 7] = [
+const OWN_NAMES: [&str; 8] = [
     "lock",
     "clean",
     "clean.new",
+    "sent",
     "staging",
     "staging.new",
     "corrupt",
