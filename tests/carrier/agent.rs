@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use agent_spool::{ReadLimit, Recovered, Spool, SpoolConfig, SpoolHandle, SpoolReader};
 use agent_stream::{
-    FrameSource, Hint, Order, OrderResult, SourceFrame, SourceLanes, SourceLimit, StreamConfig, StreamParts, StreamPhase,
-    StreamState, StreamTask,
+    FrameSource, Hint, Order, OrderResult, SourceFrame, SourceLanes, SourceLimit, StreamConfig, StreamParts,
+    StreamPhase, StreamState, StreamTask,
 };
 use fleetmend_config::HumanDuration;
 use fleetmend_event::table::UnitState;
@@ -85,26 +86,43 @@ pub(crate) fn spool_config(folder: &Path) -> SpoolConfig {
     }
 }
 
+/// Waits as a test has them.
+pub(crate) fn stream_config(collectors: &[String]) -> StreamConfig {
+    StreamConfig {
+        collectors: collectors.to_vec(),
+        heartbeat: HumanDuration::from_millis(200),
+        retry_first: HumanDuration::from_millis(20),
+        retry_max: HumanDuration::from_millis(200),
+        ..StreamConfig::default()
+    }
+}
+
 impl Agent {
     pub(crate) fn start(identity: &LiveIdentity, collector: SocketAddr, folder: &Path) -> Self {
         Self::start_with(identity, collector, spool_config(folder))
     }
 
     pub(crate) fn start_with(identity: &LiveIdentity, collector: SocketAddr, config: SpoolConfig) -> Self {
+        let stream = stream_config(&[collector.to_string()]);
+        Self::start_as(identity, &TrustedTime::system(), stream, config)
+    }
+
+    /// With its own time and its own way to the collector.
+    pub(crate) fn start_as(
+        identity: &LiveIdentity,
+        time: &Arc<TrustedTime>,
+        stream: StreamConfig,
+        config: SpoolConfig,
+    ) -> Self {
         let tasks = Tasks::new();
         let (spool, recovered) = Spool::open(config).unwrap();
         let handle = spool.handle();
         spool.run(&tasks).unwrap();
+        let dialer = stream.dialer().unwrap();
         let (orders, received) = mpsc::channel(4);
         let (results, answers) = mpsc::channel(4);
         let parts = StreamParts {
-            config: StreamConfig {
-                collectors: vec![collector.to_string()],
-                heartbeat: HumanDuration::from_millis(200),
-                retry_first: HumanDuration::from_millis(20),
-                retry_max: HumanDuration::from_millis(200),
-                ..StreamConfig::default()
-            },
+            config: stream,
             agent_version: "test".to_owned(),
             source: SpoolSource {
                 handle: handle.clone(),
@@ -116,8 +134,8 @@ impl Agent {
             state: watch::Sender::default(),
         };
         let (hints, state) = (parts.hints.subscribe(), parts.state.subscribe());
-        let stream = StreamTask::new(parts, identity.clone(), &TrustedTime::system()).unwrap();
-        stream.spawn(&tasks.child("stream"));
+        let stream = StreamTask::new(parts, identity.clone(), time).unwrap();
+        stream.through(dialer).spawn(&tasks.child("stream"));
         let host = identity.current().host();
         Self {
             host,

@@ -57,12 +57,17 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Listens on a free port of the loopback and passes on to `target`.
     pub async fn start(target: SocketAddr) -> anyhow::Result<Self> {
+        Self::balance(&[target]).await
+    }
+
+    /// As a TCP balancer: each connection goes to the next of `targets` that takes it.
+    pub async fn balance(targets: &[SocketAddr]) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (fault, faults) = watch::channel(Fault::None);
         let accepted = Arc::new(AtomicU64::new(0));
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, target, faults, accepted.clone()));
+        task.spawn(accept(listener, targets.to_vec(), faults, accepted.clone()));
         Ok(Self {
             address,
             fault,
@@ -89,7 +94,7 @@ impl FaultProxy {
 
 async fn accept(
     listener: TcpListener,
-    target: SocketAddr,
+    mut targets: Vec<SocketAddr>,
     faults: watch::Receiver<Fault>,
     accepted: Arc<AtomicU64>,
 ) {
@@ -97,15 +102,25 @@ async fn accept(
     while let Ok((near, _)) = listener.accept().await {
         accepted.fetch_add(1, Ordering::Relaxed);
         while connections.try_join_next().is_some() {}
-        connections.spawn(carry(near, target, faults.clone()));
+        connections.spawn(carry(near, targets.clone(), faults.clone()));
+        if !targets.is_empty() {
+            targets.rotate_left(1);
+        }
     }
 }
 
-async fn carry(near: TcpStream, target: SocketAddr, mut faults: watch::Receiver<Fault>) {
+async fn carry(near: TcpStream, targets: Vec<SocketAddr>, mut faults: watch::Receiver<Fault>) {
     if *faults.borrow() == Fault::Cut {
         return;
     }
-    let Ok(far) = TcpStream::connect(target).await else {
+    let mut taken = None;
+    for target in targets {
+        if let Ok(far) = TcpStream::connect(target).await {
+            taken = Some(far);
+            break;
+        }
+    }
+    let Some(far) = taken else {
         return;
     };
     let (near_read, near_write) = near.into_split();
