@@ -214,6 +214,7 @@ impl Collectors for Calls<'_> {
         let caller = Caller {
             address: (self.source, 40_000).into(),
             peer: Some(Arc::new(peer)),
+            calls: Default::default(),
         };
         let request = renew_request(&self.identity.current())?;
         let enroller = &self.collector.enroller;

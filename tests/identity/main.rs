@@ -12,5 +12,6 @@
 mod clocks;
 mod collector;
 mod handshake;
+mod healer;
 mod host;
 mod years;
