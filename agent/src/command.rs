@@ -13,6 +13,7 @@ use fleetmend_identity::{EnrolmentToken, HostIdentity, TrustBundle, TrustedTime}
 use serde_json::Value;
 
 use crate::config::AgentConfig;
+use crate::status::budget_in_words;
 
 /// Longest wait for the running agent's answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,6 +56,18 @@ pub(crate) fn check(path: &Path) -> Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Keeps how systemd says that the service ended, for the next start.
+pub(crate) fn note_end(path: &Path) -> Result<ExitCode> {
+    let config = AgentConfig::load(path)?;
+    let Ok(result) = std::env::var("SERVICE_RESULT") else {
+        bail!("this is for ExecStopPost= of the unit: systemd says in SERVICE_RESULT how the service ended");
+    };
+    crate::budget::last_run::note_end(&config.run_file(), &result)
+        .map_err(anyhow::Error::msg)
+        .context("keep how the service ended")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Lists every rule and what became of it; fails when one is broken.
@@ -190,6 +203,8 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<ExitCode> {
     .context("print")?;
     let stream = status.get("stream").map_or_else(String::new, stream_in_words);
     writeln!(out, "stream       {stream}").context("print")?;
+    let budget = status.get("budget").map_or_else(String::new, budget_in_words);
+    writeln!(out, "{budget}").context("print")?;
     writeln!(out, "\nPROBES").context("print")?;
     for probe in list(&status, "probes") {
         let counts = format!(

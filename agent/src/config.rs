@@ -13,6 +13,8 @@ use fleetmend_config::{ConfigFaults, Faults, Validate};
 use fleetmend_telemetry::LogFormat;
 use serde::Deserialize;
 
+use crate::budget::BudgetConfig;
+
 /// Prefix of the environment variables that set keys.
 const ENVIRONMENT_PREFIX: &str = "FLEETMEND_AGENT";
 
@@ -26,6 +28,8 @@ pub(crate) struct AgentConfig {
     pub(crate) admin_socket: PathBuf,
     /// How logs are written: `plain` or `json`.
     pub(crate) log_format: LogFormat,
+    /// How much of the host the agent may take.
+    pub(crate) budget: BudgetConfig,
     /// What is collected.
     pub(crate) collect: CollectConfig,
     /// Probes in the kernel.
@@ -48,6 +52,7 @@ impl Default for AgentConfig {
             state_dir: PathBuf::from("/var/lib/fleetmend-agent"),
             admin_socket: PathBuf::from("/run/fleetmend-agent/admin.sock"),
             log_format: LogFormat::default(),
+            budget: BudgetConfig::default(),
             collect: CollectConfig::default(),
             bpf: BpfConfig::default(),
             process: ProcessConfig::default(),
@@ -65,7 +70,16 @@ impl AgentConfig {
     /// # Errors
     /// Every fault at once.
     pub(crate) fn load(main: &Path) -> Result<Self, ConfigFaults> {
-        fleetmend_config::load(Some(main), Some(&main.with_extension("d")), ENVIRONMENT_PREFIX)
+        let mut config: Self =
+            fleetmend_config::load(Some(main), Some(&main.with_extension("d")), ENVIRONMENT_PREFIX)?;
+        // One number, by either name; two that differ are a fault.
+        let egress = config
+            .budget
+            .egress_bytes_per_s
+            .or(config.stream.egress_bytes_per_s);
+        config.budget.egress_bytes_per_s = egress;
+        config.stream.egress_bytes_per_s = egress;
+        Ok(config)
     }
 
     /// Folder of the host's key and certificate.
@@ -78,6 +92,11 @@ impl AgentConfig {
         self.state_dir.join("open-findings.json")
     }
 
+    /// File that tells the next start how this run ended.
+    pub(crate) fn run_file(&self) -> PathBuf {
+        self.state_dir.join("run.json")
+    }
+
     /// File of the last trusted time.
     pub(crate) fn time_file(&self) -> PathBuf {
         self.state_dir.join("trusted-time")
@@ -86,6 +105,10 @@ impl AgentConfig {
 
 impl Validate for AgentConfig {
     fn validate(&self, faults: &mut Faults<'_>) {
+        faults.section("budget", |faults| {
+            self.budget
+                .validate(&self.spool, self.stream.egress_bytes_per_s, faults);
+        });
         faults.section("collect", |faults| add_all(faults, self.collect.faults()));
         faults.section("detect", |faults| add_all(faults, self.detect.faults()));
         faults.section("heal", |faults| self.heal.validate(faults));
@@ -138,5 +161,39 @@ mod tests {
             "detect.limits.filesystem_used_pct",
         ];
         assert_eq!(keys, wanted, "{faults}");
+    }
+
+    fn load(text: &str) -> Result<AgentConfig, ConfigFaults> {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("agent.toml");
+        std::fs::write(&main, text).unwrap();
+        AgentConfig::load(&main)
+    }
+
+    #[test]
+    fn budget_that_cannot_be_kept_is_refused() {
+        let text = "[budget]\ncpu_core_pct = 0\nmemory = '1MiB'\ndisk = '500MiB'\negress_bytes_per_s = '1MiB'\n\
+            [stream]\negress_bytes_per_s = '2MiB'\n";
+        let faults = load(text).unwrap_err();
+        let keys: Vec<&str> = faults.faults.iter().map(|fault| fault.key.as_str()).collect();
+        let wanted = [
+            "budget.cpu_core_pct",
+            "budget.memory",
+            "budget.disk",
+            "budget.egress_bytes_per_s",
+        ];
+        assert_eq!(keys, wanted, "{faults}");
+        let disk = faults.to_string();
+        assert!(disk.contains("must be at least 544MiB: the quotas"), "{disk}");
+    }
+
+    #[test]
+    fn egress_of_the_budget_is_the_cap_of_the_stream() {
+        for section in ["budget", "stream"] {
+            let config = load(&format!("[{section}]\negress_bytes_per_s = '1MiB'\n")).unwrap();
+            let (budget, stream) = (config.budget.egress_bytes_per_s, config.stream.egress_bytes_per_s);
+            assert_eq!(budget.map(fleetmend_config::ByteSize::get), Some(1 << 20));
+            assert_eq!(budget, stream);
+        }
     }
 }

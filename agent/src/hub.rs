@@ -1,7 +1,8 @@
 //! The hub: every fact passes here once, on its way from its source to the spool.
 //!
 //! One thread. The detector looks at each fact; findings it raises go the same way and to the heal room. It ends
-//! when every source has ended and the channel is empty, so that nothing collected is left behind.
+//! when every source has ended and the channel is empty, so that nothing collected is left behind. On the last step of
+//! the budget's ladder the detector still sees every fact, and the gate keeps from the spool what is not critical.
 
 use agent_collect::host::host_info;
 use agent_detect::Detector;
@@ -10,7 +11,12 @@ use agent_spool::SpoolHandle;
 use fleetmend_event::Fact;
 use tokio::sync::mpsc;
 
+use crate::budget::Step;
+use crate::budget::gate::Gate;
 use crate::status::StatusBoard;
+
+/// Why the model is paused.
+const OVER_BUDGET: &str = "the agent is over its budget";
 
 /// What the hub holds.
 pub(crate) struct Hub {
@@ -22,6 +28,8 @@ pub(crate) struct Hub {
     pub(crate) heal: HealHandle,
     /// What `status` shows.
     pub(crate) board: StatusBoard,
+    /// What of it is stored, while the agent is over its budget.
+    pub(crate) gate: Gate,
 }
 
 impl Hub {
@@ -33,21 +41,29 @@ impl Hub {
                 mode.clone_into(&mut healing);
                 self.pass(host_info(env!("CARGO_PKG_VERSION"), mode).into());
             }
+            let thin = self.gate.step() >= Step::Thin;
+            self.detector.pause_model(thin.then_some(OVER_BUDGET));
             let rows = self.detector.observe(&fact);
             self.pass(fact);
             let ticked = self.detector.tick();
-            for row in rows.into_iter().chain(ticked) {
+            let gaps = self.gate.gaps();
+            for row in rows.into_iter().chain(ticked).chain(gaps) {
                 self.pass(row);
             }
         }
+        for gap in self.gate.finish() {
+            self.pass(gap);
+        }
     }
 
-    fn pass(&self, fact: Fact) {
+    fn pass(&mut self, fact: Fact) {
         self.board.note(&fact);
         if let Fact::Finding(finding) = &fact {
             self.heal.offer(finding);
         }
-        self.spool.append(fact);
+        if self.gate.admits(&fact) {
+            self.spool.append(fact);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The agent of one host: reads it, finds what is abnormal, proposes repairs to the healer, and carries what it
 //! knows to the collector. It cannot act itself; see [`sandbox`].
 
+mod budget;
 mod command;
 mod config;
 mod doctor;
@@ -9,6 +10,8 @@ mod sandbox;
 mod source;
 mod spool_tool;
 mod status;
+mod trust;
+mod unenrol;
 mod wiring;
 
 use std::path::PathBuf;
@@ -30,6 +33,9 @@ enum Command {
     Run(ConfigArguments),
     /// Enrol this host with a one-use token
     Enroll(command::EnrollArguments),
+    /// Take this host out of its fleet: tell the collector, then wipe the identity
+    #[command(alias = "unenroll")]
+    Unenrol(unenrol::UnenrolArguments),
     /// Say how the running agent stands
     Status(command::StatusArguments),
     /// Look at everything the agent needs, and say what is wrong and what to do
@@ -50,6 +56,9 @@ enum Command {
         command: RulesCommand,
     },
     SandboxTest(sandbox::command::SandboxTest),
+    /// Write down how the service ended; for ExecStopPost=
+    #[command(hide = true)]
+    NoteEnd(ConfigArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,6 +89,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(arguments) => wiring::run(&arguments.config),
         Command::Enroll(arguments) => command::enroll(&arguments),
+        Command::Unenrol(arguments) => unenrol::run(&arguments),
         Command::Status(arguments) => command::status(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Spool { command } => command.run(),
@@ -90,5 +100,6 @@ fn main() -> anyhow::Result<ExitCode> {
             command: RulesCommand::Check(arguments),
         } => command::rules(&arguments.config),
         Command::SandboxTest(test) => test.run(),
+        Command::NoteEnd(arguments) => command::note_end(&arguments.config),
     }
 }

@@ -11,6 +11,8 @@ use fleetmend_identity::LiveIdentity;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::budget::BudgetState;
+
 /// Most probes, models and findings that are remembered.
 const ENTRIES_MAX: usize = 1_024;
 
@@ -76,6 +78,8 @@ pub(crate) struct StatusSource {
     pub(crate) spool: SpoolHandle,
     /// The connection.
     pub(crate) stream: watch::Receiver<StreamState>,
+    /// The agent's budget of itself.
+    pub(crate) budget: watch::Receiver<BudgetState>,
     /// Who this host is.
     pub(crate) identity: LiveIdentity,
 }
@@ -93,10 +97,91 @@ impl StatusSource {
             "collectors": identity.collectors(),
             "stream": *self.stream.borrow(),
             "spool": self.spool.stat(),
+            "budget": *self.budget.borrow(),
         });
         if let (Value::Object(status), Value::Object(more)) = (&mut status, more) {
             status.extend(more);
         }
         status
+    }
+}
+
+/// The budget and what is left out, for a person.
+pub(crate) fn budget_in_words(budget: &Value) -> String {
+    let number = |key: &str| budget.get(key).and_then(Value::as_f64);
+    let text = |key: &str| budget.get(key).and_then(Value::as_str).unwrap_or_default();
+    let mib =
+        |key: &str| number(key).map_or_else(|| "?".to_owned(), |bytes| format!("{:.0}", bytes / 1_048_576.0));
+    let pct = |key: &str| number(key).map_or_else(|| "?".to_owned(), |pct| format!("{pct:.1}"));
+    let egress = number("egress_bytes_per_s_max").map_or_else(
+        || "no cap".to_owned(),
+        |rate| format!("{:.0} KiB/s", rate / 1024.0),
+    );
+    let mut lines = format!(
+        "budget       memory {} of {} MiB, processor {} of {} % of a core, disk {} MiB, egress {egress}",
+        mib("memory_bytes"),
+        mib("memory_bytes_max"),
+        pct("cpu_core_pct"),
+        pct("cpu_core_pct_max"),
+        mib("disk_bytes_max"),
+    );
+    if number("cgroup_limit_bytes").is_some() {
+        lines.push_str(&format!(
+            "\n             cgroup holds {} of {} MiB, its limit is {} MiB",
+            mib("cgroup_held_bytes"),
+            mib("cgroup_share_bytes"),
+            mib("cgroup_limit_bytes")
+        ));
+    }
+    let step = number("step").unwrap_or_default();
+    if step > 0.0 {
+        let since = text("since");
+        lines.push_str(&format!(
+            "\n             step {step:.0} of 4, {}, since {since}: {}",
+            text("step_name"),
+            text("reason")
+        ));
+    }
+    let left_out = budget
+        .get("left_out")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    for part in left_out.filter_map(Value::as_str) {
+        lines.push_str(&format!("\n             left out: {part}"));
+    }
+    if let Some(warning) = budget.get("warning").and_then(Value::as_str) {
+        lines.push_str(&format!("\n             warning: {warning}"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budget_is_told_in_words_with_what_is_left_out() {
+        let mut budget = json!({
+            "step": 0, "step_name": "everything", "reason": "", "left_out": [], "warning": null,
+            "memory_bytes": 62_914_560, "memory_bytes_max": 150_994_944, "cpu_core_pct": null,
+            "cpu_core_pct_max": 25.0, "disk_bytes_max": 570_425_344, "egress_bytes_per_s_max": null,
+        });
+        let calm =
+            "budget       memory 60 of 144 MiB, processor ? of 25.0 % of a core, disk 544 MiB, egress no cap";
+        assert_eq!(budget_in_words(&budget), calm);
+        budget["step"] = json!(1);
+        budget["reason"] = json!("memory: 150 MiB");
+        budget["left_out"] = json!(["processes"]);
+        budget["warning"] = json!("above the limit");
+        let words = budget_in_words(&budget);
+        for part in [
+            "step 1 of 4",
+            "memory: 150 MiB",
+            "left out: processes",
+            "warning: above",
+        ] {
+            assert!(words.contains(part), "{words}");
+        }
     }
 }

@@ -12,6 +12,8 @@
 //! | findings to heal | the room's own | dropped and counted; an open finding comes again |
 //! | spool intake | `spool.intake_facts_max` | metrics first, each loss a gap row |
 //!
+//! [`budget`] measures the agent and moves the pace of the sources, the model and the gate before the spool.
+//!
 //! The tree of tasks drains from the sources to the spool, so that nothing collected is left behind.
 
 use std::path::Path;
@@ -35,11 +37,14 @@ use fleetmend_telemetry::{Readiness, State, admin, init_logs, install_metrics};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::budget::gate::Gate;
+use crate::budget::{self, Begun, Keeper};
 use crate::config::AgentConfig;
 use crate::hub::Hub;
 use crate::sandbox::{SandboxConfig, enter};
 use crate::source::{HealSink, SpoolSource};
 use crate::status::{StatusBoard, StatusSource};
+use crate::trust::FleetBundles;
 
 /// Facts between their sources and the hub: half a second of a storm.
 const FACTS_MAX: usize = 8_192;
@@ -57,6 +62,7 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
     let config = AgentConfig::load(path)?;
     init_logs(config.log_format).context("start logging")?;
     let identity = identity(&config)?;
+    let begun = budget::begin(&config.run_file());
     // The order matters: probes need rights that the sandbox takes, the sandbox needs to be alone, and no input
     // of others is read before it holds.
     let (sensor, statuses) = BpfSensor::load(config.bpf.clone());
@@ -80,7 +86,7 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(compose(config, identity, sensor))
+    runtime.block_on(compose(config, identity, sensor, begun))
 }
 
 fn identity(config: &AgentConfig) -> Result<HostIdentity> {
@@ -93,7 +99,12 @@ fn identity(config: &AgentConfig) -> Result<HostIdentity> {
     }
 }
 
-async fn compose(config: AgentConfig, identity: HostIdentity, sensor: BpfSensor) -> Result<ExitCode> {
+async fn compose(
+    config: AgentConfig,
+    identity: HostIdentity,
+    sensor: BpfSensor,
+    begun: Begun,
+) -> Result<ExitCode> {
     let metrics = install_metrics().context("install metrics")?;
     metrics.build_info("agent", env!("CARGO_PKG_VERSION"));
     let tasks = Tasks::new();
@@ -124,11 +135,13 @@ async fn compose(config: AgentConfig, identity: HostIdentity, sensor: BpfSensor)
         sink,
         Arc::new(agent_heal::SystemClock),
     );
+    let keeper = Keeper::new(config.budget.clone(), begun, FactSink::new(facts.clone()));
     let hub = Hub {
         detector: Detector::new(&config.detect, Some(config.findings_file()), &hub_tasks),
         spool: handle.clone(),
         heal,
         board: board.clone(),
+        gate: Gate::new(keeper.step()),
     };
     hub_tasks.spawn_thread("hub", TaskKind::Critical, move |_token| {
         hub.run(incoming);
@@ -141,10 +154,18 @@ async fn compose(config: AgentConfig, identity: HostIdentity, sensor: BpfSensor)
         board,
         spool: handle,
         stream,
+        budget: keeper.states(),
         identity,
     };
     serve_admin(&config, &tasks, metrics, readiness, status)?;
-    start_sources(&config, &sources, sensor, facts)?;
+    start_sources(
+        &config,
+        &sources,
+        sensor.at_pace(keeper.pace()),
+        facts,
+        &keeper.pace(),
+    )?;
+    keeper.spawn(&sources).context("start keeping the budget")?;
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         warn!(%error, "service manager was not told");
     }
@@ -164,9 +185,9 @@ fn start_sources(
     sources: &Tasks,
     sensor: BpfSensor,
     facts: mpsc::Sender<Fact>,
+    pace: &PaceHandle,
 ) -> Result<()> {
     let sink = FactSink::new(facts.clone());
-    let pace = PaceHandle::default();
     host::spawn(
         sources,
         config.collect.host_interval(),
@@ -183,7 +204,6 @@ fn start_sources(
     let prober = Prober::new(config.collect.resolver, config.collect.witness);
     site::spawn(sources, config.collect.sites.clone(), &prober, &sink);
     sensor
-        .at_pace(pace)
         .run(sources, facts, Inventory::new(config.process.clone()))
         .context("start the sensor")
 }
@@ -209,9 +229,17 @@ fn start_stream(
         state,
     };
     refuse_orders(tasks, incoming_orders, order_results);
+    let dialer = config.stream.dialer().context("set up stream.proxy")?;
     StreamTask::new(parts, identity.clone(), time)
         .context("prepare the stream")?
+        .through(dialer.clone())
         .spawn(tasks);
+    let bundles = FleetBundles {
+        dialer: dialer.clone(),
+        identity: identity.clone(),
+        time: time.clone(),
+    };
+    agent_heal::trust::spawn(tasks, &config.heal.socket, Arc::new(bundles));
     let (identity, time, token) = (identity.clone(), time.clone(), tasks.token());
     tasks.spawn("certificate", TaskKind::BestEffort, async move {
         keep(dialer, identity, time, token.cancelled()).await;

@@ -13,6 +13,7 @@
 //!   stage `kernel` and reason `ring_full` (or `probe_busy`, when the kernel skipped the probe) when it never came,
 //!   with stage `collect` when the channel was full or the record could not be read; a gap waits until the channel
 //!   takes it;
+//! - in a pid namespace of its own every family is DEGRADED: the kernel counts processes in the initial one;
 //! - each family has a [`fleetmend_event::table::ProbeStatus`] at the start, when it changes, and every minute; one that
 //!   lost events within the last minute is DEGRADED, not REAL;
 //! - at the slowest pace ([`crate::pace::Pace::Executions`]) forks, exits and connections are read, remembered by the
@@ -42,6 +43,7 @@ mod listeners;
 mod loss;
 mod memory;
 pub(crate) mod metric;
+mod namespace;
 mod outlet;
 mod sensor;
 mod sockets;

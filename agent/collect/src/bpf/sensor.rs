@@ -19,6 +19,7 @@ use super::error::FamilyError;
 use super::family::LoadedFamily;
 use super::listeners::listeners;
 use super::memory::return_free_memory;
+use super::namespace;
 use super::outlet::Outlet;
 use crate::PaceHandle;
 use crate::process::{EventSource, Inventory, Observer};
@@ -125,6 +126,7 @@ impl BpfSensor {
     /// When the system refuses a thread.
     pub fn run(mut self, tasks: &Tasks, sender: Sender<Fact>, inventory: Inventory) -> io::Result<()> {
         self.seed_listeners(&inventory);
+        self.check_namespace(&inventory);
         let source = if self.execs_traced {
             EventSource::Kernel
         } else {
@@ -161,6 +163,7 @@ impl BpfSensor {
     #[cfg(test)]
     pub(crate) fn into_drain(mut self, sender: Sender<Fact>, inventory: Inventory) -> Drain {
         self.seed_listeners(&inventory);
+        self.check_namespace(&inventory);
         Drain::new(
             self.families,
             Enricher::new(inventory),
@@ -187,6 +190,17 @@ impl BpfSensor {
         self.families.iter().map(row).collect()
     }
 
+    fn check_namespace(&mut self, inventory: &Inventory) {
+        let Some(diagnosis) = namespace::foreign(inventory.proc()) else {
+            return;
+        };
+        let Diagnosis { reason, hint } = &diagnosis;
+        tracing::warn!(reason, hint, "processes are told wrongly");
+        for state in &mut self.families {
+            state.degrade(&diagnosis);
+        }
+    }
+
     fn seed_listeners(&mut self, inventory: &Inventory) {
         for state in &mut self.families {
             let FamilyState::Loaded(loaded, standing) = state else {
@@ -206,6 +220,26 @@ impl BpfSensor {
                     hint,
                 };
             }
+        }
+    }
+}
+
+impl FamilyState {
+    /// Says of a family that works, or is replaced by /proc, what else is wrong.
+    fn degrade(&mut self, diagnosis: &Diagnosis) {
+        let (state, reason, hint) = match self {
+            Self::Loaded(_, standing) => (&mut standing.state, &mut standing.reason, &mut standing.hint),
+            Self::Refused(status) => (&mut status.state, &mut status.reason, &mut status.hint),
+        };
+        if *state == ProbeState::Broken {
+            return;
+        }
+        *state = ProbeState::Degraded;
+        for (text, more) in [(reason, &diagnosis.reason), (hint, &diagnosis.hint)] {
+            if !text.is_empty() {
+                text.push_str("; ");
+            }
+            text.push_str(more);
         }
     }
 }

@@ -9,13 +9,16 @@ use fleetmend_event::{Fact, TimeMicros};
 use super::proc_fs::Stat;
 use super::table::{Changes, Identity, Known, Reading};
 use super::{Inventory, Process, Program};
-use crate::PaceHandle;
 use crate::bpf::BootClock;
 use crate::bpf::Outlet;
 use crate::masking::mask_args;
+use crate::{Pace, PaceHandle};
 
 /// Time between two readings when they are the only source of events.
 const SOLE_SOURCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Processes that ended and are remembered all the same while the agent is over its budget.
+const ENDED_OVER_BUDGET: usize = 128;
 
 /// Who tells what began and ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,10 @@ impl Observer {
         let full_due = began_ns >= self.next_full_ns;
         let readings = self.read_all(full_due)?;
         let now_ns = BootClock::now().boot_ns();
+        if self.pace.get() >= Pace::Unhurried {
+            self.inventory
+                .with_table(|table| table.forget_ended(ENDED_OVER_BUDGET));
+        }
         let changes = self
             .inventory
             .with_table(|table| table.observed(readings, began_ns, now_ns));

@@ -301,6 +301,16 @@ impl Table {
         entry.measure(&reading, now_ns);
     }
 
+    /// Forgets all but the last `keep` processes that ended: a storm leaves thousands of them behind.
+    pub(crate) fn forget_ended(&mut self, keep: usize) {
+        let surplus = self.ended_order.len().saturating_sub(keep);
+        for key in self.ended_order.drain(..surplus) {
+            self.ended.remove(&key);
+        }
+        self.ended.shrink_to(keep);
+        self.ended_order.shrink_to(keep);
+    }
+
     /// Rows of what is new or busy, or of everything, and of what ended since it had a row.
     pub(crate) fn snapshot(&mut self, time: TimeMicros, everything: bool) -> Vec<ProcessSnapshot> {
         let mut rows = std::mem::take(&mut self.last_rows);
