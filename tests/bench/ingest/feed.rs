@@ -43,7 +43,7 @@ impl Stock {
         self.frames.get(index.checked_rem(self.frames.len())?)
     }
 
-    /// Bytes of that frame on the wire.
+    /// Bytes of that frame as a spool holds it.
     pub(crate) fn bytes(&self, index: usize) -> usize {
         self.frame(index).map_or(0, Frame::encoded_len)
     }

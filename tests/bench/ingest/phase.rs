@@ -29,7 +29,10 @@ pub(crate) struct AgentOutcome {
     pub(crate) rows_sent: u64,
     /// Rows that were acknowledged as durable.
     pub(crate) rows_acknowledged: u64,
-    bytes_acknowledged: usize,
+    /// Bytes of the frames that were sent, as they travelled.
+    bytes_sent: u64,
+    /// Bytes of the same frames as a spool holds them.
+    bytes_spooled: usize,
 }
 
 /// What a phase did.
@@ -45,10 +48,7 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     fn rows(&self) -> f64 {
-        self.agents
-            .iter()
-            .map(|agent| agent.rows_acknowledged)
-            .sum::<u64>() as f64
+        self.sum(|agent| agent.rows_acknowledged) as f64
     }
 
     /// Rows acknowledged, divided by the time from the opening of the gate to the last acknowledgement.
@@ -56,10 +56,19 @@ impl Outcome {
         self.rows() / self.seconds
     }
 
-    /// Bytes of acknowledged frames for each row in them.
-    pub(crate) fn bytes_per_row(&self) -> f64 {
-        let bytes: usize = self.agents.iter().map(|agent| agent.bytes_acknowledged).sum();
-        bytes as f64 / self.rows()
+    /// Bytes of the frames that were sent, as they travelled, for each row in them.
+    pub(crate) fn wire_bytes_per_row(&self) -> f64 {
+        self.sum(|agent| agent.bytes_sent) as f64 / self.sum(|agent| agent.rows_sent) as f64
+    }
+
+    /// Bytes of the same frames as a spool holds them, each for itself.
+    pub(crate) fn spooled_bytes_per_row(&self) -> f64 {
+        let bytes: usize = self.agents.iter().map(|agent| agent.bytes_spooled).sum();
+        bytes as f64 / self.sum(|agent| agent.rows_sent) as f64
+    }
+
+    fn sum(&self, of: impl Fn(&AgentOutcome) -> u64) -> u64 {
+        self.agents.iter().map(of).sum()
     }
 
     /// For the conditions.
@@ -182,12 +191,15 @@ fn outcome(streams: &[Stream], begun: Instant) -> Outcome {
     };
     for stream in streams {
         stream.with(|progress| {
-            let mut agent = AgentOutcome::default();
+            let mut agent = AgentOutcome {
+                bytes_sent: stream.state.borrow().bytes_sent,
+                ..AgentOutcome::default()
+            };
             for index in 0..progress.sent {
                 agent.rows_sent += stream.stock.rows;
+                agent.bytes_spooled += stream.stock.bytes(index);
                 if index < progress.acknowledged {
                     agent.rows_acknowledged += stream.stock.rows;
-                    agent.bytes_acknowledged += stream.stock.bytes(index);
                     outcome.frames += 1;
                 }
             }
