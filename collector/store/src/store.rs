@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::catalogue::{Catalogue, FileRow};
+use crate::catalogue::{Catalogue, Change, FileRow};
 use crate::clock::ClockAhead;
 use crate::commit::{Command, memory_of, prepare_all};
 use crate::config::StoreConfig;
@@ -182,7 +182,8 @@ impl Store {
     }
 
     /// As [`Store::commit`], with losses that are known before, each with the record it is of; they become durable
-    /// together with the frames. One of a record among `frames` is stored once, with that record.
+    /// together with the frames. One of a record among `frames` is stored once, with that record. One of number 0,
+    /// which no record has, is of what came before a stream: its epoch is known from then on.
     ///
     /// # Errors
     /// As [`Store::commit`].
@@ -240,24 +241,52 @@ impl Store {
             .await
             .map_err(busy)?
             .map_err(|_| CommitError::Closed)?;
+        let begun: Vec<RecordId> = gaps.iter().map(|(id, _)| *id).collect();
         let prepared = tokio::task::spawn_blocking(|| prepare_all(frames, gaps));
         let (frames, gaps) = prepared.await.map_err(|error| CommitError::Unavailable {
             reason: error.to_string(),
         })?;
         let (reply, answer) = oneshot::channel();
-        self.inner
-            .ask(
-                Command::Commit {
-                    host,
-                    frames,
-                    gaps,
-                    reply,
-                    room,
-                },
-                answer,
-                deadline,
-            )
-            .await?
+        let command = Command::Commit {
+            host,
+            frames,
+            gaps,
+            reply,
+            room,
+        };
+        let marks = self.inner.ask(command, answer, deadline).await??;
+        self.note_begun(host, begun).await?;
+        Ok(marks)
+    }
+
+    /// Remembers the epochs of gaps that are of no record, so that whoever wrote one sees that it is written.
+    async fn note_begun(&self, host: HostId, ids: Vec<RecordId>) -> Result<(), CommitError> {
+        let now = TimeMicros::now();
+        let mark = |id: RecordId| {
+            let mark = Mark {
+                epoch: id.epoch,
+                lane: id.lane,
+                sequence: id.sequence,
+            };
+            (host, mark, now)
+        };
+        let begun = ids.into_iter().filter(|id| id.sequence.0 == 0);
+        let change = Change {
+            marks: begun.map(mark).collect(),
+            ..Change::default()
+        };
+        if change.marks.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: crate::error::CatalogueError| CommitError::Unavailable {
+            reason: error.to_string(),
+        };
+        self.inner.catalogue.apply(&change).await.map_err(failed)?;
+        let mut marks = self.inner.marks.lock();
+        for (host, mark, now) in change.marks {
+            marks.raise((host, mark.epoch, mark.lane), 0, None, now);
+        }
+        Ok(())
     }
 
     /// What is durable of a host: the answer to its hello.

@@ -223,6 +223,37 @@ async fn series_whose_samples_would_fill_the_memory_is_a_gap() {
 }
 
 #[tokio::test]
+async fn gap_before_an_epoch_makes_the_epoch_known() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let mut host = Host::new();
+    let mut gap = crate::own::unreadable(&host.execs(1), crate::ClockAhead::NONE, "*", "spool_replaced");
+    gap.count = 0;
+    let id = fleetmend_event::RecordId {
+        epoch: fleetmend_event::SpoolEpoch::random(),
+        lane: Lane::Critical,
+        sequence: Sequence(0),
+    };
+    bed.store
+        .commit_with_gaps(host.id, Vec::new(), vec![(id, gap)])
+        .await
+        .unwrap();
+    let known = |bed: &super::testbed::Bed| {
+        let marks = bed.store.marks(host.id);
+        marks
+            .iter()
+            .map(|mark| (mark.epoch, mark.sequence.0))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(known(&bed), [(id.epoch, 0)]);
+    bed.close().await;
+    let bed = open(folder.path()).await;
+    assert_eq!(known(&bed), [(id.epoch, 0)], "after a restart");
+    assert_eq!(bed.number("SELECT count(*) FROM gaps").await, 1);
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn gap_of_a_record_is_stored_once_with_it() {
     let folder = folder();
     let bed = open(folder.path()).await;
