@@ -204,10 +204,14 @@ fn tell(out: &mut impl Write, stage: StageName, rotated: Rotated, with_root: boo
     )?;
     let next = match stage {
         StageName::Introduce => "when all hosts have seen it (`authority show`), take the stage switch",
+        StageName::Switch if with_root => {
+            "sign the policies anew with the new root and install them: healers stop believing the old one with the \
+             stage retire. When all hosts have seen it (`authority show`), take that"
+        }
         StageName::Switch => "when all hosts have seen it (`authority show`), take the stage retire",
         StageName::Retire if with_root => {
-            "the rotation is over. On each host, `fleetmend-agent enroll` run as root tells its healer of the new \
-             root; sign policies anew with it"
+            "the rotation is over. Healers follow by themselves within minutes of their host's next renewal; what the \
+             old root signed is then no longer in force"
         }
         StageName::Retire => "the rotation is over",
     };

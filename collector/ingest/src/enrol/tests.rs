@@ -1,7 +1,9 @@
 //! Enrolment over its real listener: TLS, gRPC, SQLite on disk.
 
 mod hostile;
+mod leave;
 mod rotated;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::time::Duration;

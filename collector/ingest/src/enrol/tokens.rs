@@ -123,7 +123,7 @@ fn state_of(row: &SqliteRow) -> Result<TokenState, EnrolError> {
 
 pub(super) async fn revoke(pool: &SqlitePool, id: &str, now: TimeMicros) -> Result<bool, EnrolError> {
     let done =
-        sqlx::query("UPDATE ingest_enrolment_tokens SET revoked_at = ? WHERE substr(digest, 1, 16) = ?")
+        sqlx::query("UPDATE ingest_enrolment_tokens SET revoked_at = coalesce(revoked_at, ?) WHERE substr(digest, 1, 16) = ?")
             .bind(now.0)
             .bind(id)
             .execute(pool)
