@@ -34,7 +34,7 @@ use self::central::Central;
 use self::disk::Disk;
 use self::faults::Scene;
 use self::fleet::Fleet;
-use self::plan::Plan;
+use self::plan::{Fault, Plan};
 use self::rude::Rude;
 use crate::timeline::Timeline;
 
@@ -46,7 +46,7 @@ const AGENTS_MIN: usize = 4;
 const LONG_RUN: Duration = Duration::from_secs(120);
 
 /// Size of a run.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ChaosArguments {
     /// Agents of carry-chaos
     #[arg(long, default_value_t = 50)]
@@ -57,6 +57,9 @@ pub(crate) struct ChaosArguments {
     /// What chooses the faults of carry-chaos
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Kinds of faults of carry-chaos, in the order of the first round; all when none is named
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
     /// Keep the folder of carry-chaos, with logs, journals and the collector's configuration
     #[arg(long)]
     keep: bool,
@@ -68,8 +71,10 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<(Timeline, Value)> 
         agents,
         seconds,
         seed,
+        faults,
         keep,
     } = arguments;
+    let kinds = kinds(&faults)?;
     ensure!(
         agents >= AGENTS_MIN,
         "carry-chaos needs at least {AGENTS_MIN} agents"
@@ -86,7 +91,7 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<(Timeline, Value)> 
         folder.disable_cleanup(true);
         progress(format!("everything is in {}", folder.path().display()));
     }
-    let mut scene = prepare(folder.path(), agents, seed).await?;
+    let mut scene = prepare(folder.path(), agents, (seed, &kinds)).await?;
     if seconds < LONG_RUN.as_secs() {
         scene.hold = Duration::from_secs(1);
     }
@@ -96,8 +101,10 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<(Timeline, Value)> 
     );
     progress(format!("{agents} agents run; faults for {seconds} s"));
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(seconds) {
-        let fault = scene.plan.next();
+    // A slow machine gets the time that each kind needs to come once.
+    let all_came = |scene: &Scene| kinds.iter().all(|fault| scene.tried.contains(fault));
+    while begun.elapsed() < Duration::from_secs(seconds) || !all_came(&scene) {
+        let Some(fault) = scene.plan.next() else { break };
         let said = scene.inject(fault).await;
         let said = said.with_context(|| format!("inject {}", fault.name()))?;
         progress(format!(
@@ -114,6 +121,7 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<(Timeline, Value)> 
         "delivered",
         json!({"reason": "every agent delivered what its spool held"}),
     );
+    check_kinds(&scene, &kinds, &mut timeline);
     let audit = audit::count(&scene, &mut timeline).await?;
     let clean = scene.central.stop().await?;
     timeline.check("the collector ends in order", clean);
@@ -122,6 +130,7 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<(Timeline, Value)> 
         fields.insert("agents".to_owned(), json!(agents));
         fields.insert("seconds".to_owned(), json!(seconds));
         fields.insert("seed".to_owned(), json!(seed));
+        fields.insert("faults".to_owned(), json!(scene.injected));
         fields.insert("not_covered".to_owned(), json!(scene.not_covered));
     }
     // Mounts go before the folder.
@@ -129,7 +138,31 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<(Timeline, Value)> 
     Ok((timeline, more))
 }
 
-async fn prepare(folder: &Path, agents: usize, seed: u64) -> Result<Scene> {
+/// The kinds with these names; every kind when there is none.
+fn kinds(names: &[String]) -> Result<Vec<Fault>> {
+    let named = |name: &String| Fault::named(name).with_context(|| format!("no fault is called {name:?}"));
+    if names.is_empty() {
+        return Ok(Fault::ALL.to_vec());
+    }
+    names.iter().map(named).collect()
+}
+
+/// Every kind of fault came.
+fn check_kinds(scene: &Scene, kinds: &[Fault], timeline: &mut Timeline) {
+    let came = kinds.iter().filter(|fault| scene.count(fault.name()) > 0).count();
+    // What cannot be had here is named in the report.
+    let wanted = if scene.not_covered.is_empty() {
+        kinds.len()
+    } else {
+        1
+    };
+    timeline.check(
+        format!("{came} kinds of faults came, of {} wanted", kinds.len()),
+        came >= wanted,
+    );
+}
+
+async fn prepare(folder: &Path, agents: usize, (seed, kinds): (u64, &[Fault])) -> Result<Scene> {
     progress("start the collector and enrol the agents");
     let mut not_covered = Vec::new();
     let shim = clock::Shim::build(folder)?.map(Arc::new);
@@ -159,12 +192,14 @@ async fn prepare(folder: &Path, agents: usize, seed: u64) -> Result<Scene> {
         central,
         fleet,
         rude,
-        plan: Plan::new(seed),
+        plan: Plan::new(seed, kinds),
         hold: Duration::from_secs(5),
         clones: Vec::new(),
         not_covered,
         store_disk,
         folder: folder.to_owned(),
+        injected: std::collections::BTreeMap::new(),
+        tried: Vec::new(),
     })
 }
 
@@ -193,6 +228,15 @@ fn mortal(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
     command
+}
+
+/// How often a log says so; not at all when there is none.
+fn said(log: &Path, words: &str) -> Result<usize> {
+    match std::fs::read_to_string(log) {
+        Ok(text) => Ok(text.matches(words).count()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).context("read a log"),
+    }
 }
 
 fn tail(log: &Path, bytes: usize) -> String {

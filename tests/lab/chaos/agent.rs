@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use agent_spool::{ReadLimit, Spool, SpoolConfig, SpoolHandle, SpoolReader};
 use agent_stream::{
-    FrameSource, Hint, SourceFrame, SourceLanes, SourceLimit, StreamConfig, StreamParts, StreamState, StreamTask,
+    FrameSource, Hint, SourceFrame, SourceLanes, SourceLimit, StreamConfig, StreamParts, StreamState,
+    StreamTask,
 };
 use anyhow::{Context, Result, ensure};
 use fleetmend_config::{ByteSize, HumanDuration};
@@ -231,7 +232,7 @@ fn stream_config(collector: &str) -> StreamConfig {
     StreamConfig {
         collectors: vec![collector.to_owned()],
         heartbeat: HumanDuration::from_secs(1),
-        acknowledgement_timeout: HumanDuration::from_secs(10),
+        acknowledgement_timeout: HumanDuration::from_secs(3),
         retry_first: HumanDuration::from_millis(100),
         retry_max: HumanDuration::from_secs(2),
         refused_wait: HumanDuration::from_secs(5),
@@ -285,16 +286,18 @@ impl Generator {
                 break;
             }
             let time = TimeMicros::now();
-            let first = journal.append(0, self.events_per_tick, time)?;
+            let boot_us = super::clock::boot_us()?;
+            let now = (time, boot_us);
+            let first = journal.append(0, self.events_per_tick, now)?;
             for number in first..first + self.events_per_tick {
-                let event = self.event(number, time);
+                let event = self.event(number, now);
                 self.spool.append(event);
             }
             if tick.is_multiple_of(FINDING_TICKS) {
-                self.spool.append(finding(journal.append(1, 1, time)?, time));
+                self.spool.append(finding(journal.append(1, 1, now)?, now));
             }
             if tick.is_multiple_of(METRIC_TICKS) {
-                let number = journal.append(2, 1, time)?;
+                let number = journal.append(2, 1, now)?;
                 self.spool.append(MetricFrame {
                     time,
                     series: self.series.clone(),
@@ -305,7 +308,7 @@ impl Generator {
         Ok(())
     }
 
-    fn event(&mut self, number: u64, time: TimeMicros) -> UnitState {
+    fn event(&mut self, number: u64, (time, boot_us): (TimeMicros, i64)) -> UnitState {
         let mut noise = vec![0; self.noise_bytes / 2];
         self.random.fill_bytes(&mut noise);
         UnitState {
@@ -317,12 +320,12 @@ impl Generator {
             sub_state: noise.iter().map(|byte| format!("{byte:02x}")).collect(),
             main_pid: 1,
             restart_count: 0,
-            result: "success".to_owned(),
+            result: boot_us.to_string(),
         }
     }
 }
 
-fn finding(number: u64, time: TimeMicros) -> Finding {
+fn finding(number: u64, (time, boot_us): (TimeMicros, i64)) -> Finding {
     Finding {
         time,
         finding_id: FindingId::random(),
@@ -335,7 +338,7 @@ fn finding(number: u64, time: TimeMicros) -> Finding {
         count: 1,
         score: None,
         subject_kind: SubjectKind::Host,
-        subject: "chaos".to_owned(),
+        subject: boot_us.to_string(),
         pid: None,
         start_boot_ns: None,
         techniques: Vec::new(),

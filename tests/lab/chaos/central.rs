@@ -185,6 +185,19 @@ impl Central {
             .collect())
     }
 
+    /// How many rows of events are stored.
+    pub(super) async fn stored(&self) -> Result<u64> {
+        let rows = self.sql("select count(*) from units").await?;
+        let count = rows.first().and_then(|row| row.first()).map(ToString::to_string);
+        let count = count.context("find the count")?;
+        count.trim_matches('"').parse().context("read the count")
+    }
+
+    /// How often its log says so.
+    pub(super) fn said(&self, words: &str) -> Result<usize> {
+        super::said(&self.log, words)
+    }
+
     /// What its audit says of streams and clones: kind, host, detail. The file is read, also while it runs.
     pub(super) async fn audited(&self) -> Result<Vec<(String, String, String)>> {
         let path = self.folder.join("control.sqlite");

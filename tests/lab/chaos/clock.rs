@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use fleetmend_event::TimeMicros;
+use nix::time::{ClockId, clock_gettime};
 
 /// The compiled shim.
 #[derive(Debug)]
@@ -34,4 +36,15 @@ impl Shim {
     pub(super) fn library(&self) -> &Path {
         &self.library
     }
+}
+
+/// The boot clock, microseconds. The shim leaves it alone.
+pub(super) fn boot_us() -> Result<i64> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("read the boot clock")?;
+    Ok(now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000)
+}
+
+/// When this machine's boot clock stood at zero by its wall clock, which is that of the collector.
+pub(super) fn zero_us() -> Result<i64> {
+    Ok(TimeMicros::now().0 - boot_us()?)
 }

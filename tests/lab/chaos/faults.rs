@@ -1,9 +1,10 @@
-//! The faults themselves: each is injected, held, and taken back.
+//! The faults themselves: each is injected, held, and taken back. One that does not bite is an error of the lab.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fleetmend_testkit::proxy::Fault as Link;
 use rand::Rng as _;
 
@@ -22,6 +23,21 @@ const HELD: Duration = Duration::from_millis(1_500);
 const CLONE_BASE: u64 = 1_000_000_000;
 const HOUR_US: i64 = 3_600 * 1_000_000;
 const YEAR_US: i64 = 365 * 24 * HOUR_US;
+/// How far clocks jump.
+pub(super) const JUMPS: [(i64, &str); 4] = [
+    (HOUR_US, "+1 h"),
+    (-HOUR_US, "−1 h"),
+    (YEAR_US, "+1 y"),
+    (-YEAR_US, "−1 y"),
+];
+/// How long a fault may take to bite.
+const BITES_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What is said of a fault that this machine cannot have.
+const NOT_COVERED: &str = "not covered here";
+/// What a spool says whose disk is full, and what the collector says.
+const SPOOL_REFUSED: &str = "the disk refuses the spool's frames";
+const STORE_REFUSED: &str = "store takes no records";
 
 /// A copy of a host that ran beside it.
 pub(super) struct Clone {
@@ -45,6 +61,10 @@ pub(super) struct Scene {
     /// Behind the collector's folder; unmounted after the collector is gone.
     pub(super) store_disk: Option<Disk>,
     pub(super) folder: PathBuf,
+    /// How often each fault was injected.
+    pub(super) injected: BTreeMap<&'static str, u64>,
+    /// Those that came, whether they could be had or not.
+    pub(super) tried: Vec<Fault>,
 }
 
 impl Scene {
@@ -55,6 +75,22 @@ impl Scene {
 
     /// Injects a fault and takes it back; says what was done.
     pub(super) async fn inject(&mut self, fault: Fault) -> Result<String> {
+        let said = self.inject_one(fault).await?;
+        if !self.tried.contains(&fault) {
+            self.tried.push(fault);
+        }
+        if said != NOT_COVERED {
+            *self.injected.entry(fault.name()).or_default() += 1;
+        }
+        Ok(said)
+    }
+
+    /// How often a fault was injected.
+    pub(super) fn count(&self, fault: &str) -> u64 {
+        self.injected.get(fault).copied().unwrap_or(0)
+    }
+
+    async fn inject_one(&mut self, fault: Fault) -> Result<String> {
         match fault {
             Fault::AgentsKilled => self.agents_killed().await,
             Fault::AgentsRestarted => self.agents_restarted().await,
@@ -65,21 +101,21 @@ impl Scene {
                 Ok("kill −9, and started again".to_owned())
             }
             Fault::CollectorUpgraded => {
-                let in_order = self.central.stop().await?;
+                ensure!(self.central.stop().await?, "the collector did not stop in order");
                 self.central.run().await?;
-                Ok(format!("stopped (in order: {in_order}) and started"))
+                Ok("stopped in order and started".to_owned())
             }
             Fault::CollectorRestored => self.collector_restored().await,
             Fault::LinksCut => self.links(Link::Cut).await,
             Fault::LinksSlow => self.links(Link::Delay(SLOW)).await,
-            Fault::LinksHalfOpen => self.links(Link::Stall).await,
+            Fault::LinksHalfOpen => self.links_half_open().await,
             Fault::ForcedRetries => self.forced_retries().await,
             Fault::RudeBatches => {
                 self.rude.visit().await?;
                 Ok("a host with a valid certificate repeated, reordered and forged batches".to_owned())
             }
-            Fault::SpoolDiskFull => Self::filled(self.fleet.disk.as_ref(), self.hold).await,
-            Fault::StoreDiskFull => Self::filled(self.store_disk.as_ref(), self.hold).await,
+            Fault::SpoolDiskFull => self.spool_disk_full().await,
+            Fault::StoreDiskFull => self.store_disk_full().await,
             Fault::ClockJumps => self.clock_jumps().await,
             Fault::SpoolWiped => self.spool_wiped().await,
             Fault::HostCloned => self.host_cloned().await,
@@ -139,8 +175,18 @@ impl Scene {
         self.central.stop().await?;
         self.central.back_up(&backup)?;
         self.central.run().await?;
+        // What the backup has not, or nothing would be restored.
+        let before = self.central.stored().await?;
         self.wait().await;
         self.wait().await;
+        let begun = Instant::now();
+        while self.central.stored().await? <= before {
+            ensure!(
+                begun.elapsed() < BITES_WITHIN,
+                "nothing was stored after the backup"
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         self.central.stop().await?;
         self.central.restore(&backup)?;
         std::fs::remove_dir_all(&backup).context("remove the backup")?;
@@ -159,44 +205,97 @@ impl Scene {
         Ok(format!("{} links", chosen.len()))
     }
 
+    /// Nothing comes through and nothing closes, until agents give their connections up by themselves.
+    async fn links_half_open(&mut self) -> Result<String> {
+        let chosen = self.plan.some_of(self.fleet.hosts.len(), 0.3);
+        let before = self.accepted();
+        self.set_links(&chosen, Link::Stall);
+        let given_up = self.connected_again(&chosen, &before).await;
+        self.set_links(&chosen, Link::None);
+        given_up?;
+        Ok(format!("{} links, until their agents gave them up", chosen.len()))
+    }
+
     async fn forced_retries(&mut self) -> Result<String> {
         let chosen = self.plan.some_of(self.fleet.hosts.len(), 0.7);
+        let before = self.accepted();
         self.set_links(&chosen, Link::HoldAnswers);
         tokio::time::sleep(HELD).await;
         self.set_links(&chosen, Link::Cut);
         tokio::time::sleep(Duration::from_millis(100)).await;
         self.set_links(&chosen, Link::None);
+        self.connected_again(&chosen, &before).await?;
         Ok(format!(
-            "{} links held their answers back and were then cut",
+            "{} links held their answers back and were then cut, and all came again",
             chosen.len()
         ))
     }
 
-    async fn filled(disk: Option<&Disk>, hold: Duration) -> Result<String> {
-        let Some(disk) = disk else {
-            return Ok("not covered here".to_owned());
+    fn accepted(&self) -> Vec<u64> {
+        self.fleet
+            .hosts
+            .iter()
+            .map(|host| host.proxy.accepted())
+            .collect()
+    }
+
+    /// Waits until each chosen agent has made another connection than those before.
+    async fn connected_again(&self, chosen: &[usize], before: &[u64]) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let now = self.accepted();
+            let old = |index: &&usize| now.get(**index) <= before.get(**index);
+            let Some(index) = chosen.iter().find(old) else {
+                return Ok(());
+            };
+            ensure!(
+                begun.elapsed() < BITES_WITHIN,
+                "agent {index} did not connect again"
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn spool_disk_full(&mut self) -> Result<String> {
+        let Some(disk) = &self.fleet.disk else {
+            return Ok(NOT_COVERED.to_owned());
         };
+        let said = || self.fleet.said(Fleet::SMALL_DISK, SPOOL_REFUSED);
+        let before = said()?;
         let bytes = disk.fill()?;
-        tokio::time::sleep(hold).await;
+        let begun = Instant::now();
+        while said()? <= before {
+            ensure!(begun.elapsed() < BITES_WITHIN, "no full disk was noticed");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        tokio::time::sleep(self.hold).await;
         disk.free()?;
-        Ok(format!(
-            "{} MiB of {} filled to the last block, and freed",
-            bytes >> 20,
-            disk.kind()
-        ))
+        Ok(filled(bytes, disk))
+    }
+
+    async fn store_disk_full(&mut self) -> Result<String> {
+        let Some(disk) = &self.store_disk else {
+            return Ok(NOT_COVERED.to_owned());
+        };
+        let said = || self.central.said(STORE_REFUSED);
+        let before = said()?;
+        let bytes = disk.fill()?;
+        let begun = Instant::now();
+        while said()? <= before {
+            ensure!(begun.elapsed() < BITES_WITHIN, "no full disk was noticed");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        tokio::time::sleep(self.hold).await;
+        disk.free()?;
+        Ok(filled(bytes, disk))
     }
 
     async fn clock_jumps(&mut self) -> Result<String> {
         if self.fleet.shim.is_none() {
-            return Ok("not covered here".to_owned());
+            return Ok(NOT_COVERED.to_owned());
         }
         let mut said = Vec::new();
-        for (offset, name) in [
-            (HOUR_US, "+1 h"),
-            (-HOUR_US, "−1 h"),
-            (YEAR_US, "+1 y"),
-            (-YEAR_US, "−1 y"),
-        ] {
+        for (offset, name) in JUMPS {
             let (index, process) = self.any_process()?;
             process.set_clock(offset)?;
             // A session that is open does not ask what time it is.
@@ -228,7 +327,7 @@ impl Scene {
     /// A copy of a host's disk, taken while it runs, lives beside it as on another machine.
     async fn host_cloned(&mut self) -> Result<String> {
         if self.fleet.shim.is_none() {
-            return Ok("not covered here".to_owned());
+            return Ok(NOT_COVERED.to_owned());
         }
         let of = self.fleet.hosts.len() - 1;
         let mut plan = self.fleet.hosts.get(of).context("find an agent")?.plan.clone();
@@ -249,4 +348,12 @@ impl Scene {
             "a copy of agent {of} lived beside it, delivered, and ended"
         ))
     }
+}
+
+fn filled(bytes: i64, disk: &Disk) -> String {
+    format!(
+        "{} MiB of {} filled to the last block until it was refused, and freed",
+        bytes >> 20,
+        disk.kind()
+    )
 }

@@ -150,16 +150,22 @@ impl Fleet {
 
     /// The process that agent `index` belongs to.
     pub(super) fn process_of(&mut self, index: usize) -> Result<&mut Process> {
-        let folder = self
-            .hosts
-            .get(index)
-            .context("find an agent")?
-            .plan
-            .folder
-            .clone();
+        let at = self.index_of_process(index)?;
+        self.processes.get_mut(at).context("find a process")
+    }
+
+    /// How often the log of agent `index`'s process says so.
+    pub(super) fn said(&self, index: usize, words: &str) -> Result<usize> {
+        let process = self.processes.get(self.index_of_process(index)?);
+        let folder = &process.context("find a process")?.folder;
+        super::said(&folder.join("log"), words)
+    }
+
+    fn index_of_process(&self, index: usize) -> Result<usize> {
+        let folder = &self.hosts.get(index).context("find an agent")?.plan.folder;
         self.processes
-            .iter_mut()
-            .find(|process| process.plan.agents.iter().any(|agent| agent.folder == folder))
+            .iter()
+            .position(|process| process.plan.agents.iter().any(|agent| agent.folder == *folder))
             .context("find the process of an agent")
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! L                         a life begins
-//! A <table> <first> <count> <time_us>   these numbers are appended, all with this time
+//! A <table> <first> <count> <time_us> <boot_us>   these numbers are appended, all with this time, at this moment
+//!                           of the boot clock, which nobody sets
 //! D <events> <findings> <metrics>       the spool promised everything below these numbers
 //! C                         the life ended in order: everything of it is promised
 //! W                         the spool was wiped while no life was running
@@ -36,6 +37,8 @@ pub(super) struct Batch {
     pub(super) first: u64,
     pub(super) count: u64,
     pub(super) time: TimeMicros,
+    /// The boot clock, microseconds.
+    pub(super) boot_us: i64,
 }
 
 /// From one start of the agent to its end.
@@ -79,11 +82,12 @@ impl Journal {
         Ok(Self { file, next })
     }
 
-    /// Notes that so many facts of a table are appended now; returns the first number.
-    pub(super) fn append(&mut self, table: usize, count: u64, time: TimeMicros) -> Result<u64> {
+    /// Notes that so many facts of a table are appended now, by the wall and the boot clock; returns the first number.
+    pub(super) fn append(&mut self, table: usize, count: u64, now: (TimeMicros, i64)) -> Result<u64> {
         let next = self.next.get_mut(table).context("find the table")?;
         let first = *next;
-        let line = format!("A {table} {first} {count} {}\n", time.0);
+        let (time, boot_us) = now;
+        let line = format!("A {table} {first} {count} {} {boot_us}\n", time.0);
         self.file
             .write_all(line.as_bytes())
             .context("write the journal")?;
@@ -100,6 +104,13 @@ impl Journal {
     /// Notes that the life ended in order.
     pub(super) fn closed(&mut self) -> Result<()> {
         self.file.write_all(b"C\n").context("write the journal")
+    }
+}
+
+impl Batch {
+    /// What the wall clock was set to: the same as long as nobody sets it.
+    pub(super) fn setting_us(&self) -> i64 {
+        self.time.0 - self.boot_us
     }
 }
 
@@ -137,13 +148,14 @@ fn parse(text: &str) -> Vec<Life> {
         let Some(life) = lives.last_mut() else { continue };
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
         match (kind, numbers.as_slice()) {
-            ("A", [table, first, count, time]) => {
+            ("A", [table, first, count, time, boot_us]) => {
                 let table = usize::try_from(*table).unwrap_or(usize::MAX);
                 if let Some(batches) = life.batches.get_mut(table) {
                     batches.push(Batch {
                         first: unsigned(*first),
                         count: unsigned(*count),
                         time: TimeMicros(*time),
+                        boot_us: *boot_us,
                     });
                 }
             }
@@ -169,12 +181,12 @@ mod tests {
     fn numbers_go_on_after_a_kill_in_the_middle_of_a_line() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(folder.path(), 1).unwrap();
-        assert_eq!(journal.append(0, 5, TimeMicros(7)).unwrap(), 1);
+        assert_eq!(journal.append(0, 5, (TimeMicros(7), 1)).unwrap(), 1);
         journal.promised([4, 1, 1]).unwrap();
-        journal.file.write_all(b"A 0 6 9").unwrap();
+        journal.file.write_all(b"A 0 6 9 9").unwrap();
         drop(journal);
         let mut journal = Journal::open(folder.path(), 1).unwrap();
-        assert_eq!(journal.append(0, 2, TimeMicros(8)).unwrap(), 6);
+        assert_eq!(journal.append(0, 2, (TimeMicros(8), 2)).unwrap(), 6);
         journal.closed().unwrap();
         wiped(folder.path()).unwrap();
         let lives = read(folder.path()).unwrap();
@@ -186,7 +198,8 @@ mod tests {
             [Batch {
                 first: 6,
                 count: 2,
-                time: TimeMicros(8)
+                time: TimeMicros(8),
+                boot_us: 2
             }]
         );
     }

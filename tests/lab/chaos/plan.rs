@@ -44,6 +44,11 @@ impl Fault {
         Fault::StoreDiskFull,
     ];
 
+    /// The kind with this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.name() == name)
+    }
+
     /// Its name in the timeline.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -74,29 +79,31 @@ impl Fault {
 /// The faults of a run in their order; it goes on for ever, and whoever follows it stops when time is over.
 pub(super) struct Plan {
     pub(super) random: StdRng,
+    kinds: Vec<Fault>,
     round: Vec<Fault>,
 }
 
 impl Plan {
-    pub(super) fn new(seed: u64) -> Self {
+    /// Of these kinds only.
+    pub(super) fn new(seed: u64, kinds: &[Fault]) -> Self {
         // The first round has a fixed order, so that a short run has the same faults whatever its seed is.
-        let mut round = Fault::ALL.to_vec();
+        let mut round = kinds.to_vec();
         round.reverse();
         Self {
             random: StdRng::seed_from_u64(seed),
+            kinds: kinds.to_vec(),
             round,
         }
     }
 
     /// The next fault.
-    pub(super) fn next(&mut self) -> Fault {
-        loop {
-            if let Some(fault) = self.round.pop() {
-                return fault;
-            }
-            self.round = Fault::ALL.into_iter().filter(|fault| !fault.once()).collect();
+    /// None when each of its kinds came that comes only once.
+    pub(super) fn next(&mut self) -> Option<Fault> {
+        if self.round.is_empty() {
+            self.round = self.kinds.iter().copied().filter(|fault| !fault.once()).collect();
             self.round.shuffle(&mut self.random);
         }
+        self.round.pop()
     }
 
     /// Some of `count` things: each with this chance, and at least one.
@@ -116,8 +123,8 @@ mod tests {
     #[test]
     fn same_seed_has_same_faults_and_each_kind_comes() {
         let faults = |seed| {
-            let mut plan = Plan::new(seed);
-            (0..60).map(|_| plan.next()).collect::<Vec<_>>()
+            let mut plan = Plan::new(seed, &Fault::ALL);
+            (0..60).filter_map(|_| plan.next()).collect::<Vec<_>>()
         };
         assert_eq!(faults(3), faults(3));
         assert_ne!(faults(3), faults(4));
