@@ -1,4 +1,4 @@
-//! The task runner: `cargo xtask up | test | lint | bench | lab | eval | fuzz | deb`.
+//! The task runner: `cargo xtask up | test | lint | bench | lab | eval | fuzz | promqltest | deb`.
 //!
 //! It builds with the quick profile only, installs what is missing where it may, says what it installs, and
 //! prints how long each step took. It links none of our rooms, so that it is built in seconds.
@@ -9,6 +9,7 @@ mod deb;
 mod fuzz;
 mod layout;
 mod ports;
+mod promql;
 mod setup;
 mod step;
 mod up;
@@ -39,6 +40,8 @@ enum Task {
     Eval(bench::EvalArguments),
     /// Feed every decoder of outside bytes: `fuzz [TARGET] [--seconds N]`
     Fuzz(fuzz::FuzzArguments),
+    /// Run scripts of Prometheus' promqltest format: `promqltest PATH…`
+    Promqltest(promql::PromqltestArguments),
     /// Build the Debian packages
     Deb(deb::DebArguments),
 }
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Task::Lab(arguments) => bench::lab(&arguments),
         Task::Eval(arguments) => bench::eval(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Promqltest(arguments) => promql::promqltest(&arguments),
         Task::Deb(arguments) => deb::run(&arguments),
     }
 }

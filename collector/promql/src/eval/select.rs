@@ -1,0 +1,108 @@
+//! Instant selectors: the latest sample before each step.
+
+use super::{ABSENT, Evaluator, Grid, Row};
+use crate::error::QueryError;
+use crate::function::extended::interpolate;
+use crate::source::{STALE_BITS, SeriesSamples};
+use crate::syntax::ast::{Edge, Selector};
+
+/// What is wanted of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    Value,
+    /// Its time in seconds.
+    Time,
+}
+
+impl Evaluator<'_> {
+    pub(crate) fn lookback_ms(&self) -> i64 {
+        i64::try_from(self.options.lookback.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn instant(
+        &self,
+        selector: &Selector,
+        grid: Grid,
+        look: Look,
+    ) -> Result<Vec<Row>, QueryError> {
+        let series = self.data.of(selector.id);
+        self.admit(series.len(), grid)?;
+        let mut rows = Vec::with_capacity(series.len());
+        for one in series {
+            self.meter.tick(grid.steps.saturating_add(one.times_ms.len()))?;
+            let values = if selector.shift.edge == Edge::Smoothed {
+                self.smoothed(one, selector, grid)
+            } else {
+                self.latest(one, selector, grid, look)
+            };
+            let row = Row {
+                labels: one.labels.clone(),
+                drop_name: false,
+                values,
+            };
+            if !row.is_empty() {
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn latest(&self, series: &SeriesSamples, selector: &Selector, grid: Grid, look: Look) -> Vec<f64> {
+        let lookback = self.lookback_ms();
+        let mut samples = series
+            .times_ms
+            .iter()
+            .copied()
+            .zip(series.values.iter().copied())
+            .peekable();
+        let mut latest: Option<(i64, f64)> = None;
+        let mut values = Vec::with_capacity(grid.steps);
+        for step in grid.times() {
+            let at = selector.shift.apply(step);
+            while let Some(sample) = samples.next_if(|(time, _)| *time <= at) {
+                latest = Some(sample);
+            }
+            values.push(match latest {
+                Some((time, value))
+                    if time > at.saturating_sub(lookback) && value.to_bits() != STALE_BITS =>
+                {
+                    match look {
+                        Look::Value => value,
+                        Look::Time => time as f64 / 1000.0,
+                    }
+                }
+                _ => ABSENT,
+            });
+        }
+        values
+    }
+
+    /// Between the sample before and the one after; only the one before when there is none after.
+    fn smoothed(&self, series: &SeriesSamples, selector: &Selector, grid: Grid) -> Vec<f64> {
+        let lookback = self.lookback_ms();
+        let fresh = |value: &f64| value.to_bits() != STALE_BITS;
+        let samples: Vec<(i64, f64)> = (series.times_ms.iter().copied().zip(series.values.iter().copied()))
+            .filter(|(_, value)| fresh(value))
+            .collect();
+        grid.times()
+            .map(|step| {
+                let at = selector.shift.apply(step);
+                let after = samples.partition_point(|(time, _)| *time <= at);
+                let before = after
+                    .checked_sub(1)
+                    .and_then(|index| samples.get(index))
+                    .filter(|(time, _)| *time > at.saturating_sub(lookback));
+                let next = samples
+                    .get(after)
+                    .filter(|(time, _)| *time <= at.saturating_add(lookback));
+                match (before, next) {
+                    (Some(before), _) if before.0 == at => before.1,
+                    (Some(before), Some(next)) => interpolate(*before, *next, at, false),
+                    (Some(before), None) => before.1,
+                    (None, Some(next)) => next.1,
+                    (None, None) => ABSENT,
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,178 @@
+//! What a query reads: each selector once, for all the time that any of its steps looks at.
+
+use std::sync::Arc;
+
+use crate::config::Options;
+use crate::error::QueryError;
+use crate::eval::{Grid, inner_grid};
+use crate::matcher::LabelMatcher;
+use crate::source::{SelectRequest, SeriesSamples, SeriesSource, SourceGap};
+use crate::syntax::ast::{Edge, Expr, Node, Query, Selector};
+
+/// Series by selector.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    series: Vec<Arc<Vec<SeriesSamples>>>,
+    pub(crate) gaps: Vec<SourceGap>,
+    pub(crate) samples: usize,
+}
+
+impl Fetched {
+    pub(crate) fn of(&self, selector: usize) -> &[SeriesSamples] {
+        self.series.get(selector).map_or(&[], |series| series.as_slice())
+    }
+}
+
+/// One request, and the selectors that it answers.
+#[derive(Debug)]
+pub(crate) struct Need {
+    matchers: Vec<LabelMatcher>,
+    after_ms: i64,
+    until_ms: i64,
+    selectors: Vec<usize>,
+}
+
+/// What a query needs for its steps. Selectors of the same series and time share a request.
+pub(crate) fn needs(query: &Query, grid: Grid, options: &Options) -> Vec<Need> {
+    let mut plan = Plan {
+        lookback_ms: i64::try_from(options.lookback.as_millis()).unwrap_or(i64::MAX),
+        subquery_step_ms: i64::try_from(options.subquery_step.as_millis()).unwrap_or(i64::MAX),
+        needs: Vec::new(),
+    };
+    plan.walk(&query.root, grid.start_ms, grid.last());
+    plan.needs
+}
+
+struct Plan {
+    lookback_ms: i64,
+    subquery_step_ms: i64,
+    needs: Vec<Need>,
+}
+
+impl Plan {
+    fn walk(&mut self, expr: &Expr, first_ms: i64, last_ms: i64) {
+        match &expr.node {
+            Node::Number(_) | Node::Text(_) => {}
+            Node::Paren(inner) | Node::Negate(inner) => self.walk(inner, first_ms, last_ms),
+            Node::Binary(binary) => {
+                self.walk(&binary.left, first_ms, last_ms);
+                self.walk(&binary.right, first_ms, last_ms);
+            }
+            Node::Aggregate(aggregate) => {
+                if let Some(parameter) = &aggregate.parameter {
+                    self.walk(parameter, first_ms, last_ms);
+                }
+                self.walk(&aggregate.inner, first_ms, last_ms);
+            }
+            Node::Call(call) => {
+                for argument in &call.arguments {
+                    self.walk(argument, first_ms, last_ms);
+                }
+            }
+            Node::Subquery(subquery) => {
+                let inner = inner_grid(subquery, first_ms, last_ms, self.subquery_step_ms);
+                if inner.steps > 0 {
+                    self.walk(&subquery.inner, inner.start_ms, inner.last());
+                }
+            }
+            Node::Selector(selector) => self.add(selector, first_ms, last_ms, self.lookback_ms),
+            Node::Matrix(matrix) => {
+                let selector = &matrix.selector;
+                let before = if selector.shift.edge == Edge::Plain {
+                    0
+                } else {
+                    self.lookback_ms
+                };
+                self.add(
+                    selector,
+                    first_ms,
+                    last_ms,
+                    matrix.range_ms.saturating_add(before),
+                );
+            }
+        }
+    }
+
+    fn add(&mut self, selector: &Selector, first_ms: i64, last_ms: i64, before_ms: i64) {
+        let after_ms = selector.shift.apply(first_ms).saturating_sub(before_ms);
+        let after_last = if selector.shift.edge == Edge::Smoothed {
+            self.lookback_ms
+        } else {
+            0
+        };
+        let until_ms = selector.shift.apply(last_ms).saturating_add(after_last);
+        let same = |need: &&mut Need| {
+            need.after_ms == after_ms
+                && need.until_ms == until_ms
+                && need
+                    .matchers
+                    .iter()
+                    .map(LabelMatcher::key)
+                    .eq(selector.matchers.iter().map(LabelMatcher::key))
+        };
+        match self.needs.iter_mut().find(same) {
+            Some(need) => need.selectors.push(selector.id),
+            None => self.needs.push(Need {
+                matchers: selector.matchers.clone(),
+                after_ms,
+                until_ms,
+                selectors: vec![selector.id],
+            }),
+        }
+    }
+}
+
+/// Asks the source for everything.
+///
+/// # Cancel safety
+/// Nothing is kept when it is dropped.
+pub(crate) async fn fetch(
+    source: &dyn SeriesSource,
+    query: &Query,
+    needs: Vec<Need>,
+    options: &Options,
+) -> Result<Fetched, QueryError> {
+    let limits = &options.limits;
+    let mut fetched = Fetched {
+        series: vec![Arc::default(); query.selectors],
+        ..Fetched::default()
+    };
+    for need in needs {
+        let request = SelectRequest {
+            matchers: need.matchers,
+            after_ms: need.after_ms,
+            until_ms: need.until_ms,
+            samples_max: limits.samples_max.saturating_sub(fetched.samples),
+            series_max: limits.series_max,
+        };
+        let mut selection = source.select(&request).await?;
+        fetched.samples += selection
+            .series
+            .iter()
+            .map(|series| series.values.len())
+            .sum::<usize>();
+        if fetched.samples > limits.samples_max {
+            return Err(crate::eval::too_many_samples());
+        }
+        if selection.series.len() > limits.series_max {
+            return Err(QueryError::execution(format!(
+                "the query selects {} series, {} are allowed",
+                selection.series.len(),
+                limits.series_max
+            )));
+        }
+        selection
+            .series
+            .sort_by(|left, right| left.labels.cmp(&right.labels));
+        let series = Arc::new(selection.series);
+        for selector in need.selectors {
+            if let Some(slot) = fetched.series.get_mut(selector) {
+                *slot = Arc::clone(&series);
+            }
+        }
+        fetched.gaps.append(&mut selection.gaps);
+    }
+    fetched.gaps.sort();
+    fetched.gaps.dedup();
+    Ok(fetched)
+}
