@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use arrow::compute::filter_record_batch;
 use bytes::Bytes;
 use fleetmend_event::batch::{self, BODY_BYTES_MAX, BatchError, plain_bytes_max};
-use fleetmend_event::table::{Gap, table_by_id};
+use fleetmend_event::table::{Exactness, Gap, table_by_id};
 use fleetmend_event::{Frame, HostId, Mark, RecordId};
+use metrics::counter;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::ClockAhead;
 use crate::error::{CommitError, ReadError};
 use crate::mark::{Candidate, Digest};
+use crate::metrics as names;
 use crate::own::{OwnFrame, unreadable};
+use crate::series::{REASON, SeriesLimit};
 use crate::shape::{Rows, align, sql_tables, table_index};
 
 /// Decoded bytes of one commit. An agent sends at most 16 frames at once, each of about 4 MiB before it is encoded;
@@ -86,6 +90,7 @@ pub(crate) fn memory_of(frame: &Frame) -> usize {
 pub(crate) fn prepare_all(
     frames: Vec<(Frame, ClockAhead)>,
     gaps: Vec<(RecordId, Gap)>,
+    (host, series): (HostId, &SeriesLimit),
 ) -> (Vec<Prepared>, Vec<Gap>) {
     let mut left = COMMIT_PLAIN_BYTES_MAX;
     let mut gaps: BTreeMap<RecordId, Gap> = gaps.into_iter().collect();
@@ -96,11 +101,60 @@ pub(crate) fn prepare_all(
         }
         let given_up = gaps.remove(&frame.id);
         let mut prepared = prepare(frame, clock, fits);
+        limit_series(&mut prepared, host, series);
         prepared.gap = prepared.gap.or(given_up);
         prepared
     };
     let prepared = frames.into_iter().map(&mut prepare_next).collect();
     (prepared, gaps.into_values().collect())
+}
+
+/// Takes samples of series out that are more than the host may have; they become the gap of the frame. The head
+/// of the frame keeps the rows that came.
+fn limit_series(prepared: &mut Prepared, host: HostId, limit: &SeriesLimit) {
+    let Some((index, rows)) = &prepared.rows else {
+        return;
+    };
+    let table = sql_tables().get(*index).filter(|table| table.is_metrics());
+    let Some(table) = table else { return };
+    let limited = limit.judge(host, &rows.batch).and_then(|stays| {
+        let Some(stays) = stays else { return Ok(None) };
+        let shape = |reason: String| ReadError::Shape {
+            table: table.info.name,
+            reason,
+        };
+        let batch = filter_record_batch(&rows.batch, &stays).map_err(|error| shape(error.to_string()))?;
+        let body = batch::encode(&batch).map_err(|error| shape(chain(&error)))?;
+        Ok(Some((align(table, &batch)?, body)))
+    });
+    let (left, body) = match limited {
+        Ok(None) => return,
+        Ok(Some((left, body))) if left.count > 0 => (Some(left), body.into()),
+        Ok(Some(_)) => (None, Bytes::new()),
+        Err(error) => {
+            // The rows were read and aligned a moment ago.
+            tracing::error!(%host, error = chain(&error), "cannot limit the series of a frame");
+            return;
+        }
+    };
+    let lost = rows
+        .count
+        .saturating_sub(left.as_ref().map_or(0, |left| left.count));
+    counter!(names::REFUSED_SAMPLES).increment(lost);
+    prepared.gap = Some(Gap {
+        count: lost,
+        exactness: Exactness::Exact,
+        ..unreadable(&prepared.frame, prepared.clock, table.info.name, REASON)
+    });
+    prepared.frame.tombstone = left.is_none();
+    prepared.frame.body = body;
+    prepared.encoded = prepared.frame.encode();
+    prepared.rows = left.map(|left| (*index, left));
+}
+
+/// Whether the rows of a stored frame are those that came with it; its digest says nothing when they are not.
+pub(crate) fn is_whole(frame: &Frame, rows: &Rows) -> bool {
+    u32::try_from(rows.batch.num_rows()).is_ok_and(|rows| rows == frame.rows)
 }
 
 /// Decodes and checks a frame. Rows that cannot be read never stop a host: the record is stored as a tombstone,

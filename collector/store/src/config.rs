@@ -20,6 +20,8 @@ pub struct StoreConfig {
     pub hot_cache_bytes_max: u64,
     /// Bytes of frames and of their decoded rows that may wait for the writer; more make `commit` wait.
     pub queue_bytes_max: u32,
+    /// Series that a host may have; samples of further ones become a gap. At default rates it has 300.
+    pub series_per_host_max: usize,
     /// How long `commit` waits for room and for the disk before it gives up.
     pub commit_timeout_ms: u64,
     /// Free bytes of the file system below which nothing more is accepted: compaction and catalogue need room.
@@ -44,6 +46,7 @@ impl Default for StoreConfig {
             segment_age_s_max: 600,
             hot_cache_bytes_max: 64 << 20,
             queue_bytes_max: 64 << 20,
+            series_per_host_max: 10_000,
             commit_timeout_ms: 10_000,
             free_bytes_min: 64 << 20,
             maintenance_interval_ms: 5_000,
@@ -130,6 +133,7 @@ impl StoreConfig {
         least("segment_bytes_max", self.segment_bytes_max, 64 << 10);
         least("segment_age_s_max", self.segment_age_s_max, 1);
         least("queue_bytes_max", self.queue_bytes_max.into(), 1 << 20);
+        least("series_per_host_max", self.series_per_host_max as u64, 1);
         least("commit_timeout_ms", self.commit_timeout_ms, 100);
         least("maintenance_interval_ms", self.maintenance_interval_ms, 10);
         least("merge_files_min", self.merge_files_min as u64, 2);

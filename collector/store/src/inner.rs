@@ -20,6 +20,7 @@ use crate::mark::{Marks, StreamKey, Verdict};
 use crate::metrics as names;
 use crate::own::{OWN_HOST, own_frames};
 use crate::segment::SegmentWriter;
+use crate::series::SeriesLimit;
 use crate::shape::sql_tables;
 use crate::view::{HotFrame, ParquetFile, View};
 use crate::writer::Group;
@@ -71,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) marks: Mutex<Marks>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) room: Arc<Semaphore>,
+    pub(crate) series: SeriesLimit,
     health: watch::Sender<Health>,
     aside: Mutex<Vec<SetAside>>,
     /// Held as long as the store is open.
@@ -112,6 +114,7 @@ impl Inner {
             usize::try_from(parts.config.queue_bytes_max).unwrap_or(usize::MAX),
         ));
         let inner = Self {
+            series: SeriesLimit::new(parts.config.series_per_host_max),
             config: parts.config,
             epoch: parts.epoch,
             own_epoch: parts.own_epoch,

@@ -53,6 +53,7 @@ mod own;
 mod recover;
 mod retain;
 mod segment;
+mod series;
 mod shape;
 mod store;
 mod task;

@@ -12,6 +12,8 @@ pub(crate) const DUPLICATES: &str = "fleetmend_collector_store_duplicate_frames_
 pub(crate) const REFUSED: &str = "fleetmend_collector_store_refused_commits_total";
 /// Frames whose rows could not be read and that were stored as a gap.
 pub(crate) const UNREADABLE: &str = "fleetmend_collector_store_unreadable_frames_total";
+/// Samples of series beyond what a host may have.
+pub(crate) const REFUSED_SAMPLES: &str = "fleetmend_collector_store_refused_samples_total";
 /// Durable frames that were too large to tell subscribers of.
 pub(crate) const UNTOLD: &str = "fleetmend_collector_store_untold_frames_total";
 /// Gap rows that hold a word this build does not know.
@@ -53,6 +55,11 @@ pub(crate) fn describe() {
         UNREADABLE,
         Unit::Count,
         "frames whose rows could not be read, stored as a gap"
+    );
+    describe_counter!(
+        REFUSED_SAMPLES,
+        Unit::Count,
+        "samples of series beyond what a host may have"
     );
     describe_counter!(
         UNTOLD,

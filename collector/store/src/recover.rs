@@ -26,7 +26,7 @@ use fleetmend_event::table::{Exactness, Gap, GapStage};
 use fleetmend_event::{Fact, Frame, HostId, Lane, Mark, Sequence, TimeMicros};
 
 use crate::clock::ClockAhead;
-use crate::commit::{digest, rows_of};
+use crate::commit::{digest, is_whole, rows_of};
 use crate::config::StoreConfig;
 use crate::error::OpenError;
 use crate::inner::{SegmentState, SetAside};
@@ -168,20 +168,21 @@ impl Recovery<'_> {
             if id.sequence.0 <= recovered.marks.of_stream(key).sequence.0 {
                 continue;
             }
-            let digest = (!entry.frame.tombstone).then(|| digest(&entry.frame));
+            let rows = (!entry.frame.tombstone).then(|| rows_of(&entry.frame));
+            let changed = matches!(&rows, Some(Ok((_, rows))) if !is_whole(&entry.frame, rows));
+            let digest = (rows.is_some() && !changed).then(|| digest(&entry.frame));
             recovered
                 .marks
                 .raise(key, id.sequence.0, digest, entry.ingested_at);
             state.marks.insert(key, id.sequence.0);
-            if !entry.frame.tombstone {
-                // Through the view's cache one by one: a segment decodes to many times its size.
-                match rows_of(&entry.frame) {
-                    Ok((table, rows)) => {
-                        let hot = hot_frame(&file, &entry, &rows);
-                        self.view.add_hot(vec![(table, hot)]);
-                    }
-                    Err((table, reason)) => lost.add(&entry, table, &reason),
+            // Through the view's cache one by one: a segment decodes to many times its size.
+            match rows {
+                Some(Ok((table, rows))) => {
+                    let hot = hot_frame(&file, &entry, &rows);
+                    self.view.add_hot(vec![(table, hot)]);
                 }
+                Some(Err((table, reason))) => lost.add(&entry, table, &reason),
+                None => {}
             }
         }
         recovered.segments.insert(number, state);

@@ -242,7 +242,8 @@ impl Store {
             .map_err(busy)?
             .map_err(|_| CommitError::Closed)?;
         let begun: Vec<RecordId> = gaps.iter().map(|(id, _)| *id).collect();
-        let prepared = tokio::task::spawn_blocking(|| prepare_all(frames, gaps));
+        let inner = self.inner.clone();
+        let prepared = tokio::task::spawn_blocking(move || prepare_all(frames, gaps, (host, &inner.series)));
         let (frames, gaps) = prepared.await.map_err(|error| CommitError::Unavailable {
             reason: error.to_string(),
         })?;

@@ -6,4 +6,5 @@ mod compact;
 mod damage;
 mod kill;
 mod query;
+mod series;
 mod testbed;
