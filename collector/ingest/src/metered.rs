@@ -150,6 +150,8 @@ enum At {
     },
     /// In the message.
     Message { length: usize, missing: usize },
+    /// Nothing is read any more.
+    Over,
 }
 
 struct MeteredBody {
@@ -173,6 +175,9 @@ impl HttpBody for MeteredBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         loop {
+            if matches!(this.at, At::Over) {
+                return Poll::Ready(None);
+            }
             if let At::Room { waiting, .. } = &mut this.at {
                 let room = ready!(waiting.as_mut().poll(context));
                 return Poll::Ready(Some(this.begin(room).map(Frame::data)));
@@ -195,7 +200,7 @@ impl HttpBody for MeteredBody {
                     return Poll::Ready(Some(Ok(Frame::data(part))));
                 }
                 At::Prefix { .. } => this.take_prefix()?,
-                At::Room { .. } => {}
+                At::Room { .. } | At::Over => {}
             }
         }
     }
@@ -223,7 +228,7 @@ impl MeteredBody {
         let (bytes, missing) = match &self.at {
             At::Prefix { filled: 0, .. } => return Poll::Pending,
             At::Message { length, missing } => (*length, *missing),
-            At::Prefix { .. } | At::Room { .. } => (PREFIX_BYTES, PREFIX_BYTES),
+            At::Prefix { .. } | At::Room { .. } | At::Over => (PREFIX_BYTES, PREFIX_BYTES),
         };
         ready!(self.deadline.as_mut().poll(context));
         Poll::Ready(Some(Err(self.meter.fail(Fault::TooSlow { bytes, missing }))))
@@ -275,7 +280,7 @@ impl MeteredBody {
         let room = match room {
             Ok(room) => room,
             Err(fault) => {
-                self.at = At::after(0, 0);
+                self.at = At::Over;
                 return Err(self.meter.fail(fault));
             }
         };
