@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fleetmend_event::TimeMicros;
+use fleetmend_identity::credential::{place_of, read_secret};
 use parking_lot::RwLock;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -102,7 +103,7 @@ fn read_tls(files: &ApiTls) -> Result<Served, BuildError> {
         reason,
     };
     let of_chain = |error: rustls_pki_types::pem::Error| wrong(&files.certificate, error.to_string());
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(place_of(&files.certificate))
         .map_err(of_chain)?
         .collect::<Result<_, _>>()
         .map_err(|error| wrong(&files.certificate, error.to_string()))?;
@@ -112,7 +113,8 @@ fn read_tls(files: &ApiTls) -> Result<Served, BuildError> {
             "there is no certificate in it".to_owned(),
         ));
     }
-    let key = PrivatePkcs8KeyDer::from_pem_file(&files.key)
+    let key = read_secret(&files.key).map_err(BuildError::TlsKey)?;
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&key)
         .map_err(|error| wrong(&files.key, format!("there is no PKCS #8 key in it: {error}")))?;
     let not_after = chain.first().and_then(|leaf| end_of_certificate(leaf));
     let config = fleetmend_identity::tls::server_for_web(chain, key).map_err(BuildError::Tls)?;

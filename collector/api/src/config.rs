@@ -32,13 +32,13 @@ pub struct ApiConfig {
     pub audit_rows_max: u32,
 }
 
-/// The operator's own certificate.
+/// The operator's own certificate: files, or the names of systemd credentials.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiTls {
     /// PEM file with the chain, the server's certificate first.
     pub certificate: PathBuf,
-    /// PEM file with its key, PKCS #8.
+    /// PEM file with its key, PKCS #8; others may not read it.
     pub key: PathBuf,
 }
 

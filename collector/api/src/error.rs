@@ -73,6 +73,9 @@ pub enum BuildError {
         /// What is wrong.
         reason: String,
     },
+    /// The key file is missing, or others may read it.
+    #[error("the key of the API cannot be used")]
+    TlsKey(#[source] fleetmend_identity::IdentityError),
     /// Certificate and key do not make a server.
     #[error("the certificate and key of the API do not fit")]
     Tls(#[source] fleetmend_identity::IdentityError),

@@ -9,6 +9,7 @@
 
 pub mod connect;
 pub mod fleet;
+pub mod hello;
 pub mod metric;
 pub mod proxy;
 pub mod wait;

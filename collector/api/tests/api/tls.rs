@@ -1,3 +1,4 @@
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ fn certificate(folder: &std::path::Path) -> (ApiTls, rustls::RootCertStore) {
     };
     std::fs::write(&tls.certificate, made.pem()).unwrap();
     std::fs::write(&tls.key, key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&tls.key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.der().clone()).unwrap();
     (tls, roots)
@@ -133,4 +135,68 @@ async fn the_api_drains_open_connections() {
     );
     let report = testbed.tasks.drain(Duration::from_secs(20)).await;
     assert!(report.stragglers.is_empty(), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_1_2_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tls, _) = certificate(folder.path());
+    let config = ApiConfig {
+        tls: Some(tls),
+        ..ApiConfig::default()
+    };
+    let testbed = Testbed::start_with(config, None).await;
+    let address = testbed.url.strip_prefix("https://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(&fleetmend_testkit::hello::tls12_client_hello())
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer);
+    tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .expect("the connection was kept open")
+        .unwrap();
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, 70], "the alert protocol_version");
+}
+
+/// The API knows its users by their tokens: a host's certificate, of this fleet or of none, opens nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_certificate_is_no_login() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tls, roots) = certificate(folder.path());
+    let config = ApiConfig {
+        tls: Some(tls),
+        ..ApiConfig::default()
+    };
+    let testbed = Testbed::start_with(config, None).await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let name = format!("spiffe://fleet/host/{}", testbed.host)
+        .try_into()
+        .unwrap();
+    params.subject_alt_names.push(rcgen::SanType::URI(name));
+    let host = params.self_signed(&key).unwrap();
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![host.der().clone()], key.into())
+        .unwrap();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .no_proxy()
+        .build()
+        .unwrap();
+    let port = testbed.url.rsplit(':').next().unwrap();
+    for path in ["hosts", "audit", "enrolment-tokens"] {
+        let url = format!("https://localhost:{port}/api/v1/{path}");
+        assert_eq!(client.get(&url).send().await.unwrap().status(), 401, "{path}");
+    }
+    let url = format!("https://localhost:{port}/api/v1/hosts/{}/remove", testbed.host);
+    assert_eq!(client.post(&url).body("{}").send().await.unwrap().status(), 401);
+    assert!(testbed.enrolments.revoked.lock().is_empty());
 }

@@ -148,3 +148,38 @@ async fn a_client_that_pins_another_root_does_not_send_its_secret() {
     assert_eq!(TlsFault::find(&error), Some(TlsFault::TheirsUnknown));
     scene.still_serves().await;
 }
+
+/// What a server says that speaks nothing so old: the alert `protocol_version`, fatal.
+const TOO_OLD: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
+
+#[tokio::test]
+async fn tls_1_2_is_refused_by_every_listener_and_audited() {
+    let scene = Scene::new().await;
+    let hello = fleetmend_testkit::hello::tls12_client_hello();
+    let mut stream = TcpStream::connect(scene.address).await.unwrap();
+    stream.write_all(&hello).await.unwrap();
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    ended.expect("the connection was kept open").unwrap();
+    assert_eq!(answer, TOO_OLD);
+    let rows = async || scene.enroller.audit().newest(10).await.unwrap();
+    let seen = wait_for(PATIENCE, rows, |rows| {
+        rows.iter().any(|row| row.kind == "handshake")
+    })
+    .await;
+    let seen = seen.unwrap();
+    assert!(
+        seen[0].refused && seen[0].detail.starts_with("tls_incompatible"),
+        "{seen:?}"
+    );
+
+    for config in [scene.enroller.carrier_tls(), scene.enroller.enrolment_tls()] {
+        let mut server = rustls::ServerConnection::new(config.unwrap()).unwrap();
+        server.read_tls(&mut hello.as_slice()).unwrap();
+        server.process_new_packets().unwrap_err();
+        let mut answer = Vec::new();
+        server.write_tls(&mut answer).unwrap();
+        assert_eq!(answer, TOO_OLD);
+    }
+    scene.still_serves().await;
+}
