@@ -1,6 +1,7 @@
 //! Adapters: each room owns the traits it needs; here they are met by the other rooms.
 
 mod alerts;
+mod blame;
 mod enrolments;
 mod findings;
 mod operations;
@@ -8,6 +9,7 @@ mod sink;
 mod store;
 
 pub(crate) use alerts::AlertAdapter;
+pub(crate) use blame::name_refused_rows;
 pub(crate) use enrolments::EnrolmentAdapter;
 pub(crate) use findings::FindingAdapter;
 pub(crate) use operations::OperationsAdapter;

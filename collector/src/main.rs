@@ -4,6 +4,7 @@ mod adapt;
 mod authority;
 mod config;
 mod control;
+mod descriptors;
 mod init;
 mod memory;
 mod wiring;

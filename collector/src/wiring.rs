@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | store's commit queue | `store.queue_bytes_max` | the stream waits: backpressure to the agent's spool |
 //! | live facts to the API | 256 batches | the slowest client skips and is told |
+//! | refused rows to the audit | the store's 1,024 | skipped: who goes on is named later |
 //! | messages to an agent | 16 | the order or hint is refused |
 //! | answers to orders | 64 | dropped and counted by ingest |
 //!
@@ -34,10 +35,10 @@ use tracing::info;
 
 use crate::adapt::{
     AlertAdapter, EnrolmentAdapter, FindingAdapter, LiveHostsAdapter, OperationsAdapter, SinkAdapter,
-    StoreAdapter, pump_live_facts,
+    StoreAdapter, name_refused_rows, pump_live_facts,
 };
 use crate::config::CollectorConfig;
-use crate::control;
+use crate::{control, descriptors};
 
 /// How long everything has to end in order.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
@@ -50,6 +51,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 pub(crate) fn run(path: &Path) -> Result<ExitCode> {
     let config = CollectorConfig::load(path)?;
     init_logs(config.log_format).context("start logging")?;
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -90,10 +92,11 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
     enrol::spawn_alarms(&enroller, Arc::new(FindingAdapter(store.clone())), &rooms);
     let ingest = Ingest::new(
         config.ingest.clone(),
-        Arc::new(SinkAdapter(store)),
+        Arc::new(SinkAdapter(store.clone())),
         enroller.clone(),
         order_results,
     );
+    name_refused_rows(&store, &ingest, &rooms);
     let alerting = Alerting::open(config.alert.clone(), pool.clone(), Arc::new(reader.clone()))
         .await
         .context("open alerting")?;

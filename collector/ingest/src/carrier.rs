@@ -111,6 +111,21 @@ impl Ingest {
         }
     }
 
+    /// Writes down what is wrong with the rows of a host, as the store found; limited as all refusals are.
+    ///
+    /// # Cancel safety
+    /// The row may be written or not.
+    pub async fn blame(&self, host: HostId, detail: &str) {
+        let unknown = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let source = self
+            .shared
+            .hosts
+            .host(host)
+            .map_or(unknown, |live| live.address.ip());
+        let audit = &self.shared.audit;
+        audit.refused(AuditKind::Stream, source, Some(host), detail).await;
+    }
+
     /// Serves the carrier on `listener` as tasks of `tasks`, until they end. Streams end first, with a goodbye.
     ///
     /// # Errors
