@@ -12,6 +12,7 @@
 mod agent;
 mod bounds;
 mod collector;
+mod compat;
 mod hostile;
 mod kill;
 mod relative;

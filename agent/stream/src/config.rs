@@ -168,3 +168,42 @@ impl Validate for StreamConfig {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<StreamConfig, Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stream.toml");
+        std::fs::write(&path, text).unwrap();
+        fleetmend_config::load_from(Some(&path), None, "NOTHING", [])
+            .map_err(|faults| faults.faults.into_iter().map(|fault| fault.key).collect())
+    }
+
+    #[test]
+    fn nonsense_is_refused_key_by_key() {
+        let text = "collectors = ['c:7444', '[::1]:7444', '::1:7444', 'c', 'c:0']\n\
+            proxy = 'http://user:secret@proxy:3128'\n\
+            no_proxy = ['ok', '10.0.0.0/64']\n\
+            egress_bytes_per_s = '100B'\n\
+            egress_burst = '2GiB'\n";
+        let wanted = [
+            "collectors[2]",
+            "collectors[3]",
+            "collectors[4]",
+            "proxy",
+            "no_proxy[1]",
+            "egress_bytes_per_s",
+            "egress_burst",
+        ];
+        assert_eq!(load(text).unwrap_err(), wanted);
+        let text = "proxy = 'http://user@[::1]:3128'\n\
+            proxy_password_file = 'proxy-password'\n\
+            no_proxy = ['*.corp.example', '[2001:db8::]/32']\n\
+            egress_bytes_per_s = '64KiB'\n\
+            proxy_from_environment = true\n";
+        let config = load(text).unwrap();
+        assert_eq!(config.egress_bytes_per_s, Some(ByteSize(64 * 1024)));
+    }
+}
