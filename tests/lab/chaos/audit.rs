@@ -88,6 +88,13 @@ pub(super) async fn count(scene: &Scene, timeline: &mut Timeline) -> Result<Valu
     };
     let count = Count::of(&told, &store);
     count.check(timeline);
+    if scene.count("links-half-open") > 0 {
+        let exact = count.total().exact;
+        timeline.check(
+            format!("there were exact gap rows to compare ({exact} rows)"),
+            exact > 0,
+        );
+    }
     check_rude(scene, &store, timeline);
     check_clones(scene, timeline).await?;
     let clocks = clocks::check(scene, &told.journals, told.zero, timeline).await?;

@@ -33,6 +33,8 @@ pub(super) const JUMPS: [(i64, &str); 4] = [
 /// How long a fault may take to bite.
 const BITES_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// More rows than the small quota holds: each takes 8 KiB, compressed.
+const QUOTA_ROWS: u64 = 160;
 /// What is said of a fault that this machine cannot have.
 const NOT_COVERED: &str = "not covered here";
 /// What a spool says whose disk is full, and what the collector says.
@@ -207,13 +209,37 @@ impl Scene {
 
     /// Nothing comes through and nothing closes, until agents give their connections up by themselves.
     async fn links_half_open(&mut self) -> Result<String> {
-        let chosen = self.plan.some_of(self.fleet.hosts.len(), 0.3);
+        let mut chosen = self.plan.some_of(self.fleet.hosts.len(), 0.3);
+        if !chosen.contains(&Fleet::SMALL_QUOTA) {
+            chosen.push(Fleet::SMALL_QUOTA);
+        }
         let before = self.accepted();
         self.set_links(&chosen, Link::Stall);
         let given_up = self.connected_again(&chosen, &before).await;
+        let shed = self.quota_filled().await;
         self.set_links(&chosen, Link::None);
-        given_up?;
-        Ok(format!("{} links, until their agents gave them up", chosen.len()))
+        given_up.and(shed)?;
+        Ok(format!(
+            "{} links, until their agents gave them up and a quota was full",
+            chosen.len()
+        ))
+    }
+
+    /// Waits until the agent with the small quota made more than it may hold.
+    async fn quota_filled(&self) -> Result<()> {
+        let host = self.fleet.hosts.get(Fleet::SMALL_QUOTA);
+        let folder = &host.context("find an agent")?.plan.folder;
+        let made = || -> Result<u64> {
+            let lives = journal::read(folder)?;
+            let batches = lives.iter().filter_map(|life| life.batches.first()).flatten();
+            Ok(batches.map(|batch| batch.count).sum())
+        };
+        let (begun, before) = (Instant::now(), made()?);
+        while made()? < before + QUOTA_ROWS {
+            ensure!(begun.elapsed() < BITES_WITHIN, "an agent makes nothing");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     async fn forced_retries(&mut self) -> Result<String> {
