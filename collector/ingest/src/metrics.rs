@@ -9,7 +9,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 const FRAMES_RECEIVED: &str = "fleetmend_collector_ingest_frames_received_total";
 /// Rows that came in, by lane.
 const ROWS_RECEIVED: &str = "fleetmend_collector_ingest_rows_received_total";
-/// Bytes of frames that came in, by lane.
+/// Bytes of frames that came in, relative ones made whole, by lane.
 const RECEIVED_BYTES: &str = "fleetmend_collector_ingest_received_bytes_total";
 /// Frames and messages that were not taken as they came, by reason.
 const FRAMES_REFUSED: &str = "fleetmend_collector_ingest_frames_refused_total";
@@ -46,7 +46,7 @@ pub(crate) fn describe() {
     describe_counter!(
         RECEIVED_BYTES,
         Unit::Bytes,
-        "bytes of frames that came in, by lane"
+        "bytes of frames that came in, relative ones made whole, by lane"
     );
     describe_counter!(
         FRAMES_REFUSED,
