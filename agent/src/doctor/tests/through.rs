@@ -90,7 +90,7 @@ async fn every_fault_of_a_proxy_has_a_next_step() {
     assert_said(
         checks.last().unwrap(),
         Verdict::Failed,
-        &["no HTTP proxy", "SSH-2.0"],
+        &["no HTTP proxy", "SSH-2"],
         &["stream.proxy"],
     );
     let gone = TcpListener::bind("127.0.0.1:0")
