@@ -137,6 +137,31 @@ async fn nothing_is_kept_beyond_the_last_quarter() {
 }
 
 #[tokio::test]
+async fn thousand_streams_keep_no_more_than_they_may() {
+    let budget = BasesBudget::new(BASES_BYTES_MIN);
+    let frames = [frame(1, 100_000), frame(2, 100_000)];
+    let mut streams: Vec<StreamBases> = std::iter::repeat_with(|| stream(&budget)).take(1_000).collect();
+    for bases in &mut streams {
+        let (whole, _) = all(bases, frames[..1].to_vec().into()).await;
+        assert_eq!(whole, &frames[..1]);
+    }
+    let most = BASES_BYTES_MIN as usize / 4 * 5;
+    let kept = budget.taken.load(Ordering::Relaxed);
+    assert!((most - 150_000..=most).contains(&kept), "{kept} of {most}");
+    let asked = streams
+        .iter_mut()
+        .filter_map(|bases| bases.take_request().then_some(()));
+    assert_eq!(asked.count(), 1_000);
+    // Hosts that do as they are asked are read on, and give all of it back.
+    for bases in &mut streams {
+        bases.cleared();
+        let (whole, _) = all(bases, frames[1..].to_vec().into()).await;
+        assert_eq!(whole, &frames[1..]);
+    }
+    assert_eq!(budget.taken.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
 async fn frame_without_its_base_is_named() {
     let budget = BasesBudget::new(BASES_BYTES_MIN);
     let mut bases = stream(&budget);
