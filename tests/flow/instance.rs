@@ -254,7 +254,7 @@ impl Instance {
         assert!(enroll.wait().unwrap().success());
     }
 
-    fn ask_agent(&self, path: &str) -> Option<String> {
+    pub(crate) fn ask_agent(&self, path: &str) -> Option<String> {
         let mut stream = UnixStream::connect(self.path("admin.sock")).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").ok()?;

@@ -109,6 +109,24 @@ async fn what_happens_here_is_shown_by_sql() {
 }
 
 #[tokio::test]
+async fn seconds_of_metrics_travel_relative_to_each_other_and_are_stored_once() {
+    let mut instance = Instance::start().await;
+    instance.start_agent().await;
+    let seconds = "select count(distinct time) as n from metrics having count(distinct time) >= 6";
+    instance.wait_for_rows(seconds, ARRIVE).await;
+    let sent = instance.ask_agent("/metrics").unwrap_or_default();
+    let relative = sent.lines().any(|line| {
+        line.starts_with("fleetmend_agent_stream_relative_frames_total{lane=\"metrics\"}")
+            && !line.ends_with(" 0")
+    });
+    assert!(relative, "no batch of metrics was relative: {sent}");
+    let doubled = "select name, labels, time from metrics group by 1, 2, 3 having count(*) > 1";
+    assert_eq!(instance.sql(doubled).await, Vec::<serde_json::Value>::new());
+    let lost = "select reason from gaps where stage in ('ingest', 'store')";
+    assert_eq!(instance.sql(lost).await, Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
 async fn collector_killed_on_the_way_loses_and_doubles_nothing() {
     let mut instance = Instance::start().await;
     instance.start_agent().await;
