@@ -177,7 +177,7 @@ impl<'a, S: FrameSource> Session<'a, S> {
                     more = some || lanes == SourceLanes::Critical && more;
                 }
                 () = tokio::time::sleep(wait), if more && paused => {}
-                alive = self.parts.source.changed(), if !(more && critical) && !over => {
+                alive = self.parts.source.changed(), if !over && (!more || !critical) => {
                     (more, critical) = (true, true);
                     over = !alive;
                 }

@@ -248,8 +248,7 @@ async fn session(cap: Option<u64>, burst: u64, time: Duration) -> Seen {
         () = tokio::time::sleep(time) => {}
     }
     drop(session);
-    let seen = std::mem::take(&mut *seen.lock().unwrap());
-    seen
+    std::mem::take(&mut *seen.lock().unwrap())
 }
 
 #[tokio::test(start_paused = true)]
