@@ -20,7 +20,7 @@ use crate::step::{command, run as run_command, step};
 pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
 
 /// Names as in `tests/fuzz/src/main.rs`.
-const TARGETS: [&str; 13] = [
+const TARGETS: [&str; 19] = [
     "frame",
     "batch",
     "relative",
@@ -32,6 +32,12 @@ const TARGETS: [&str; 13] = [
     "certificate",
     "bundle",
     "healer-message",
+    "enrolment-request",
+    "enrolment-answer",
+    "chain",
+    "identity",
+    "ledger",
+    "address",
     "rule",
     "spool",
 ];
@@ -102,6 +108,9 @@ fn runs(target: &str) -> u32 {
         "spool" => 4_000,
         "rule" => 20_000,
         "batch" => 60_000,
+        // Files that are synced, and signatures that are verified.
+        "identity" | "ledger" => 10_000,
+        "chain" | "enrolment-answer" => 40_000,
         _ => 200_000,
     }
 }

@@ -8,9 +8,9 @@ use agent_spool::{Spool, SpoolConfig};
 use tempfile::TempDir;
 
 /// Memory, so that the disk is not what is measured.
-const MEMORY: &str = "/dev/shm";
+pub(crate) const MEMORY: &str = "/dev/shm";
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     TempDir::new_in(MEMORY).expect("a temporary folder")
 }
 

@@ -6,12 +6,13 @@
 //! the fuzzer need not guess a magic number or a signature.
 //!
 //! A target fails by a panic, by memory beyond libFuzzer's limit, or by an assertion about what it read: what
-//! decodes must encode to the same bytes, and a damaged spool must open.
+//! decodes must encode to the same bytes, a damaged spool must open, and no forged trust bundle is believed.
 
 #![no_main]
 #![expect(clippy::expect_used, clippy::panic, reason = "a fuzz target fails by a panic")]
 
 mod document;
+mod enrolment;
 mod fact;
 mod file;
 mod seeds;
@@ -24,7 +25,7 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name; each has a seed in [`seeds::write`].
-const TARGETS: [(&str, Target); 13] = [
+const TARGETS: [(&str, Target); 19] = [
     ("frame", fact::frame),
     ("batch", fact::batch),
     ("relative", fact::relative),
@@ -36,6 +37,12 @@ const TARGETS: [(&str, Target); 13] = [
     ("certificate", document::certificate),
     ("bundle", document::bundle),
     ("healer-message", document::healer_message),
+    ("enrolment-request", enrolment::request),
+    ("enrolment-answer", enrolment::answer),
+    ("chain", enrolment::chain),
+    ("identity", enrolment::identity),
+    ("ledger", enrolment::ledger),
+    ("address", enrolment::address),
     ("rule", file::rule),
     ("spool", file::spool),
 ];

@@ -8,7 +8,10 @@ use fleetmend_event::healer::HealerRequest;
 use fleetmend_event::relative::{Bases, Limits, is_relative};
 use fleetmend_event::table::{Exactness, Gap, GapStage, Table, TableInfo};
 use fleetmend_event::{Frame, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
-use fleetmend_identity::{CollectorAuthority, EnrolmentToken, FleetRoot, HostKey, TokenSecret};
+use fleetmend_healer::ledger::{Body, Kind, Ledger};
+use fleetmend_identity::{
+    CollectorAuthority, EnrolmentToken, FleetRoot, HostKey, Signed, TokenSecret, TrustBundle,
+};
 use fleetmend_proto::v1;
 use prost::Message as _;
 
@@ -53,6 +56,7 @@ pub(crate) fn write(folder: &Path) {
     }
     put("kernel-record", &exec);
     documents(&put);
+    enrolment(&put);
     let request = HealerRequest::Hello { protocol: 1 };
     put(
         "healer-message",
@@ -86,6 +90,48 @@ fn documents(put: &dyn Fn(&str, &[u8])) {
     put("request", &key.request().expect("a request"));
     put("certificate", root.certificate());
     put("bundle", &authority.signed_bundle().to_bytes().expect("a bundle"));
+}
+
+fn enrolment(put: &dyn Fn(&str, &[u8])) {
+    let fleet = crate::enrolment::fleet();
+    let request = v1::EnrollRequest {
+        protocol: 1,
+        secret: vec![5; 32].into(),
+        csr: HostKey::generate()
+            .expect("a host's key")
+            .request()
+            .expect("a request")
+            .into(),
+        hostname: "web-1".to_owned(),
+        ..v1::EnrollRequest::default()
+    };
+    put("enrolment-request", &request.encode_to_vec());
+    let text = |signed: &Signed<TrustBundle>| {
+        String::from_utf8(signed.to_bytes().expect("a bundle")).expect("an envelope is text")
+    };
+    let (newest, between) = fleet.chain.split_last().expect("a rotation has three");
+    let answer = v1::RenewResponse {
+        trust_bundle: text(newest),
+        trust_bundles_between: between.iter().map(text).collect(),
+        ..v1::RenewResponse::default()
+    };
+    put("enrolment-answer", &answer.encode_to_vec());
+    put("chain", &serde_json::to_vec(&fleet.chain).expect("a chain"));
+    put("identity", &fleet.record);
+    put("ledger", &ledger());
+    put("address", b"[2001:db8::1]:7443");
+}
+
+/// Two entries.
+fn ledger() -> Vec<u8> {
+    let folder = crate::file::folder();
+    let path = folder.path().join("ledger.jsonl");
+    let mut ledger = Ledger::open(&path, 1024 * 1024, &mut |_, _| {}).expect("a ledger");
+    for note in ["one", "two"] {
+        let body = Body::note(Kind::Start, 0, note.to_owned());
+        ledger.append(TimeMicros(1), body, None).expect("an entry");
+    }
+    fs::read(&path).expect("read the ledger")
 }
 
 fn gap_frame() -> Frame {
