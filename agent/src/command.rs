@@ -9,6 +9,7 @@ use std::time::Duration;
 use agent_detect::sigma::{RuleState, Sigma};
 use agent_stream::enrol::{HostFacts, enroll as enroll_with};
 use anyhow::{Context, Result, bail};
+use fleetmend_identity::credential::read_secret;
 use fleetmend_identity::{EnrolmentToken, HostIdentity, TrustBundle, TrustedTime};
 use serde_json::Value;
 
@@ -25,7 +26,8 @@ const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 pub(crate) struct EnrollArguments {
     #[command(flatten)]
     config: super::ConfigArguments,
-    /// File with the token; `-` reads it from standard input, so that it is in no process list
+    /// File with the token that others may not read, or the name of a systemd credential; `-` reads it from standard
+    /// input, so that it is in no process list
     #[arg(long, default_value = "-")]
     token_file: PathBuf,
     /// Folder in which the healer finds whom to trust; written when this runs as root
@@ -163,14 +165,11 @@ fn read_token(path: &Path) -> Result<String> {
             .take(TOKEN_BYTES_MAX)
             .read_to_string(&mut text)
             .context("read the token from standard input")?;
-    } else {
-        let file =
-            std::fs::File::open(path).with_context(|| format!("open the token file {}", path.display()))?;
-        file.take(TOKEN_BYTES_MAX)
-            .read_to_string(&mut text)
-            .with_context(|| format!("read {}", path.display()))?;
+        return Ok(text);
     }
-    Ok(text)
+    let bytes = read_secret(path).with_context(|| format!("read the token file {}", path.display()))?;
+    let text = std::str::from_utf8(&bytes).context("read the token")?;
+    Ok(text.to_owned())
 }
 
 /// Asks the running agent how it stands.

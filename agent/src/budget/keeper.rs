@@ -26,8 +26,10 @@ const PROBE: &str = "agent.budget";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How soon the thread notices that it is to end.
 const NAP: Duration = Duration::from_millis(250);
-/// Measurements between two rows of the state and two readings of the cgroup's limit.
+/// Measurements between two rows of the state.
 const STATUS_LOOKS: u64 = 60;
+/// Measurements between two readings of the cgroup's limit: an operator may change it meanwhile.
+const LIMIT_LOOKS: u64 = 5;
 /// Measurements between two readings of proportional memory.
 const PROPORTIONAL_LOOKS: u64 = 300;
 /// Measurements between two times that free memory is given back while it is tight.
@@ -181,7 +183,7 @@ impl Keeper {
     }
 
     fn measure(&mut self) {
-        if self.looks.is_multiple_of(STATUS_LOOKS) {
+        if self.looks.is_multiple_of(LIMIT_LOOKS) {
             self.bounds = bounds(&self.config, self.cgroup.as_ref());
         }
         let now = Duration::from_nanos(BootClock::now().boot_ns());

@@ -125,7 +125,7 @@ fn ladder_ends_where_the_load_wants_it_whatever_came_before() {
         (state >> 33) as f64 / f64::from(1_u32 << 31)
     };
     for _ in 0..200 {
-        let mut ladder = Ladder::new(Step::of((random() * 5.0) as u8));
+        let mut ladder = Ladder::new(Step::ALL[(random() * 5.0) as usize]);
         let mut second = 0;
         for _ in 0..300 {
             let (before, load) = (ladder.step(), memory(random() * 1.3));

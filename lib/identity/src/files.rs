@@ -99,6 +99,17 @@ pub fn read_trusted(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityE
     read_checked(path, 0o022, PUBLIC_MODE)
 }
 
+/// Reads a secret that an operator put there, which others may not read and no group may change; `None` when there is
+/// none.
+pub(crate) fn read_given(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
+    read_checked(path, 0o027, FILE_MODE)
+}
+
+/// Reads a file whose folder is guarded by somebody else; `None` when there is none.
+pub(crate) fn read_guarded(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
+    read_checked(path, 0, FILE_MODE)
+}
+
 /// As [`read_trusted`], and its owner must be root or whoever runs this process: what a privileged process
 /// trusts may not have been put there by an unprivileged one.
 pub fn read_own(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {

@@ -18,7 +18,8 @@
 //! - TLS 1.3 only, aws-lc-rs only, no session resumption (a resumed session would skip the client
 //!   certificate, and with it a revocation), no fallback: see [`tls`].
 //! - A private key is in a file of mode 0600 in a folder of mode 0700, written atomically with `fsync`; a key
-//!   file that others may read is refused, not repaired ([`files`]).
+//!   file that others may read is refused, not repaired ([`files`]). What an operator gives may be a systemd
+//!   credential instead ([`credential`]).
 //! - A [`Signed`] document is verified over its exact bytes, under a context that is part of what is signed:
 //!   a policy can never be taken for an order. The root alone signs what widens authority ([`Context`]).
 //! - Secrets do not appear in `Debug`, `Display` or errors.
@@ -45,6 +46,7 @@
 pub mod address;
 pub mod authority;
 pub mod bundle;
+pub mod credential;
 pub mod error;
 pub mod files;
 pub mod fingerprint;

@@ -1,0 +1,268 @@
+//! The real agent in a real memory cgroup: it sheds before the limit bites, and a start after an OOM kill is a step
+//! down the ladder.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of a test fail loudly, as the test does"
+)]
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_identity::host::Grant;
+use fleetmend_identity::{HostIdentity, HostKey};
+use fleetmend_testkit::TestFleet;
+use serde_json::Value;
+
+/// Longest wait for a state.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Room for a start with everything.
+const PLENTY_BYTES: u64 = 512 << 20;
+/// Too little even to load the probes.
+const NOTHING_BYTES: u64 = 8 << 20;
+
+/// A group of the memory controller below this process's own.
+struct Group {
+    folder: PathBuf,
+    limit: &'static str,
+    kills: &'static str,
+}
+
+impl Group {
+    /// None where there is no controller, or no right to make a group.
+    fn make() -> Option<Self> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let of = |wanted: fn(&str) -> bool| {
+            let lines = groups
+                .lines()
+                .filter_map(|line| line.split_once(':')?.1.split_once(':'));
+            lines
+                .clone()
+                .find(|(controllers, _)| wanted(controllers))
+                .map(|(_, path)| path.to_owned())
+        };
+        let one = of(|names| names.split(',').any(|name| name == "memory"));
+        let (top, path, limit, kills) = match (one, of(str::is_empty)) {
+            (Some(path), _) => (
+                "/sys/fs/cgroup/memory",
+                path,
+                "memory.limit_in_bytes",
+                "memory.oom_control",
+            ),
+            (None, Some(path)) => ("/sys/fs/cgroup", path, "memory.max", "memory.events"),
+            (None, None) => return None,
+        };
+        let name = format!("fleetmend-budget-{}", std::process::id());
+        let folder = Path::new(top).join(path.trim_start_matches('/')).join(name);
+        std::fs::create_dir(&folder).ok()?;
+        let group = Self { folder, limit, kills };
+        group.folder.join(limit).exists().then_some(group)
+    }
+
+    fn limit(&self, bytes: u64) {
+        std::fs::write(self.folder.join(self.limit), bytes.to_string()).unwrap();
+    }
+
+    fn kills(&self) -> u64 {
+        let text = std::fs::read_to_string(self.folder.join(self.kills)).unwrap();
+        let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        kills.unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while std::fs::remove_dir(&self.folder).is_err() && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// An enrolled agent without a collector.
+struct Agent {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Agent {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        enrol(&folder.path().join("identity"));
+        let state = folder.path().display();
+        let config = format!(
+            "state_dir = \"{state}\"\nadmin_socket = \"{state}/admin.sock\"\n\
+             [detect]\nrule_dirs = []\n[detect.anomaly]\nenabled = false\n\
+             [heal]\npropose = false\nsocket = \"{state}/no-healer.sock\"\ncursor_file = \"{state}/cursor\"\n\
+             [spool]\nfolder = \"{state}/spool\"\n\
+             [stream]\ncollectors = [\"127.0.0.1:9\"]\n"
+        );
+        std::fs::write(folder.path().join("agent.toml"), config).unwrap();
+        Self { folder, child: None }
+    }
+
+    /// Starts it as a member of the group from its first instruction on.
+    fn start(&mut self, group: &Group) {
+        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        let mut shell = Command::new("sh");
+        shell
+            .args([
+                "-c",
+                "echo $$ >\"$1/cgroup.procs\" && exec \"$2\" run --config \"$3\"",
+                "sh",
+            ])
+            .arg(&group.folder)
+            .arg(env!("CARGO_BIN_EXE_fleetmend-agent"))
+            .arg(self.folder.path().join("agent.toml"));
+        let output = log.try_clone().unwrap();
+        self.child = Some(
+            shell
+                .stdin(Stdio::null())
+                .stdout(output)
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+    }
+
+    /// Waits until the status is what is wanted; the agent must live as long.
+    fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < PATIENCE {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none(),
+                "{what}: the agent ended, {ended:?}: {}",
+                self.log()
+            );
+            last = self.status().or(last);
+            if let Some(status) = last.as_ref().filter(|status| wanted(status)) {
+                return status.clone();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let budget = last.map(|status| status["budget"].clone());
+        panic!("{what} did not come: {budget:?}: {}", self.log());
+    }
+
+    fn status(&self) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.folder.path().join("admin.sock")).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET /status HTTP/1.0\r\nHost: agent\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn wait_for_end(&mut self) {
+        let (begun, mut child) = (Instant::now(), self.child.take().unwrap());
+        while child.try_wait().unwrap().is_none() {
+            if begun.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("the agent lives on: {}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+#[test]
+fn agent_sheds_before_its_cgroup_bites_and_begins_a_step_down_after_an_oom_kill() {
+    let Some(group) = Group::make() else {
+        println!("COULD NOT RUN: no right to make a group of the memory controller");
+        return;
+    };
+    let mut agent = Agent::new();
+    group.limit(PLENTY_BYTES);
+    agent.start(&group);
+    let held = |status: &Value| status["budget"]["cgroup_held_bytes"].as_u64();
+    let calm = agent.wait_for("a measurement", |status| held(status).is_some());
+    assert_eq!(calm["budget"]["step"], 0);
+    // What counts is 80 % of the limit: with this one the agent is a tenth and more above it, and the limit itself
+    // is not reached.
+    group.limit(held(&calm).unwrap() / 10 * 11);
+    let mut storms: Vec<Child> = (0..2).map(|_| storm()).collect();
+    let last = agent.wait_for("the last step", |status| status["budget"]["step"] == 4);
+    for storm in &mut storms {
+        storm.kill().unwrap();
+        storm.wait().unwrap();
+    }
+    assert_eq!(group.kills(), 0, "the ladder came too late");
+    assert!(
+        last["budget"]["warning"]
+            .as_str()
+            .unwrap()
+            .contains("budget.memory"),
+        "{last}"
+    );
+    assert_eq!(last["budget"]["left_out"].as_array().unwrap().len(), 4);
+    agent.wait_for("a degraded probe", |status| {
+        let probes = status["probes"].as_array().unwrap();
+        let budget = probes.iter().find(|probe| probe["probe"] == "agent.budget");
+        budget.is_some_and(|probe| probe["state"] == "DEGRADED")
+    });
+    drop(agent);
+
+    let mut agent = Agent::new();
+    group.limit(NOTHING_BYTES);
+    agent.start(&group);
+    agent.wait_for_end();
+    assert_eq!(group.kills(), 1, "{}", agent.log());
+    group.limit(PLENTY_BYTES);
+    agent.start(&group);
+    let begun = agent.wait_for("the start after the kill", |status| held(status).is_some());
+    assert_eq!(begun["budget"]["step"], 1, "{}", begun["budget"]);
+    assert!(
+        begun["budget"]["reason"].as_str().unwrap().contains("OOM kill"),
+        "{}",
+        begun["budget"]
+    );
+}
+
+/// Leaves the identity of a host whose collector is gone.
+fn enrol(folder: &Path) {
+    let fleet = TestFleet::new().unwrap();
+    let key = Arc::new(HostKey::load_or_create(folder).unwrap());
+    let (host, week) = (HostId::random(), Duration::from_hours(7 * 24));
+    let request = key.request().unwrap();
+    let issued = fleet
+        .authority()
+        .issue_host(&request, host, TimeMicros::now(), week);
+    let grant = Grant {
+        chain: issued.unwrap().chain.iter().map(|der| der.to_vec()).collect(),
+        bundle: fleet.authority().signed_bundle().clone(),
+        collectors: Vec::new(),
+        enrolment: "127.0.0.1:9".to_owned(),
+    };
+    let identity = HostIdentity::accept(key, fleet.root().fingerprint(), grant).unwrap();
+    identity.save(folder).unwrap();
+}
+
+/// Programs that begin and end as fast as one shell makes them.
+fn storm() -> Child {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "while :; do /bin/true; done"]).spawn().unwrap()
+}
