@@ -1,7 +1,7 @@
 //! A collector and an enrolled agent in a temporary folder, as their own processes.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -21,18 +21,44 @@ pub(crate) struct Instance {
     agent: Option<Child>,
 }
 
+/// How agents reach their collector.
+pub(crate) struct Way {
+    /// Where its listeners are, in brackets when that is IPv6.
+    pub(crate) listen: &'static str,
+    /// What they are called.
+    pub(crate) name: &'static str,
+    /// More of the agent's section `stream`.
+    pub(crate) stream: String,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1",
+            name: "localhost",
+            stream: String::new(),
+        }
+    }
+}
+
 impl Instance {
     /// A running collector and a host that is enrolled.
     pub(crate) async fn start() -> Self {
+        Self::start_by(Way::default()).await
+    }
+
+    /// As [`Instance::start`], with another way between them.
+    pub(crate) async fn start_by(Way { listen, name, stream }: Way) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
         let folder = tempfile::tempdir().unwrap();
-        let [api, carrier, enrolment] = free_ports();
+        let [carrier, enrolment] = free_ports(listen);
+        let [api] = free_ports("127.0.0.1");
         let state = folder.path().display().to_string();
         let collector = format!(
-            "state_dir = \"{state}/collector\"\ncarrier_listen = \"127.0.0.1:{carrier}\"\nenrolment_listen = \"127.0.0.1:{enrolment}\"\n\
-             [enrolment]\naddress = \"localhost:{enrolment}\"\ncollectors = [\"localhost:{carrier}\"]\n\
+            "state_dir = \"{state}/collector\"\ncarrier_listen = \"{listen}:{carrier}\"\nenrolment_listen = \"{listen}:{enrolment}\"\n\
+             [enrolment]\naddress = \"{name}:{enrolment}\"\ncollectors = [\"{name}:{carrier}\"]\n\
              [store]\nfolder = \"{state}/collector/store\"\n[api]\nlisten = \"127.0.0.1:{api}\"\n"
         );
         std::fs::write(folder.path().join("collector.toml"), collector).unwrap();
@@ -41,7 +67,7 @@ impl Instance {
              [detect]\nrule_dirs = [\"{rules}\"]\n[detect.anomaly]\nenabled = false\n\
              [heal]\npropose = false\nsocket = \"{state}/no-healer.sock\"\ncursor_file = \"{state}/agent/heal-cursor\"\n\
              [spool]\nfolder = \"{state}/agent/spool\"\nmetrics_flush = \"1s\"\n\
-             [stream]\nretry_max = \"2s\"\n",
+             [stream]\nretry_max = \"2s\"\n{stream}",
             rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/detect/rules"),
         );
         std::fs::write(folder.path().join("agent.toml"), agent).unwrap();
@@ -106,6 +132,16 @@ impl Instance {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// What the doctor says of the agent's host.
+    pub(crate) fn doctor(&self) -> String {
+        let config = self.path("agent.toml");
+        let out = program("fleetmend-agent")
+            .args(["doctor", "--config"])
+            .arg(config)
+            .output();
+        String::from_utf8(out.unwrap().stdout).unwrap()
     }
 
     /// kill −9.
@@ -324,8 +360,8 @@ fn program(name: &str) -> Command {
     Command::new(path)
 }
 
-/// Three ports that were free a moment ago.
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>(address: &str) -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind(format!("{address}:0")).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }

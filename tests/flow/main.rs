@@ -13,10 +13,13 @@ mod instance;
 mod leave;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use instance::Instance;
+use fleetmend_testkit::ConnectProxy;
+use fleetmend_testkit::connect::Manner;
+use instance::{Instance, Way};
 
 /// Longest wait for a fact to arrive.
 const ARRIVE: Duration = Duration::from_secs(60);
@@ -158,4 +161,37 @@ async fn agent_killed_after_spooling_loses_and_doubles_nothing() {
     for (marker, count) in [("flow-first", 20), ("flow-spooled", 40)] {
         wait_until_each_once(&instance, marker, count).await;
     }
+}
+
+// The proxy runs here while programs are waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_behind_a_proxy_joins_a_collector_on_ipv6() {
+    let proxy = ConnectProxy::start_at("[::1]:0", &[]).await.unwrap();
+    // agent:open sesame
+    proxy.set(Manner::For("Basic YWdlbnQ6b3BlbiBzZXNhbWU=".to_owned()));
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "open sesame\n").unwrap();
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut instance = Instance::start_by(Way {
+        listen: "[::1]",
+        name: "[::1]",
+        stream: format!(
+            "proxy = \"http://agent@{}\"\nproxy_password_file = \"{}\"\n",
+            proxy.address(),
+            password.display()
+        ),
+    })
+    .await;
+    instance.start_agent().await;
+    run_marked("flow-behind", 3);
+    wait_until_each_once(&instance, "flow-behind", 3).await;
+    let tunnels = proxy.tunnels();
+    assert!(
+        tunnels.len() >= 2 && tunnels.iter().all(|asked| asked.starts_with("[::1]:")),
+        "{tunnels:?}"
+    );
+    let doctor = instance.doctor();
+    assert!(doctor.contains("a tunnel through the proxy [::1]:"), "{doctor}");
+    assert!(!doctor.contains("sesame"), "{doctor}");
 }
