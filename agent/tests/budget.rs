@@ -26,6 +26,8 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Room for a start with everything.
 const PLENTY_BYTES: u64 = 512 << 20;
+/// Records that fill what the agent remembers of processes that ended.
+const STORM_RECORDS: u64 = 3_000;
 /// Too little even to load the probes.
 const NOTHING_BYTES: u64 = 8 << 20;
 
@@ -154,13 +156,49 @@ impl Agent {
         panic!("{what} did not come: {budget:?}: {}", self.log());
     }
 
+    /// Records of processes that were read from the kernel.
+    fn records(&self) -> u64 {
+        let metrics = self.ask("/metrics").unwrap_or_default();
+        let name = "fleetmend_agent_collect_bpf_records_total{family=\"process\"} ";
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        value.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Waits until so many records were read; the agent must live as long. Without probes there are none to wait for.
+    fn wait_for_records(&mut self, count: u64) {
+        if self.log().contains("probes cannot be loaded") {
+            println!("COULD NOT RUN with probes: the kernel refused them");
+            return;
+        }
+        self.wait_for_with("records of the storm", |agent| agent.records() >= count);
+    }
+
+    fn wait_for_with(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !done(self) {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none(),
+                "{what}: the agent ended, {ended:?}: {}",
+                self.log()
+            );
+            assert!(begun.elapsed() < PATIENCE, "{what} did not come: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     fn status(&self) -> Option<Value> {
+        serde_json::from_str(&self.ask("/status")?).ok()
+    }
+
+    /// What the agent answers to a GET over its socket.
+    fn ask(&self, path: &str) -> Option<String> {
         let mut stream = UnixStream::connect(self.folder.path().join("admin.sock")).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET /status HTTP/1.0\r\nHost: agent\r\n\r\n").ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
     }
 
     fn log(&self) -> String {
@@ -201,15 +239,15 @@ fn agent_sheds_before_its_cgroup_bites_and_begins_a_step_down_after_an_oom_kill(
     let held = |status: &Value| status["budget"]["cgroup_held_bytes"].as_u64();
     let calm = agent.wait_for("a measurement", |status| held(status).is_some());
     assert_eq!(calm["budget"]["step"], 0);
-    // What counts is 80 % of the limit: with this one the agent is a tenth and more above it, and the limit itself
-    // is not reached.
-    group.limit(held(&calm).unwrap() / 10 * 11);
-    let mut storms: Vec<Child> = (0..2).map(|_| storm()).collect();
+    let storms = Storms::begin();
+    agent.wait_for_records(STORM_RECORDS);
+    // What counts is 80 % of the limit: with this one the agent is above it, and the limit itself is not reached.
+    let stormy = held(&agent.status().unwrap()).unwrap();
+    group.limit(stormy / 10 * 11);
     let last = agent.wait_for("the last step", |status| status["budget"]["step"] == 4);
-    for storm in &mut storms {
-        storm.kill().unwrap();
-        storm.wait().unwrap();
-    }
+    let records = agent.records();
+    agent.wait_for_records(records + STORM_RECORDS);
+    drop(storms);
     assert_eq!(group.kills(), 0, "the ladder came too late");
     assert!(
         last["budget"]["warning"]
@@ -261,8 +299,26 @@ fn enrol(folder: &Path) {
     identity.save(folder).unwrap();
 }
 
-/// Programs that begin and end as fast as one shell makes them.
-fn storm() -> Child {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "while :; do /bin/true; done"]).spawn().unwrap()
+/// Programs that begin and end as fast as two shells make them.
+struct Storms([Child; 2]);
+
+impl Storms {
+    fn begin() -> Self {
+        Self([(); 2].map(|()| {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", "for number in $(seq 50000); do /bin/true; done"])
+                .spawn()
+                .unwrap()
+        }))
+    }
+}
+
+impl Drop for Storms {
+    fn drop(&mut self) {
+        for shell in &mut self.0 {
+            shell.kill().ok();
+            shell.wait().ok();
+        }
+    }
 }
