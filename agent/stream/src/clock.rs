@@ -16,6 +16,9 @@ use rand::Rng as _;
 use crate::config::{CLOCK_JUMP, TIME_EVERY};
 use crate::enrol::adopt_time;
 
+/// An answer that took longer, as over a connection that stood still, is of another moment.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
 /// What the session knows of time.
 #[derive(Debug)]
 pub(crate) struct SessionClock {
@@ -98,6 +101,10 @@ impl SessionClock {
             crate::metrics::time_answer("unasked");
             return None;
         };
+        if self.time.since_boot().saturating_sub(self.asked_at) > ANSWER_WITHIN {
+            crate::metrics::time_answer("late");
+            return None;
+        }
         if !answer.trust_bundles.is_empty() {
             self.identity.doubt();
         }

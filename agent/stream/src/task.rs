@@ -180,7 +180,7 @@ impl<S: FrameSource> StreamTask<S> {
     }
 
     /// Logs the end of a session and says how long to wait.
-    fn after(&mut self, error: &StreamError, backoff: &mut Backoff) -> Duration {
+    pub(crate) fn after(&mut self, error: &StreamError, backoff: &mut Backoff) -> Duration {
         crate::metrics::ended(error.code());
         let text = chain(error);
         if tls_fault(error) == Some(TlsFault::OursUnknown) {

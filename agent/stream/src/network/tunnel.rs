@@ -204,6 +204,7 @@ fn said(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng as _, SeedableRng as _};
     use tokio::io::duplex;
 
     use super::*;
@@ -258,6 +259,40 @@ mod tests {
         let mut first = [0; 5];
         near.read_exact(&mut first).await.unwrap();
         assert_eq!(&first, b"first");
+    }
+
+    #[test]
+    fn any_answer_is_judged() {
+        let seed = std::env::var("FLEETMEND_TEST_SEED").map_or(7, |seed| seed.parse().unwrap());
+        println!("FLEETMEND_TEST_SEED={seed}");
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        let words: [&[u8]; 8] = [
+            b"HTTP/1.1 ",
+            b"407",
+            b" ",
+            b"\r\n",
+            b"Proxy-Authenticate:",
+            b"200",
+            b":",
+            b"\n",
+        ];
+        for _ in 0..20_000 {
+            let mut head = Vec::new();
+            for _ in 0..random.random_range(0..12) {
+                if random.random_bool(0.7) {
+                    head.extend_from_slice(words[random.random_range(0..words.len())]);
+                } else {
+                    head.push(random.random());
+                }
+            }
+            if let Err(fault) = judge(&head, random.random()) {
+                let said = fault.to_string();
+                assert!(
+                    said.chars().count() < 1_000 && !said.contains(['\r', '\n']),
+                    "{said}"
+                );
+            }
+        }
     }
 
     #[tokio::test]
