@@ -16,6 +16,8 @@ pub(crate) const MESSAGE_FRAMES_MAX: usize = 1024;
 pub(crate) const OUTGOING_MAX: usize = 8;
 /// When a host may come back that was sent away because the sink or the collector could not.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How long a commit may go on when the collector stops.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 /// A host that is over its quota for longer than this is sent away; for less it is not read.
 pub(crate) const HELD_MAX: Duration = Duration::from_secs(5);
 /// Longest time for which it is sent away.

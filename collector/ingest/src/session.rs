@@ -25,7 +25,7 @@ use self::end::{end_of, refused, text};
 use crate::admission::Admitted;
 use crate::bases::StreamBases;
 use crate::carrier::Shared;
-use crate::config::HELD_MAX;
+use crate::config::{HELD_MAX, STOP_GRACE};
 use crate::enrol::AuditKind;
 use crate::hosts::{Arrival, Downward, HostOrderResult, LiveStream, Rivalry};
 use crate::listener::OpenCall;
@@ -226,7 +226,10 @@ impl Session {
                         live.heard();
                         // Held until everything that came with the message is durable or refused.
                         let _room = self.meter.take_room();
-                        self.receive(message, &live, &mut committer).await
+                        tokio::select! {
+                            received = self.receive(message, &live, &mut committer) => received,
+                            () = late(token) => Err(End::Stopping),
+                        }
                     }
                 },
             };
@@ -415,6 +418,12 @@ impl Session {
             .refused(kind, self.address.ip(), Some(self.host), detail)
             .await;
     }
+}
+
+/// A collector that stops lets a commit end, but not for long: what is not acknowledged comes again.
+async fn late(token: &CancellationToken) {
+    token.cancelled().await;
+    tokio::time::sleep(STOP_GRACE).await;
 }
 
 fn length_of(frames: &[Bytes]) -> u64 {

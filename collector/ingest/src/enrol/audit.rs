@@ -18,7 +18,8 @@ use super::sightings::Sightings;
 use super::{EnrolError, metrics};
 
 const WINDOW: Duration = Duration::from_mins(1);
-/// Refusals of one source that are written per minute.
+/// Refusals of one source that are written per minute: of an address, or of a host that showed a certificate from it,
+/// so that one host does not hide what another behind the same address does.
 const PER_SOURCE_MAX: u32 = 20;
 /// Refusals of all sources that are written per minute.
 const TOTAL_MAX: u32 = 600;
@@ -116,7 +117,7 @@ struct Window {
     /// Since boot.
     begun: Duration,
     total: u32,
-    sources: HashMap<IpAddr, u32>,
+    sources: HashMap<(IpAddr, Option<HostId>), u32>,
     suppressed: i64,
     written: u64,
 }
@@ -147,7 +148,7 @@ impl Audit {
             // Whatever becomes of the row: an alarm is not lost in a flood of others' refusals.
             self.alarms.sighted(host, source, detail);
         }
-        let admitted = self.window().admit(source, self.time.since_boot());
+        let admitted = self.window().admit((source, host), self.time.since_boot());
         match admitted {
             Some(suppressed) => {
                 self.write(kind, true, Some(source), host, detail, suppressed)
@@ -258,7 +259,7 @@ impl Audit {
 
 impl Window {
     /// How many refusals were left out before this one, when it is to be written.
-    fn admit(&mut self, source: IpAddr, now: Duration) -> Option<i64> {
+    fn admit(&mut self, source: (IpAddr, Option<HostId>), now: Duration) -> Option<i64> {
         if now.saturating_sub(self.begun) >= WINDOW {
             self.begun = now;
             self.total = 0;
@@ -300,13 +301,21 @@ mod tests {
             written: 0,
         };
         let (loud, quiet): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let written = (0..1000).filter(|_| window.admit(loud, now).is_some()).count();
+        let written = (0..1000)
+            .filter(|_| window.admit((loud, None), now).is_some())
+            .count();
         assert_eq!(written, 20);
-        assert_eq!(window.admit(quiet, now), Some(980));
+        assert_eq!(window.admit((quiet, None), now), Some(980));
+        let behind = Some(HostId::random());
+        assert_eq!(
+            window.admit((loud, behind), now),
+            Some(0),
+            "a host behind a loud address"
+        );
         for number in 0..20_000_u32 {
-            window.admit(IpAddr::V4(number.into()), now);
+            window.admit((IpAddr::V4(number.into()), None), now);
         }
         assert!(window.sources.len() <= 600);
-        assert!(window.admit(loud, now + WINDOW).is_some());
+        assert!(window.admit((loud, None), now + WINDOW).is_some());
     }
 }
