@@ -168,7 +168,7 @@ async fn secrets_of_every_other_length_are_unknown() {
         &[][..],
         &good[1..],
         &good[..good.len() - 1],
-        &[&good[..], &[0]].concat(),
+        &[good, &[0]].concat(),
         &[0; 40_000],
     ] {
         let refused = scene.enroller.enrol(HERE, bad, &request, &facts).await;
