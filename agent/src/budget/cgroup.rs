@@ -12,8 +12,6 @@ use super::files::{field, number, read};
 const UNLIMITED_BYTES: u64 = 1 << 60;
 /// Groups above ours that are looked at.
 const LEVELS_MAX: usize = 32;
-/// Below this share of the limit the page cache need not be told apart.
-const EXACT_FROM_SHARE: f64 = 0.5;
 
 /// Which files there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,12 +119,9 @@ impl Cgroup {
         }))
     }
 
-    /// Bytes that the kernel cannot take back by itself; near enough while that is far from `limit_bytes`.
-    pub(crate) fn held_bytes(&self, limit_bytes: u64) -> Option<u64> {
+    /// Bytes that the kernel cannot take back by itself.
+    pub(crate) fn held_bytes(&self) -> Option<u64> {
         let usage = self.usage()?;
-        if (usage as f64) < limit_bytes as f64 * EXACT_FROM_SHARE {
-            return Some(usage);
-        }
         let (mapped, keys): (&str, &[&str]) = match self.version {
             Version::One => ("total_mapped_file", &["total_active_file", "total_inactive_file"]),
             Version::Two => (
@@ -234,8 +229,7 @@ mod tests {
         let limit = cgroup.limit().unwrap();
         assert_eq!(limit.bytes, 100_000_000);
         assert!(limit.file.ends_with("slice/memory.max"), "{limit:?}");
-        assert_eq!(cgroup.held_bytes(limit.bytes), Some(56_000_000));
-        assert_eq!(cgroup.held_bytes(1_000_000_000), Some(90_000_000));
+        assert_eq!(cgroup.held_bytes(), Some(56_000_000));
         assert_eq!((cgroup.oom_kills(), cgroup.stalled_pct()), (Some(1), Some(1.25)));
     }
 

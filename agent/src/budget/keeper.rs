@@ -29,7 +29,7 @@ const NAP: Duration = Duration::from_millis(250);
 /// Measurements between two rows of the state.
 const STATUS_LOOKS: u64 = 60;
 /// Measurements between two readings of the cgroup's limit: an operator may change it meanwhile.
-const LIMIT_LOOKS: u64 = 5;
+const LIMIT_LOOKS: u64 = 2;
 /// Measurements between two readings of proportional memory.
 const PROPORTIONAL_LOOKS: u64 = 300;
 /// Measurements between two times that free memory is given back while it is tight.
@@ -187,7 +187,7 @@ impl Keeper {
             self.bounds = bounds(&self.config, self.cgroup.as_ref());
         }
         let now = Duration::from_nanos(BootClock::now().boot_ns());
-        let limited = self.cgroup.as_ref().zip(self.bounds.limit.as_ref());
+        let limited = self.cgroup.as_ref().filter(|_| self.bounds.limit.is_some());
         let sample = self.meter.sample(now, limited);
         self.look(now, &sample);
     }

@@ -127,8 +127,8 @@ impl Meter {
         }
     }
 
-    /// Measures at `now` of the boot clock.
-    pub(crate) fn sample(&mut self, now: Duration, cgroup: Option<(&Cgroup, &Limit)>) -> Sample {
+    /// Measures at `now` of the boot clock; the cgroup where it has a limit.
+    pub(crate) fn sample(&mut self, now: Duration, cgroup: Option<&Cgroup>) -> Sample {
         let used_s = self
             .stat
             .read()
@@ -143,8 +143,8 @@ impl Meter {
         Sample {
             cpu_core_pct: used_s.and_then(|used_s| self.cpu.push(now, used_s)),
             resident_bytes: resident.map(|pages| pages.saturating_mul(self.page_bytes)),
-            held_bytes: cgroup.and_then(|(group, limit)| group.held_bytes(limit.bytes)),
-            stalled_pct: cgroup.and_then(|(group, _)| group.stalled_pct()),
+            held_bytes: cgroup.and_then(Cgroup::held_bytes),
+            stalled_pct: cgroup.and_then(Cgroup::stalled_pct),
         }
     }
 
