@@ -55,7 +55,11 @@ pub(crate) fn run(quick: bool) -> Result<Report> {
     Ok(report)
 }
 
-async fn rollout(report: &mut Report, instance: &Instance, hosts: u32) -> Result<Vec<HostIdentity>> {
+pub(crate) async fn rollout(
+    report: &mut Report,
+    instance: &Instance,
+    hosts: u32,
+) -> Result<Vec<HostIdentity>> {
     progress(format!("enrol {hosts} hosts, {AT_ONCE} at once"));
     let api = instance.api().await?;
     let mut tokens: Vec<Arc<EnrolmentToken>> = Vec::new();
@@ -78,10 +82,13 @@ async fn rollout(report: &mut Report, instance: &Instance, hosts: u32) -> Result
                 ..HostFacts::default()
             };
             let time = TrustedTime::system();
-            tokio::time::timeout(ENROL_WITHIN, enroll(&Dialer::direct(), &token, &folder, facts, &time))
-                .await
-                .context("wait for the enrolment")?
-                .context("enrol")
+            tokio::time::timeout(
+                ENROL_WITHIN,
+                enroll(&Dialer::direct(), &token, &folder, facts, &time),
+            )
+            .await
+            .context("wait for the enrolment")?
+            .context("enrol")
         });
     }
     let (mut identities, mut failures) = (Vec::new(), Vec::new());

@@ -10,7 +10,7 @@
 
 pub(crate) mod data;
 pub(crate) mod feed;
-mod phase;
+pub(crate) mod phase;
 mod series;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -247,7 +247,7 @@ async fn count_patiently(api: &Api, query: &str) -> Result<Vec<Vec<Value>>> {
     }
 }
 
-fn rows_of(rows: &[Vec<Value>], host: HostId) -> u64 {
+pub(crate) fn rows_of(rows: &[Vec<Value>], host: HostId) -> u64 {
     let name = host.to_string();
     let row = rows
         .iter()

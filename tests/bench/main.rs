@@ -8,6 +8,7 @@ mod api;
 mod child;
 mod enrol;
 mod footprint;
+mod hostile;
 mod http;
 mod ingest;
 mod instance;
@@ -47,6 +48,8 @@ enum Command {
     Spool,
     /// How fast hosts enrol, and how a fleet comes back after a restart
     Enrol,
+    /// What peers that speak wrongly on purpose cost a collector and its honest hosts
+    Hostile,
     /// Writes bodies of made-up hosts, to train the dictionary on
     #[command(hide = true)]
     WorkSamples(samples::SampleArguments),
@@ -66,6 +69,7 @@ fn main() -> Result<()> {
         Command::Ingest => ingest::run(arguments.quick)?,
         Command::Spool => spool::run(arguments.quick)?,
         Command::Enrol => enrol::run(arguments.quick)?,
+        Command::Hostile => hostile::run(arguments.quick)?,
         Command::WorkSamples(work) => return samples::run(work),
         Command::WorkRecover(work) => return spool::recover(work),
         Command::Work(work) => return work::run(work),

@@ -13,6 +13,7 @@ mod agent;
 mod bounds;
 mod collector;
 mod compat;
+mod drain;
 mod hostile;
 mod kill;
 mod relative;
