@@ -42,6 +42,8 @@ use crate::{control, descriptors};
 
 /// How long everything has to end in order.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+/// How long work on blocking threads, such as a compaction, may go on after that.
+const ABANDON_AFTER: Duration = Duration::from_secs(2);
 /// Answers to orders that wait to be noted.
 const ORDER_RESULTS_MAX: usize = 64;
 /// Time between two sweeps of the metrics' buffers, and between two looks at alerting.
@@ -56,7 +58,10 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(compose(config))
+    let ended = runtime.block_on(compose(config));
+    // Work on blocking threads cannot be cancelled, and whatever it does survives a kill.
+    runtime.shutdown_timeout(ABANDON_AFTER);
+    ended
 }
 
 async fn compose(config: CollectorConfig) -> Result<ExitCode> {
