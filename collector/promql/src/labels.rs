@@ -8,6 +8,8 @@ use twox_hash::XxHash64;
 /// The label that holds a metric's name.
 pub const METRIC_NAME: &str = "__name__";
 
+const METADATA: [&str; 3] = [METRIC_NAME, "__type__", "__unit__"];
+
 /// A name and its value.
 pub type Label = (Arc<str>, Arc<str>);
 
@@ -71,9 +73,10 @@ impl Labels {
         self.filtered(|own| !names.iter().any(|name| name == own))
     }
 
-    /// Without the metric's name.
+    /// Without the metric's name, and without its type and unit where they are labels: what is computed from a metric
+    /// has none of them.
     pub fn without_name(&self) -> Self {
-        self.filtered(|own| own != METRIC_NAME)
+        self.filtered(|own| !METADATA.contains(&own))
     }
 
     /// What two series of a binary operation are matched by: the labels of `on`, or all but those of `ignoring` and

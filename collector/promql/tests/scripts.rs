@@ -38,6 +38,18 @@ async fn prometheus_own_scripts_pass() {
 }
 
 #[tokio::test]
+async fn own_scripts_pass() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/own");
+    for file in report::files(&[folder]).expect("our scripts") {
+        let report = report::run(&file).await.expect("a script can be read");
+        assert!(
+            report.failed.is_empty() && report.native.is_empty() && !report.passed.is_empty(),
+            "{report}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn runner_tells_wrong_values_and_faulty_lines() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("wrong.test");

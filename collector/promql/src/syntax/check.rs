@@ -5,7 +5,7 @@ use super::text::unquote;
 use crate::error::QueryError;
 
 /// Operators, parentheses, calls: each may be a level of the tree, which is walked by recursion.
-const NODES_MAX: usize = 600;
+const NODES_MAX: usize = 200;
 
 /// Likewise for what stands inside of one another.
 const DEPTH_MAX: usize = 100;

@@ -65,42 +65,50 @@ impl Lower<'_> {
         match parsed {
             grammar::Expr::NumberLiteral(_) => self.number(),
             grammar::Expr::StringLiteral(_) => Ok(Node::Text(self.cursor.literal("expression")?)),
-            grammar::Expr::Paren(inner) => {
-                self.cursor.expect("(", "expression")?;
-                let inner = self.expr(&inner.expr)?;
-                self.cursor.expect(")", "parenthesized expression")?;
-                Ok(Node::Paren(Box::new(inner)))
-            }
-            grammar::Expr::Unary(inner) => {
-                self.cursor.expect("-", "expression")?;
-                Ok(Node::Negate(Box::new(self.expr(&inner.expr)?)))
-            }
-            grammar::Expr::VectorSelector(_) => {
-                let id = self.new_selector();
-                let mut selector = self.cursor.selector(id)?;
-                selector.shift = self.cursor.shift()?;
-                if selector.shift.edge == Edge::Anchored {
-                    return Err(self
-                        .cursor
-                        .fault("anchored modifier can only be used with range selectors"));
-                }
-                Ok(Node::Selector(Box::new(selector)))
-            }
-            grammar::Expr::MatrixSelector(_) => {
-                let id = self.new_selector();
-                let mut selector = self.cursor.selector(id)?;
-                self.cursor.expect("[", "range selector")?;
-                let range_ms = self.cursor.range()?;
-                self.cursor.expect("]", "range selector")?;
-                selector.shift = self.cursor.shift()?;
-                Ok(Node::Matrix(Box::new(MatrixSelector { selector, range_ms })))
-            }
+            grammar::Expr::Paren(inner) => self.paren(&inner.expr),
+            grammar::Expr::Unary(inner) => self.negate(&inner.expr),
+            grammar::Expr::VectorSelector(_) => self.selector(),
+            grammar::Expr::MatrixSelector(_) => self.matrix(),
             grammar::Expr::Subquery(subquery) => self.subquery(&subquery.expr),
             grammar::Expr::Binary(binary) => self.binary(binary),
             grammar::Expr::Aggregate(aggregate) => self.aggregate(aggregate),
             grammar::Expr::Call(call) => self.call(call),
             grammar::Expr::Extension(_) => Err(self.cursor.unexpected("expression")),
         }
+    }
+
+    fn paren(&mut self, inner: &grammar::Expr) -> Result<Node, QueryError> {
+        self.cursor.expect("(", "expression")?;
+        let inner = Box::new(self.expr(inner)?);
+        self.cursor.expect(")", "parenthesized expression")?;
+        Ok(Node::Paren(inner))
+    }
+
+    fn negate(&mut self, inner: &grammar::Expr) -> Result<Node, QueryError> {
+        self.cursor.expect("-", "expression")?;
+        Ok(Node::Negate(Box::new(self.expr(inner)?)))
+    }
+
+    fn selector(&mut self) -> Result<Node, QueryError> {
+        let id = self.new_selector();
+        let mut selector = self.cursor.selector(id)?;
+        selector.shift = self.cursor.shift()?;
+        if selector.shift.edge == Edge::Anchored {
+            return Err(self
+                .cursor
+                .fault("anchored modifier can only be used with range selectors"));
+        }
+        Ok(Node::Selector(Box::new(selector)))
+    }
+
+    fn matrix(&mut self) -> Result<Node, QueryError> {
+        let id = self.new_selector();
+        let mut selector = self.cursor.selector(id)?;
+        self.cursor.expect("[", "range selector")?;
+        let range_ms = self.cursor.range()?;
+        self.cursor.expect("]", "range selector")?;
+        selector.shift = self.cursor.shift()?;
+        Ok(Node::Matrix(Box::new(MatrixSelector { selector, range_ms })))
     }
 
     fn new_selector(&mut self) -> usize {
