@@ -20,7 +20,7 @@ use crate::step::{command, run as run_command, step};
 pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
 
 /// Names as in `tests/fuzz/src/main.rs`.
-const TARGETS: [&str; 19] = [
+const TARGETS: [&str; 20] = [
     "frame",
     "batch",
     "relative",
@@ -38,6 +38,7 @@ const TARGETS: [&str; 19] = [
     "identity",
     "ledger",
     "address",
+    "tunnel",
     "rule",
     "spool",
 ];

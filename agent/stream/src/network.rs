@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 pub use except::Exceptions;
 pub use proxy::{Proxy, ProxyError, ProxySettings};
-pub use tunnel::TunnelFault;
+pub use tunnel::{TunnelFault, judge};
 
 use crate::connector::ConnectError;
 

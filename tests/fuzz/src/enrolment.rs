@@ -210,6 +210,19 @@ pub(crate) fn address(data: &[u8]) {
     }
 }
 
+/// What a proxy answers to the question for a tunnel.
+pub(crate) fn tunnel(data: &[u8]) {
+    let Err(fault) = agent_stream::network::judge(data, true) else {
+        return;
+    };
+    let said = fault.to_string();
+    assert!(
+        !said.contains(char::is_control),
+        "a proxy moves the cursor: {said:?}"
+    );
+    assert!(said.chars().count() < 2_000, "a proxy fills the log");
+}
+
 fn write(path: &Path, data: &[u8]) {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);

@@ -25,7 +25,7 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name; each has a seed in [`seeds::write`].
-const TARGETS: [(&str, Target); 19] = [
+const TARGETS: [(&str, Target); 20] = [
     ("frame", fact::frame),
     ("batch", fact::batch),
     ("relative", fact::relative),
@@ -43,6 +43,7 @@ const TARGETS: [(&str, Target); 19] = [
     ("identity", enrolment::identity),
     ("ledger", enrolment::ledger),
     ("address", enrolment::address),
+    ("tunnel", enrolment::tunnel),
     ("rule", file::rule),
     ("spool", file::spool),
 ];

@@ -55,6 +55,10 @@ pub(crate) fn write(folder: &Path) {
         *kind = 1;
     }
     put("kernel-record", &exec);
+    put(
+        "tunnel",
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"a\"\r\n\r\n",
+    );
     documents(&put);
     enrolment(&put);
     let request = HealerRequest::Hello { protocol: 1 };

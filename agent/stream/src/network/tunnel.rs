@@ -15,6 +15,8 @@ use super::proxy::Proxy;
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Most characters of what a proxy said that are shown.
 const SAID_CHARS_MAX: usize = 120;
+/// Most ways to log in that are shown.
+const OFFERS_MAX: usize = 4;
 
 /// A proxy does not lead to where it should.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +159,11 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Tun
     Ok(head)
 }
 
-fn judge(head: &[u8], given: bool) -> Result<(), TunnelFault> {
+/// What the head of a proxy's answer says; `given` is whether it was told who we are.
+///
+/// # Errors
+/// Everything but a tunnel.
+pub fn judge(head: &[u8], given: bool) -> Result<(), TunnelFault> {
     let text = String::from_utf8_lossy(head);
     let mut lines = text.lines();
     let status = lines.next().unwrap_or_default();
@@ -176,7 +182,7 @@ fn judge(head: &[u8], given: bool) -> Result<(), TunnelFault> {
                 (name.trim().eq_ignore_ascii_case("proxy-authenticate") && !scheme.is_empty())
                     .then(|| said(scheme.as_bytes()))
             });
-            let offered = offers.collect::<Vec<_>>().join(", ");
+            let offered = offers.take(OFFERS_MAX).collect::<Vec<_>>().join(", ");
             Err(TunnelFault::Login {
                 given,
                 offered: if offered.is_empty() {
