@@ -31,7 +31,7 @@ const SOON: HumanDuration = HumanDuration::from_millis(300);
 fn large_frames(caller: &Caller, count: u64) -> Vec<Bytes> {
     let frame = |number| {
         let small = caller.frame(Lane::Events, number, &[unit(number)]);
-        let noise = (0..250_u32 * 1024).map(|index| (index.wrapping_mul(2_654_435_761) >> 21) as u8);
+        let noise = (0..250_u32 * 1024).map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[0]);
         Frame {
             body: noise.collect::<Vec<u8>>().into(),
             ..small

@@ -25,7 +25,15 @@
 //!   that come before any have an unknown clock.
 //! - Relative frames ([`fleetmend_event::relative`]) are made whole before anything else is done with them; one that cannot
 //!   be is answered with a goodbye, after which the host sends frames that stand for themselves.
-//! - Input is bounded: connections, handshakes in time, message bytes, frames per message, silence.
+//! - **What a peer costs is bounded, and it is answered.** A message takes room from one budget of bytes, by the length
+//!   it states, before it is read, and keeps it until its records are durable (`metered.rs`, `budget.rs`); small messages
+//!   have room of their own, for the critical lane. Each stream is granted credit in bytes out of the same budget. An
+//!   address, a host and all together have a number of connections and streams, an address shakes so many hands at
+//!   once, and a host may send so many bytes and rows a second (`quota.rs`); samples of more series than it may have
+//!   are the sink's to refuse. Whoever exceeds is held, sent away with a time to come back, or refused, and is named in the
+//!   audit, which is limited per address and host. Beyond the budget a connection has 256 KiB in HTTP/2 and the
+//!   buffers of TLS. Whoever has many addresses can still make handshakes wait for as long as one may take.
+//! - A connection without a call, a message that does not come and answers that are not taken have deadlines.
 //!
 //! # Tasks and channels
 //! `carrier-accept` shakes hands, `carrier-serve` speaks HTTP/2, and each stream is a task below them that ends

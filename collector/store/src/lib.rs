@@ -13,6 +13,8 @@
 //!   A host has the marks of its latest 64 epochs; what it sends under an older one counts as new.
 //! - Rows that cannot be read, records that never came and files that are damaged become gap rows, and stop nothing
 //!   else. An [`Answer`] names the gaps that touch what it read.
+//! - A host has a number of series; samples of further ones are a gap (`series.rs`), the frame is stored without them
+//!   and its head says how many rows came.
 //! - Rows keep the times of their host's clock; what the store decides, it decides by the times of its own
 //!   (`clock.rs`): which day a row belongs to, when it expires, how late it came.
 //! - A query sees every row of a table once, also while it is compacted. Rows in one frame keep their order.
