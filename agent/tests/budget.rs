@@ -6,7 +6,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "helpers of a test fail loudly, as the test does"
+    clippy::print_stdout,
+    reason = "helpers of a test fail loudly, as the test does, and say what could not run"
 )]
 
 use std::io::{Read as _, Write as _};
