@@ -34,6 +34,8 @@ const LEAST_MAX: usize = 64;
 const WAITED_MAX_US: i64 = 30 * 24 * 3_600 * 1_000_000;
 /// What is told of a clock is rounded to this: the way takes longer than a clock is read exactly.
 const GRAIN_US: i64 = 1_000;
+/// What was told is told again while it is not further off: a column that does not change takes no room.
+const STEADY_US: i64 = 20_000;
 
 /// Name of a boot, as a hello says it.
 type BootId = Vec<u8>;
@@ -60,8 +62,17 @@ struct Boot {
     id: BootId,
     /// Reception less boot clock, rising with the time of reception: the first is the least.
     least: VecDeque<(Instant, i64)>,
-    /// Wall clock less boot clock, the latest last.
-    settings: VecDeque<i64>,
+    /// The latest last.
+    settings: VecDeque<Setting>,
+}
+
+/// What a wall clock was set to.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    /// Wall clock less boot clock.
+    wall_at_zero: i64,
+    /// How much ahead that was said to be.
+    told: i64,
 }
 
 impl HostClock {
@@ -81,9 +92,7 @@ impl StreamClock {
         let mut boots = self.host.0.lock();
         let boot = boots.of(&self.boot);
         let zero = boot.note(received.0.saturating_sub(shown), at);
-        let setting = wall.0.saturating_sub(shown);
-        boot.set_to(setting);
-        grained(setting.saturating_sub(zero))
+        boot.set_to(wall.0.saturating_sub(shown), zero)
     }
 
     /// How much the clock that stamped a frame was ahead when it did, in microseconds; `None` before any heartbeat.
@@ -117,14 +126,14 @@ impl Boots {
         let (present, others): (Vec<&Boot>, Vec<&Boot>) = latest.partition(|boot| boot.id == present);
         for boot in present.iter().chain(&others) {
             if let Some(zero) = boot.zero().filter(|zero| possible(*zero))
-                && boot.was_set_to(setting)
+                && let Some(held) = boot.setting(setting)
             {
-                return Some(grained(setting.saturating_sub(zero)));
+                return Some(steady(setting.saturating_sub(zero), held.told));
             }
         }
         let present = present.first()?;
         let zero = present.zero()?;
-        let last = present.settings.back()?.saturating_sub(zero);
+        let last = present.settings.back()?.wall_at_zero.saturating_sub(zero);
         let unset = made.0.saturating_sub(last);
         let of_unheard_boot = unset < zero && unset > received.0.saturating_sub(WAITED_MAX_US);
         let is_of_present = possible(zero) && !of_unheard_boot;
@@ -157,21 +166,39 @@ impl Boot {
         self.least.front().map(|(_, difference)| *difference)
     }
 
-    fn set_to(&mut self, setting: i64) {
-        self.settings.retain(|held| !is_same(*held, setting));
+    /// The wall clock is set so; returns how much ahead that is.
+    fn set_to(&mut self, wall_at_zero: i64, zero: i64) -> i64 {
+        let ahead = wall_at_zero.saturating_sub(zero);
+        let held = self.setting(wall_at_zero);
+        let told = held.map_or(grained(ahead), |held| steady(ahead, held.told));
+        self.settings
+            .retain(|held| !is_same(held.wall_at_zero, wall_at_zero));
         while self.settings.len() >= SETTINGS_MAX {
             self.settings.pop_front();
         }
-        self.settings.push_back(setting);
+        self.settings.push_back(Setting { wall_at_zero, told });
+        told
     }
 
-    fn was_set_to(&self, setting: i64) -> bool {
-        self.settings.iter().any(|held| is_same(*held, setting))
+    /// What is remembered of this setting.
+    fn setting(&self, wall_at_zero: i64) -> Option<Setting> {
+        let mut held = self.settings.iter().rev();
+        held.find(|held| is_same(held.wall_at_zero, wall_at_zero))
+            .copied()
     }
 }
 
 fn is_same(one: i64, other: i64) -> bool {
     one.abs_diff(other) <= SAME_SETTING_US.unsigned_abs()
+}
+
+/// What was told, or what it is, when that is further off.
+fn steady(ahead: i64, told: i64) -> i64 {
+    if ahead.abs_diff(told) <= STEADY_US.unsigned_abs() {
+        told
+    } else {
+        grained(ahead)
+    }
 }
 
 fn grained(micros: i64) -> i64 {

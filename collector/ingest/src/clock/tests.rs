@@ -77,6 +77,34 @@ fn least_delay_of_many_heartbeats_tells_the_clock() {
 }
 
 #[test]
+fn what_is_told_stays_the_same_while_clocks_are_read_inexactly() {
+    let clock = HostClock::default();
+    let mut host = Machine {
+        boot: 1,
+        zero: START,
+        ahead: HOUR,
+    };
+    let told = host.beat(&clock, START + SECOND, 0, Instant::now());
+    assert_eq!(told, HOUR);
+    for wander in [-19_000, 700, 15_000] {
+        host.ahead = HOUR + wander;
+        let frame = host.frame(START + 2 * SECOND);
+        assert_eq!(host.ahead_of(&clock, &frame, START + 3 * SECOND), Some(told));
+        assert_eq!(host.beat(&clock, START + 3 * SECOND, 0, Instant::now()), told);
+    }
+    host.ahead = HOUR + 40_000;
+    let frame = host.frame(START + 4 * SECOND);
+    assert_eq!(
+        host.ahead_of(&clock, &frame, START + 5 * SECOND),
+        Some(HOUR + 40_000)
+    );
+    assert_eq!(
+        host.beat(&clock, START + 5 * SECOND, 0, Instant::now()),
+        HOUR + 40_000
+    );
+}
+
+#[test]
 fn each_frame_has_the_clock_of_its_own_moment() {
     let clock = HostClock::default();
     let now = Instant::now();
