@@ -1,13 +1,12 @@
 //! Which proxy, and who we are to it.
 
 use std::fmt;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fleetmend_config::Secret;
-use fleetmend_identity::{Address, IdentityError, files};
+use fleetmend_identity::{Address, IdentityError, credential};
 
 use super::except::{EXCEPTIONS_MAX, Exceptions};
 
@@ -15,8 +14,6 @@ use super::except::{EXCEPTIONS_MAX, Exceptions};
 const PORT_DEFAULT: u16 = 80;
 /// Longest name or password.
 const WORD_BYTES_MAX: usize = 1024;
-/// Where systemd puts credentials (`systemd.exec(5)`, `LoadCredential=`).
-const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
 /// What is configured of a proxy.
 #[derive(Debug, Clone, Default)]
@@ -67,17 +64,6 @@ pub enum ProxyError {
     /// The file of the password has the wrong mode or cannot be read.
     #[error("read the proxy's password")]
     PasswordFile(#[source] IdentityError),
-    /// The credential of the password cannot be read.
-    #[error(
-        "read the proxy's password from the credential {name}: LoadCredential={name}:/path belongs into the unit"
-    )]
-    Credential {
-        /// Its name.
-        name: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The file holds no password.
     #[error("the file of the proxy's password holds none: one line of at most {WORD_BYTES_MAX} bytes")]
     NoPassword,
@@ -157,7 +143,7 @@ impl ProxySettings {
                     ProxyError::NobodysPassword.to_string(),
                 ));
             }
-            if !file.is_absolute() && credential(file).is_none() {
+            if !file.is_absolute() && !is_plain(file) {
                 let message = "must be an absolute path, or the plain name of a systemd credential";
                 faults.push(("proxy_password_file".to_owned(), message.to_owned()));
             }
@@ -297,25 +283,14 @@ fn word(text: &str) -> Result<String, ProxyError> {
     Ok(word)
 }
 
-/// The name of a systemd credential: a plain file name.
-fn credential(file: &Path) -> Option<&str> {
-    let name = file.to_str()?;
-    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    plain.then_some(name)
+/// Whether it is a plain file name, as that of a systemd credential.
+fn is_plain(file: &Path) -> bool {
+    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    file.to_str().is_some_and(plain)
 }
 
 fn read_password(file: &Path) -> Result<Secret, ProxyError> {
-    let bytes = match credential(file) {
-        Some(name) => {
-            zeroize::Zeroizing::new(read_credential(name).map_err(|source| ProxyError::Credential {
-                name: name.to_owned(),
-                source,
-            })?)
-        }
-        None => files::read_private(file)
-            .map_err(ProxyError::PasswordFile)?
-            .ok_or_else(|| missing(file))?,
-    };
+    let bytes = credential::read_secret(file).map_err(ProxyError::PasswordFile)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| ProxyError::NoPassword)?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
@@ -323,25 +298,6 @@ fn read_password(file: &Path) -> Result<Secret, ProxyError> {
         return Err(ProxyError::NoPassword);
     }
     Ok(Secret::new(text))
-}
-
-fn missing(file: &Path) -> ProxyError {
-    ProxyError::PasswordFile(IdentityError::File {
-        action: "read",
-        path: file.to_owned(),
-        source: io::ErrorKind::NotFound.into(),
-    })
-}
-
-/// systemd guards the folder; the modes of the files in it are its own.
-fn read_credential(name: &str) -> io::Result<Vec<u8>> {
-    let folder = std::env::var_os(CREDENTIALS_VARIABLE).ok_or(io::ErrorKind::NotFound)?;
-    let mut bytes = Vec::new();
-    let most = u64::try_from(WORD_BYTES_MAX + 3).unwrap_or(u64::MAX);
-    std::fs::File::open(Path::new(&folder).join(name))?
-        .take(most)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
