@@ -238,6 +238,12 @@ impl Instance {
         answer.json().await.unwrap()
     }
 
+    /// The collector's own metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = self.client.get(self.url("/metrics")).send().await.unwrap();
+        answer.text().await.unwrap()
+    }
+
     /// The command line of the operator.
     pub(crate) fn operate(&self, arguments: &[&str]) -> Output {
         program("fleetmend")

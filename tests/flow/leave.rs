@@ -128,6 +128,11 @@ async fn a_host_leaves_without_its_collector_and_is_told_what_is_left_to_do() {
     ] {
         assert!(listed.contains(name), "{name}: {listed}");
     }
+    let shown = instance.metrics().await;
+    for kind in ["issuing", "root"] {
+        let name = format!("fleetmend_collector_ingest_cert_not_after_seconds{{certificate=\"{kind}\"}} ");
+        assert!(shown.contains(&name), "{name}: {shown}");
+    }
     let expiring = said(&instance.operate(&["certs", "--expiring"]));
     assert!(
         !expiring.contains("online key") && !expiring.contains("fleet root"),

@@ -30,8 +30,9 @@
 //! without a new fleet root, in three stages ([`authority::Stage`]): the bundle lists old and new, the collector
 //! changes over, the bundle lists the new alone. Each stage is a bundle version of its own, signed by a root that
 //! both it and the version before it list; a host that slept through some gets all of them and verifies one by
-//! the other ([`TrustBundle::open_chain`]). The enrolment listener also shows the certificates by which each old
-//! root vouched for its successor, so that a token or a host that pins an old root is still served.
+//! the other ([`TrustBundle::open_chain`]), and so does its healer, which keeps a chain of its own. The enrolment
+//! listener also shows the certificates by which each old root vouched for its successor, so that a token or a host
+//! that pins an old root is still served.
 //!
 //! # What is thin
 //!

@@ -18,6 +18,8 @@ pub(super) fn spawn(enroller: &Enroller, tasks: &Tasks) {
     let (enroller, token) = (enroller.clone(), tasks.token());
     tasks.spawn("enrolment-upkeep", TaskKind::BestEffort, async move {
         let mut clock = Clock::of(&enroller);
+        // What ends soon is not to be looked for in vain after a start.
+        enroller.show_ends();
         loop {
             if token
                 .run_until_cancelled(tokio::time::sleep(EVERY))
