@@ -9,6 +9,7 @@ mod binary;
 mod call;
 mod choose;
 mod classic;
+mod info;
 mod label;
 mod meter;
 mod names;
@@ -128,6 +129,7 @@ impl Evaluator<'_> {
             Node::Binary(binary) => self.binary(binary, grid),
             Node::Aggregate(aggregate) => self.aggregate(aggregate, grid).map(Value::Vector),
             Node::Call(call) => self.call(call, grid),
+            Node::Info(info) => self.info(info, grid).map(Value::Vector),
             Node::Matrix(_) | Node::Subquery(_) => Err(QueryError::bad_data(
                 "invalid expression type \"range vector\" for this query, must be scalar or instant vector",
             )),

@@ -64,6 +64,10 @@ impl Plan {
                 }
                 self.walk(&aggregate.inner, first_ms, last_ms);
             }
+            Node::Info(info) => {
+                self.walk(&info.base, first_ms, last_ms);
+                self.add(&info.selector, first_ms, last_ms, self.lookback_ms);
+            }
             Node::Call(call) => {
                 for argument in &call.arguments {
                     self.walk(argument, first_ms, last_ms);

@@ -24,7 +24,8 @@
 //!
 //! # Limits of today
 //! - No native histograms: a source cannot give any, and functions that look at nothing else give nothing.
-//! - `info`, `integral` and `start_timestamp` are refused.
+//! - `integral` and `start_timestamp` are refused.
+//! - `info` looks at info series at the time of the step, whatever `@` and `offset` its argument has.
 //! - `sort`, `topk` and `bottomk` order an instant answer; equal values keep the order of their labels.
 //! - A part of a query that does not depend on the step, because of `@`, is nevertheless computed for each.
 //! - Parse errors that only the grammar finds have no place; `syntax.rs` says what else is done around `promql-parser`.
@@ -42,6 +43,7 @@ mod fetch;
 mod function;
 mod labels;
 mod matcher;
+mod notation;
 mod number;
 mod source;
 mod syntax;
@@ -53,5 +55,6 @@ pub use engine::Engine;
 pub use error::{QueryError, SourceError};
 pub use labels::{Label, Labels, METRIC_NAME};
 pub use matcher::{LabelMatcher, MatchOp};
+pub use notation::{format_value, parse_duration_ms, parse_selector};
 pub use source::{STALE_BITS, SelectRequest, Selection, SeriesSamples, SeriesSource, SourceGap};
 pub use syntax::QueryTimes;

@@ -140,7 +140,8 @@ pub(crate) fn general_digits(value: f64, digits: usize) -> String {
     rounded.to_string()
 }
 
-fn exponent(value: f64) -> String {
+/// Go's `%e` with the fewest digits.
+pub(crate) fn exponent(value: f64) -> String {
     let text = format!("{value:e}");
     match text.split_once('e') {
         Some((mantissa, power)) => {
@@ -167,7 +168,8 @@ pub(crate) fn open_metrics(value: f64) -> String {
     text
 }
 
-fn special(value: f64) -> Option<&'static str> {
+/// What is not a finite number.
+pub(crate) fn special(value: f64) -> Option<&'static str> {
     if value.is_nan() {
         Some("NaN")
     } else if value == f64::INFINITY {

@@ -15,7 +15,7 @@ mod scan;
 mod selector;
 mod text;
 
-pub(crate) use duration::number;
+pub(crate) use duration::{literal_ms, number};
 
 use crate::error::QueryError;
 use ast::Query;

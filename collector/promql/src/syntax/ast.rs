@@ -1,6 +1,7 @@
 //! The tree that is evaluated: literals read, times resolved, places known.
 
 use crate::annotations::Place;
+use crate::labels::{Labels, METRIC_NAME};
 use crate::matcher::LabelMatcher;
 
 pub(crate) use super::text::Literal;
@@ -41,6 +42,7 @@ pub(crate) enum Node {
     Binary(Box<Binary>),
     Aggregate(Box<Aggregate>),
     Call(Box<Call>),
+    Info(Box<Info>),
 }
 
 /// When a selector or subquery looks at the data.
@@ -239,6 +241,36 @@ pub(crate) struct Grouping {
     pub(crate) labels: Vec<String>,
 }
 
+/// A call of `info`.
+#[derive(Clone, Debug)]
+pub(crate) struct Info {
+    pub(crate) base: Expr,
+    /// Of the info series.
+    pub(crate) selector: Selector,
+    /// Info series among the base are left as they are.
+    pub(crate) keeps_own: bool,
+}
+
+impl Info {
+    /// Conditions on labels that are taken over; without any, all are.
+    pub(crate) fn data_matchers(&self) -> impl Iterator<Item = &LabelMatcher> {
+        self.selector
+            .matchers
+            .iter()
+            .filter(|matcher| matcher.name != METRIC_NAME)
+    }
+
+    /// Whether a series of the base is an info series itself.
+    pub(crate) fn keeps(&self, labels: &Labels) -> bool {
+        let mut names = self
+            .selector
+            .matchers
+            .iter()
+            .filter(|matcher| matcher.name == METRIC_NAME);
+        self.keeps_own && names.all(|matcher| matcher.matches(labels.name()))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) function: &'static str,
@@ -261,7 +293,7 @@ impl Expr {
             Node::Number(_) => Type::Scalar,
             Node::Text(_) => Type::Text,
             Node::Matrix(_) | Node::Subquery(_) => Type::Matrix,
-            Node::Selector(_) | Node::Aggregate(_) | Node::Paren(_) => Type::Vector,
+            Node::Selector(_) | Node::Aggregate(_) | Node::Paren(_) | Node::Info(_) => Type::Vector,
             Node::Negate(inner) => inner.gives(),
             Node::Binary(binary) => match (binary.left.gives(), binary.right.gives()) {
                 (Type::Scalar, Type::Scalar) => Type::Scalar,

@@ -5,14 +5,16 @@ use promql_parser::parser::value::ValueType;
 
 use super::QueryTimes;
 use super::ast::{
-    Aggregate, Aggregator, Binary, Call, Card, Edge, Expr, Grouping, Matching, MatrixSelector, Node, Op,
-    Query, Subquery, Type,
+    Aggregate, Aggregator, Binary, Call, Card, Edge, Expr, Grouping, Info, Matching, MatrixSelector, Node,
+    Op, Query, Selector, Shift, Subquery, Type,
 };
 use super::duration::{literal_ms, number};
 use super::postfix::Cursor;
 use super::scan::{Kind, Token};
 use crate::annotations::Place;
 use crate::error::QueryError;
+use crate::labels::METRIC_NAME;
+use crate::matcher::LabelMatcher;
 
 struct Lower<'a> {
     cursor: Cursor<'a>,
@@ -321,10 +323,54 @@ impl Lower<'_> {
         }
         self.cursor.expect(")", "function call")?;
         self.check_arguments(&parsed.func, &arguments)?;
+        if name == "info" {
+            return self.info(arguments);
+        }
         Ok(Node::Call(Box::new(Call {
             function: name,
             arguments,
             gives: kind(parsed.func.return_type),
+        })))
+    }
+
+    fn info(&mut self, arguments: Vec<Expr>) -> Result<Node, QueryError> {
+        let mut arguments = arguments.into_iter();
+        let base = arguments
+            .next()
+            .ok_or_else(|| self.cursor.unexpected("function call"))?;
+        let chosen = match arguments.next().map(|argument| argument.node) {
+            Some(Node::Selector(selector)) if selector.shift == Shift::default() => Some(*selector),
+            Some(_) => {
+                return Err(self
+                    .cursor
+                    .fault("expected label selectors only as the second argument of info()"));
+            }
+            None => None,
+        };
+        let named = |selector: &Selector| {
+            selector
+                .matchers
+                .iter()
+                .any(|matcher| matcher.name == METRIC_NAME)
+        };
+        let keeps_own = chosen.as_ref().is_none_or(named);
+        let mut selector = match chosen {
+            Some(selector) => selector,
+            None => Selector {
+                id: self.new_selector(),
+                matchers: Vec::new(),
+                shift: Shift::default(),
+            },
+        };
+        if !named(&selector) {
+            selector
+                .matchers
+                .push(LabelMatcher::equal(METRIC_NAME, "target_info"));
+        }
+        Ok(Node::Info(Box::new(Info {
+            base,
+            selector,
+            keeps_own,
         })))
     }
 
