@@ -11,6 +11,11 @@ use serde::Deserialize;
 const QUOTA_BYTES_MIN: u64 = 1024 * 1024;
 /// A quota is at least this many segments, so that shedding takes the oldest part and not all of it.
 const SEGMENTS_PER_QUOTA: u64 = 8;
+/// A segment of metrics is thinned at once, so it is small.
+const METRICS_SEGMENT_BYTES_MAX: u64 = 1024 * 1024;
+/// Metrics that were not acknowledged are thinned from this part of their quota on, in quarters: what comes of it has
+/// to find room.
+const THIN_FROM_QUARTERS: u64 = 3;
 /// Facts of one lane that are batched at once; the buffer's bound.
 const BATCH_FACTS_MAX: usize = 4096;
 /// Ticks of metrics that are batched at once: a minute at one per second.
@@ -71,10 +76,19 @@ impl SpoolConfig {
     }
 
     pub(crate) fn segment_bytes(&self, lane: Lane) -> u64 {
+        let most = match lane {
+            Lane::Metrics => METRICS_SEGMENT_BYTES_MAX,
+            Lane::Critical | Lane::Events => u64::MAX,
+        };
         self.segment_size
             .get()
             .min(self.quota_bytes(lane) / SEGMENTS_PER_QUOTA)
-            .max(1)
+            .clamp(1, most)
+    }
+
+    /// Bytes of unacknowledged metrics above which the oldest are thinned.
+    pub(crate) fn thin_from_bytes(&self) -> u64 {
+        self.metrics_quota.get() / 4 * THIN_FROM_QUARTERS
     }
 
     pub(crate) fn flush_age(&self, lane: Lane) -> Duration {

@@ -36,8 +36,6 @@ pub(crate) enum Access {
     Read,
     /// For changing its length.
     Write,
-    /// For writing at its end.
-    Append,
     /// For writing at its end; made when it is not there.
     AppendOrCreate,
     /// For writing at its end; must not be there yet.
@@ -120,7 +118,6 @@ impl Disk for RealDisk {
         match access {
             Access::Read => options.read(true),
             Access::Write => options.write(true),
-            Access::Append => options.append(true),
             Access::AppendOrCreate => options.append(true).create(true),
             Access::CreateNew => options.append(true).create_new(true),
             Access::Create => options.write(true).create(true).truncate(true),

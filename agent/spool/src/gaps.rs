@@ -70,17 +70,22 @@ impl PendingGaps {
             return;
         }
         // A kind is one of a few tables and reasons, so this grows past the limit by a few rows at most.
-        self.rows.push(Gap {
-            time: clock::wall(),
-            table: loss.table.to_owned(),
-            lane: loss.lane,
-            from_time: loss.span.0,
-            to_time: loss.span.1,
-            count: loss.count,
-            exactness: loss.exactness,
-            stage: loss.stage,
-            reason: loss.reason.to_owned(),
-        });
+        self.rows.push(gap_of(loss));
+    }
+}
+
+/// The row of a loss that is noticed now.
+pub(crate) fn gap_of(loss: &Loss) -> Gap {
+    Gap {
+        time: clock::wall(),
+        table: loss.table.to_owned(),
+        lane: loss.lane,
+        from_time: loss.span.0,
+        to_time: loss.span.1,
+        count: loss.count,
+        exactness: loss.exactness,
+        stage: loss.stage,
+        reason: loss.reason.to_owned(),
     }
 }
 

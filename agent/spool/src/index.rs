@@ -50,6 +50,8 @@ pub(crate) struct Extent {
     pub(crate) kind: ExtentKind,
     /// When all of it was found to be acknowledged.
     pub(crate) acknowledged_at: Option<Instant>,
+    /// Thinning was done, or would gain nothing.
+    pub(crate) thin: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,12 @@ pub(crate) struct LaneIndex {
     pub(crate) extents: VecDeque<Extent>,
     /// Highest number that the collector has made durable.
     pub(crate) acknowledged: u64,
-    /// One past the highest number that was ever durable here.
+    /// Highest number that may have been sent since the collector said what it has: until it says so again, it may
+    /// have stored what it did not acknowledge.
+    pub(crate) sent: u64,
+    /// Numbers that the writer is about to replace; nobody reads them until it has.
+    pub(crate) yielding: Vec<(u64, u64)>,
+    /// One past the highest number that was ever durable here; 0 when nothing says that there was one.
     pub(crate) next: u64,
 }
 
@@ -114,7 +121,7 @@ impl LaneIndex {
         {
             *durable = bytes;
             last.next = next;
-            last.acknowledged_at = None;
+            (last.acknowledged_at, last.thin) = (None, false);
             return;
         }
         let kind = ExtentKind::Segment { bytes, version: 0 };
@@ -123,7 +130,56 @@ impl LaneIndex {
             next,
             kind,
             acknowledged_at: None,
+            thin: false,
         });
+    }
+
+    /// Puts tombstones in the place of `first..next`, one with those beside them; the range that they cover now.
+    pub(crate) fn bury(&mut self, first: u64, next: u64) -> Extent {
+        let shed = |extent: &&Extent| extent.kind == ExtentKind::Shed;
+        let mut of = (first, next);
+        for beside in self.extents.iter().filter(shed) {
+            if beside.next >= of.0 && beside.first <= of.1 {
+                of = (of.0.min(beside.first), of.1.max(beside.next));
+            }
+        }
+        let buried = Extent {
+            first: of.0,
+            next: of.1,
+            kind: ExtentKind::Shed,
+            acknowledged_at: None,
+            thin: false,
+        };
+        self.extents
+            .retain(|other| other.next <= of.0 || other.first >= of.1);
+        let at = self.extents.partition_point(|other| other.next <= of.0);
+        self.extents.insert(at, buried);
+        buried
+    }
+
+    /// Aggregates were put at the end, in a file of their own.
+    pub(crate) fn place(&mut self, first: u64, next: u64, bytes: u64) {
+        self.grow(first, next, bytes);
+        if let Some(last) = self.extents.back_mut() {
+            last.thin = true;
+        }
+    }
+
+    /// Whether the writer is about to replace the extent of `number`.
+    pub(crate) fn yields(&self, number: u64) -> bool {
+        self.yielding
+            .iter()
+            .any(|(first, next)| (*first..*next).contains(&number))
+    }
+
+    /// The writer replaced the extent that began with `first`, or gave it back.
+    pub(crate) fn yielded(&mut self, first: u64) {
+        self.yielding.retain(|range| range.0 != first);
+    }
+
+    /// Whether nobody can have got anything of the extent yet.
+    pub(crate) fn is_unsent(&self, extent: &Extent) -> bool {
+        extent.first > self.sent.max(self.acknowledged)
     }
 
     /// Numbers that are durable here and not yet at the collector.
@@ -221,6 +277,7 @@ impl Index {
                 let number = durable.iter().find(has).map_or(0, |mark| mark.sequence.0);
                 let index = epoch.lanes.get_mut(lane);
                 index.set_acknowledged(number.min(index.next.saturating_sub(1)), now);
+                index.sent = index.acknowledged;
             }
         }
     }

@@ -49,6 +49,10 @@ impl Layout {
         self.root.join("staging")
     }
 
+    pub(crate) fn sent(&self) -> PathBuf {
+        self.root.join("sent")
+    }
+
     pub(crate) fn corrupt(&self) -> PathBuf {
         self.root.join("corrupt")
     }
@@ -75,15 +79,63 @@ pub(crate) fn shed_name(lane: Lane, first: u64, next: u64) -> String {
     format!("{lane}-{first:020}-{next:020}.shed")
 }
 
+/// With which numbers the lanes of an epoch end that is no longer written: they come next, by [`Lane::ALL`].
+pub(crate) fn end_name(next: [u64; 3]) -> String {
+    let [critical, events, metrics] = next;
+    format!("end-{critical:020}-{events:020}-{metrics:020}")
+}
+
+/// The numbers of [`end_name`].
+pub(crate) fn parse_end(name: &str) -> Option<[u64; 3]> {
+    let mut numbers = name.strip_prefix("end-")?.split('-').map(number);
+    let next = [numbers.next()??, numbers.next()??, numbers.next()??];
+    numbers.next().is_none().then_some(next)
+}
+
+/// What a file of aggregates says by its name; see [`crate::thin`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ThinName {
+    /// First number of the aggregates, in the epoch of their folder.
+    pub(crate) first: u64,
+    /// Number of the gap row that makes them true, in the critical lane of the same epoch.
+    pub(crate) gap: u64,
+    /// Epoch of the numbers that they stand for, by its ordinal.
+    pub(crate) of_ordinal: u32,
+    /// Those numbers.
+    pub(crate) of: (u64, u64),
+}
+
+impl ThinName {
+    pub(crate) fn name(&self) -> String {
+        let Self {
+            first,
+            gap,
+            of_ordinal,
+            of: (from, next),
+        } = *self;
+        format!("metrics-{first:020}-{gap:020}-{of_ordinal:08}-{from:020}-{next:020}.thin")
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix("metrics-")?.strip_suffix(".thin")?.split('-');
+        let (first, gap) = (number(parts.next()?)?, number(parts.next()?)?);
+        let of_ordinal = parts.next().filter(|part| part.len() == 8)?.parse().ok()?;
+        let of = (number(parts.next()?)?, number(parts.next()?)?);
+        (parts.next().is_none() && first > 0 && of.0 < of.1).then_some(Self {
+            first,
+            gap,
+            of_ordinal,
+            of,
+        })
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    if text.len() == 20 { text.parse().ok() } else { None }
+}
+
 /// What a file's name says; `None` for anything that is not ours.
 pub(crate) fn parse_entry(name: &str) -> Option<Entry> {
-    let number = |text: &str| {
-        if text.len() == 20 {
-            text.parse::<u64>().ok()
-        } else {
-            None
-        }
-    };
     if let Some(stem) = name.strip_suffix(".frames") {
         let (lane, first) = stem.split_once('-')?;
         let first = number(first).filter(|first| *first > 0)?;
@@ -125,7 +177,8 @@ pub(crate) fn turn_to_shed(disk: &dyn Disk, folder: &Path, segment: &str, shed: 
         Ok(()) => disk
             .sync_folder(folder)
             .and_then(|()| disk.open(&target, Access::Write)?.set_len(0)),
-        Err(_) => mark_file(disk, folder, shed),
+        // A mark that may not be durable would take the segment with it at some later start.
+        Err(_) => mark_file(disk, folder, shed).inspect_err(|_| drop(remove_if_there(disk, &target))),
     }
 }
 
@@ -159,6 +212,15 @@ mod tests {
         }
         let epoch = SpoolEpoch::random();
         assert_eq!(parse_epoch(&format!("00000012-{epoch}")), Some((12, epoch)));
+        assert_eq!(parse_end(&end_name([1, 20, 3])), Some([1, 20, 3]));
+        let thin = ThinName {
+            first: 7,
+            gap: 3,
+            of_ordinal: 2,
+            of: (1, 5),
+        };
+        assert_eq!(ThinName::parse(&thin.name()), Some(thin));
+        assert_eq!(parse_entry(&thin.name()), None);
     }
 
     #[test]
@@ -173,5 +235,7 @@ mod tests {
         }
         assert_eq!(parse_entry(&shed_name(Lane::Events, 9, 9)), None);
         assert_eq!(parse_epoch("corrupt"), None);
+        assert_eq!(parse_end("end-1-2-3"), None);
+        assert_eq!(ThinName::parse("metrics-1.thin"), None);
     }
 }

@@ -8,7 +8,9 @@
 //!   spool, a restored or cloned disk and a power cut cannot reuse a number.
 //! - A frame is handed out for sending only after `fdatasync` of the bytes that hold it.
 //! - What waits in memory is lost by kill −9: at most the lane's flush age (events 250 ms, critical 50 ms). A
-//!   tick of metrics goes to a **staging** file at once and survives; it is a frame only when its batch is full.
+//!   tick of metrics goes to a **staging** file at once and survives; it is a frame only when its batch is full. The
+//!   next start writes a batch that was staged into the epoch of the run that staged it, under the number and with the
+//!   bytes that it would have had: two copies of a disk send one record, and the store takes it once.
 //! - Loss is a [`Gap`](fleetmend_event::table::Gap) row in the critical lane, and a tombstone in the lane of
 //!   the record when it had a number. The spool never stops the agent: on a full disk it counts, and says so
 //!   when there is space again.
@@ -20,23 +22,27 @@
 //! ```text
 //! <folder>/lock                                        flock: one agent at a time
 //! <folder>/clean                                       JSON, only while stopped cleanly: boot, epoch, next numbers
-//! <folder>/staging                                     frames of single ticks of metrics, number 0, not yet batched
+//! <folder>/staging                                     frames of single ticks of metrics, numbered as their batch will be
+//! <folder>/sent                                        JSON: how far each lane may have been sent; written before it is
 //! <folder>/00000003-<epoch>/                           one folder per epoch; the number orders them
 //!     events-00000000000000000001.frames               frames back to back (`fleetmend_event::frame`), from number 1
 //!     metrics-00000000000000000001-00000000000000000042.shed    numbers 1 to 41 are tombstones; empty file
+//!     metrics-<first>-<gap>-<ordinal>-<from>-<next>.thin   aggregates that wait for their gap row
+//!     end-<critical>-<events>-<metrics>                numbers that came next when the epoch ended; empty file
 //! <folder>/corrupt/00000003-events-…-<offset>          bytes that were no frame, set aside; at most 16 MiB in all
 //! ```
 //!
-//! Segments grow to 8 MiB (less with a small quota). The version stands in each frame's magic. `clean` is
+//! Segments grow to 8 MiB, those of metrics to 1 MiB (less with a small quota). The version stands in each frame's magic. `clean` is
 //! removed, durably, before the first append.
 //!
 //! # Recovery
 //!
 //! Every segment is scanned. A frame that is cut short at the end of a lane's last file is a **torn tail** and
 //! is cut off. Any other bytes that are no frame of this epoch and lane in rising order are copied to
-//! `corrupt/`; the numbers between their neighbours become tombstones. Both write a gap row.
+//! `corrupt/`; the numbers between their neighbours become tombstones, and so do those that are missing at the end of
+//! an epoch, whose last numbers are in the mark of a clean stop or in `end-…`. Each writes a gap row.
 //! Frames of a file end where the next file of its lane begins: what lies behind is an append that failed. Bad
-//! bytes are cut off only when the gap row is durable, and what a killed run left is synced before it is sent. After an unclean
+//! bytes are cut off, and tombstones for holes marked, only when the gap row is durable, and what a killed run left is synced before it is sent. After an unclean
 //! stop one more gap row covers the time from the last frame to the start. Blocks that the disk cannot read
 //! count as such bytes. What a full or failing disk refuses of the repair is left for the next start, and the
 //! folder of a new epoch is made by the first append that finds room: only a folder that cannot be listed or
@@ -50,19 +56,35 @@
 //! half, events above seven eighths, critical facts only when it is full; each refusal is counted and becomes
 //! a gap row with stage `collect`.
 //!
-//! Over a lane's quota, acknowledged segments go first, then the oldest records become tombstones.
-//! Acknowledged segments are kept for [`SpoolConfig::retention`], so that a restored collector can be filled
-//! again.
+//! # Pressure
+//!
+//! Over a lane's quota, acknowledged segments go first; they are kept for [`SpoolConfig::retention`] otherwise, so that
+//! a restored collector can be filled again. Then **raw → aggregate → count**:
+//!
+//! - Metrics that the collector lacks are *thinned* from three quarters of their quota on: the oldest raw segment is
+//!   reduced to one sample per series and minute (of cumulative sums the last, of everything else the mean), written
+//!   again as new records at the end of the lane, and its numbers become tombstones. A gap row with stage `spool` and
+//!   reason `thinned` counts the samples that are gone; those that were kept are not in it. At most two segments of a
+//!   mebibyte are thinned a second, frame by frame. The order of writes is in `thin`.
+//! - Over the quota nevertheless, the oldest records become tombstones and a gap row with reason `spool_quota` counts
+//!   their rows.
+//!
+//! What was handed to a reader and not acknowledged may be stored already. Until the collector says what it has, it is
+//! neither thinned nor shed as long as anything else is there; when nothing is, its gap row says "at least 0". What is
+//! acknowledged is deleted and never made a tombstone: a collector that was restored sees those numbers missing and
+//! says so itself.
 //!
 //! # Thin today
 //!
-//! Metrics under pressure go from raw to count; there is no aggregate in between. Quotas are per lane; there is
-//! no rate limit per class inside the critical lane.
-//! The model test passes with its own seed; with others it still finds lives (1195 is one) in which the end of
-//! a critical lane is lost after damage and no gap row was found for it. Why is not known yet.
+//! Quotas are per lane; there is no rate limit per class inside the critical lane. Which series are cumulative is
+//! known by their names. What damage takes off the very end of the epoch that is being written, between two frames,
+//! before an unclean stop, or all files of a lane at once, only the `unclean_stop` row stands for. A kill within the
+//! few milliseconds between a gap row and its tombstones repeats the row. On a disk that refuses, a gap row may come
+//! before what it counts is let go.
 
 mod batcher;
 mod clock;
+mod completion;
 mod config;
 mod disk;
 mod error;
@@ -77,10 +99,12 @@ mod reader;
 mod recovery;
 mod scan;
 mod segment;
+mod sent;
 mod spool;
 mod staging;
 mod stat;
 mod task;
+mod thin;
 
 #[cfg(test)]
 mod tests;

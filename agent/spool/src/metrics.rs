@@ -7,6 +7,10 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 const FACTS_RECEIVED: &str = "fleetmend_agent_spool_facts_received_total";
 /// Rows lost, by lane and reason; each loss is a gap row.
 const ROWS_DROPPED: &str = "fleetmend_agent_spool_rows_dropped_total";
+/// Bytes of raw samples that were thinned.
+const THINNED_RAW_BYTES: &str = "fleetmend_agent_spool_thinned_raw_bytes_total";
+/// Bytes of what was made of them.
+const THINNED_AGGREGATE_BYTES: &str = "fleetmend_agent_spool_thinned_aggregate_bytes_total";
 /// Frames made durable, by lane.
 const FRAMES_WRITTEN: &str = "fleetmend_agent_spool_frames_written_total";
 /// Bytes made durable, by lane.
@@ -25,6 +29,16 @@ pub(crate) fn describe() {
         ROWS_DROPPED,
         Unit::Count,
         "rows lost, by lane and reason; each loss is a gap row"
+    );
+    describe_counter!(
+        THINNED_RAW_BYTES,
+        Unit::Bytes,
+        "bytes of raw samples that were thinned"
+    );
+    describe_counter!(
+        THINNED_AGGREGATE_BYTES,
+        Unit::Bytes,
+        "bytes of the aggregates that thinning made"
     );
     describe_counter!(FRAMES_WRITTEN, Unit::Count, "frames made durable, by lane");
     describe_counter!(WRITTEN_BYTES, Unit::Bytes, "bytes made durable, by lane");
@@ -45,6 +59,12 @@ pub(crate) fn received(lane: Lane, facts: u64) {
 /// Rows that were lost, by reason.
 pub(crate) fn dropped(lane: Lane, reason: &'static str, rows: u64) {
     counter!(ROWS_DROPPED, "lane" => lane.as_str(), "reason" => reason).increment(rows);
+}
+
+/// Raw samples became aggregates.
+pub(crate) fn thinned(raw_bytes: u64, aggregate_bytes: u64) {
+    counter!(THINNED_RAW_BYTES).increment(raw_bytes);
+    counter!(THINNED_AGGREGATE_BYTES).increment(aggregate_bytes);
 }
 
 /// Frames and bytes that were made durable.

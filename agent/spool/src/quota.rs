@@ -1,12 +1,13 @@
-//! Keeping the spool within its bytes: acknowledged segments are deleted, then the oldest become tombstones.
+//! Keeping the spool within its bytes: acknowledged segments are deleted, metrics are thinned, then the oldest become
+//! tombstones.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
 use fleetmend_event::table::{Exactness, GapStage};
-use fleetmend_event::{Frame, Lane, TimeMicros};
+use fleetmend_event::{Frame, Lane, SpoolEpoch, TimeMicros};
 
 use crate::clock;
 use crate::disk::{Access, Disk};
@@ -14,8 +15,9 @@ use crate::gaps::Loss;
 use crate::index::{EpochIndex, Extent, ExtentKind};
 use crate::intake::Damaged;
 use crate::layout;
-use crate::recovery::{Damage, LaneFolder, forgotten, repair_segment};
+use crate::recovery::{Damage, LaneFolder, Marker, forgotten, repair_segment};
 use crate::task::{Writer, loss_of};
+use crate::thin::SEGMENTS_PER_ROUND;
 
 /// Lanes in the order in which they give way.
 const YIELDING: [Lane; 3] = [Lane::Metrics, Lane::Events, Lane::Critical];
@@ -27,6 +29,10 @@ impl Writer {
         for lane in YIELDING {
             self.seal_if_done(lane, now);
             while self.delete_acknowledged(lane, |at| now.saturating_duration_since(at) >= retention) {}
+            if lane == Lane::Metrics {
+                self.complete_staged(now);
+                self.thin(now);
+            }
             let quota = self.shared.config.quota_bytes(lane);
             while self.held_bytes(lane) > quota {
                 if !self.delete_acknowledged(lane, |_| true) && !self.shed_oldest(lane, "spool_quota", now) {
@@ -37,9 +43,37 @@ impl Writer {
         }
         let mut index = self.shared.index.lock();
         let current = self.epoch;
-        index
+        index.epochs.retain(|epoch| {
+            let waits =
+                epoch.epoch == current || self.staged.iter().any(|staged| staged.epoch == epoch.epoch);
+            waits || !forgotten(&**self.shared.layout.disk(), epoch)
+        });
+    }
+
+    /// Thins while what the collector lacks comes near the quota.
+    fn thin(&mut self, now: Instant) {
+        if self.thinned.is_some() && !self.place_thinned() {
+            return;
+        }
+        for _ in 0..SEGMENTS_PER_ROUND {
+            if self.unacknowledged_bytes(Lane::Metrics) <= self.shared.config.thin_from_bytes()
+                || !self.thin_oldest(now)
+            {
+                return;
+            }
+        }
+    }
+
+    fn unacknowledged_bytes(&self, lane: Lane) -> u64 {
+        let index = self.shared.index.lock();
+        let extents = index
             .epochs
-            .retain(|epoch| epoch.epoch == current || !forgotten(&**self.shared.layout.disk(), epoch));
+            .iter()
+            .flat_map(|epoch| &epoch.lanes.get(lane).extents);
+        extents
+            .filter(|extent| extent.acknowledged_at.is_none())
+            .map(Extent::bytes)
+            .sum()
     }
 
     /// The disk refused a frame of `lane`: what is acknowledged goes, then the oldest of a lesser lane.
@@ -52,7 +86,12 @@ impl Writer {
         }
         let lesser = YIELDING.into_iter().take_while(|other| *other != lane);
         for other in lesser {
-            if made || self.shed_oldest(other, "disk_full", now) {
+            if made {
+                return;
+            }
+            if self.shed_oldest(other, "disk_full", now) {
+                // There is room for it now, and until it is written a kill would take the word with it.
+                self.write_gaps(now);
                 return;
             }
         }
@@ -95,6 +134,7 @@ impl Writer {
                     self.gaps.add(loss);
                 }
                 self.leftovers.extend(damage.leftovers);
+                self.markers.extend(damage.markers);
                 if let Some(epoch) = self.shared.index.lock().find_mut(ordinal) {
                     let extents = &mut epoch.lanes.get_mut(lane).extents;
                     if let Some(at) = extents.iter().position(|extent| extent.first == first) {
@@ -110,9 +150,44 @@ impl Writer {
         }
     }
 
+    /// Marks on disk what repairs made tombstones of, now that their losses are durable; those that it refused.
+    fn mark_tombstones(&mut self) -> Vec<Marker> {
+        let mut refused = Vec::new();
+        for marker in std::mem::take(&mut self.markers) {
+            let found = {
+                let index = self.shared.index.lock();
+                index.find(marker.ordinal).and_then(|epoch| {
+                    let extent = epoch.lanes.get(marker.lane).at_or_after(marker.first)?;
+                    let covers = extent.kind == ExtentKind::Shed
+                        && extent.first <= marker.first
+                        && marker.next <= extent.next;
+                    covers.then(|| (epoch.folder.clone(), extent))
+                })
+            };
+            // Acknowledged and deleted since, or never in the index because its repair came to nothing.
+            let Some((folder, extent)) = found else { continue };
+            let name = layout::shed_name(marker.lane, extent.first, extent.next);
+            if let Err(error) = layout::mark_file(&**self.shared.layout.disk(), &folder, &name) {
+                tracing::warn!(%error, "could not mark tombstones; the next start finds the same hole");
+                refused.push(marker);
+            }
+        }
+        refused
+    }
+
     /// Removes what repairs left, now that their losses are durable.
     pub(crate) fn remove_leftovers(&mut self) {
+        let unmarked = self.mark_tombstones();
         for left in std::mem::take(&mut self.leftovers) {
+            // The file that says that there was something has to stay.
+            let needed = |marker: &Marker| {
+                (marker.ordinal, marker.lane) == (left.ordinal, left.lane)
+                    && left.keep == 0
+                    && (marker.first..marker.next).contains(&left.first)
+            };
+            if unmarked.iter().any(needed) {
+                continue;
+            }
             let used = |extent: &Extent| {
                 extent.first == left.first
                     && matches!(extent.kind, ExtentKind::Segment { bytes, .. } if bytes != left.keep)
@@ -175,77 +250,122 @@ impl Writer {
         })
     }
 
-    /// Makes tombstones of the oldest segment of `lane`; its loss is in the spool, or at least known, before
-    /// its file goes.
+    /// Makes tombstones of the oldest segment of `lane` of which nothing was sent; when there is none but a quota has
+    /// to hold, of the oldest. Its loss is in the spool, or at least known, before its file goes.
     fn shed_oldest(&mut self, lane: Lane, reason: &'static str, now: Instant) -> bool {
-        let found = {
-            let index = self.shared.index.lock();
-            index.epochs.iter().find_map(|epoch| {
-                let segment = |extent: &&Extent| matches!(extent.kind, ExtentKind::Segment { .. });
-                let extent = epoch.lanes.get(lane).extents.iter().find(segment)?;
-                let acknowledged = epoch.lanes.get(lane).acknowledged;
-                Some((
-                    epoch.ordinal,
-                    epoch.epoch,
-                    epoch.folder.clone(),
-                    *extent,
-                    acknowledged,
-                ))
-            })
-        };
-        let Some((ordinal, epoch, folder, extent, acknowledged)) = found else {
+        let Some(doomed) = self.oldest_to_shed(lane) else {
             return false;
         };
-        self.seal_if_open(lane, epoch == self.epoch, extent.first);
-        let path = extent.path(&folder, lane);
-        for loss in losses_of(
-            &**self.shared.layout.disk(),
-            &path,
-            lane,
+        let Doomed {
+            ordinal,
+            epoch,
+            ref folder,
             extent,
-            acknowledged,
-            reason,
-        ) {
+            ..
+        } = doomed;
+        self.seal_if_open(lane, epoch == self.epoch, extent.first);
+        let path = extent.path(folder, lane);
+        for loss in losses_of(&**self.shared.layout.disk(), &path, lane, &doomed, reason) {
             self.gaps.add(&loss);
         }
         if self.shared.config.quota_bytes(lane) > 0 && reason != "disk_full" {
             self.write_gaps(now);
         }
-        let before = self.shed_before(ordinal, lane, extent.first);
-        let merged = Extent {
-            first: before.map_or(extent.first, |before| before.first),
-            kind: ExtentKind::Shed,
-            ..extent
-        };
-        let (segment, shed) = (
-            layout::segment_name(lane, extent.first),
-            layout::shed_name(lane, merged.first, merged.next),
-        );
-        if let Err(error) = layout::turn_to_shed(&**self.shared.layout.disk(), &folder, &segment, &shed) {
-            tracing::warn!(%lane, %error, "could not mark tombstones; the segment stays");
-            return false;
-        }
+        let buried = self.bury(ordinal, folder, lane, (doomed.from, extent.next));
         if let Some(epoch) = self.shared.index.lock().find_mut(ordinal) {
-            let extents = &mut epoch.lanes.get_mut(lane).extents;
-            extents.retain(|other| other.next <= merged.first || other.first >= merged.next);
-            let at = extents.partition_point(|other| other.next <= merged.first);
-            extents.insert(at, merged);
-        }
-        self.remove_file(&path);
-        if let Some(before) = before {
-            self.remove_file(&before.path(&folder, lane));
+            epoch.lanes.get_mut(lane).yielded(extent.first);
         }
         self.shared.notify();
-        true
+        if let Err(error) = &buried {
+            tracing::warn!(%lane, %error, "could not mark tombstones; the segment stays");
+        }
+        buried.is_ok()
     }
 
-    fn shed_before(&self, ordinal: u32, lane: Lane, first: u64) -> Option<Extent> {
-        let index = self.shared.index.lock();
-        let extents = &index.find(ordinal)?.lanes.get(lane).extents;
-        extents
-            .iter()
-            .find(|extent| extent.next == first && extent.kind == ExtentKind::Shed)
-            .copied()
+    /// Readers are kept from it until it is buried.
+    fn oldest_to_shed(&self, lane: Lane) -> Option<Doomed> {
+        let mut index = self.shared.index.lock();
+        let find = |epoch: &EpochIndex, unsent: bool| {
+            let index = epoch.lanes.get(lane);
+            let may_go = |extent: &&Extent| {
+                extent.kind != ExtentKind::Shed
+                    && !index.yields(extent.first)
+                    && extent.next > index.acknowledged.saturating_add(1)
+                    && (!unsent || index.is_unsent(extent))
+            };
+            let extent = *index.extents.iter().find(may_go)?;
+            let is_front = index
+                .extents
+                .front()
+                .is_some_and(|front| front.first == extent.first);
+            // What is acknowledged is deleted, not buried: to a store that was restored since it is what it lacks.
+            let from = if is_front {
+                extent.first.max(index.acknowledged.saturating_add(1))
+            } else {
+                extent.first
+            };
+            Some(Doomed {
+                ordinal: epoch.ordinal,
+                epoch: epoch.epoch,
+                folder: epoch.folder.clone(),
+                extent,
+                from,
+                acknowledged: index.acknowledged,
+                sent: index.sent,
+            })
+        };
+        let doomed = [true, false]
+            .into_iter()
+            .find_map(|unsent| index.epochs.iter().find_map(|epoch| find(epoch, unsent)))?;
+        if let Some(epoch) = index.find_mut(doomed.ordinal) {
+            let range = (doomed.extent.first, doomed.extent.next);
+            epoch.lanes.get_mut(lane).yielding.push(range);
+        }
+        Some(doomed)
+    }
+
+    /// Makes tombstones of `first..next`, which end where a segment does, on disk and in the index; those beside them
+    /// become one with them.
+    pub(crate) fn bury(
+        &self,
+        ordinal: u32,
+        folder: &Path,
+        lane: Lane,
+        (first, next): (u64, u64),
+    ) -> io::Result<()> {
+        let disk = &**self.shared.layout.disk();
+        let (merged, replaced) = {
+            let index = self.shared.index.lock();
+            let Some(epoch) = index.find(ordinal) else {
+                return Ok(());
+            };
+            let before = epoch.lanes.get(lane);
+            let merged = before.clone().bury(first, next);
+            let replaced: Vec<Extent> = before
+                .extents
+                .iter()
+                .filter(|extent| extent.first < merged.next && merged.first < extent.next)
+                .copied()
+                .collect();
+            (merged, replaced)
+        };
+        let raw = replaced.iter().find(|extent| extent.kind != ExtentKind::Shed);
+        let named = raw.map_or(first, |extent| extent.first);
+        let (segment, shed) = (
+            layout::segment_name(lane, named),
+            layout::shed_name(lane, merged.first, merged.next),
+        );
+        layout::turn_to_shed(disk, folder, &segment, &shed)?;
+        if let Some(epoch) = self.shared.index.lock().find_mut(ordinal) {
+            epoch.lanes.get_mut(lane).bury(first, next);
+        }
+        for extent in replaced {
+            let path = extent.path(folder, lane);
+            if path != folder.join(&shed) {
+                self.remove_file(&path);
+            }
+        }
+        Ok(())
     }
 
     fn take_oldest(&self, lane: Lane, due: impl Fn(&&Extent) -> bool) -> Option<(EpochIndex, Extent)> {
@@ -271,14 +391,28 @@ impl Writer {
     }
 }
 
-/// What goes with a segment: the rows of its frames that the collector does not have. Records that cannot be
-/// read any more are counted as records.
+/// A segment that is to become tombstones.
+#[derive(Debug)]
+pub(crate) struct Doomed {
+    pub(crate) ordinal: u32,
+    pub(crate) epoch: SpoolEpoch,
+    pub(crate) folder: PathBuf,
+    pub(crate) extent: Extent,
+    /// First number that becomes one.
+    pub(crate) from: u64,
+    pub(crate) acknowledged: u64,
+    /// Up to here the collector may have it.
+    pub(crate) sent: u64,
+}
+
+/// What goes with a segment: the rows of its frames that the collector does not have. Of those that were sent and not
+/// acknowledged nobody knows whether it has them: at least none is lost. Records that cannot be read any more are
+/// counted as records.
 pub(crate) fn losses_of(
     disk: &dyn Disk,
     path: &Path,
     lane: Lane,
-    extent: Extent,
-    acknowledged: u64,
+    doomed: &Doomed,
     reason: &'static str,
 ) -> Vec<Loss> {
     let mut rest = disk
@@ -286,20 +420,30 @@ pub(crate) fn losses_of(
         .and_then(|file| file.read_whole(u64::MAX))
         .map(Bytes::from)
         .unwrap_or_default();
-    let from = extent.first.max(acknowledged.saturating_add(1));
-    let mut unread = extent.next.saturating_sub(from);
+    let extent = doomed.extent;
+    let from = extent.first.max(doomed.acknowledged.saturating_add(1));
+    let certain = from.max(doomed.sent.saturating_add(1)).min(extent.next.max(from));
+    let (mut unsure, mut unread) = (certain.saturating_sub(from), extent.next.saturating_sub(certain));
     let mut losses = Vec::new();
     let mut span: Option<(TimeMicros, TimeMicros)> = None;
     while let Ok(frame) = Frame::decode(&rest) {
         let number = frame.id.sequence.0;
-        if from <= number && number < extent.next {
+        let loss = loss_of(&frame, reason);
+        if certain <= number && number < extent.next {
             unread = unread.saturating_sub(1);
-            losses.push(loss_of(&frame, reason));
+            losses.push(loss);
+        } else if from <= number && number < certain {
+            unsure = unsure.saturating_sub(1);
+            losses.push(Loss {
+                count: 0,
+                exactness: Exactness::AtLeast,
+                ..loss
+            });
         }
         span = Some((frame.from_time, frame.to_time));
         rest = rest.slice(frame.encoded_len()..);
     }
-    if unread > 0 {
+    if unread > 0 || unsure > 0 {
         let now = clock::wall();
         losses.push(Loss {
             table: "*",

@@ -107,16 +107,35 @@ impl SpoolReader {
     /// # Cancel safety
     /// Not safe: frames of a dropped call may count as read. [`SpoolReader::resume`] sets the place anew.
     pub async fn next_frames(&mut self, limit: ReadLimit) -> Result<Vec<SpooledFrame>, ReadError> {
+        self.next_frames_of(Lane::ALL, limit).await
+    }
+
+    /// As [`SpoolReader::next_frames`], of the critical lane alone: for a sender that holds the others back.
+    ///
+    /// # Errors
+    /// As [`SpoolReader::next_frames`].
+    ///
+    /// # Cancel safety
+    /// As [`SpoolReader::next_frames`].
+    pub async fn next_critical_frames(&mut self, limit: ReadLimit) -> Result<Vec<SpooledFrame>, ReadError> {
+        self.next_frames_of(&[Lane::Critical], limit).await
+    }
+
+    async fn next_frames_of(
+        &mut self,
+        lanes: &'static [Lane],
+        limit: ReadLimit,
+    ) -> Result<Vec<SpooledFrame>, ReadError> {
         self.progress.mark_unchanged();
         let (shared, cursor) = (self.shared.clone(), self.cursor.clone());
-        let read = tokio::task::spawn_blocking(move || cursor.lock().read(&shared, limit));
+        let read = tokio::task::spawn_blocking(move || cursor.lock().read(&shared, lanes, limit));
         read.await.map_err(|_| ReadError::Cancelled)?
     }
 
     /// As [`SpoolReader::next_frames`], on this thread.
     #[cfg(test)]
     pub(crate) fn read_here(&self, limit: ReadLimit) -> Result<Vec<SpooledFrame>, ReadError> {
-        self.cursor.lock().read(&self.shared, limit)
+        self.cursor.lock().read(&self.shared, Lane::ALL, limit)
     }
 
     /// Sets the place after what the collector says it has, which becomes what counts as acknowledged: a
@@ -138,7 +157,37 @@ impl SpoolReader {
 }
 
 impl Cursor {
-    fn read(&mut self, shared: &Shared, limit: ReadLimit) -> Result<Vec<SpooledFrame>, ReadError> {
+    fn read(
+        &mut self,
+        shared: &Shared,
+        lanes: &[Lane],
+        limit: ReadLimit,
+    ) -> Result<Vec<SpooledFrame>, ReadError> {
+        let frames = self.collect(shared, lanes, limit)?;
+        let epochs: Vec<SpoolEpoch> = shared
+            .index
+            .lock()
+            .epochs
+            .iter()
+            .map(|epoch| epoch.epoch)
+            .collect();
+        // A disk that refuses must not keep frames from being sent: that is what makes room on it.
+        if let Err(error) = shared
+            .sent
+            .lock()
+            .reserve(frames.iter().map(|frame| frame.id), &epochs)
+        {
+            tracing::debug!(%error, "could not note how far frames were sent");
+        }
+        Ok(frames)
+    }
+
+    fn collect(
+        &mut self,
+        shared: &Shared,
+        lanes: &[Lane],
+        limit: ReadLimit,
+    ) -> Result<Vec<SpooledFrame>, ReadError> {
         let mut frames = Vec::new();
         let mut bytes = 0_usize;
         let places: Vec<u32> = shared
@@ -149,12 +198,15 @@ impl Cursor {
             .map(|epoch| epoch.ordinal)
             .collect();
         self.next.retain(|(ordinal, _), _| places.contains(ordinal));
-        for lane in Lane::ALL.iter().copied() {
+        for lane in lanes.iter().copied() {
             for ordinal in places.iter().copied() {
-                while let Some(step) = self.step(shared, ordinal, lane) {
+                loop {
                     if frames.len() >= limit.frames {
                         return Ok(frames);
                     }
+                    let Some(step) = self.step(shared, ordinal, lane) else {
+                        break;
+                    };
                     match self.frame_at(shared, &step) {
                         Ok(frame) => {
                             let more = bytes.saturating_add(frame.bytes.len());
@@ -180,11 +232,12 @@ impl Cursor {
         Ok(frames)
     }
 
-    /// Where the lane goes on; `None` when everything durable was read.
+    /// Where the lane goes on, which counts as sent from here on; `None` when everything durable was read, or the
+    /// writer is about to replace what comes next.
     fn step(&mut self, shared: &Shared, ordinal: u32, lane: Lane) -> Option<Step> {
-        let index = shared.index.lock();
-        let epoch = index.find(ordinal)?;
-        let lane_index = epoch.lanes.get(lane);
+        let mut index = shared.index.lock();
+        let epoch = index.find_mut(ordinal)?;
+        let lane_index = epoch.lanes.get_mut(lane);
         let number = self
             .next
             .get(&(ordinal, lane))
@@ -193,6 +246,10 @@ impl Cursor {
         let extent = lane_index.at_or_after(number)?;
         // Numbers before the first extent were deleted after they were acknowledged.
         let number = number.max(extent.first);
+        if lane_index.yields(number) {
+            return None;
+        }
+        lane_index.sent = lane_index.sent.max(number);
         Some(Step {
             ordinal,
             epoch: epoch.epoch,

@@ -1,13 +1,16 @@
 //! Opening a spool: what lies there is scanned, damage is set aside, and it is decided whether the epoch goes on.
 
 mod clean;
+mod ended;
 mod lane;
+mod thinned;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 
 use fleetmend_event::table::{Exactness, GapStage};
-use fleetmend_event::{Fact, Lane, SpoolEpoch, TimeMicros};
+use fleetmend_event::{Lane, SpoolEpoch, TimeMicros};
 
 use crate::clock;
 use crate::disk::{Access, Disk, DiskFile};
@@ -15,7 +18,7 @@ use crate::error::OpenError;
 use crate::gaps::Loss;
 use crate::index::{EpochIndex, Index, PerLane};
 use crate::layout::{self, Layout};
-use crate::staging;
+use crate::staging::{self, Staged};
 
 pub(crate) use clean::CleanMark;
 pub(crate) use lane::{LaneFolder, is_damage, repair_segment};
@@ -49,7 +52,10 @@ pub(crate) struct Opened {
     pub(crate) next: PerLane<u64>,
     pub(crate) losses: Vec<Loss>,
     pub(crate) leftovers: Vec<Leftover>,
-    pub(crate) staged: Vec<Fact>,
+    pub(crate) markers: Vec<Marker>,
+    pub(crate) staged: VecDeque<Staged>,
+    /// Bytes of the staging file that are whole ticks.
+    pub(crate) staged_bytes: u64,
     pub(crate) recovered: Recovered,
 }
 
@@ -66,8 +72,19 @@ pub(crate) struct Damage {
     pub(crate) corrupt_bytes: u64,
     /// What is cut off or removed once the losses are durable: a crash in between must find it again.
     pub(crate) leftovers: Vec<Leftover>,
+    /// Tombstones that are marked on disk then, for the same reason.
+    pub(crate) markers: Vec<Marker>,
     /// Latest time of any row that was found.
     pub(crate) last: Option<TimeMicros>,
+}
+
+/// Numbers `first..next` that are gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Marker {
+    pub(crate) ordinal: u32,
+    pub(crate) lane: Lane,
+    pub(crate) first: u64,
+    pub(crate) next: u64,
 }
 
 /// Bytes of a damaged file that are no frames.
@@ -111,14 +128,16 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
     let mark = CleanMark::take(layout);
 
     let mut damage = Damage::default();
-    let mut epochs = Vec::new();
-    for (ordinal, epoch) in epoch_folders(layout)? {
+    let (mut epochs, mut others) = (Vec::new(), Vec::new());
+    for place in epoch_folders(layout)? {
+        let names = other_names(layout, place);
         epochs.push(recover_epoch(
             layout,
-            (ordinal, epoch),
-            mark.as_ref(),
+            place,
+            (mark.as_ref(), ended::read(&names)),
             &mut damage,
         ));
+        others.push(names);
     }
     let last = epochs.last().map(|last: &EpochIndex| last.epoch);
     let clean = last.is_none_or(|last| mark.as_ref().is_some_and(|mark| mark.is_of(last)));
@@ -129,11 +148,18 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
         .as_ref()
         .and_then(|mark| mark.continues(&**disk, epochs.last()?));
     let epoch_continued = continued.is_some();
-    let staged = staging::recover(&**disk, &layout.staging(), &epochs);
+    thinned::finish(&**disk, &mut epochs, &others);
+    let (staged, staged_bytes) = staging::recover(&**disk, &layout.staging(), &epochs);
     if !clean {
-        damage
-            .losses
-            .push(unclean(damage.last.max(staged.last().map(Fact::time))));
+        damage.losses.push(unclean(
+            damage
+                .last
+                .max(staged.iter().filter_map(|staged| staged.last).max()),
+        ));
+    }
+    let ended = epochs.len().saturating_sub(usize::from(epoch_continued));
+    for (epoch, names) in epochs.iter().zip(&others).take(ended) {
+        ended::write(&**disk, epoch, names);
     }
     let (mut current, next) = match (epochs.pop(), continued) {
         (Some(last), Some(next)) => (last, next),
@@ -143,7 +169,8 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
             (begin_epoch(layout, ordinal), PerLane::from_fn(|_| 1))
         }
     };
-    epochs.retain(|epoch| !forgotten(&**disk, epoch));
+    let waits = |epoch: &EpochIndex| staged.iter().any(|staged| staged.epoch == epoch.epoch);
+    epochs.retain(|epoch| waits(epoch) || !forgotten(&**disk, epoch));
     for lane in Lane::ALL.iter().copied() {
         let (index, next) = (current.lanes.get_mut(lane), *next.get(lane));
         if index.extents.is_empty() {
@@ -160,7 +187,7 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
         bytes: index.bytes(),
         torn_bytes: damage.torn_bytes,
         corrupt_bytes: damage.corrupt_bytes,
-        staged_ticks: staged.len(),
+        staged_ticks: staged.iter().map(|staged| staged.ticks).sum(),
     };
     Ok(Opened {
         lock,
@@ -168,7 +195,9 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
         next,
         losses: damage.losses,
         leftovers: damage.leftovers,
+        markers: damage.markers,
         staged,
+        staged_bytes,
         recovered,
     })
 }
@@ -200,15 +229,27 @@ fn epoch_folders(layout: &Layout) -> Result<Vec<(u32, SpoolEpoch)>, OpenError> {
     Ok(found)
 }
 
+/// What lies beside the lanes of an epoch. A folder that cannot be listed has nothing of the kind: its lanes cannot
+/// be read either.
+fn other_names(layout: &Layout, (ordinal, epoch): (u32, SpoolEpoch)) -> Vec<String> {
+    let mut names = layout
+        .disk()
+        .list(&layout.epoch(ordinal, epoch))
+        .unwrap_or_default();
+    names.retain(|name| layout::parse_entry(name).is_none());
+    names
+}
+
+/// `said` is where its lanes end by the mark of a clean stop, and by what was noted when the next epoch began.
 fn recover_epoch(
     layout: &Layout,
     (ordinal, epoch): (u32, SpoolEpoch),
-    mark: Option<&CleanMark>,
+    (mark, ended): (Option<&CleanMark>, [u64; 3]),
     damage: &mut Damage,
 ) -> EpochIndex {
     let folder = layout.epoch(ordinal, epoch);
     let mut lanes = PerLane::default();
-    for lane in Lane::ALL.iter().copied() {
+    for (lane, ended) in Lane::ALL.iter().copied().zip(ended) {
         let place = LaneFolder {
             disk: &**layout.disk(),
             folder: &folder,
@@ -219,7 +260,7 @@ fn recover_epoch(
         };
         *lanes.get_mut(lane) = lane::recover_lane(
             place,
-            mark.and_then(|mark| mark.next(&**layout.disk(), epoch, lane)),
+            mark.and_then(|mark| mark.next(epoch, lane)).max(Some(ended)),
             damage,
         );
     }
@@ -276,6 +317,9 @@ pub(crate) fn forgotten(disk: &dyn Disk, epoch: &EpochIndex) -> bool {
     let empty = Lane::ALL
         .iter()
         .all(|lane| epoch.lanes.get(*lane).extents.is_empty());
+    if empty {
+        ended::remove(disk, &epoch.folder);
+    }
     // Files that are not ours keep the folder; that harms nobody.
     empty && disk.remove_folder(&epoch.folder).is_ok()
 }

@@ -71,6 +71,16 @@ impl Appender {
         self.open.as_ref().map(|open| open.opened)
     }
 
+    /// Where its files lie.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Somebody put a file with the numbers before `next` here.
+    pub(crate) fn go_on_after(&mut self, next: u64) {
+        (self.open, self.next) = (None, next);
+    }
+
     /// Ends the open file; the next append begins another.
     pub(crate) fn seal(&mut self) {
         self.open = None;

@@ -18,6 +18,7 @@ use crate::intake::Intake;
 use crate::layout::Layout;
 use crate::reader::SpoolReader;
 use crate::recovery::{self, Recovered};
+use crate::sent::Sent;
 use crate::stat::{LaneStat, SpoolStat};
 use crate::task::{Writer, WriterStart};
 
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) layout: Layout,
     pub(crate) intake: Intake,
     pub(crate) index: Mutex<Index>,
+    pub(crate) sent: Mutex<Sent>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) disk_refuses: AtomicBool,
     tickets: AtomicU64,
@@ -66,12 +68,14 @@ impl Spool {
     pub(crate) fn open_on(config: SpoolConfig, disk: Arc<dyn Disk>) -> Result<(Self, Recovered), OpenError> {
         crate::metrics::describe();
         let layout = Layout::new(config.folder.clone(), disk);
-        let opened = recovery::open(&layout)?;
+        let mut opened = recovery::open(&layout)?;
+        let sent = Sent::open(&layout, &mut opened.index);
         let shared = Arc::new(Shared {
             intake: Intake::new(&config),
             config,
             layout,
             index: Mutex::new(opened.index),
+            sent: Mutex::new(sent),
             progress: watch::Sender::default(),
             disk_refuses: AtomicBool::new(false),
             tickets: AtomicU64::new(0),
@@ -83,7 +87,9 @@ impl Spool {
                 next: opened.next,
                 losses: opened.losses,
                 leftovers: opened.leftovers,
+                markers: opened.markers,
                 staged: opened.staged,
+                staged_bytes: opened.staged_bytes,
             },
         );
         Ok((Self { shared, writer }, opened.recovered))

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::table::{Exactness, Gap, GapStage, Table, TableInfo, table_by_id};
-use fleetmend_event::{Fact, Frame, Lane, MetricFrame, RecordId, Sequence, SpoolEpoch, TimeMicros};
+use fleetmend_event::{Fact, Frame, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
 use fleetmend_shutdown::CancellationToken;
 
 use crate::batcher::{Batcher, Encoded, Waiting, encode_split};
@@ -18,10 +19,11 @@ use crate::disk::DiskFile;
 use crate::gaps::{Loss, PendingGaps};
 use crate::index::PerLane;
 use crate::intake::{Requests, Taken};
-use crate::recovery::{CleanMark, Leftover};
+use crate::recovery::{CleanMark, Leftover, Marker};
 use crate::segment::{Appended, Appender};
 use crate::spool::{Progress, Shared};
-use crate::staging::Staging;
+use crate::staging::{Staged, Staging};
+use crate::thin::Thinned;
 
 /// Longest sleep: how soon a cancelled token and retention are noticed.
 const ROUND_MAX: Duration = Duration::from_millis(200);
@@ -44,7 +46,9 @@ pub(crate) struct WriterStart {
     pub(crate) next: PerLane<u64>,
     pub(crate) losses: Vec<Loss>,
     pub(crate) leftovers: Vec<Leftover>,
-    pub(crate) staged: Vec<Fact>,
+    pub(crate) markers: Vec<Marker>,
+    pub(crate) staged: VecDeque<Staged>,
+    pub(crate) staged_bytes: u64,
 }
 
 /// Owner of all writing.
@@ -56,9 +60,18 @@ pub(crate) struct Writer {
     pub(crate) gaps: PendingGaps,
     /// Kept until the gaps are durable.
     pub(crate) leftovers: Vec<Leftover>,
-    batcher: Batcher,
-    unwritten: PerLane<VecDeque<Frame>>,
+    pub(crate) markers: Vec<Marker>,
+    pub(crate) batcher: Batcher,
+    /// Of the last tick that was staged.
+    tick_stamp: Option<Stamp>,
+    pub(crate) unwritten: PerLane<VecDeque<Frame>>,
     pub(crate) staging: Staging,
+    /// Batches of the last run that its epoch does not have yet.
+    pub(crate) staged: VecDeque<Staged>,
+    /// Aggregates that are not in the lane yet.
+    pub(crate) thinned: Option<Thinned>,
+    /// Aggregates that do not count and are to be removed.
+    pub(crate) thin_rest: Option<PathBuf>,
     gaps_written: Option<Instant>,
     tidied: Option<Instant>,
     refused: Option<Instant>,
@@ -97,9 +110,14 @@ impl Writer {
             appenders: PerLane::from_fn(appender),
             gaps: PendingGaps::default(),
             leftovers: opened.leftovers,
+            markers: opened.markers,
             batcher: Batcher::default(),
+            tick_stamp: None,
             unwritten: PerLane::default(),
             staging: Staging::new(disk.clone(), shared.layout.staging()),
+            staged: opened.staged,
+            thinned: None,
+            thin_rest: None,
             gaps_written: None,
             tidied: None,
             refused: None,
@@ -110,7 +128,10 @@ impl Writer {
         for loss in &opened.losses {
             writer.gaps.add(loss);
         }
-        writer.take_staged(opened.staged);
+        if !writer.staged.is_empty() {
+            writer.staging.hold(opened.staged_bytes);
+        }
+        writer.complete_staged(Instant::now());
         writer
     }
 
@@ -204,9 +225,11 @@ impl Writer {
         if let Fact::Metrics(tick) = &fact {
             // Frames that wait for the disk get their numbers before the batch of this tick.
             let waiting = u64::try_from(self.unwritten.get(lane).len()).unwrap_or(u64::MAX);
+            let waiting = waiting.saturating_add(self.thinned.as_ref().map_or(0, Thinned::len));
             let number = self.appenders.get(lane).next().saturating_add(waiting);
-            let of = (self.epoch, number);
-            if let Err(error) = self.staging.append(tick, of, self.stamp()) {
+            let (of, stamp) = ((self.epoch, number), self.stamp());
+            self.tick_stamp = Some(stamp);
+            if let Err(error) = self.staging.append(tick, of, stamp) {
                 tracing::debug!(%error, "tick of metrics could not be staged");
             }
         }
@@ -217,31 +240,27 @@ impl Writer {
         }
     }
 
-    /// Ticks that the last run staged: they are staged again under this run's number before anything else.
-    fn take_staged(&mut self, staged: Vec<Fact>) {
-        let ticks: Vec<&MetricFrame> = staged
-            .iter()
-            .filter_map(|fact| {
-                if let Fact::Metrics(tick) = fact {
-                    Some(tick)
-                } else {
-                    None
-                }
-            })
-            .collect();
-        let of = (self.epoch, self.appenders.get(Lane::Metrics).next());
-        if let Err(error) = self.staging.replace(&ticks, of, self.stamp()) {
-            tracing::warn!(%error, "could not renew the staging file");
+    pub(crate) fn clear_staging(&mut self) {
+        if let Err(error) = self.staging.clear() {
+            tracing::warn!(%error, "could not empty the staging file");
         }
-        let now = Instant::now();
-        for fact in staged {
-            self.batcher.push(fact, now);
+    }
+
+    /// Writes what waits of the metrics; whether nothing of them waits any more.
+    pub(crate) fn flush_metrics(&mut self, now: Instant) -> bool {
+        if self.batcher.len(Lane::Metrics) > 0 {
+            self.encode(Lane::Metrics);
         }
+        self.flush(Lane::Metrics, now, false);
+        self.batcher.len(Lane::Metrics) == 0 && self.unwritten.get(Lane::Metrics).is_empty()
     }
 
     /// Makes frames of the facts that wait in `lane`.
     fn encode(&mut self, lane: Lane) {
-        let Encoded { frames, losses } = self.batcher.encode(lane, self.epoch, self.stamp());
+        // A batch of ticks is the same whether this run makes it or the next one does, of what was staged.
+        let staged = self.tick_stamp.take_if(|_| lane == Lane::Metrics);
+        let stamp = staged.unwrap_or(self.stamp());
+        let Encoded { frames, losses } = self.batcher.encode(lane, self.epoch, stamp);
         for loss in &losses {
             self.gaps.add(loss);
         }
@@ -250,7 +269,8 @@ impl Writer {
 
     /// Writes the frames of `lane`, unless the disk refused a moment ago and they can wait.
     fn flush(&mut self, lane: Lane, now: Instant, force: bool) {
-        if force || self.refused.is_none_or(|refused| now >= refused + REFUSED_PAUSE) {
+        let free = lane != Lane::Metrics || self.thinned.is_none() || self.place_thinned();
+        if free && (force || self.refused.is_none_or(|refused| now >= refused + REFUSED_PAUSE)) {
             let mut frames = std::mem::take(self.unwritten.get_mut(lane));
             if let Err(error) = self.write(lane, frames.make_contiguous(), now) {
                 *self.unwritten.get_mut(lane) = frames;
@@ -258,16 +278,12 @@ impl Writer {
             }
         }
         self.bound_unwritten(lane);
-        if lane == Lane::Metrics
-            && self.unwritten.get(lane).is_empty()
-            && self.batcher.len(lane) == 0
-            && let Err(error) = self.staging.clear()
-        {
-            tracing::warn!(%error, "could not empty the staging file");
+        if lane == Lane::Metrics && self.unwritten.get(lane).is_empty() && self.batcher.len(lane) == 0 {
+            self.clear_staging();
         }
     }
 
-    fn write(&mut self, lane: Lane, frames: &mut [Frame], now: Instant) -> io::Result<()> {
+    pub(crate) fn write(&mut self, lane: Lane, frames: &mut [Frame], now: Instant) -> io::Result<()> {
         if frames.is_empty() {
             return Ok(());
         }
@@ -295,12 +311,28 @@ impl Writer {
     /// Writes the pending gaps; they stay pending when the disk refuses.
     pub(crate) fn write_gaps(&mut self, now: Instant) {
         self.gaps_written = Some(now);
-        let Ok(batch) = Gap::to_batch(self.gaps.rows()) else {
+        let mut encoded = self.encode_gaps(self.gaps.rows());
+        if encoded.frames.is_empty() {
             return;
+        }
+        match self.write(Lane::Critical, &mut encoded.frames, now) {
+            Ok(()) => {
+                self.gaps.clear();
+                self.remove_leftovers();
+            }
+            // They can wait in memory: no other record has to go for them.
+            Err(error) => self.disk_refused(Lane::Metrics, &error, now),
+        }
+    }
+
+    /// Frames of gap rows, without their numbers.
+    pub(crate) fn encode_gaps(&self, rows: &[Gap]) -> Encoded {
+        let mut encoded = Encoded::default();
+        let (Ok(batch), Some(table)) = (Gap::to_batch(rows), table_by_id(Gap::ID)) else {
+            return encoded;
         };
-        let Some(table) = table_by_id(Gap::ID) else { return };
         let stamp = self.stamp();
-        let time = |pick: fn(&Gap) -> TimeMicros| self.gaps.rows().iter().map(pick);
+        let time = |pick: fn(&Gap) -> TimeMicros| rows.iter().map(pick);
         let span = (
             time(|gap| gap.time).min().unwrap_or(stamp.wall),
             time(|gap| gap.time).max().unwrap_or(stamp.wall),
@@ -314,16 +346,8 @@ impl Writer {
             lane: Lane::Critical,
             sequence: Sequence(0),
         };
-        let mut encoded = Encoded::default();
         encode_split(&mut encoded, id, table, batch, stamp, waiting);
-        match self.write(Lane::Critical, &mut encoded.frames, now) {
-            Ok(()) => {
-                self.gaps.clear();
-                self.remove_leftovers();
-            }
-            // They can wait in memory: no other record has to go for them.
-            Err(error) => self.disk_refused(Lane::Metrics, &error, now),
-        }
+        encoded
     }
 
     fn disk_refused(&mut self, lane: Lane, error: &io::Error, now: Instant) {
@@ -339,10 +363,16 @@ impl Writer {
     fn bound_unwritten(&mut self, lane: Lane) {
         let waiting = self.unwritten.get_mut(lane);
         let mut bytes: usize = waiting.iter().map(Frame::encoded_len).sum();
+        let mut dropped = false;
         while bytes > UNWRITTEN_BYTES_MAX {
             let Some(frame) = waiting.pop_front() else { break };
             bytes = bytes.saturating_sub(frame.encoded_len());
             self.gaps.add(&loss_of(&frame, "disk_full"));
+            dropped = true;
+        }
+        if dropped && lane == Lane::Metrics {
+            // Staged ticks were given the numbers behind them, which others get now.
+            self.clear_staging();
         }
     }
 
@@ -352,7 +382,7 @@ impl Writer {
             self.write_gaps(now);
         }
         let unwritten = Lane::ALL.iter().any(|lane| !self.unwritten.get(*lane).is_empty());
-        if unwritten || !self.gaps.is_empty() {
+        if unwritten || !self.gaps.is_empty() || self.thinned.is_some() || !self.staged.is_empty() {
             tracing::error!("the spool ends with frames that the disk refused: they are lost");
         } else {
             let next = PerLane::from_fn(|lane| self.appenders.get(lane).next());
@@ -384,7 +414,7 @@ impl Writer {
         self.batcher.len(lane)
     }
 
-    fn stamp(&self) -> Stamp {
+    pub(crate) fn stamp(&self) -> Stamp {
         Stamp {
             wall: clock::wall(),
             boot_us: clock::boot_micros(),

@@ -7,6 +7,7 @@ mod model;
 mod pressure;
 mod random;
 mod sim;
+mod thinning;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,7 +116,7 @@ fn tick(series: &SeriesSet, second: i64) -> MetricFrame {
     MetricFrame {
         time,
         series: series.clone(),
-        values: vec![second as f64, 0.5],
+        values: [second as f64, 0.5][..series.len()].to_vec(),
     }
 }
 

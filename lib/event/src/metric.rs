@@ -50,6 +50,40 @@ pub struct MetricFrame {
     pub values: Vec<f64>,
 }
 
+/// Names of sums that only grow until their source restarts; sorted.
+const CUMULATIVE: [&str; 24] = [
+    "system.cpu.time",
+    "system.disk.io",
+    "system.disk.io_time",
+    "system.disk.merged",
+    "system.disk.operation_time",
+    "system.disk.operations",
+    "system.linux.allocation_stalls",
+    "system.linux.context_switches",
+    "system.linux.disk.weighted_io_time",
+    "system.linux.interrupts",
+    "system.linux.network.protocol",
+    "system.linux.oom_kills",
+    "system.linux.paging.bytes",
+    "system.linux.pressure.time",
+    "system.linux.reclaim.scanned",
+    "system.linux.reclaim.taken",
+    "system.network.errors",
+    "system.network.io",
+    "system.network.packet.count",
+    "system.network.packet.dropped",
+    "system.paging.faults",
+    "system.paging.operations",
+    "system.process.created",
+    "system.uptime",
+];
+
+/// Whether the series of this name are sums over time, of which the last value says all of those before it. Of any
+/// other series a mean says more.
+pub fn is_cumulative(name: &str) -> bool {
+    CUMULATIVE.binary_search(&name).is_ok()
+}
+
 /// Furthest from one frame to the next in one row: offsets are counted in milliseconds, and a clock that was
 /// set forward by years fits none.
 const STEP_MICROS_MAX: i64 = 3_600_000_000;
@@ -132,6 +166,13 @@ impl MetricChunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_are_known_by_their_names() {
+        assert!(CUMULATIVE.is_sorted());
+        assert!(is_cumulative("system.network.io") && is_cumulative("system.cpu.time"));
+        assert!(!is_cumulative("system.memory.usage") && !is_cumulative("system.cpu.utilization"));
+    }
 
     #[test]
     fn every_sample_keeps_its_time_over_a_clock_that_is_set() {

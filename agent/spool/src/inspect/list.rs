@@ -17,13 +17,14 @@ const FOREIGN_MAX: usize = 20;
 /// Names of a folder that is no spool that are said.
 const NAMES_SAID: usize = 4;
 /// What belongs into the folder of a spool beside the epochs.
-const OWN_NAMES: [&str; 8] = [
+const OWN_NAMES: [&str; 9] = [
     "lock",
     "clean",
     "clean.new",
-    "sent",
     "staging",
     "staging.new",
+    "sent",
+    "sent.new",
     "corrupt",
     "reserve",
 ];
@@ -128,6 +129,9 @@ impl EpochFolder {
                 Some(entry) if is_file => entries.push(entry),
                 // A repair that was interrupted.
                 None if is_file && name.ends_with(".new") => {}
+                // Where the epoch ended, and aggregates that are about to be put into their lane.
+                None if is_file
+                    && (layout::parse_end(&name).is_some() || layout::ThinName::parse(&name).is_some()) => {}
                 _ if foreign.len() < FOREIGN_MAX => foreign.push(name),
                 _ => {}
             }

@@ -72,23 +72,25 @@ impl CleanMark {
         self.epoch == epoch
     }
 
-    /// The number that came next in `lane` of `epoch`, when it is this mark's and the kernel still runs.
-    pub(crate) fn next(&self, disk: &dyn Disk, epoch: SpoolEpoch, lane: Lane) -> Option<u64> {
-        let same_boot = self.boot_id == disk.boot_id() && !self.boot_id.is_empty();
+    /// The number that came next in `lane` of `epoch`, when it is this mark's.
+    pub(crate) fn next(&self, epoch: SpoolEpoch, lane: Lane) -> Option<u64> {
         let next = match lane {
             Lane::Critical => self.next_critical,
             Lane::Events => self.next_events,
             Lane::Metrics => self.next_metrics,
         };
-        (self.epoch == epoch && same_boot).then_some(next)
+        (self.epoch == epoch).then_some(next)
     }
 
     /// The numbers with which `last` goes on; `None` when it must not.
     pub(crate) fn continues(&self, disk: &dyn Disk, last: &EpochIndex) -> Option<PerLane<u64>> {
+        if self.boot_id != disk.boot_id() || self.boot_id.is_empty() {
+            return None;
+        }
         let mut next = PerLane::from_fn(|_| 1);
         for lane in Lane::ALL.iter().copied() {
             let found = last.lanes.get(lane);
-            let marked = self.next(disk, last.epoch, lane)?;
+            let marked = self.next(last.epoch, lane)?;
             // What is on disk must end where the mark says, or be gone because it was acknowledged.
             if !found.extents.is_empty() && found.next != marked {
                 return None;

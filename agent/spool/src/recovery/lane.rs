@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fleetmend_event::table::{Exactness, GapStage};
 use fleetmend_event::{Frame, Lane, SpoolEpoch, TimeMicros};
 
-use super::{Damage, Leftover};
+use super::{Damage, Leftover, Marker};
 use crate::clock;
 use crate::disk::{Access, Disk, DiskFile};
 use crate::gaps::Loss;
@@ -48,7 +48,7 @@ struct Build<'a> {
     unexplained: Option<&'static str>,
 }
 
-/// `marked` is the number that comes next by the mark of a clean stop, where there is one.
+/// `marked` is the number that comes next by the mark of a clean stop, or where the epoch ended, when one is known.
 pub(super) fn recover_lane(place: LaneFolder<'_>, marked: Option<u64>, damage: &mut Damage) -> LaneIndex {
     let mut build = Build {
         place,
@@ -73,7 +73,7 @@ pub(super) fn recover_lane(place: LaneFolder<'_>, marked: Option<u64>, damage: &
     }
     build.finish(damage);
     damage.last = damage.last.max(build.last);
-    let next = build.expected.unwrap_or(1);
+    let next = build.expected.unwrap_or(0);
     // What is no longer there was acknowledged; the collector's welcome says how far it really is.
     let acknowledged = build
         .extents
@@ -84,6 +84,7 @@ pub(super) fn recover_lane(place: LaneFolder<'_>, marked: Option<u64>, damage: &
         extents: build.extents,
         acknowledged,
         next,
+        ..LaneIndex::default()
     }
 }
 
@@ -138,9 +139,11 @@ impl Build<'_> {
             .join(layout::shed_name(self.place.lane, first, next));
         let from = self.expected.map_or(first, |expected| expected.max(first));
         if from >= next {
+            // Those that cover them may not be durable yet.
+            let synced = self.place.disk.sync_folder(self.place.folder);
             tolerate(
                 "remove tombstones",
-                layout::remove_if_there(self.place.disk, &path),
+                synced.and_then(|()| layout::remove_if_there(self.place.disk, &path)),
             );
             return;
         }
@@ -283,23 +286,18 @@ impl Build<'_> {
         });
     }
 
-    /// Makes tombstones of the numbers from the expected one up to `first`. When the disk refuses their file
-    /// they are in memory only, and the next start finds the same hole.
+    /// Makes tombstones of the numbers from the expected one up to `first`. They are in memory only until their gap row
+    /// is durable: should that be cut short, the next start finds the same hole.
     fn fill_hole(&mut self, first: u64, until: TimeMicros, damage: &mut Damage) {
         let Some(expected) = self.expected.filter(|expected| *expected < first) else {
             return;
         };
-        let name = layout::shed_name(self.place.lane, expected, first);
-        if let Err(error) = layout::mark_file(self.place.disk, self.place.folder, &name) {
-            tracing::warn!(%error, "could not mark tombstones");
-            // Then the file that says that there was something has to stay.
-            let place = self.place;
-            damage.leftovers.retain(|left| {
-                (left.ordinal, left.lane) != (place.ordinal, place.lane)
-                    || left.keep > 0
-                    || !(expected..first).contains(&left.first)
-            });
-        }
+        damage.markers.push(Marker {
+            ordinal: self.place.ordinal,
+            lane: self.place.lane,
+            first: expected,
+            next: first,
+        });
         damage.losses.push(Loss {
             table: "*",
             lane: self.place.lane,
@@ -366,6 +364,7 @@ impl Build<'_> {
             next,
             kind,
             acknowledged_at: None,
+            thin: false,
         });
         self.expected = Some(next);
         self.unexplained = None;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fleetmend_event::RecordId;
+use fleetmend_event::{Fact, RecordId};
 
 use super::sim::{Random, SimDisk};
 use super::*;
@@ -33,6 +33,8 @@ struct World {
     ticket: u64,
     series: SeriesSet,
     trace: Vec<String>,
+    /// Neither disk nor host fail: every count has to be exact.
+    is_calm: bool,
     known: Known,
 }
 
@@ -41,30 +43,48 @@ struct World {
 struct Known {
     /// Facts appended so far; the next one's number.
     facts: u64,
-    /// Facts that flush() has promised and that were in no frame yet.
+    /// Facts that flush() has promised: all that were there when everything was last compared, and those since.
     promised: BTreeSet<u64>,
     /// Facts that were appended and not promised.
     waiting: BTreeSet<u64>,
-    /// Where a fact was found.
-    found: HashMap<u64, RecordId>,
-    /// Every frame that was ever read with a body.
-    bodies: HashMap<RecordId, Bytes>,
+    /// Facts that were appended and whose run ended before a flush: they may be there or not.
+    dropped: BTreeSet<u64>,
+    /// Every frame that was ever read with a body, and its facts.
+    bodies: HashMap<RecordId, (Bytes, Vec<u64>)>,
     /// Highest number of each epoch and lane that was ever read and is not lost on record.
     highest: BTreeMap<(SpoolEpoch, Lane), u64>,
-    /// What was sent since the reader was placed, which the collector may acknowledge.
-    sent: BTreeMap<(SpoolEpoch, Lane), u64>,
+    /// What was sent since the reader was placed, with its facts, which the collector may store.
+    sent: BTreeMap<RecordId, Vec<u64>>,
     /// What the collector has.
     marks: BTreeMap<(SpoolEpoch, Lane), u64>,
+    stored: BTreeMap<RecordId, Vec<u64>>,
+    /// What the collector had before its store was replaced.
+    restored: BTreeMap<RecordId, Vec<u64>>,
+    /// Highest marks that the spool was ever told: what is before them it may have deleted.
+    told: BTreeMap<(SpoolEpoch, Lane), u64>,
     /// Since everything was last compared: rows lost on record per lane, and gap rows that say "at least".
     lost: BTreeMap<Lane, u64>,
     at_least: BTreeMap<Lane, u64>,
+    /// When each fact was.
+    times: HashMap<u64, TimeMicros>,
+    /// Ranges of frames that were ever counted as lost when the disk was full: it may have refused to let go of them
+    /// until much later.
+    given_up: Vec<(Lane, TimeMicros, TimeMicros)>,
+    /// Lanes of which a gap row ever said "at least".
+    lanes_lost: BTreeSet<Lane>,
     /// Lanes whose files were changed behind the spool's back, or could not be read.
     damaged: BTreeSet<Lane>,
     unreadable: bool,
-    /// Where damage ever was: tombstones that the disk refused are made again at the next start.
+    /// Where damage ever was.
     hurt: BTreeSet<(SpoolEpoch, Lane)>,
-    /// Lanes of which the disk refused to sync what a killed run had left.
-    unsynced: BTreeSet<Lane>,
+    /// Of what was hurt, what was being written when its run ended without order: nothing on disk says where it ended.
+    open_ended: BTreeSet<(SpoolEpoch, Lane)>,
+    /// Lanes of epochs of which the disk refused to sync what a killed run had left.
+    unsynced: BTreeSet<(SpoolEpoch, Lane)>,
+    /// Since everything was last compared: whether a gap row of an unclean stop was read, and whether a disk refused
+    /// or an operation was cut short.
+    unclean: bool,
+    rough: bool,
 }
 
 fn lane_of(fact: u64) -> Lane {
@@ -74,12 +94,11 @@ fn lane_of(fact: u64) -> Lane {
 impl World {
     fn new(seed: u64) -> Self {
         clock::fixed::begin(seed);
-        let size = ByteSize(6_000);
         let config = SpoolConfig {
             folder: PathBuf::from(FOLDER),
             critical_quota: ByteSize(48_000),
-            events_quota: size,
-            metrics_quota: size,
+            events_quota: ByteSize(6_000),
+            metrics_quota: ByteSize(12_000),
             segment_size: ByteSize(2_500),
             intake_facts_max: 64,
             retention: HumanDuration::from_secs(30),
@@ -94,6 +113,7 @@ impl World {
             ticket: 0,
             series: Arc::from([SeriesKey::new("system.cpu.time", "s", [])]),
             trace: Vec::new(),
+            is_calm: false,
             known: Known::default(),
         }
     }
@@ -105,18 +125,34 @@ impl World {
             Ok((spool, recovered)) => {
                 assert_eq!(recovered.epoch, spool.handle().epoch());
                 self.trace.push(format!("{recovered:?}"));
-                let mut reader = spool.handle().reader();
-                self.known.sent.clear();
+                (self.spool, self.reader) = (Some(spool), None);
                 if resume {
-                    reader.resume(&self.marks());
+                    self.connect();
                 }
-                (self.spool, self.reader) = (Some(spool), Some(reader));
             }
             Err(error) => assert!(
                 self.disk.has_faults(),
                 "{error:?} after {} operations",
                 self.disk.operations() - operations
             ),
+        }
+    }
+
+    /// The collector says what it has, and the spool is read from there.
+    fn connect(&mut self) {
+        let Some(spool) = &self.spool else { return };
+        let mut reader = spool.handle().reader();
+        self.known.sent.clear();
+        reader.resume(&self.marks());
+        self.reader = Some(reader);
+        self.tell();
+    }
+
+    /// The spool knows these marks.
+    fn tell(&mut self) {
+        for (place, mark) in &self.known.marks {
+            let told = self.known.told.entry(*place).or_default();
+            *told = (*told).max(*mark);
         }
     }
 
@@ -133,11 +169,13 @@ impl World {
             let fact = self.known.facts;
             self.known.facts += 1;
             self.known.waiting.insert(fact);
-            match lane_of(fact) {
-                Lane::Critical => spool.handle().append(gap(fact)),
-                Lane::Events => spool.handle().append(unit(fact)),
-                Lane::Metrics => spool.handle().append(tick(&self.series, fact as i64)),
-            }
+            let fact_of_lane = match lane_of(fact) {
+                Lane::Critical => Fact::from(gap(fact)),
+                Lane::Events => unit(fact).into(),
+                Lane::Metrics => tick(&self.series, fact as i64).into(),
+            };
+            self.known.times.insert(fact, fact_of_lane.time());
+            spool.handle().append(fact_of_lane);
         }
     }
 
@@ -201,16 +239,61 @@ impl World {
         Some(frames)
     }
 
-    fn acknowledge(&mut self, random: &mut Random) {
-        let Some(spool) = &self.spool else { return };
-        for (place, highest) in &self.known.sent {
-            let mark = self.known.marks.entry(*place).or_default();
+    /// The collector stores a part of what was sent to it; the spool hears of it, or its connection ends before.
+    fn store(&mut self, random: &mut Random, heard: bool) {
+        let places: BTreeMap<(SpoolEpoch, Lane), u64> = self
+            .known
+            .sent
+            .keys()
+            .map(|id| ((id.epoch, id.lane), id.sequence.0))
+            .collect();
+        for (place, highest) in places {
             if random.one_in(2) {
-                *mark = (*mark).max(random.next() % (*highest + 1));
+                let mark = self.known.marks.entry(place).or_default();
+                *mark = (*mark).max(random.next() % (highest + 1));
             }
         }
-        let marks = self.marks();
-        spool.handle().shared.index.lock().acknowledge(&marks, self.now);
+        let (marks, stored) = (&self.known.marks, &mut self.known.stored);
+        self.known.sent.retain(|id, facts| {
+            let waits = marks
+                .get(&(id.epoch, id.lane))
+                .is_none_or(|mark| id.sequence.0 > *mark);
+            if !waits {
+                stored.insert(*id, std::mem::take(facts));
+            }
+            waits
+        });
+        self.check_stored();
+        let Some(spool) = &self.spool else { return };
+        if heard && self.reader.is_some() {
+            let marks = self.marks();
+            spool.handle().shared.index.lock().acknowledge(&marks, self.now);
+            self.tell();
+        } else {
+            self.reader = None;
+            self.known.sent.clear();
+        }
+    }
+
+    /// The collector's store is replaced by an older copy of itself.
+    fn restore(&mut self, random: &mut Random) {
+        for mark in self.known.marks.values_mut() {
+            if random.one_in(2) {
+                *mark -= random.next() % (*mark + 1);
+            }
+        }
+        let (marks, restored) = (&self.known.marks, &mut self.known.restored);
+        self.known.stored.retain(|id, facts| {
+            let stays = marks
+                .get(&(id.epoch, id.lane))
+                .is_some_and(|mark| id.sequence.0 <= *mark);
+            if !stays {
+                restored.insert(*id, std::mem::take(facts));
+            }
+            stays
+        });
+        self.reader = None;
+        self.known.sent.clear();
     }
 
     fn stop(&mut self) {
@@ -220,15 +303,25 @@ impl World {
             spool.writer.finish(self.now);
         }
         if !clean {
-            self.known.waiting.clear();
+            self.drop_waiting();
         }
         self.disk.kill();
     }
 
+    fn drop_waiting(&mut self) {
+        let waiting = std::mem::take(&mut self.known.waiting);
+        self.known.dropped.extend(waiting);
+    }
+
     /// The process or the host goes down: what was not promised is lost, and said to be.
     fn down(&mut self, power: bool) {
-        (self.spool, self.reader) = (None, None);
-        self.known.waiting.clear();
+        self.reader = None;
+        if let Some(spool) = self.spool.take() {
+            let epoch = spool.handle().epoch();
+            let open = self.known.hurt.iter().filter(|place| place.0 == epoch);
+            self.known.open_ended.extend(open);
+        }
+        self.drop_waiting();
         if power {
             self.disk.crash();
         } else {

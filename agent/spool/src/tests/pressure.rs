@@ -4,7 +4,7 @@ use fleetmend_event::table::Exactness;
 
 use super::*;
 use crate::index::{Extent, ExtentKind};
-use crate::quota::losses_of;
+use crate::quota::{Doomed, losses_of};
 
 #[tokio::test]
 async fn full_intake_refuses_metrics_first_and_counts_them() {
@@ -291,21 +291,34 @@ async fn shedding_counts_what_the_collector_lacks_and_what_cannot_be_read() {
         next: 5,
         kind: ExtentKind::Segment { bytes: 0, version: 0 },
         acknowledged_at: None,
+        thin: false,
     };
-    let lost = |acknowledged: u64| -> Vec<(u64, Exactness)> {
-        losses_of(
-            &crate::disk::RealDisk,
-            &path,
-            Lane::Events,
+    let lost_of = |acknowledged: u64, sent: u64| -> Vec<(u64, Exactness)> {
+        let doomed = Doomed {
+            ordinal: 1,
+            epoch: SpoolEpoch::random(),
+            folder: folder.path().to_owned(),
             extent,
+            from: 1,
             acknowledged,
-            "test",
-        )
-        .iter()
-        .map(|loss| (loss.count, loss.exactness))
-        .collect()
+            sent,
+        };
+        losses_of(&crate::disk::RealDisk, &path, Lane::Events, &doomed, "test")
+            .iter()
+            .map(|loss| (loss.count, loss.exactness))
+            .collect()
     };
+    let lost = |acknowledged: u64| lost_of(acknowledged, acknowledged);
     assert_eq!(lost(0), [(1, Exactness::Exact); 4]);
+    assert_eq!(
+        lost_of(1, 2),
+        [
+            (0, Exactness::AtLeast),
+            (1, Exactness::Exact),
+            (1, Exactness::Exact)
+        ],
+        "what was sent may be at the collector"
+    );
     assert_eq!(
         lost(3),
         [(1, Exactness::Exact)],

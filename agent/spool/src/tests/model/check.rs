@@ -3,71 +3,77 @@
 use super::*;
 
 impl World {
-    /// Takes in what was read, in any state: a number has one body for ever, and a fact one number.
+    /// Takes in what was read, in any state: a number has one body for ever.
     fn take_in(&mut self, frames: &[SpooledFrame]) {
         assert_numbered(frames);
         for frame in frames {
             let whole = decoded(frame);
             let place = (frame.id.epoch, frame.id.lane);
-            let acknowledged = self.known.marks.get(&place).copied().unwrap_or(0);
-            assert!(frame.id.sequence.0 > acknowledged, "{:?} is sent again", frame.id);
+            let mark = self.known.marks.get(&place).copied().unwrap_or(0);
+            assert!(frame.id.sequence.0 > mark, "{:?} is sent again", frame.id);
             let highest = self.known.highest.entry(place).or_default();
             *highest = (*highest).max(frame.id.sequence.0);
-            self.known.sent.insert(place, frame.id.sequence.0);
             if whole.tombstone {
-                if !self.known.bodies.contains_key(&frame.id) {
-                    self.known.at_least.insert(frame.id.lane, 1);
-                }
+                self.known.sent.insert(frame.id, Vec::new());
                 continue;
             }
-            if let Some(before) = self.known.bodies.get(&frame.id) {
+            if let Some((before, facts)) = self.known.bodies.get(&frame.id) {
                 assert_eq!(*before, frame.bytes, "{:?} is used twice", frame.id);
+                self.known.sent.insert(frame.id, facts.clone());
                 continue;
             }
-            self.known.bodies.insert(frame.id, frame.bytes.clone());
-            self.take_facts(frame);
+            let facts = facts_of(frame);
+            let unknown = facts.iter().find(|fact| **fact >= self.known.facts);
+            assert_eq!(unknown, None, "it was never appended");
+            self.known.sent.insert(frame.id, facts.clone());
+            self.known.bodies.insert(frame.id, (frame.bytes.clone(), facts));
+            self.take_gaps(frame);
         }
     }
 
-    fn take_facts(&mut self, frame: &SpooledFrame) {
-        let one = std::slice::from_ref(frame);
-        let mut facts: Vec<u64> = units(one);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "they were whole numbers below 2^32"
-        )]
-        facts.extend(ticks(one).into_iter().map(|second| second as u64));
-        for row in rows::<Gap>(one) {
+    fn take_gaps(&mut self, frame: &SpooledFrame) {
+        for row in rows::<Gap>(std::slice::from_ref(frame)) {
             if row.reason == "test" {
-                facts.push(row.count);
                 continue;
             }
             if row.reason == "unsynced" {
-                self.known.unsynced.insert(row.lane);
+                let places = self.known.highest.keys().filter(|place| place.1 == row.lane);
+                self.known.unsynced.extend(places);
                 continue;
             }
+            if row.reason == "unclean_stop" {
+                self.known.unclean = true;
+                continue;
+            }
+            if row.reason == "disk_full" && row.table != "*" {
+                let range = (row.lane, row.from_time, row.to_time);
+                self.known.given_up.push(range);
+            }
             *self.known.lost.entry(row.lane).or_default() += row.count;
-            if row.exactness == fleetmend_event::table::Exactness::AtLeast && row.reason != "unclean_stop" {
+            if row.exactness == fleetmend_event::table::Exactness::AtLeast {
                 *self.known.at_least.entry(row.lane).or_default() += 1;
+                self.known.lanes_lost.insert(row.lane);
             }
         }
-        for fact in facts {
-            assert!(fact < self.known.facts, "fact {fact} was never appended");
-            let before = self.known.found.insert(fact, frame.id);
-            let damaged = self.known.damaged.contains(&frame.id.lane) || self.known.unreadable;
-            let staged = damaged && frame.id.lane == Lane::Metrics;
-            assert!(
-                before.is_none() || staged,
-                "fact {fact} of {before:?} has a second number, {:?}",
-                frame.id
-            );
-            self.known.promised.remove(&fact);
-            self.known.waiting.remove(&fact);
+    }
+
+    /// No fact is stored twice.
+    pub(super) fn check_stored(&self) {
+        let mut stored: HashMap<u64, RecordId> = HashMap::new();
+        for (id, facts) in &self.known.stored {
+            for fact in facts {
+                if let Some(before) = stored.insert(*fact, *id) {
+                    panic!("fact {fact} is stored as {before:?} and as {id:?}");
+                }
+            }
         }
     }
 
     /// Reads on from where the reader stands.
     pub(super) fn read_some(&mut self, frames: usize) {
+        if self.reader.is_none() {
+            self.connect();
+        }
         let limit = ReadLimit { frames, bytes: 4_000 };
         if let Some(frames) = self.read(limit) {
             self.take_in(&frames);
@@ -83,11 +89,7 @@ impl World {
         }
         self.pass(Duration::from_secs(2));
         assert!(self.flush(), "a disk that works takes everything");
-        let marks = self.marks();
-        let reader = self.spool.as_ref().expect("open").handle().reader();
-        self.reader = Some(reader);
-        self.known.sent.clear();
-        self.reader.as_mut().expect("a reader").resume(&marks);
+        self.connect();
         let mut frames = self.read(ALL).expect("a spool");
         // Repairs may have noted gaps.
         assert!(self.flush());
@@ -96,11 +98,13 @@ impl World {
         self.check_numbers(&frames);
         self.check_promised();
         self.check_quotas();
-        self.known.promised.clear();
-        self.known.lost.clear();
-        self.known.at_least.clear();
-        self.known.damaged.clear();
-        self.known.unreadable = false;
+        let known = &mut self.known;
+        known.lost.clear();
+        known.at_least.clear();
+        known.damaged.clear();
+        known.open_ended.clear();
+        known.unsynced.clear();
+        (known.unreadable, known.unclean, known.rough) = (false, false, false);
     }
 
     fn check_numbers(&mut self, frames: &[SpooledFrame]) {
@@ -122,18 +126,19 @@ impl World {
             let lane = place.1;
             let mark = self.known.marks.get(&place).copied().unwrap_or(0);
             let (first, last) = present.get(&place).copied().unwrap_or((mark + 1, mark));
-            assert_eq!(first, mark + 1, "numbers of {place:?} before {first} are gone");
-            if last < highest && !self.known.unsynced.contains(&lane) {
+            let told = self.known.told.get(&place).copied().unwrap_or(0);
+            assert!(
+                first > mark && first <= mark.max(told) + 1,
+                "numbers of {place:?} from {} to {first} are gone, and {told} was acknowledged",
+                mark + 1
+            );
+            if last < highest {
+                let open_ended = self.known.open_ended.contains(&place) && self.known.unclean;
+                let deleted = !present.contains_key(&place) && highest <= told;
                 assert!(
-                    self.known.hurt.contains(&place) || self.known.unreadable,
-                    "{place:?} ends with {last}, and {highest} was read on an honest disk"
-                );
-                assert!(
-                    self.is_said(lane),
+                    deleted || open_ended || self.known.unsynced.contains(&place) || self.is_said(lane),
                     "{place:?} ends with {last}, {highest} was read, and no gap row says so"
                 );
-            }
-            if last < highest {
                 self.known.highest.insert(place, last.max(mark));
             }
         }
@@ -144,25 +149,77 @@ impl World {
         let critical = Lane::Critical;
         self.known.at_least.contains_key(&lane)
             || (self.known.damaged.contains(&critical) && self.known.at_least.contains_key(&critical))
+            || (self.known.rough && self.known.unclean)
     }
 
-    /// Promised facts that were in no frame are in gap rows.
+    /// What was promised is at the collector or in the spool, once, or in gap rows.
     fn check_promised(&mut self) {
-        for lane in Lane::ALL.iter().copied() {
-            let missing = self
-                .known
-                .promised
-                .iter()
-                .filter(|fact| lane_of(**fact) == lane)
-                .count() as u64;
-            let lost = self.known.lost.get(&lane).copied().unwrap_or(0);
-            let more = self.is_said(lane);
-            // Such a row, or a tombstone, stands for records whose rows nobody knows.
-            assert!(
-                missing <= lost || more,
-                "{missing} facts of {lane} are missing, {lost} on record"
-            );
+        let mut there: HashMap<u64, RecordId> = HashMap::new();
+        for (id, facts) in self.known.stored.iter().chain(&self.known.sent) {
+            for fact in facts {
+                let before = there.insert(*fact, *id);
+                assert_eq!(before, None, "fact {fact} is also in {id:?}");
+            }
         }
+        // What was deleted because an earlier store had it is for the collector to say; it sees the numbers missing.
+        // So it is with what damage took while that store had it: its gap row came then.
+        for (id, facts) in std::mem::take(&mut self.known.restored) {
+            let was_hurt = self.known.lanes_lost.contains(&id.lane);
+            if !self.known.sent.contains_key(&id) || was_hurt {
+                for fact in facts.iter().filter(|fact| !there.contains_key(fact)) {
+                    self.known.promised.remove(fact);
+                    self.known.dropped.insert(*fact);
+                }
+            }
+        }
+        for lane in Lane::ALL.iter().copied() {
+            let of_lane = |facts: &BTreeSet<u64>| {
+                let missing = |fact: &&u64| {
+                    lane_of(**fact) == lane && !there.contains_key(fact) && !self.was_given_up(lane, **fact)
+                };
+                facts.iter().filter(missing).count() as u64
+            };
+            let (missing, dropped) = (of_lane(&self.known.promised), of_lane(&self.known.dropped));
+            let lost = self.known.lost.get(&lane).copied().unwrap_or(0);
+            assert!(
+                missing <= lost || self.is_said(lane),
+                "{missing} facts of {lane} are missing, {lost} on record: {:?}",
+                self.last_seen(lane, &there)
+            );
+            if self.is_calm {
+                assert!(
+                    lost <= missing + dropped,
+                    "{missing} facts of {lane} are missing, {dropped} more may be, {lost} are on record: {:?}",
+                    self.last_seen(lane, &there)
+                );
+            }
+        }
+        self.known.promised = there.into_keys().collect();
+        self.known.dropped.clear();
+    }
+
+    fn was_given_up(&self, lane: Lane, fact: u64) -> bool {
+        let time = self.known.times[&fact];
+        let mut ranges = self.known.given_up.iter();
+        ranges.any(|(of, from, to)| *of == lane && (*from..=*to).contains(&time))
+    }
+
+    /// Missing facts of a lane, with the records in which they were read.
+    fn last_seen(&self, lane: Lane, there: &HashMap<u64, RecordId>) -> Vec<(u64, Vec<RecordId>)> {
+        let missing = self
+            .known
+            .promised
+            .iter()
+            .filter(|fact| lane_of(**fact) == lane && !there.contains_key(fact));
+        let holds = |fact: &u64| {
+            let bodies = self
+                .known
+                .bodies
+                .iter()
+                .filter(|(_, (_, facts))| facts.contains(fact));
+            bodies.map(|(id, _)| *id).collect()
+        };
+        missing.map(|fact| (*fact, holds(fact))).collect()
     }
 
     pub(super) fn check_memory(&self) {
@@ -215,4 +272,18 @@ impl World {
             "files that nobody knows"
         );
     }
+}
+
+/// Numbers of the facts that a frame holds.
+fn facts_of(frame: &SpooledFrame) -> Vec<u64> {
+    let one = std::slice::from_ref(frame);
+    let mut facts: Vec<u64> = units(one);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "they were whole numbers below 2^32"
+    )]
+    facts.extend(ticks(one).into_iter().map(|second| second as u64));
+    let test = rows::<Gap>(one).into_iter().filter(|row| row.reason == "test");
+    facts.extend(test.map(|row| row.count));
+    facts
 }

@@ -15,7 +15,7 @@ fn live(world: &mut World) {
         if round % 2 == 1 {
             world.read_some(100);
             let mut random = Random::new(round);
-            world.acknowledge(&mut random);
+            world.store(&mut random, true);
             world.round(Duration::from_secs(40));
         }
         if world.disk.is_dead() {
@@ -34,6 +34,7 @@ fn at_every_operation(fault: Fault, power: bool) {
         let mut world = World::new(number);
         world.disk.fail_at(number, fault);
         world.known.unreadable = fault == Fault::Io;
+        world.known.rough = true;
         live(&mut world);
         let reached = world.disk.operations() > number;
         world.down(power);
