@@ -1,12 +1,15 @@
 //! Collectors that do not follow the protocol: the agent says what is wrong, keeps its facts and tries again.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use agent_stream::{StreamPhase, StreamState};
 use bytes::Bytes;
 use collector_ingest::enrol::{EnrolConfig, Enroller};
 use collector_ingest::listener::{ListenerLimits, TlsAccepting};
-use fleetmend_event::SpoolEpoch;
+use fleetmend_event::table::{Exactness, Gap, GapStage};
+use fleetmend_event::{Frame, Lane, SpoolEpoch, TimeMicros};
+use fleetmend_proto::v1::agent_message::Message as Up;
 use fleetmend_proto::v1::carrier_server::{Carrier, CarrierServer};
 use fleetmend_proto::v1::collector_message::Message as Down;
 use fleetmend_proto::{PROTOCOL_VERSION, v1};
@@ -54,10 +57,7 @@ impl Carrier for Rude {
         Err(Status::unimplemented("rude"))
     }
 
-    async fn unenrol(
-        &self,
-        _: Request<v1::UnenrolRequest>,
-    ) -> Result<Response<v1::UnenrolResponse>, Status> {
+    async fn unenrol(&self, _: Request<v1::UnenrolRequest>) -> Result<Response<v1::UnenrolResponse>, Status> {
         Err(Status::unimplemented("rude"))
     }
 }
@@ -71,7 +71,7 @@ struct Scene {
     fleet: TestFleet,
     address: SocketAddr,
     tasks: Tasks,
-    _open: mpsc::Receiver<Streaming<v1::AgentMessage>>,
+    open: mpsc::Receiver<Streaming<v1::AgentMessage>>,
 }
 
 impl Scene {
@@ -109,7 +109,7 @@ impl Scene {
             fleet,
             address,
             tasks,
-            _open: opened,
+            open: opened,
         }
     }
 
@@ -230,4 +230,77 @@ async fn message_beyond_the_limit_ends_the_session_and_no_more() {
     scene
         .until(|state| says(state, "stream broke") && says(state, "OutOfRange"))
         .await;
+}
+
+/// Lanes of the frames that came within a moment without any, and their bytes.
+async fn frames_until_quiet(stream: &mut Streaming<v1::AgentMessage>) -> (Vec<Lane>, usize) {
+    let (mut lanes, mut bytes) = (Vec::new(), 0);
+    let quiet = Duration::from_secs(1);
+    let mut last = tokio::time::Instant::now();
+    // Heartbeats go on all the time.
+    while let Ok(message) = tokio::time::timeout_at(last + quiet, stream.message()).await {
+        if let Some(Up::Records(records)) = message.unwrap().unwrap().message {
+            last = tokio::time::Instant::now();
+            bytes += records.frames.iter().map(Bytes::len).sum::<usize>();
+            lanes.extend(
+                records
+                    .frames
+                    .iter()
+                    .map(|frame| Frame::decode(frame).unwrap().id.lane),
+            );
+        }
+    }
+    (lanes, bytes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credit_that_is_used_up_holds_all_but_the_critical_lane() {
+    let credit = 600_000;
+    let Down::Welcome(welcome) = welcome() else {
+        unreachable!()
+    };
+    let mut scene = Scene::new(vec![Down::Welcome(v1::Welcome {
+        credit_bytes: credit as u64,
+        ..welcome
+    })])
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&scene.fleet.host().unwrap(), scene.address, folder.path());
+    // Nothing of it is acknowledged, and there is more than the credit.
+    for first in (0..1_000).step_by(50) {
+        agent.append_noisy(first..first + 50);
+        agent.flush().await;
+    }
+    let mut stream = tokio::time::timeout(PATIENCE, scene.open.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let (lanes, bytes) = frames_until_quiet(&mut stream).await;
+    assert!(lanes.iter().all(|lane| *lane == Lane::Events), "{lanes:?}");
+    assert!(
+        bytes <= credit && bytes > credit / 4,
+        "{bytes} bytes of a credit of {credit}"
+    );
+    assert!(
+        agent.spool.stat().lanes[1].waiting > lanes.len() as u64,
+        "more waits"
+    );
+    let now = TimeMicros::now();
+    agent.spool.append(Gap {
+        time: now,
+        table: "*".to_owned(),
+        lane: Lane::Events,
+        from_time: now,
+        to_time: now,
+        count: 1,
+        exactness: Exactness::Exact,
+        stage: GapStage::Kernel,
+        reason: "a test".to_owned(),
+    });
+    agent.flush().await;
+    let (lanes, _) = frames_until_quiet(&mut stream).await;
+    assert_eq!(lanes, [Lane::Critical]);
+    agent.stop().await;
+    drop(stream);
+    scene.tasks.drain(PATIENCE).await;
 }
