@@ -42,7 +42,7 @@ impl Hub {
                 self.pass(host_info(env!("CARGO_PKG_VERSION"), mode).into());
             }
             let thin = self.gate.step() >= Step::Thin;
-            self.detector.pause_model(thin.then_some(OVER_BUDGET));
+            self.detector.see_less(thin.then_some(OVER_BUDGET));
             let rows = self.detector.observe(&fact);
             self.pass(fact);
             let ticked = self.detector.tick();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fleetmend_event::table::FindingKind;
+use fleetmend_event::table::{Finding, FindingKind};
 use fleetmend_event::{Fact, TimeMicros};
 use fleetmend_shutdown::Tasks;
 
@@ -33,6 +33,9 @@ pub struct Detector {
     keeper: Option<Keeper>,
     unkept: bool,
     quiet: Duration,
+    /// Whether less than usual is seen, and when that was last so.
+    blinkered: bool,
+    blinkered_at: Option<Instant>,
     next_tick: Instant,
     ticks: u64,
 }
@@ -58,6 +61,8 @@ impl Detector {
             keeper,
             unkept: false,
             quiet: Duration::from_secs(config.sigma_quiet_s),
+            blinkered: false,
+            blinkered_at: None,
             next_tick: Instant::now(),
             ticks: 0,
         }
@@ -82,9 +87,20 @@ impl Detector {
         rows
     }
 
-    /// Stops the host-anomaly model for a reason that its rows show, or lets it go on. Rules and limits go on.
-    pub fn pause_model(&mut self, why: Option<&str>) {
+    /// Says why less than usual is seen, or that everything is again. Meanwhile the host-anomaly model is paused,
+    /// and no finding is resolved because its cause was not seen: what is unknown resolves nothing. Rules and limits
+    /// go on.
+    pub fn see_less(&mut self, why: Option<&str>) {
         self.model.pause(why);
+        if self.blinkered || why.is_some() {
+            self.blinkered_at = Some(Instant::now());
+        }
+        self.blinkered = why.is_some();
+    }
+
+    /// Whether everything was seen for so long.
+    fn saw_all_for(&self, span: Duration) -> bool {
+        !self.blinkered && self.blinkered_at.is_none_or(|at| at.elapsed() >= span)
     }
 
     /// What became true without a fact: scores that arrived, findings that went quiet, states once a minute.
@@ -101,13 +117,7 @@ impl Detector {
             .into_iter()
             .map(Fact::from)
             .collect();
-        let quiet = i64::try_from(self.quiet.as_micros()).unwrap_or(i64::MAX);
-        let resolved =
-            self.tracker
-                .resolve_quiet(now, FindingKind::Sigma, now.plus_micros(quiet.saturating_neg()));
-        rows.extend(resolved.into_iter().map(Fact::from));
-        let unseen = self.tracker.resolve_unseen(now, now.plus_micros(-UNSEEN_MAX_US));
-        rows.extend(unseen.into_iter().map(Fact::from));
+        rows.extend(self.resolve_unseen(now).into_iter().map(Fact::from));
         rows.extend(self.tracker.take_evicted().into_iter().map(Fact::from));
         self.keep();
         if self.ticks.is_multiple_of(STATUS_TICKS) {
@@ -120,6 +130,20 @@ impl Detector {
         }
         self.ticks = self.ticks.saturating_add(1);
         rows
+    }
+
+    /// Resolves what was not seen any more, where it would have been.
+    fn resolve_unseen(&mut self, now: TimeMicros) -> Vec<Finding> {
+        let mut resolved = Vec::new();
+        if self.saw_all_for(self.quiet) {
+            let quiet = i64::try_from(self.quiet.as_micros()).unwrap_or(i64::MAX);
+            let before = now.plus_micros(quiet.saturating_neg());
+            resolved.extend(self.tracker.resolve_quiet(now, FindingKind::Sigma, before));
+        }
+        if self.saw_all_for(Duration::from_micros(UNSEEN_MAX_US.unsigned_abs())) {
+            resolved.extend(self.tracker.resolve_unseen(now, now.plus_micros(-UNSEEN_MAX_US)));
+        }
+        resolved
     }
 
     fn keep(&mut self) {
@@ -144,7 +168,7 @@ impl Drop for Detector {
 
 #[cfg(test)]
 mod tests {
-    use fleetmend_event::table::{Finding, FindingState, UnitState};
+    use fleetmend_event::table::{FindingState, UnitState};
 
     use super::*;
 
@@ -177,6 +201,18 @@ mod tests {
             _ => None,
         };
         rows.into_iter().filter_map(finding).collect()
+    }
+
+    #[test]
+    fn nothing_is_resolved_for_being_unseen_while_less_is_seen() {
+        let mut detector = Detector::new(&config(), None, &Tasks::new());
+        let unseen = Duration::from_secs(15 * 60);
+        assert!(detector.saw_all_for(unseen));
+        detector.see_less(Some("the agent is over its budget"));
+        assert!(!detector.saw_all_for(Duration::ZERO));
+        detector.see_less(None);
+        assert!(detector.saw_all_for(Duration::ZERO), "everything is seen again");
+        assert!(!detector.saw_all_for(unseen), "not for that long");
     }
 
     #[tokio::test]
