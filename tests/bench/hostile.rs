@@ -1,6 +1,6 @@
 //! `hostile`: what peers that speak wrongly on purpose cost a collector, and what the others notice.
 //!
-//! First the memory under load: the same hosts send flat out from 50 streams and from 1,000. Then attack after
+//! First the memory under load: the same load comes over 50 streams and over 1,000. Then attack after
 //! attack, each with honest hosts beside it that send at an even pace: the collector's memory before, at its peak and
 //! after, what the audit says, and what the honest ones got acknowledged and how late. At the end the collector is
 //! asked to stop while 50 streams are loaded.
@@ -40,7 +40,9 @@ const HOSTILE: usize = 4;
 const STREAMS_FEW: usize = 50;
 const STREAMS_MANY: usize = 1_000;
 const STREAMS_QUICK: usize = 200;
-/// Different bodies of each host under load.
+/// Ten seconds of metrics that all hosts of a load together send each second: 900,000 samples.
+const LOAD_FRAMES_PER_S: u32 = 300;
+/// Different bodies of each host that sends flat out while the collector stops.
 const BODIES: u32 = 4;
 /// The collector's memory may take so long to settle after an attack.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -160,7 +162,7 @@ async fn measure(
     Ok(hosts)
 }
 
-/// The peak of the memory while these hosts send flat out.
+/// The peak of the memory while these hosts send: the same in all, however many they are.
 async fn load(
     report: &mut Report,
     instance: &Instance,
@@ -172,17 +174,12 @@ async fn load(
     progress(format!("load {streams} streams"));
     let kind = Kind::Metrics { ticks: 10 };
     let count = u32::try_from(streams).context("count the streams")?;
-    let feeds = prepare(kind, count, BODIES, SEED).await?;
+    let interval = Duration::from_secs(1) * count / LOAD_FRAMES_PER_S;
+    let frames = u32::try_from(within.as_millis() / interval.as_millis().max(1)).unwrap_or(1);
+    let feeds = prepare(kind, count, frames.max(2), SEED).await?;
     memory.begin();
-    let outcome = phase(
-        hosts,
-        &instance.carrier(),
-        Lane::Metrics,
-        feeds,
-        Pace::FlatOut,
-        within,
-    )
-    .await?;
+    let (carrier, pace) = (instance.carrier(), Pace::Every(interval));
+    let outcome = phase(hosts, &carrier, Lane::Metrics, feeds, pace, within * 3).await?;
     report.figure(
         &format!("acked_samples_per_s_{streams}_streams"),
         outcome.acknowledged_rows_per_s(),
