@@ -60,3 +60,30 @@ impl Default for Options {
         }
     }
 }
+
+impl Options {
+    /// What is wrong with the options, if anything.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let limits = &self.limits;
+        for (name, value) in [
+            ("steps_max", limits.steps_max),
+            ("samples_max", limits.samples_max),
+            ("series_max", limits.series_max),
+        ] {
+            if value == 0 {
+                faults.push(format!("{name} must not be 0"));
+            }
+        }
+        for (name, value) in [
+            ("timeout", limits.timeout),
+            ("lookback", self.lookback),
+            ("subquery_step", self.subquery_step),
+        ] {
+            if value < Duration::from_millis(1) {
+                faults.push(format!("{name} must be at least 1 ms"));
+            }
+        }
+        faults
+    }
+}

@@ -19,7 +19,7 @@
 //!
 //! # What is there
 //! PromQL of Prometheus 3: selectors with `@` and `offset`, ranges and subqueries, all aggregations, binary operators with
-//! matching and `fill`, all functions on floats, classic histograms, arithmetic in durations, `anchored` and `smoothed`.
+//! matching and `fill`, all functions on floats, classic histograms, `info`, arithmetic in durations, `anchored` and `smoothed`.
 //! Ranges and the lookback are open at their beginning. The experimental parts need no flag.
 //!
 //! # Limits of today
