@@ -20,8 +20,8 @@ use material::{Generation, Material};
 
 use crate::x509::{self, make_error};
 use crate::{
-    CollectorName, Context, Fingerprint, FleetId, FleetRoot, IdentityError, PeerIdentity, PeerName, PublicKey,
-    SignatureError, Signed, SignedTime, SigningKey, TrustAnchors, TrustBundle,
+    CollectorName, Context, Fingerprint, FleetId, FleetRoot, IdentityError, PeerIdentity, PeerName,
+    PublicKey, SignatureError, Signed, SignedTime, SigningKey, TrustAnchors, TrustBundle,
 };
 
 pub use live::LiveAuthority;
