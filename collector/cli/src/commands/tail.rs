@@ -238,7 +238,10 @@ fn others(row: &Value) -> String {
         return String::new();
     };
     let shown = object.iter().filter(|(name, value)| {
-        !matches!(name.as_str(), "time" | "host_id" | "ingested_at" | "clock_ahead_us") && !value.is_null()
+        !matches!(
+            name.as_str(),
+            "time" | "host_id" | "ingested_at" | "clock_ahead_us"
+        ) && !value.is_null()
     });
     shown
         .map(|(name, value)| format!("{name}={}", rounded(value)))
