@@ -143,26 +143,6 @@ async fn a_port_on_which_nobody_listens_is_refused() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_none_is_not_resolved() {
-    // An empty label is no name: that is known without asking anybody.
-    let (checks, stream) = network::reach("collector", "no..such.name:7444").await;
-    assert!(stream.is_none());
-    assert_said(
-        &checks[0],
-        Verdict::Failed,
-        &["no..such.name:7444", "the name is not resolved"],
-        &["getent hosts no..such.name"],
-    );
-    let (checks, _) = network::reach("collector", "just-a-name").await;
-    assert_said(
-        &checks[0],
-        Verdict::Failed,
-        &["must be host:port"],
-        &["stream.collectors"],
-    );
-}
-
-#[tokio::test]
 async fn plain_http_and_ssh_are_called_what_they_are() {
     let (fleet, time) = (TestFleet::new().unwrap(), TrustedTime::system());
     let host = fleet.host().unwrap();

@@ -1,4 +1,4 @@
-//! What is said of the way through a proxy, and over IPv6.
+//! What is said of names, of the way through a proxy, and over IPv6.
 
 use agent_stream::StreamConfig;
 use fleetmend_testkit::ConnectProxy;
@@ -145,6 +145,26 @@ async fn an_ipv6_collector_is_well_and_one_without_brackets_is_explained() {
         &checks[0],
         Verdict::Failed,
         &["in brackets"],
+        &["stream.collectors"],
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_not_resolved() {
+    // An empty label is no name: that is known without asking anybody.
+    let (checks, stream) = network::reach("collector", "no..such.name:7444").await;
+    assert!(stream.is_none());
+    assert_said(
+        &checks[0],
+        Verdict::Failed,
+        &["no..such.name:7444", "the name is not resolved"],
+        &["getent hosts no..such.name"],
+    );
+    let (checks, _) = network::reach("collector", "just-a-name").await;
+    assert_said(
+        &checks[0],
+        Verdict::Failed,
+        &["must be host:port"],
         &["stream.collectors"],
     );
 }
