@@ -172,13 +172,23 @@ pub(crate) fn mark_file(disk: &dyn Disk, folder: &Path, name: &str) -> io::Resul
 /// some; a segment that is gone is replaced by an empty file.
 pub(crate) fn turn_to_shed(disk: &dyn Disk, folder: &Path, segment: &str, shed: &str) -> io::Result<()> {
     let target = folder.join(shed);
-    match disk.rename(&folder.join(segment), &target) {
+    let found = disk.length(&target);
+    let absent = matches!(&found, Err(error) if error.kind() == io::ErrorKind::NotFound);
+    let renamed = match found {
+        Err(_) if absent => disk.rename(&folder.join(segment), &target),
+        // The last attempt came so far, and then the disk refused.
+        known => known.map(|_| ()),
+    };
+    match renamed {
         // The name first: an empty segment would say nothing of its numbers.
         Ok(()) => disk
             .sync_folder(folder)
             .and_then(|()| disk.open(&target, Access::Write)?.set_len(0)),
         // A mark that may not be durable would take the segment with it at some later start.
-        Err(_) => mark_file(disk, folder, shed).inspect_err(|_| drop(remove_if_there(disk, &target))),
+        Err(_) if absent => {
+            mark_file(disk, folder, shed).inspect_err(|_| drop(remove_if_there(disk, &target)))
+        }
+        Err(error) => Err(error),
     }
 }
 
