@@ -26,6 +26,9 @@ impl Writer {
     /// Deletes what was acknowledged long enough ago, and enforces the quotas.
     pub(crate) fn tidy(&mut self, now: Instant) {
         let retention = self.shared.config.retention.get();
+        if self.gaps.is_empty() && !self.markers.is_empty() {
+            self.remove_leftovers();
+        }
         for lane in YIELDING {
             self.seal_if_done(lane, now);
             while self.delete_acknowledged(lane, |at| now.saturating_duration_since(at) >= retention) {}
@@ -178,6 +181,7 @@ impl Writer {
     /// Removes what repairs left, now that their losses are durable.
     pub(crate) fn remove_leftovers(&mut self) {
         let unmarked = self.mark_tombstones();
+        self.markers.clone_from(&unmarked);
         for left in std::mem::take(&mut self.leftovers) {
             // The file that says that there was something has to stay.
             let needed = |marker: &Marker| {
@@ -239,7 +243,9 @@ impl Writer {
 
     /// Deletes the oldest extent of `lane` that is acknowledged since a moment that `old_enough` accepts.
     fn delete_acknowledged(&mut self, lane: Lane, old_enough: impl Fn(Instant) -> bool) -> bool {
-        if lane == Lane::Metrics && self.staging.is_stale() {
+        // Beside a hole that is not marked yet, what is there says that there is one.
+        let unmarked = self.markers.iter().any(|marker| marker.lane == lane);
+        if unmarked || (lane == Lane::Metrics && self.staging.is_stale()) {
             return false;
         }
         let due = |extent: &&Extent| extent.acknowledged_at.is_some_and(&old_enough);
