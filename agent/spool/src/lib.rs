@@ -80,7 +80,9 @@
 //! known by their names. What damage takes off the very end of the epoch that is being written, between two frames,
 //! before an unclean stop, or all files of a lane at once, only the `unclean_stop` row stands for. A kill within the
 //! few milliseconds between a gap row and its tombstones repeats the row. On a disk that refuses, a gap row may come
-//! before what it counts is let go.
+//! before what it counts is let go. Of some thousand lives of the model test with other seeds two still fail on a disk
+//! that both refuses and is damaged: 9097 (two ticks missing without a row) and 15170 (a number missing behind the
+//! acknowledged ones).
 
 mod batcher;
 mod clock;
