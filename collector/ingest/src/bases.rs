@@ -20,6 +20,9 @@ use crate::config::MESSAGE_FRAMES_MAX;
 const GROUP_BYTES: usize = 128 * 1024;
 /// Relative frames of a message that are made whole where they are; more are on a blocking thread.
 const RESTORED_HERE: usize = 2;
+/// Frames of a message that are looked at where they are: one that stands for itself is decompressed to be kept, and
+/// a short one may be as long before compression as any other.
+const KEPT_HERE: usize = 4;
 /// The least that may be set: some streams at their limits.
 pub(crate) const BASES_BYTES_MIN: u32 = 8 << 20;
 
@@ -120,7 +123,7 @@ impl StreamBases {
             }
         };
         let frames = std::mem::take(rest);
-        let group = if relative <= RESTORED_HERE {
+        let group = if relative <= RESTORED_HERE && frames.len() <= KEPT_HERE {
             Group::restore(bases, frames)
         } else {
             let work = tokio::task::spawn_blocking(move || Group::restore(bases, frames));

@@ -37,6 +37,8 @@ pub(crate) struct Checked {
     pub(crate) frames: Vec<Frame>,
     /// Losses of frames that became tombstones here, with the times of their host.
     pub(crate) gaps: Vec<(RecordId, Gap)>,
+    /// Frames that became tombstones and whose loss is still to be counted.
+    astray: Vec<Frame>,
 }
 
 /// A message that was not checked to its end.
@@ -55,10 +57,26 @@ pub(crate) async fn check(encoded: Vec<Bytes>) -> Result<Checked, CheckError> {
         let frames = encoded.len();
         return Err(Malformed::TooMany { frames }.into());
     }
-    if encoded.iter().map(Bytes::len).sum::<usize>() <= CHECKED_HERE_BYTES {
-        return Ok(check_all(&encoded)?);
+    let checked = if encoded.iter().map(Bytes::len).sum::<usize>() <= CHECKED_HERE_BYTES {
+        check_all(&encoded)?
+    } else {
+        blocking(move || check_all(&encoded)).await?
+    };
+    if checked.astray.is_empty() {
+        return Ok(checked);
     }
-    blocking(move || check_all(&encoded)).await
+    // However short the message is: a body of some bytes may be long before compression.
+    blocking(move || Ok(checked.counted())).await
+}
+
+impl Checked {
+    /// With the losses of what went astray; decodes it.
+    fn counted(mut self) -> Self {
+        for frame in std::mem::take(&mut self.astray) {
+            self.gaps.push((frame.id, gap(&frame, "wrong_lane")));
+        }
+        self
+    }
 }
 
 /// Never an empty message in the place of one that could not be checked: its numbers would count as lost.
@@ -87,8 +105,8 @@ fn check_all(encoded: &[Bytes]) -> Result<Checked, Malformed> {
         match table_by_id(frame.table) {
             // Rows of one lane in another would pass by its quota and its rate.
             Some(table) if table.lane != frame.id.lane && !frame.tombstone => {
-                checked.gaps.push((frame.id, gap(&frame, "wrong_lane")));
                 checked.frames.push(frame.shed());
+                checked.astray.push(frame);
             }
             // Tables that only a newer collector knows are the sink's to count.
             _ => checked.frames.push(frame),
@@ -195,7 +213,7 @@ impl Committer<'_> {
 
     /// What is known of the clock that stamped each frame, and the losses by the collector's clock.
     fn timed(&self, checked: Checked) -> (Vec<TimedFrame>, Vec<(RecordId, Gap)>) {
-        let Checked { frames, mut gaps } = checked;
+        let Checked { frames, mut gaps, .. } = checked;
         let now = TimeMicros::now();
         let timed = |frame: Frame| TimedFrame {
             clock_ahead_us: self.clock.ahead_of(&frame, now),
@@ -252,7 +270,51 @@ fn set_back(gap: &mut Gap, clock_ahead_us: Option<i64>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use fleetmend_event::Sequence;
+    use futures::FutureExt as _;
+
     use super::*;
+
+    #[test]
+    fn what_went_astray_is_not_decoded_on_the_runtime() {
+        let frame = Frame {
+            id: RecordId {
+                epoch: SpoolEpoch::from_bytes([1; 16]),
+                lane: Lane::Critical,
+                sequence: Sequence(1),
+            },
+            table: MetricChunk::ID,
+            schema_version: MetricChunk::VERSION,
+            tombstone: false,
+            rows: 3,
+            made_at: TimeMicros(1),
+            made_boot_us: 1,
+            from_time: TimeMicros(1),
+            to_time: TimeMicros(1),
+            body: Bytes::from_static(b"no batch"),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (release, held) = mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || held.recv());
+            let mut checking = Box::pin(check(vec![frame.encode()]));
+            assert!(
+                checking.as_mut().now_or_never().is_none(),
+                "it was decoded on the runtime"
+            );
+            release.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            let checked = checking.await.unwrap();
+            assert!(checked.frames.iter().all(|frame| frame.tombstone));
+            let (id, gap) = &checked.gaps[0];
+            assert_eq!((*id, gap.count, gap.exactness), (frame.id, 3, Exactness::AtLeast));
+        });
+    }
 
     #[tokio::test]
     async fn check_that_panics_is_no_empty_message() {

@@ -161,6 +161,31 @@ async fn thousand_streams_keep_no_more_than_they_may() {
     assert_eq!(budget.taken.load(Ordering::Relaxed), 0);
 }
 
+#[test]
+fn many_frames_are_not_decompressed_on_the_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || held.recv());
+        let mut bases = stream(&BasesBudget::new(BASES_BYTES_MIN));
+        let frames: Vec<Bytes> = (1..=100).map(|number| frame(number, 10)).collect();
+        let mut rest = VecDeque::from(frames.clone());
+        {
+            let mut restoring = Box::pin(bases.restore(&mut rest));
+            let poll = futures::poll!(restoring.as_mut());
+            assert!(poll.is_pending(), "they were decompressed on the runtime");
+            release.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            assert_eq!(restoring.await.unwrap(), frames);
+        }
+        let few = VecDeque::from(frames[..2].to_vec());
+        assert_eq!(bases.restore(&mut few.clone()).await.unwrap(), frames[..2]);
+    });
+}
+
 #[tokio::test]
 async fn frame_without_its_base_is_named() {
     let budget = BasesBudget::new(BASES_BYTES_MIN);
