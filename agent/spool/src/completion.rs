@@ -7,7 +7,7 @@ use fleetmend_event::Lane;
 use fleetmend_event::table::{Exactness, GapStage};
 
 use crate::clock;
-use crate::gaps::Loss;
+use crate::gaps::{Loss, gap_of};
 use crate::segment::Appender;
 use crate::staging::Staged;
 use crate::task::Writer;
@@ -50,8 +50,19 @@ impl Writer {
         let next = if deleted { staged.first } else { next.max(1) };
         if next < staged.first {
             // Frames that waited for the disk when the run ended had these numbers.
+            // Their row first: a kill would take the word of what is a tombstone already.
+            if self.missing_said != Some(staged.first) {
+                let loss = missing(staged, staged.first.saturating_sub(next));
+                self.write_gap(gap_of(&loss), now)?;
+                crate::metrics::dropped(loss.lane, loss.reason, loss.count);
+                self.missing_said = Some(staged.first);
+            }
             self.bury(ordinal, &folder, Lane::Metrics, (next, staged.first))?;
-            self.gaps.add(&missing(staged, staged.first.saturating_sub(next)));
+            self.missing_said = None;
+            // Said once, also when the disk refuses what follows and this is tried again.
+            if let Some(epoch) = self.shared.index.lock().find_mut(ordinal) {
+                epoch.lanes.get_mut(Lane::Metrics).next = staged.first;
+            }
         }
         let disk = self.shared.layout.disk();
         let mut appender = Appender::new(disk, &folder, Lane::Metrics, u64::MAX, staged.first);

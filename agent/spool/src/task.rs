@@ -68,6 +68,8 @@ pub(crate) struct Writer {
     pub(crate) staging: Staging,
     /// Batches of the last run that its epoch does not have yet.
     pub(crate) staged: VecDeque<Staged>,
+    /// First number of the staged batch whose missing neighbours have their gap row, and are no tombstones yet.
+    pub(crate) missing_said: Option<u64>,
     /// Aggregates that are not in the lane yet.
     pub(crate) thinned: Option<Thinned>,
     /// Aggregates that do not count and are to be removed.
@@ -116,6 +118,7 @@ impl Writer {
             unwritten: PerLane::default(),
             staging: Staging::new(disk.clone(), shared.layout.staging()),
             staged: opened.staged,
+            missing_said: None,
             thinned: None,
             thin_rest: None,
             gaps_written: None,
@@ -222,10 +225,11 @@ impl Writer {
 
     fn take_in(&mut self, fact: Fact, now: Instant) {
         let lane = fact.lane();
-        if let Fact::Metrics(tick) = &fact {
-            // Frames that wait for the disk get their numbers before the batch of this tick.
-            let waiting = u64::try_from(self.unwritten.get(lane).len()).unwrap_or(u64::MAX);
-            let waiting = waiting.saturating_add(self.thinned.as_ref().map_or(0, Thinned::len));
+        if let Fact::Metrics(tick) = &fact
+            // The batch of this tick comes behind frames that wait for the disk, which nothing on it would tell of.
+            && self.unwritten.get(lane).is_empty()
+        {
+            let waiting = self.thinned.as_ref().map_or(0, Thinned::len);
             let number = self.appenders.get(lane).next().saturating_add(waiting);
             let (of, stamp) = ((self.epoch, number), self.stamp());
             self.tick_stamp = Some(stamp);

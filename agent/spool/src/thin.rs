@@ -250,7 +250,7 @@ impl Writer {
     }
 
     /// The gap row at once and alone: those that wait for others have no number yet.
-    fn write_gap(&mut self, gap: Gap, now: Instant) -> io::Result<()> {
+    pub(crate) fn write_gap(&mut self, gap: Gap, now: Instant) -> io::Result<()> {
         let mut encoded = self.encode_gaps(&[gap]);
         self.write(Lane::Critical, &mut encoded.frames, now)
     }
@@ -300,10 +300,13 @@ pub(crate) fn place(disk: &dyn Disk, folder: &Path, name: &ThinName) -> io::Resu
 
 fn write_whole(disk: &dyn Disk, folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = disk.open(&fresh, Access::Create)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    disk.rename(&fresh, path)?;
+    let written = disk.open(&fresh, Access::Create).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        disk.rename(&fresh, path)
+    });
+    // On a full disk half a file would keep the room that others need, and the next one has another name.
+    written.inspect_err(|_| drop(layout::remove_if_there(disk, &fresh)))?;
     disk.sync_folder(folder)
 }
 
@@ -318,4 +321,20 @@ fn frame_at(file: &dyn DiskFile, offset: &mut u64) -> io::Result<Option<Frame>> 
     file.read_exact_at(&mut bytes, *offset)?;
     *offset = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
     Ok(Frame::decode(&Bytes::from(bytes)).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    #[test]
+    fn refused_aggregates_leave_no_half_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics-1.thin");
+        // A name that cannot be taken.
+        std::fs::create_dir_all(path.join("inside")).unwrap();
+        write_whole(&RealDisk, folder.path(), &path, b"bytes").unwrap_err();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

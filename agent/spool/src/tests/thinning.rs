@@ -1,6 +1,10 @@
 //! Metrics under pressure, what was in flight, and copies of a disk.
 
+use std::time::Instant;
+
 use super::*;
+use crate::layout;
+use crate::staging::Staged;
 
 /// A set of series whose values zstd cannot make small.
 fn noisy_tick(series: &SeriesSet, second: i64) -> MetricFrame {
@@ -179,4 +183,42 @@ async fn end_of_an_old_epoch_that_damage_cut_off_between_two_frames_is_a_gap() {
     let lost: u64 = gaps(&frames, "missing").iter().map(|gap| gap.count).sum();
     assert_eq!(lost, 2);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn frames_missing_before_staged_ones_are_counted_once_however_often_the_disk_refuses() {
+    let folder = folder();
+    let first = start(config(folder.path()));
+    first.handle.append(tick(&series(), 0));
+    first.flush().await;
+    let epoch = first.handle.epoch();
+    let frames = read_new(&first).await;
+    let frames = frames.iter().map(decoded);
+    let frames = frames.filter(|frame| frame.id.lane == Lane::Metrics).collect();
+    first.kill(folder.path()).await;
+
+    let (mut spool, _) = Spool::open(config(folder.path())).unwrap();
+    // A folder in the place of the file that is to be written.
+    let segment = layout::segment_name(Lane::Metrics, 4);
+    let refuses = folder.path().join(format!("00000001-{epoch}")).join(segment);
+    std::fs::create_dir(&refuses).unwrap();
+    spool.writer.staged.push_back(Staged {
+        epoch,
+        first: 4,
+        frames,
+        ticks: 1,
+        last: None,
+    });
+    let missing = |spool: &Spool| -> u64 {
+        let rows = spool.writer.gaps.rows().iter();
+        let missing = rows.filter(|gap| gap.reason == "missing");
+        missing.map(|gap| gap.count).sum()
+    };
+    for _ in 0..3 {
+        spool.writer.complete_staged(Instant::now());
+        assert_eq!((spool.writer.staged.len(), missing(&spool)), (1, 2));
+    }
+    std::fs::remove_dir(&refuses).unwrap();
+    spool.writer.complete_staged(Instant::now());
+    assert_eq!((spool.writer.staged.len(), missing(&spool)), (0, 2));
 }
