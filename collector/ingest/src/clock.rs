@@ -11,6 +11,10 @@
 //! clock is believed, unless by a clock that went on as it was the frame was made before the present boot: then it
 //! comes from a boot that nobody here heard of.
 //!
+//! An estimate by which a frame waited for more than a month is none: the collector's own clock was set forward and
+//! the window still has heartbeats of before, or the boot is an unheard one with another clock. Rows of a clock that
+//! nobody knows are as old as their reception, and are kept.
+//!
 //! A frame in whose time the clock was set has rows of both settings, and counts as made in the later one.
 
 use std::collections::VecDeque;
@@ -95,10 +99,15 @@ impl StreamClock {
         boot.set_to(wall.0.saturating_sub(shown), zero)
     }
 
-    /// How much the clock that stamped a frame was ahead when it did, in microseconds; `None` before any heartbeat.
+    /// How much the clock that stamped a frame was ahead when it did, in microseconds; `None` before any heartbeat, and
+    /// where it would say that the frame waited longer than any does.
     pub(crate) fn ahead_of(&self, frame: &Frame, received: TimeMicros) -> Option<i64> {
         let boots = self.host.0.lock();
-        boots.ahead(&self.boot, frame.made_at, micros(frame.made_boot_us), received)
+        let made = frame.made_at;
+        let ahead = boots.ahead(&self.boot, made, micros(frame.made_boot_us), received)?;
+        // By an estimate that is off a frame would have to go as too old the moment that it came.
+        let waited = received.0.saturating_sub(made.0.saturating_sub(ahead));
+        (waited <= WAITED_MAX_US).then_some(ahead)
     }
 }
 

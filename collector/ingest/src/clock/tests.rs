@@ -196,3 +196,33 @@ fn what_is_remembered_of_a_host_is_bounded_whatever_it_says() {
         assert!(boot.least.len() <= LEAST_MAX && boot.settings.len() <= SETTINGS_MAX);
     }
 }
+
+#[test]
+fn estimate_that_would_make_rows_go_as_too_old_is_none() {
+    let now = Instant::now();
+    let host = Machine {
+        boot: 1,
+        zero: START,
+        ahead: 0,
+    };
+    // The collector's clock was a year behind when it heard the host, and then it was set.
+    let clock = HostClock::default();
+    host.beat(&clock, START + SECOND, -YEAR, now);
+    let frame = host.frame(START + 2 * SECOND);
+    assert_eq!(
+        host.ahead_of(&clock, &frame, START + 2 * SECOND - YEAR),
+        Some(YEAR)
+    );
+    assert_eq!(host.ahead_of(&clock, &frame, START + 3 * SECOND), None);
+
+    // A right clock in a boot that nobody heard of, a year ahead in the present one, which is younger.
+    let clock = HostClock::default();
+    let waited = host.frame(START + 9 * HOUR);
+    let present = Machine {
+        boot: 2,
+        zero: START + 10 * HOUR,
+        ahead: YEAR,
+    };
+    present.beat(&clock, START + 11 * HOUR, 0, now);
+    assert_eq!(present.ahead_of(&clock, &waited, START + 11 * HOUR), None);
+}
