@@ -241,8 +241,9 @@ fn start_stream(
     };
     agent_heal::trust::spawn(tasks, &config.heal.socket, Arc::new(bundles));
     let (identity, time, token) = (identity.clone(), time.clone(), tasks.token());
+    let configured = config.stream.collectors.clone();
     tasks.spawn("certificate", TaskKind::BestEffort, async move {
-        keep(dialer, identity, time, token.cancelled()).await;
+        keep(dialer, configured, identity, time, token.cancelled()).await;
         Ok::<(), std::convert::Infallible>(())
     });
     Ok(states)

@@ -20,6 +20,11 @@ const RETRY_MAX: Duration = Duration::from_hours(1);
 
 /// What the keeper asks of collectors.
 pub trait Collectors: Send + Sync {
+    /// Where renewal is asked for, instead of the collectors that enrolment named.
+    fn configured(&self) -> &[String] {
+        &[]
+    }
+
     /// See [`renew`].
     fn renew(&self, address: &str) -> impl Future<Output = Result<(), EnrolError>> + Send;
     /// See [`recover`].
@@ -28,14 +33,19 @@ pub trait Collectors: Send + Sync {
     fn ask_time(&self) -> impl Future<Output = Result<TimeMicros, EnrolError>> + Send;
 }
 
-/// The collectors that the identity names, over the network.
+/// The collectors that are configured or that the identity names, over the network.
 pub(super) struct Network {
+    pub(super) configured: Vec<String>,
     pub(super) dialer: Dialer,
     pub(super) identity: LiveIdentity,
     pub(super) time: Arc<TrustedTime>,
 }
 
 impl Collectors for Network {
+    fn configured(&self) -> &[String] {
+        &self.configured
+    }
+
     async fn renew(&self, address: &str) -> Result<(), EnrolError> {
         renew(&self.dialer, &self.identity, address, &self.time).await
     }
@@ -50,19 +60,22 @@ impl Collectors for Network {
 }
 
 /// Renews the identity when it is due, until `end` resolves. Failures are logged and tried again; the agent
-/// goes on collecting and spooling meanwhile.
+/// goes on collecting and spooling meanwhile. `configured` are the collectors that count instead of those that
+/// enrolment named; none when those count.
 ///
 /// # Cancel safety
 ///
 /// A renewal in progress is given up; the present certificate stays in use.
 pub async fn keep(
     dialer: Dialer,
+    configured: Vec<String>,
     identity: LiveIdentity,
     time: Arc<TrustedTime>,
     end: impl Future<Output = ()> + Send,
 ) {
     metrics::describe();
     let collectors = Network {
+        configured,
         dialer,
         identity: identity.clone(),
         time: time.clone(),
@@ -198,7 +211,11 @@ async fn refresh(
         return collectors.recover().await;
     }
     let mut last = EnrolError::NoCollector;
-    for address in current.collectors() {
+    let addresses = match collectors.configured() {
+        [] => current.collectors(),
+        configured => configured,
+    };
+    for address in addresses {
         match collectors.renew(address).await {
             Ok(()) => return Ok(()),
             Err(error) => match error.fault() {

@@ -237,6 +237,7 @@ async fn a_host_that_slept_past_the_end_recovers_by_itself() {
     let (end, ended) = oneshot::channel::<()>();
     let keeping = Box::pin(keep(
         Dialer::direct(),
+        Vec::new(),
         identity.clone(),
         host.time.clone(),
         async move { drop(ended.await) },
@@ -289,6 +290,7 @@ async fn the_keeper_renews_what_is_due_and_ends_when_told() {
     let (end, ended) = oneshot::channel::<()>();
     let keeping = Box::pin(keep(
         Dialer::direct(),
+        Vec::new(),
         identity.clone(),
         host.time.clone(),
         async move { drop(ended.await) },
@@ -337,6 +339,7 @@ async fn the_keeper_asks_the_time_when_the_clock_is_before_the_certificate() {
     let (end, ended) = oneshot::channel::<()>();
     let keeping = Box::pin(keep(
         Dialer::direct(),
+        Vec::new(),
         identity.clone(),
         time.clone(),
         async move { drop(ended.await) },
@@ -363,6 +366,7 @@ async fn a_doubt_has_the_keeper_renew_what_is_not_due() {
     let before = identity.current().peer().serial.clone();
     let mut keeper = Keeper::new(identity.clone(), host.time.clone(), 0.5);
     let network = keep::Network {
+        configured: Vec::new(),
         dialer: Dialer::direct(),
         identity: identity.clone(),
         time: host.time.clone(),
@@ -382,6 +386,7 @@ async fn a_certificate_that_was_issued_too_far_ahead_is_recovered() {
     collector.issue_from(TimeMicros::now());
     let mut keeper = Keeper::new(identity.clone(), host.time.clone(), 0.5);
     let network = keep::Network {
+        configured: Vec::new(),
         dialer: Dialer::direct(),
         identity: identity.clone(),
         time: host.time.clone(),

@@ -199,3 +199,35 @@ async fn excepted_addresses_go_past_the_proxy() {
     every_call(&config.dialer().unwrap(), &collector, &enrolment, &carrier).await;
     assert!(proxy.tunnels().is_empty());
 }
+
+#[tokio::test]
+async fn a_certificate_is_renewed_where_the_stream_is_configured_to_go() {
+    let (collector, host) = (Collector::start().await, Host::new());
+    // Issued six of its seven days ago: due, and still valid.
+    collector.issue_from(TimeMicros::now().plus_millis(-6 * DAY_MS));
+    let identity = host.enrolled_at(&collector).await;
+    collector.issue_from(TimeMicros::now());
+    let before = identity.current().peer().serial.clone();
+    // What enrolment named is known to nobody on this way.
+    let configured = "configured.test:7444";
+    let proxy = ConnectProxy::start(&[(configured, collector.carrier)])
+        .await
+        .unwrap();
+    let keeping = keep(
+        through(&proxy).dialer().unwrap(),
+        vec![configured.to_owned()],
+        identity.clone(),
+        host.time.clone(),
+        std::future::pending(),
+    );
+    let renewed = wait_for(
+        PATIENCE,
+        async || identity.current().peer().serial.clone(),
+        |serial| *serial != before,
+    );
+    tokio::select! {
+        () = Box::pin(keeping) => panic!("the keeper ended"),
+        outcome = renewed => drop(outcome.unwrap()),
+    }
+    assert_eq!(proxy.tunnels(), [configured]);
+}
