@@ -210,9 +210,9 @@ async fn frames_missing_before_staged_ones_are_counted_once_however_often_the_di
         last: None,
     });
     let missing = |spool: &Spool| -> u64 {
-        let rows = spool.writer.gaps.rows().iter();
-        let missing = rows.filter(|gap| gap.reason == "missing");
-        missing.map(|gap| gap.count).sum()
+        let frames = spool.handle().reader().read_here(ALL).unwrap();
+        let missing = gaps(&frames, "missing");
+        missing.iter().map(|gap| gap.count).sum()
     };
     for _ in 0..3 {
         spool.writer.complete_staged(Instant::now());
