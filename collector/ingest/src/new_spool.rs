@@ -1,7 +1,8 @@
 //! A host that knows nothing of what it spooled before: its spool was wiped, or replaced with the disk.
 //!
 //! An agent names every epoch of which it still has records, also after an unclean stop. One that names none of
-//! those that the store has marks of cannot say what it had not sent, and nobody else can: it is a gap.
+//! those that the store has marks of cannot say what it had not sent, and nobody else can: it is a gap. A spool that
+//! was wiped before anything of it was stored leaves no trace here: its host looks as if it had just been enrolled.
 
 use std::time::Duration;
 

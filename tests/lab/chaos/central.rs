@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use fleetmend_event::HostId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -187,7 +188,17 @@ impl Central {
 
     /// How many rows of events are stored.
     pub(super) async fn stored(&self) -> Result<u64> {
-        let rows = self.sql("select count(*) from units").await?;
+        self.count("select count(*) from units").await
+    }
+
+    /// How many rows of a host's events are stored.
+    pub(super) async fn stored_of(&self, host: HostId) -> Result<u64> {
+        self.count(&format!("select count(*) from units where host_id = '{host}'"))
+            .await
+    }
+
+    async fn count(&self, query: &str) -> Result<u64> {
+        let rows = self.sql(query).await?;
         let count = rows.first().and_then(|row| row.first()).map(ToString::to_string);
         let count = count.context("find the count")?;
         count.trim_matches('"').parse().context("read the count")

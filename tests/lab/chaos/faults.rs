@@ -339,7 +339,17 @@ impl Scene {
 
     async fn spool_wiped(&mut self) -> Result<String> {
         let index = Fleet::WIPED;
-        let plan = self.fleet.hosts.get(index).context("find an agent")?.plan.clone();
+        let host = self.fleet.hosts.get(index).context("find an agent")?;
+        let (id, plan) = (host.id, host.plan.clone());
+        // Of a spool of which it never stored anything, a collector cannot know that it was wiped.
+        let begun = Instant::now();
+        while self.central.stored_of(id).await? == 0 {
+            ensure!(
+                begun.elapsed() < BITES_WITHIN,
+                "nothing of agent {index} was stored"
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         let process = self.fleet.process_of(index)?;
         process.kill()?;
         std::fs::remove_dir_all(&plan.spool).context("wipe a spool")?;
