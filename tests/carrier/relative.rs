@@ -4,9 +4,9 @@
 use agent_stream::{StreamPhase, StreamState};
 use bytes::Bytes;
 use collector_ingest::IngestConfig;
-use fleetmend_config::ByteSize;
+use fleetmend_config::{ByteSize, HumanDuration};
 use fleetmend_event::relative::{Bases, Limits, is_relative};
-use fleetmend_event::table::{MetricChunk, Table};
+use fleetmend_event::table::{MetricChunk, Table, UnitState};
 use fleetmend_event::{HostId, Lane, MetricFrame, SeriesKey, SeriesSet, TimeMicros, batch, metric};
 use fleetmend_identity::LiveIdentity;
 use fleetmend_proto::v1;
@@ -272,6 +272,45 @@ async fn record_that_came_relative_and_comes_again_whole_is_the_same_record() {
         audit
             .iter()
             .all(|row| !row.detail.starts_with("identity_conflict"))
+    );
+    scene.collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quota_counts_what_relative_frames_take_in_the_store() {
+    let scene = Scene::with(IngestConfig {
+        bytes_per_host_per_s: ByteSize(64 * 1024),
+        quota_burst: HumanDuration::from_secs(1),
+        ..IngestConfig::default()
+    })
+    .await;
+    let identity = scene.fleet.host().unwrap();
+    let (mut caller, mut bases) = offering(&scene, &identity).await;
+    let mut noise = 7_u64;
+    let description: String = std::iter::repeat_with(|| {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(33 + (noise >> 58) as u8)
+    })
+    .take(40_000)
+    .collect();
+    let frame = |number| {
+        let row = UnitState {
+            description: description.clone(),
+            ..unit(number)
+        };
+        bases.shorten(&caller.frame(Lane::Events, number, &[row]).encode())
+    };
+    let mut frames: Vec<Bytes> = (1..=20).map(frame).collect();
+    let again = frames.split_off(1);
+    assert!(again.iter().map(Bytes::len).sum::<usize>() < 16 * 1024);
+    caller.send_frames(frames).await;
+    assert_eq!(caller.acknowledged().await, [1]);
+    caller.send_frames(again).await;
+    assert_eq!(caller.acknowledged().await, [20]);
+    let goodbye = caller.goodbye().await;
+    assert!(
+        goodbye.retry && goodbye.reason.starts_with("quota_bytes"),
+        "{goodbye:?}"
     );
     scene.collector.stop().await;
 }

@@ -64,7 +64,8 @@ pub struct IngestConfig {
     pub room_timeout: HumanDuration,
     /// From the first byte of a message to its last.
     pub message_timeout: HumanDuration,
-    /// Bytes of frames that a host may send each second over the long run; at default rates it sends some 2 KiB.
+    /// Bytes of frames, as they are stored, that a host may send each second over the long run; at default rates it
+    /// sends some 2 KiB.
     pub bytes_per_host_per_s: ByteSize,
     /// Rows that a host may send each second over the long run; at default rates it sends some hundred.
     pub rows_per_host_per_s: u32,

@@ -292,18 +292,19 @@ impl Session {
     }
 
     async fn take_records(&mut self, records: v1::Records, committer: &mut Committer<'_>) -> Result<(), End> {
-        let bytes = length_of(&records.frames);
-        if let Some(excess) = self.credit.received(bytes) {
+        if let Some(excess) = self.credit.received(length_of(&records.frames)) {
             let detail = format!("{excess} bytes of frames beyond what was granted");
             return Err(refused("credit", &detail));
         }
         if records.bases_cleared {
             self.bases.cleared();
         }
-        let (mut rows, mut marks) = (0_u64, Vec::new());
+        // Of the frames that stand for themselves: a relative one of some bytes may be long in the store.
+        let (mut bytes, mut rows, mut marks) = (0_u64, 0_u64, Vec::new());
         let mut rest = VecDeque::from(records.frames);
         loop {
             let group = self.bases.restore(&mut rest).await?;
+            bytes = bytes.saturating_add(length_of(&group));
             let (of_group, reached) = self.take_frames(group, committer).await?;
             self.bases.settled();
             rows = rows.saturating_add(of_group);
