@@ -49,8 +49,8 @@ impl Writer {
         let deleted = next == 0 && self.shared.sent.lock().knows(staged.epoch, Lane::Metrics);
         let next = if deleted { staged.first } else { next.max(1) };
         if next < staged.first {
-            // Frames that waited for the disk when the run ended had these numbers.
-            // Their row first: a kill would take the word of what is a tombstone already.
+            // Frames that waited for the disk when the run ended had these numbers, or damage took them. Their row
+            // first: a tombstone says on disk that it was written, and a kill would take it with it.
             if self.missing_said != Some(staged.first) {
                 let loss = missing(staged, staged.first.saturating_sub(next));
                 self.write_gap(gap_of(&loss), now)?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use fleetmend_event::{Lane, Mark, Sequence, SpoolEpoch};
 
+use crate::gaps::Loss;
 use crate::layout;
 
 /// One value per lane.
@@ -71,8 +72,13 @@ pub(crate) struct LaneIndex {
     /// Highest number that may have been sent since the collector said what it has: until it says so again, it may
     /// have stored what it did not acknowledge.
     pub(crate) sent: u64,
+    /// Highest number that was ever handed out from this folder; after a kill not more than that. A number beyond it
+    /// that the collector has came from a copy of the disk.
+    pub(crate) handed: u64,
     /// Numbers that the writer is about to replace; nobody reads them until it has.
     pub(crate) yielding: Vec<(u64, u64)>,
+    /// What was shed of records that were sent: lost if the collector says that it lacks them.
+    pub(crate) unsure: Vec<(u64, Loss)>,
     /// One past the highest number that was ever durable here; 0 when nothing says that there was one.
     pub(crate) next: u64,
 }
@@ -90,6 +96,8 @@ pub(crate) struct EpochIndex {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) epochs: Vec<EpochIndex>,
+    /// Of the unsure ones those that the collector turned out to lack.
+    pub(crate) lost: Vec<Loss>,
 }
 
 impl Extent {
@@ -182,6 +190,14 @@ impl LaneIndex {
         extent.first > self.sent.max(self.acknowledged)
     }
 
+    /// How far records of this folder are at the collector, which has the stream up to `mark`. The number that a copy
+    /// of the disk completes from staging may be here with more ticks: what was never handed out is sent all the
+    /// same. Where the collector has more than lies here, the run that had staged it went on, and it has everything.
+    fn delivered(&self, mark: u64) -> u64 {
+        let last = self.next.saturating_sub(1);
+        if mark > last { last } else { mark.min(self.handed) }
+    }
+
     /// Numbers that are durable here and not yet at the collector.
     pub(crate) fn waiting(&self) -> u64 {
         self.next.saturating_sub(1).saturating_sub(self.acknowledged)
@@ -195,6 +211,7 @@ impl LaneIndex {
 
     fn set_acknowledged(&mut self, number: u64, now: Instant) {
         self.acknowledged = number;
+        self.unsure.retain(|(unsure, _)| *unsure > number);
         for extent in &mut self.extents {
             let whole = extent.next.saturating_sub(1) <= number;
             extent.acknowledged_at = if whole {
@@ -261,7 +278,7 @@ impl Index {
         for mark in marks {
             if let Some(epoch) = self.epochs.iter_mut().find(|epoch| epoch.epoch == mark.epoch) {
                 let lane = epoch.lanes.get_mut(mark.lane);
-                let number = mark.sequence.0.min(lane.next.saturating_sub(1));
+                let number = lane.delivered(mark.sequence.0);
                 if number > lane.acknowledged {
                     lane.set_acknowledged(number, now);
                 }
@@ -276,8 +293,9 @@ impl Index {
                 let has = |mark: &&Mark| mark.epoch == epoch.epoch && mark.lane == lane;
                 let number = durable.iter().find(has).map_or(0, |mark| mark.sequence.0);
                 let index = epoch.lanes.get_mut(lane);
-                index.set_acknowledged(number.min(index.next.saturating_sub(1)), now);
-                index.sent = index.acknowledged;
+                index.set_acknowledged(index.delivered(number), now);
+                index.sent = number.min(index.next.saturating_sub(1));
+                self.lost.extend(index.unsure.drain(..).map(|(_, loss)| loss));
             }
         }
     }

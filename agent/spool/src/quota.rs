@@ -271,8 +271,13 @@ impl Writer {
         } = doomed;
         self.seal_if_open(lane, epoch == self.epoch, extent.first);
         let path = extent.path(folder, lane);
-        for loss in losses_of(&**self.shared.layout.disk(), &path, lane, &doomed, reason) {
-            self.gaps.add(&loss);
+        // A disk that refuses the tombstones refuses them again and again; the loss is one.
+        let counted = Some((ordinal, extent.first));
+        if *self.counted.get(lane) != counted {
+            for loss in losses_of(&**self.shared.layout.disk(), &path, lane, &doomed, reason) {
+                self.gaps.add(&loss);
+            }
+            *self.counted.get_mut(lane) = counted;
         }
         if self.shared.config.quota_bytes(lane) > 0 && reason != "disk_full" {
             self.write_gaps(now);

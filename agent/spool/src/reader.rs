@@ -250,6 +250,7 @@ impl Cursor {
             return None;
         }
         lane_index.sent = lane_index.sent.max(number);
+        lane_index.handed = lane_index.handed.max(number);
         Some(Step {
             ordinal,
             epoch: epoch.epoch,

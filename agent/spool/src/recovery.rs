@@ -178,7 +178,10 @@ pub(crate) fn open(layout: &Layout) -> Result<Opened, OpenError> {
         }
     }
     epochs.push(current);
-    let index = Index { epochs };
+    let index = Index {
+        epochs,
+        ..Index::default()
+    };
     let recovered = Recovered {
         epoch: index.current_epoch(),
         epoch_continued,

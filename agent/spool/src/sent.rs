@@ -19,6 +19,8 @@ use crate::layout::Layout;
 const VERSION: u32 = 1;
 /// So many frames are noted ahead.
 const AHEAD: u64 = 128;
+/// Of metrics, which a copy of the disk may have completed otherwise: so many may be sent again after a start.
+const AHEAD_METRICS: u64 = 8;
 /// A mark has some 80 bytes, and there are three for an epoch.
 const BYTES_MAX: u64 = 1024 * 1024;
 
@@ -57,6 +59,13 @@ impl Sent {
                     None => last,
                 };
                 index.sent = last.min(mark);
+                // What may not have been handed out is, though the collector has the number.
+                let handed = if known.is_some() && lane == Lane::Metrics {
+                    mark.saturating_sub(AHEAD_METRICS)
+                } else {
+                    mark
+                };
+                index.handed = last.min(handed).max(index.acknowledged);
                 if mark > 0 {
                     sent.durable.insert(place, mark);
                 }
@@ -101,7 +110,12 @@ impl Sent {
                 .get(&place)
                 .is_none_or(|noted| *noted < id.sequence.0)
             {
-                more.insert(place, id.sequence.0.saturating_add(AHEAD));
+                let ahead = if id.lane == Lane::Metrics {
+                    AHEAD_METRICS
+                } else {
+                    AHEAD
+                };
+                more.insert(place, id.sequence.0.saturating_add(ahead));
             }
         }
         if more.is_empty() {

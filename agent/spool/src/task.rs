@@ -58,6 +58,8 @@ pub(crate) struct Writer {
     pub(crate) epoch: SpoolEpoch,
     pub(crate) appenders: PerLane<Appender>,
     pub(crate) gaps: PendingGaps,
+    /// Segment of each lane, by ordinal and first number, whose loss waits in the gaps.
+    pub(crate) counted: PerLane<Option<(u32, u64)>>,
     /// Kept until the gaps are durable.
     pub(crate) leftovers: Vec<Leftover>,
     pub(crate) markers: Vec<Marker>,
@@ -111,6 +113,7 @@ impl Writer {
             epoch,
             appenders: PerLane::from_fn(appender),
             gaps: PendingGaps::default(),
+            counted: PerLane::default(),
             leftovers: opened.leftovers,
             markers: opened.markers,
             batcher: Batcher::default(),
@@ -223,7 +226,7 @@ impl Writer {
             .map_or(latest, |due| due.min(latest))
     }
 
-    fn take_in(&mut self, fact: Fact, now: Instant) {
+    pub(crate) fn take_in(&mut self, fact: Fact, now: Instant) {
         let lane = fact.lane();
         if let Fact::Metrics(tick) = &fact
             // The batch of this tick comes behind frames that wait for the disk, which nothing on it would tell of.
@@ -322,6 +325,7 @@ impl Writer {
         match self.write(Lane::Critical, &mut encoded.frames, now) {
             Ok(()) => {
                 self.gaps.clear();
+                self.counted = PerLane::default();
                 self.remove_leftovers();
             }
             // They can wait in memory: no other record has to go for them.

@@ -3,6 +3,7 @@
 //! The model knows every fact that was appended, every frame that was ever handed out and what the collector
 //! has. After each reading it compares: see [`World::check`].
 
+mod cases;
 mod check;
 mod turns;
 mod walk;

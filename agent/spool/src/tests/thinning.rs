@@ -222,3 +222,25 @@ async fn frames_missing_before_staged_ones_are_counted_once_however_often_the_di
     spool.writer.complete_staged(Instant::now());
     assert_eq!((spool.writer.staged.len(), missing(&spool)), (0, 2));
 }
+
+#[test]
+fn segment_that_a_refusing_disk_keeps_is_counted_once() {
+    let disk = sim::SimDisk::new(1);
+    let (mut spool, _) = Spool::open_on(config(Path::new("/spool")), Arc::new(disk.clone())).unwrap();
+    spool.handle().append(tick(&series(), 0));
+    let taken = spool.handle().shared.intake.take(Instant::now(), usize::MAX);
+    spool.writer.work(taken, Instant::now(), true);
+    assert_eq!(spool.handle().stat().lanes[2].highest, 1);
+    disk.fail_one_in(1, false);
+    for _ in 0..5 {
+        spool.writer.make_room(Lane::Critical, Instant::now());
+        let rows = spool.writer.gaps.rows().iter();
+        let lost = rows.filter(|gap| gap.reason == "disk_full").map(|gap| gap.count);
+        assert_eq!(lost.sum::<u64>(), 2, "two samples");
+    }
+    disk.heal();
+    spool.writer.make_room(Lane::Critical, Instant::now());
+    let lane = spool.handle().stat().lanes.remove(2);
+    assert_eq!((lane.bytes, lane.waiting), (0, 1), "a tombstone");
+    assert!(spool.writer.gaps.is_empty());
+}
