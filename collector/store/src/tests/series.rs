@@ -5,7 +5,8 @@ use super::testbed::{Host, config, folder, open_with};
 use crate::StoreConfig;
 
 const SAMPLES: &str = "SELECT count(*) FROM metrics";
-const REFUSED: &str = "SELECT CAST(sum(count) AS BIGINT) FROM gaps WHERE reason = 'series_limit' AND \"table\" = 'metrics'";
+const REFUSED: &str =
+    "SELECT CAST(sum(count) AS BIGINT) FROM gaps WHERE reason = 'series_limit' AND \"table\" = 'metrics'";
 const GAPS: &str = "SELECT count(*) FROM gaps";
 
 #[tokio::test]
