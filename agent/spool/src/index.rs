@@ -9,6 +9,9 @@ use fleetmend_event::{Lane, Mark, Sequence, SpoolEpoch};
 use crate::gaps::Loss;
 use crate::layout;
 
+/// Records that were sent and are shed, per lane and epoch; of more of them the count stays unknown.
+const UNSURE_MAX: usize = 4096;
+
 /// One value per lane.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PerLane<T> {
@@ -193,9 +196,13 @@ impl LaneIndex {
     /// How far records of this folder are at the collector, which has the stream up to `mark`. The number that a copy
     /// of the disk completes from staging may be here with more ticks: what was never handed out is sent all the
     /// same. Where the collector has more than lies here, the run that had staged it went on, and it has everything.
-    fn delivered(&self, mark: u64) -> u64 {
+    fn delivered(&self, lane: Lane, mark: u64) -> u64 {
         let last = self.next.saturating_sub(1);
-        if mark > last { last } else { mark.min(self.handed) }
+        if mark > last || lane != Lane::Metrics {
+            mark.min(last)
+        } else {
+            mark.min(self.handed)
+        }
     }
 
     /// Numbers that are durable here and not yet at the collector.
@@ -207,6 +214,28 @@ impl LaneIndex {
     pub(crate) fn at_or_after(&self, number: u64) -> Option<Extent> {
         let index = self.extents.partition_point(|extent| extent.next <= number);
         self.extents.get(index).copied()
+    }
+
+    /// These were sent, and are about to be shed.
+    pub(crate) fn remember(&mut self, in_flight: Vec<(u64, Loss)>) {
+        let room = UNSURE_MAX.saturating_sub(self.unsure.len());
+        self.unsure.extend(in_flight.into_iter().take(room));
+    }
+
+    /// What is shed and may be at the collector, which says now that it lacks it.
+    fn take_lost(&mut self) -> Vec<Loss> {
+        let mut lost = Vec::new();
+        for (number, loss) in std::mem::take(&mut self.unsure) {
+            let is_shed = self
+                .at_or_after(number)
+                .is_some_and(|extent| extent.kind == ExtentKind::Shed);
+            if is_shed {
+                lost.push(loss);
+            } else {
+                self.unsure.push((number, loss));
+            }
+        }
+        lost
     }
 
     fn set_acknowledged(&mut self, number: u64, now: Instant) {
@@ -278,7 +307,7 @@ impl Index {
         for mark in marks {
             if let Some(epoch) = self.epochs.iter_mut().find(|epoch| epoch.epoch == mark.epoch) {
                 let lane = epoch.lanes.get_mut(mark.lane);
-                let number = lane.delivered(mark.sequence.0);
+                let number = lane.delivered(mark.lane, mark.sequence.0);
                 if number > lane.acknowledged {
                     lane.set_acknowledged(number, now);
                 }
@@ -293,9 +322,9 @@ impl Index {
                 let has = |mark: &&Mark| mark.epoch == epoch.epoch && mark.lane == lane;
                 let number = durable.iter().find(has).map_or(0, |mark| mark.sequence.0);
                 let index = epoch.lanes.get_mut(lane);
-                index.set_acknowledged(index.delivered(number), now);
+                index.set_acknowledged(index.delivered(lane, number), now);
                 index.sent = number.min(index.next.saturating_sub(1));
-                self.lost.extend(index.unsure.drain(..).map(|(_, loss)| loss));
+                self.lost.extend(index.take_lost());
             }
         }
     }

@@ -274,8 +274,12 @@ impl Writer {
         // A disk that refuses the tombstones refuses them again and again; the loss is one.
         let counted = Some((ordinal, extent.first));
         if *self.counted.get(lane) != counted {
-            for loss in losses_of(&**self.shared.layout.disk(), &path, lane, &doomed, reason) {
-                self.gaps.add(&loss);
+            let (losses, in_flight) = losses_of(&**self.shared.layout.disk(), &path, lane, &doomed, reason);
+            for loss in &losses {
+                self.gaps.add(loss);
+            }
+            if let Some(epoch) = self.shared.index.lock().find_mut(ordinal) {
+                epoch.lanes.get_mut(lane).remember(in_flight);
             }
             *self.counted.get_mut(lane) = counted;
         }
@@ -417,15 +421,15 @@ pub(crate) struct Doomed {
 }
 
 /// What goes with a segment: the rows of its frames that the collector does not have. Of those that were sent and not
-/// acknowledged nobody knows whether it has them: at least none is lost. Records that cannot be read any more are
-/// counted as records.
+/// acknowledged nobody knows whether it has them: at least none is lost, and by their numbers what is lost should it say
+/// that it lacks them. Records that cannot be read any more are counted as records.
 pub(crate) fn losses_of(
     disk: &dyn Disk,
     path: &Path,
     lane: Lane,
     doomed: &Doomed,
     reason: &'static str,
-) -> Vec<Loss> {
+) -> (Vec<Loss>, Vec<(u64, Loss)>) {
     let mut rest = disk
         .open(path, Access::Read)
         .and_then(|file| file.read_whole(u64::MAX))
@@ -435,7 +439,7 @@ pub(crate) fn losses_of(
     let from = extent.first.max(doomed.acknowledged.saturating_add(1));
     let certain = from.max(doomed.sent.saturating_add(1)).min(extent.next.max(from));
     let (mut unsure, mut unread) = (certain.saturating_sub(from), extent.next.saturating_sub(certain));
-    let mut losses = Vec::new();
+    let (mut losses, mut in_flight) = (Vec::new(), Vec::new());
     let mut span: Option<(TimeMicros, TimeMicros)> = None;
     while let Ok(frame) = Frame::decode(&rest) {
         let number = frame.id.sequence.0;
@@ -450,6 +454,7 @@ pub(crate) fn losses_of(
                 exactness: Exactness::AtLeast,
                 ..loss
             });
+            in_flight.push((number, loss));
         }
         span = Some((frame.from_time, frame.to_time));
         rest = rest.slice(frame.encoded_len()..);
@@ -466,5 +471,5 @@ pub(crate) fn losses_of(
             reason,
         });
     }
-    losses
+    (losses, in_flight)
 }

@@ -169,7 +169,8 @@ impl Writer {
 
     /// One round with what was taken out of the intake.
     pub(crate) fn work(&mut self, taken: Taken, now: Instant, stop: bool) {
-        for loss in &taken.losses {
+        let lost = std::mem::take(&mut self.shared.index.lock().lost);
+        for loss in taken.losses.iter().chain(&lost) {
             self.gaps.add(loss);
         }
         for fact in taken.facts {
@@ -386,6 +387,12 @@ impl Writer {
 
     /// Writes what is left and marks the stop as clean when nothing was lost.
     pub(crate) fn finish(mut self, now: Instant) {
+        // What was staged is written by the next start.
+        for lane in [Lane::Critical, Lane::Events] {
+            for frame in std::mem::take(self.unwritten.get_mut(lane)) {
+                self.gaps.add(&loss_of(&frame, "disk_full"));
+            }
+        }
         if !self.gaps.is_empty() {
             self.write_gaps(now);
         }

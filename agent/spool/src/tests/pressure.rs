@@ -304,6 +304,7 @@ async fn shedding_counts_what_the_collector_lacks_and_what_cannot_be_read() {
             sent,
         };
         losses_of(&crate::disk::RealDisk, &path, Lane::Events, &doomed, "test")
+            .0
             .iter()
             .map(|loss| (loss.count, loss.exactness))
             .collect()

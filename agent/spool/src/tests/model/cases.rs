@@ -31,7 +31,9 @@ fn numbers_missing_before_staged_ticks_are_said_before_they_are_tombstones() {
         let name = path.file_name().and_then(|name| name.to_str());
         name.is_some_and(|name| name.starts_with("metrics-"))
     });
-    world.disk.corrupt(&metrics.expect("a segment"), |bytes| bytes.fill(0));
+    world
+        .disk
+        .corrupt(&metrics.expect("a segment"), |bytes| bytes.fill(0));
     // The start after the damage is killed before its first round.
     world.down(false);
     world.open(false);
@@ -56,7 +58,11 @@ fn ticks_behind_frames_that_wait_for_the_disk_leave_no_hole() {
     world.append(4);
     let spool = world.spool.as_mut().expect("open");
     let taken = spool.handle().shared.intake.take(Instant::now(), usize::MAX);
-    for fact in taken.facts.into_iter().filter(|fact| fact.lane() == Lane::Metrics) {
+    for fact in taken
+        .facts
+        .into_iter()
+        .filter(|fact| fact.lane() == Lane::Metrics)
+    {
         spool.writer.take_in(fact, world.now);
     }
     world.down(false);
@@ -68,9 +74,9 @@ fn shed_records_in_flight_are_counted_when_the_collector_lacks_them() {
     let mut world = World::new(1);
     world.is_calm = true;
     world.open(true);
-    // Three quotas of events, all sent and none acknowledged.
+    // More events than their quota, all sent and none acknowledged.
     let mut shed = 0;
-    while shed < 3 {
+    for _ in 0..60 {
         world.append(8);
         assert!(world.flush());
         world.read_some(100);
@@ -79,6 +85,7 @@ fn shed_records_in_flight_are_counted_when_the_collector_lacks_them() {
         let index = index.shared.index.lock();
         shed = index.epochs[0].lanes.get(Lane::Events).unsure.len();
     }
+    assert!(shed > 2, "nothing in flight was shed");
     let sent = std::mem::take(&mut world.known.sent);
     world.check();
     let events = |facts: &&Vec<u64>| facts.iter().any(|fact| lane_of(*fact) == Lane::Events);
@@ -91,4 +98,42 @@ fn shed_records_in_flight_are_counted_when_the_collector_lacks_them() {
         .map(|gap| gap.count)
         .sum();
     assert_eq!(facts as u64, there as u64 + counted);
+}
+
+#[test]
+fn what_waits_in_memory_when_the_agent_stops_is_counted() {
+    let mut world = World::new(1);
+    world.open(true);
+    world.disk.limit(Some(world.disk.used()));
+    let handle = world.spool.as_ref().expect("open").handle();
+    for fact in (0..100).filter(|fact| lane_of(*fact) == Lane::Events) {
+        let event = Fact::from(unit(fact));
+        world.known.times.insert(fact, event.time());
+        world.known.waiting.insert(fact);
+        handle.append(event);
+    }
+    world.known.facts = 100;
+    assert!(!world.flush());
+    let waits = |spool: &Spool| -> (u64, usize) {
+        let events = spool.writer.unwritten.get(Lane::Events).iter();
+        let sizes = events.map(|frame| (u64::from(frame.rows), frame.encoded_len()));
+        sizes.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+    };
+    let (waiting, bytes) = waits(world.spool.as_ref().expect("open"));
+    assert_eq!(waiting, 50);
+    // The gap row is smaller than what it counts.
+    world.disk.limit(Some(world.disk.used() + bytes - 1));
+    world.drop_waiting();
+    world.spool.take().expect("open").writer.finish(world.now);
+    world.disk.kill();
+    world.open(true);
+    let reader = world.spool.as_ref().expect("open").handle().reader();
+    let found = gaps(&reader.read_here(ALL).expect("frames"), "disk_full");
+    let counted: u64 = found
+        .iter()
+        .filter(|gap| gap.lane == Lane::Events)
+        .map(|gap| gap.count)
+        .sum();
+    assert_eq!(counted, waiting);
+    world.check();
 }
