@@ -1,8 +1,8 @@
 //! The stream to the collector: spooled frames go up, acknowledgements and orders come down.
 //!
 //! [`StreamTask`] keeps one connection. It says hello with the marks of its spool, is welcomed with the marks of
-//! the store, and sends what lies behind those, strictly by lane, at most 16 frames in a message and no more
-//! than the collector's window in flight. A frame counts as delivered when the collector acknowledged it, which
+//! the store, and sends what lies behind those, strictly by lane and the critical one first by itself, at most 16
+//! frames in a message and no more than the collector's window in flight. A frame counts as delivered when the collector acknowledged it, which
 //! it does after its store made it durable; then the spool may let it go.
 //!
 //! # Invariants

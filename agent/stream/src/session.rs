@@ -155,6 +155,8 @@ impl<'a, S: FrameSource> Session<'a, S> {
                 self.in_flight.room(SourceLanes::All)
             };
             let (lanes, room, any) = match open {
+                // By itself, so that its messages are short: a collector without room for long ones takes them.
+                Some(room) if critical => (SourceLanes::Critical, Some(room), true),
                 Some(room) => (SourceLanes::All, Some(room), more),
                 None => (
                     SourceLanes::Critical,
