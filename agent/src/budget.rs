@@ -51,7 +51,7 @@ use std::path::Path;
 
 use tracing::warn;
 
-pub(crate) use config::BudgetConfig;
+pub(crate) use config::{BudgetConfig, disk_needed};
 pub(crate) use keeper::{BudgetState, Keeper};
 pub(crate) use ladder::Step;
 

@@ -79,6 +79,8 @@ impl AgentConfig {
             .or(config.stream.egress_bytes_per_s);
         config.budget.egress_bytes_per_s = egress;
         config.stream.egress_bytes_per_s = egress;
+        let disk = config.budget.disk;
+        config.budget.disk = Some(disk.unwrap_or_else(|| crate::budget::disk_needed(&config.spool)));
         Ok(config)
     }
 
@@ -185,6 +187,14 @@ mod tests {
         assert_eq!(keys, wanted, "{faults}");
         let disk = faults.to_string();
         assert!(disk.contains("must be at least 544MiB: the quotas"), "{disk}");
+    }
+
+    #[test]
+    fn disk_of_the_budget_follows_the_spool_where_none_is_set() {
+        let mib = |text| load(text).unwrap().budget.disk.unwrap().get() >> 20;
+        assert_eq!(mib(""), 544);
+        assert_eq!(mib("[spool]\nevents_quota = '2GiB'\n"), 32 + 2048 + 80 + 32);
+        assert_eq!(mib("[budget]\ndisk = '1GiB'\n"), 1024);
     }
 
     #[test]

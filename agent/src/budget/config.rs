@@ -19,8 +19,8 @@ pub(crate) struct BudgetConfig {
     pub(crate) cpu_core_pct: f64,
     /// Resident memory. What counts is this or 80 % of the cgroup's limit, whichever is less.
     pub(crate) memory: ByteSize,
-    /// Disk: the quotas of the spool and 32 MiB beside them have to fit.
-    pub(crate) disk: ByteSize,
+    /// Disk: the quotas of the spool and 32 MiB beside them have to fit, and are the budget where none is set.
+    pub(crate) disk: Option<ByteSize>,
     /// Bytes a second to the collector over the long run, as `stream.egress_bytes_per_s`; none is no cap.
     pub(crate) egress_bytes_per_s: Option<ByteSize>,
 }
@@ -32,7 +32,7 @@ impl Default for BudgetConfig {
             cpu_core_pct: 25.0,
             // 80 MiB are wanted of an idle host with everything on; a storm fills queues on top.
             memory: ByteSize::from_mib(144),
-            disk: ByteSize::from_mib(544),
+            disk: None,
             egress_bytes_per_s: None,
         }
     }
@@ -57,12 +57,8 @@ impl BudgetConfig {
             "memory",
             "must be at least 32MiB",
         );
-        let quotas = [spool.critical_quota, spool.events_quota, spool.metrics_quota];
-        let needed = quotas.iter().fold(SPOOL_BESIDE_QUOTAS_BYTES, |sum, quota| {
-            sum.saturating_add(quota.get())
-        });
-        if self.disk.get() < needed {
-            let needed = ByteSize(needed);
+        let needed = disk_needed(spool);
+        if self.disk.is_some_and(|disk| disk.get() < needed.get()) {
             faults.add(
                 "disk",
                 format!("must be at least {needed}: the quotas of section spool and 32MiB beside them"),
@@ -77,4 +73,12 @@ impl BudgetConfig {
             );
         }
     }
+}
+
+/// What the spool may take of the disk.
+pub(crate) fn disk_needed(spool: &SpoolConfig) -> ByteSize {
+    let quotas = [spool.critical_quota, spool.events_quota, spool.metrics_quota];
+    ByteSize(quotas.iter().fold(SPOOL_BESIDE_QUOTAS_BYTES, |sum, quota| {
+        sum.saturating_add(quota.get())
+    }))
 }

@@ -313,7 +313,7 @@ fn fill(state: &mut BudgetState, config: &BudgetConfig, bounds: &Bounds, sample:
     state.cgroup_limit_bytes = bounds.limit.as_ref().map(|limit| limit.bytes);
     state.cgroup_share_bytes = bounds.share_bytes();
     state.cgroup_held_bytes = sample.held_bytes;
-    state.disk_bytes_max = config.disk.get();
+    state.disk_bytes_max = config.disk.map_or(0, |disk| disk.get());
     state.egress_bytes_per_s_max = config.egress_bytes_per_s.map(|rate| rate.get());
 }
 
