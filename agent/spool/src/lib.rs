@@ -8,9 +8,15 @@
 //!   spool, a restored or cloned disk and a power cut cannot reuse a number.
 //! - A frame is handed out for sending only after `fdatasync` of the bytes that hold it.
 //! - What waits in memory is lost by kill −9: at most the lane's flush age (events 250 ms, critical 50 ms). A
-//!   tick of metrics goes to a **staging** file at once and survives; it is a frame only when its batch is full. The
+//!   tick of metrics goes to a **staging** file at once and survives; it is a frame only when its batch is full. While
+//!   frames of metrics wait for a disk that refuses, ticks do so too: the numbers before theirs are on no disk. The
 //!   next start writes a batch that was staged into the epoch of the run that staged it, under the number and with the
-//!   bytes that it would have had: two copies of a disk send one record, and the store takes it once.
+//!   bytes that it would have had: two copies of a disk send one record, and the store takes it once. The original that
+//!   runs on knows of no copy, and its batch of that number has further ticks. So what was never handed out of this folder is
+//!   sent though the collector has the number; where the content differs the stored one stays, and the collector writes
+//!   a gap row over the batch (`identity_conflict`, at least 0). Where the collector has more numbers than lie here,
+//!   the run that had staged the batch completed it. A start cannot tell which of the last 8 numbers of metrics that
+//!   `sent` notes ahead were handed out, and sends them again.
 //! - Loss is a [`Gap`](fleetmend_event::table::Gap) row in the critical lane, and a tombstone in the lane of
 //!   the record when it had a number. The spool never stops the agent: on a full disk it counts, and says so
 //!   when there is space again.
@@ -70,9 +76,10 @@
 //!   their rows.
 //!
 //! What was handed to a reader and not acknowledged may be stored already. Until the collector says what it has, it is
-//! neither thinned nor shed as long as anything else is there; when nothing is, its gap row says "at least 0". What is
-//! acknowledged is deleted and never made a tombstone: a collector that was restored sees those numbers missing and
-//! says so itself.
+//! neither thinned nor shed as long as anything else is there; when nothing is, its gap row says "at least 0". If the
+//! collector then says that it lacks them, another row counts them exactly, as long as the run lives that shed them.
+//! What is acknowledged is deleted and never made a tombstone: a collector that was restored sees those numbers
+//! missing and says so itself.
 //!
 //! # Thin today
 //!
@@ -80,9 +87,8 @@
 //! known by their names. What damage takes off the very end of the epoch that is being written, between two frames,
 //! before an unclean stop, or all files of a lane at once, only the `unclean_stop` row stands for. A kill within the
 //! few milliseconds between a gap row and its tombstones repeats the row. On a disk that refuses, a gap row may come
-//! before what it counts is let go. Of some thousand lives of the model test with other seeds two still fail on a disk
-//! that both refuses and is damaged: 9097 (two ticks missing without a row) and 15170 (a number missing behind the
-//! acknowledged ones).
+//! before what it counts is let go. Nothing on the disk is kept free for gap rows: on one without any room they wait in
+//! memory, exact, and a kill then leaves only the `unclean_stop` row.
 
 mod batcher;
 mod clock;

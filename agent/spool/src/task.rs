@@ -385,7 +385,7 @@ impl Writer {
         }
     }
 
-    /// Writes what is left and marks the stop as clean when nothing was lost.
+    /// Writes what is left, or that it is lost, and marks the stop as clean when both is durable.
     pub(crate) fn finish(mut self, now: Instant) {
         // What was staged is written by the next start.
         for lane in [Lane::Critical, Lane::Events] {
