@@ -324,6 +324,7 @@ impl Index {
                 let index = epoch.lanes.get_mut(lane);
                 index.set_acknowledged(index.delivered(lane, number), now);
                 index.sent = number.min(index.next.saturating_sub(1));
+                index.unsure.retain(|(unsure, _)| *unsure > number);
                 self.lost.extend(index.take_lost());
             }
         }

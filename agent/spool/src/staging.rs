@@ -3,7 +3,8 @@
 //! Each tick is one frame of the metrics lane in the file `staging`, with the epoch and the number that its
 //! batch will begin with. When that number is found in the lane, the batch was written and the tick is not
 //! needed; otherwise the next start writes the batch under that very number, with nothing in it of its own. So a
-//! tick is neither lost by kill −9 nor stored twice, not even when the disk was cloned and both copies start.
+//! tick is neither lost by kill −9 nor stored twice, not even when the disk was cloned and both copies start. When the
+//! original ran on, its batch has more ticks: the first that comes to the collector stays, the other is a gap row.
 
 use std::collections::VecDeque;
 use std::io;

@@ -246,7 +246,8 @@ impl Committer<'_> {
     }
 }
 
-/// The loss of a frame whose number is stored with other content, by the collector's clock.
+/// The loss of a frame whose number is stored with other content, by the collector's clock. Of a batch of metrics that
+/// two copies of a disk completed, the stored one has the ticks before the copy, and may have all: at least none is lost.
 async fn conflict(refused: TimedFrame) -> Gap {
     const REASON: &str = "identity_conflict";
     let TimedFrame {
@@ -257,6 +258,9 @@ async fn conflict(refused: TimedFrame) -> Gap {
     let counted = tokio::task::spawn_blocking(move || gap(&frame, REASON)).await;
     // Without the rows, as when the count did not finish.
     let mut gap = counted.unwrap_or_else(|_| gap(&shed, REASON));
+    if gap.lane == Lane::Metrics {
+        (gap.count, gap.exactness) = (0, Exactness::AtLeast);
+    }
     set_back(&mut gap, clock_ahead_us);
     gap
 }

@@ -160,6 +160,63 @@ async fn both_copies_of_a_disk_send_staged_ticks_under_one_identity() {
     assert_eq!(sent[0], sent[1], "the same records, byte for byte");
 }
 
+/// Ticks that the original records after the copy are in no record of the copy: the original sends its own of that
+/// number, though the collector has one, and the collector says what it makes of it.
+#[tokio::test]
+async fn original_sends_the_number_that_its_copy_completed_with_fewer_ticks() {
+    let (folder, cloned) = (folder(), folder());
+    let original = start(config(folder.path()));
+    let set = series();
+    original.handle.append(tick(&set, 0));
+    original.flush().await;
+    let mut reader = original.handle.reader();
+    let epoch = original.handle.epoch();
+    read_all(&mut reader).await;
+    original.handle.append(tick(&set, 1));
+    let staged = || crate::inspect::inspect(folder.path()).map_or(0, |report| report.staged_ticks);
+    wait_for(staged, |ticks| *ticks == 1).await;
+    copy(folder.path(), cloned.path());
+
+    let clone = start(config(cloned.path()));
+    clone.flush().await;
+    let of_clone = read_new(&clone).await;
+    assert_eq!(ticks(&of_clone), [0.0, 1.0]);
+    clone.stop().await;
+
+    // The copy was first; the original goes on, is told so, and is killed and told so again.
+    original.handle.append(tick(&set, 2));
+    original.flush().await;
+    let stored = [mark(epoch, Lane::Metrics, 2), mark(epoch, Lane::Critical, 9)];
+    original.handle.acknowledge(&stored);
+    reader.resume(&stored);
+    let own = metrics(&read_all(&mut reader).await);
+    assert_eq!(
+        (ticks(&own).as_slice(), own[0].id.sequence.0),
+        (&[1.0, 2.0][..], 2)
+    );
+    assert!(!of_clone.contains(&own[0]), "another record of that number");
+    reader.resume(&stored);
+    assert!(metrics(&read_all(&mut reader).await).is_empty(), "once a run");
+    original.handle.append(tick(&set, 3));
+    original.flush().await;
+    original.kill(folder.path()).await;
+
+    let again = start(config(folder.path()));
+    let mut reader = again.handle.reader();
+    let stored = [mark(epoch, Lane::Metrics, 3)];
+    reader.resume(&stored);
+    assert_eq!(ticks(&metrics(&read_all(&mut reader).await)).last(), Some(&3.0));
+    // What went on from the staged number has all of it.
+    reader.resume(&[mark(epoch, Lane::Metrics, 4)]);
+    assert!(metrics(&read_all(&mut reader).await).is_empty());
+    again.stop().await;
+}
+
+fn metrics(frames: &[SpooledFrame]) -> Vec<SpooledFrame> {
+    let of_lane = frames.iter().filter(|frame| frame.id.lane == Lane::Metrics);
+    of_lane.cloned().collect()
+}
+
 #[tokio::test]
 async fn end_of_an_old_epoch_that_damage_cut_off_between_two_frames_is_a_gap() {
     let folder = folder();

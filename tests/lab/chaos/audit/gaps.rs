@@ -34,6 +34,11 @@ impl GapRow {
         self.reason == "spool_replaced"
     }
 
+    /// The other copy of the disk stored the same batch with other ticks.
+    fn is_of_copies(&self) -> bool {
+        self.reason == "identity_conflict" && !self.exact && self.count == 0
+    }
+
     /// Whether it is so wide that it would explain anything.
     pub(super) fn is_too_wide(&self) -> bool {
         let most = if self.is_unclean() {
@@ -61,11 +66,13 @@ pub(super) fn covers(gaps: &[GapRow], table: usize, time: i64, killed: bool) -> 
     gaps.iter().any(|gap| of_table(&gap) || unclean(&gap)) || covers_unnamed(gaps, table, time)
 }
 
-/// Whether it lies in a gap that names its lane and no table.
+/// Whether it lies in a gap that counts nothing: one that names its lane and no table, or of a batch of which another
+/// copy of the disk had stored an unknown part.
 pub(super) fn covers_unnamed(gaps: &[GapRow], table: usize, time: i64) -> bool {
     let lane = LANES.get(table).copied().unwrap_or_default();
     gaps.iter().any(|gap| {
-        gap.table == "*" && !gap.is_unclean() && !gap.is_wipe() && gap.lane == lane && gap.holds(time)
+        gap.is_of_copies() && gap.table == name(table) && gap.holds(time)
+            || gap.table == "*" && !gap.is_unclean() && !gap.is_wipe() && gap.lane == lane && gap.holds(time)
     })
 }
 
