@@ -50,10 +50,9 @@ impl PendingGaps {
                 && row.lane == loss.lane
                 && row.stage == loss.stage
                 && row.reason == loss.reason
+                && row.exactness == loss.exactness
         };
-        let near = |row: &&mut Gap| {
-            row.exactness == loss.exactness && loss.span.0.0 <= row.to_time.0.saturating_add(MERGE_MICROS)
-        };
+        let near = |row: &&mut Gap| loss.span.0.0 <= row.to_time.0.saturating_add(MERGE_MICROS);
         if let Some(row) = self
             .rows
             .iter_mut()
@@ -64,9 +63,6 @@ impl PendingGaps {
             row.from_time = row.from_time.min(loss.span.0);
             row.to_time = row.to_time.max(loss.span.1);
             row.count = row.count.saturating_add(loss.count);
-            if loss.exactness == Exactness::AtLeast {
-                row.exactness = Exactness::AtLeast;
-            }
             return;
         }
         // A kind is one of a few tables and reasons, so this grows past the limit by a few rows at most.
@@ -117,6 +113,22 @@ mod tests {
             .map(|gap| (gap.from_time.0, gap.to_time.0, gap.count))
             .collect();
         assert_eq!(found, [(0, 1_000_010, 4), (60_000_000, 60_000_010, 2)]);
+    }
+
+    #[test]
+    fn exact_counts_stay_exact_beside_others_however_many_wait() {
+        let mut gaps = PendingGaps::default();
+        for at in 0..1_000 {
+            gaps.add(&loss("units", at * 60_000_000));
+            gaps.add(&Loss {
+                count: 0,
+                exactness: Exactness::AtLeast,
+                ..loss("units", at * 60_000_000)
+            });
+        }
+        let exact = gaps.rows().iter().filter(|gap| gap.exactness == Exactness::Exact);
+        assert_eq!(exact.map(|gap| gap.count).sum::<u64>(), 2_000);
+        assert!(gaps.rows().len() <= GAPS_MAX + 1);
     }
 
     #[test]
