@@ -25,7 +25,7 @@ use super::scene::{Caller, Scene};
 use super::sink::Mood;
 
 const MIB: usize = 1 << 20;
-const SOON: HumanDuration = HumanDuration::from_millis(300);
+const SOON: HumanDuration = HumanDuration::from_millis(1_500);
 
 /// Frames of a quarter of a mebibyte that nothing can make smaller.
 fn large_frames(caller: &Caller, count: u64) -> Vec<Bytes> {
@@ -308,9 +308,10 @@ async fn message_that_trickles_is_given_up_and_its_host_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn address_that_opens_connections_without_end_keeps_its_share_and_is_named() {
     let scene = Scene::with(IngestConfig {
-        connections_per_address_max: 16,
+        connections_per_address_max: 8,
         handshakes_per_address_max: 4,
-        handshake_timeout: SOON,
+        // The honest hosts have to shake hands within it too.
+        handshake_timeout: HumanDuration::from_secs(3),
         ..IngestConfig::default()
     })
     .await;
