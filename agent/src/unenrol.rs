@@ -73,12 +73,26 @@ pub(crate) fn run(arguments: &UnenrolArguments) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
+    // What keeps the collector from being told does not keep the host from leaving.
     let fleet = match &loaded {
-        Ok(Some(_)) => Some(Fleet::new(&config)?),
-        Ok(None) | Err(_) => None,
+        Ok(Some(_)) => Fleet::new(&config).map_err(|error| format!("{error:#}")),
+        Ok(None) | Err(_) => Err("its certificate cannot be used".to_owned()),
     };
-    let marks = fleet.as_ref().and_then(|fleet| runtime.block_on(fleet.marks()));
-    let unsent = Unsent::look(&config.spool.folder, marks.as_deref())?;
+    let marks = fleet
+        .as_ref()
+        .ok()
+        .and_then(|fleet| runtime.block_on(fleet.marks()));
+    let unsent = Unsent::look(&config.spool.folder, marks.as_deref());
+    let unsent = match unsent {
+        Err(error) if !arguments.purge_spool => {
+            writeln!(
+                out,
+                "what waits in the spool stays, and cannot be counted: {error:#}"
+            )?;
+            Unsent::default()
+        }
+        looked => looked?,
+    };
     match &loaded {
         Ok(Some(identity)) => writeln!(out, "host {} of fleet {}", identity.host(), identity.fleet())?,
         Ok(None) => writeln!(out, "this host is not enrolled")?,
@@ -90,13 +104,17 @@ pub(crate) fn run(arguments: &UnenrolArguments) -> Result<ExitCode> {
         writeln!(out, "nothing was changed")?;
         return Ok(ExitCode::FAILURE);
     }
-    if let Some(fleet) = &fleet {
-        let told = runtime.block_on(fleet.leave(&arguments.reason));
-        told.say(fleet.host, &mut out)?;
-    } else if loaded.is_err() {
-        let host = read_host(&arguments.healer_dir).unwrap_or_else(|| "HOST".to_owned());
-        let why = "its certificate cannot be used".to_owned();
-        Told::Not(why).say_of(&host, &mut out)?;
+    match (&fleet, &loaded) {
+        (Ok(fleet), _) => {
+            let told = runtime.block_on(fleet.leave(&arguments.reason));
+            told.say(fleet.host, &mut out)?;
+        }
+        (Err(why), Ok(Some(identity))) => Told::Not(why.clone()).say(identity.host(), &mut out)?,
+        (Err(why), Err(_)) => {
+            let host = read_host(&arguments.healer_dir).unwrap_or_else(|| "HOST".to_owned());
+            Told::Not(why.clone()).say_of(&host, &mut out)?;
+        }
+        (Err(_), Ok(None)) => {}
     }
     drop(fleet);
     drop(loaded);

@@ -129,6 +129,11 @@ async fn only_a_spool_is_purged_and_no_link_is_followed() {
     assert!(wipe::spool(&place).unwrap() && !place.exists());
     assert!(!wipe::spool(&place).unwrap(), "once more");
 
+    let linked = folder.path().join("linked");
+    symlink(folder.path(), &linked).unwrap();
+    let error = wipe::spool(&linked).unwrap_err().to_string();
+    assert!(error.contains("is a link") && linked.is_symlink(), "{error}");
+
     let (precious, link) = (folder.path().join("etc"), folder.path().join("identity"));
     fs::create_dir(&precious).unwrap();
     fs::write(precious.join("passwd"), "root").unwrap();

@@ -34,6 +34,12 @@ pub(super) fn spool(path: &Path) -> Result<bool> {
     if fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
         return Ok(false);
     }
+    if path.is_symlink() {
+        bail!(
+            "{} is a link, which is not followed: delete it and what it leads to by hand; everything else was deleted",
+            path.display()
+        );
+    }
     let report = inspect::inspect(path).with_context(|| format!("look at the spool {}", path.display()))?;
     let foreign = report
         .epochs
