@@ -26,7 +26,7 @@ impl Writer {
     /// Deletes what was acknowledged long enough ago, and enforces the quotas.
     pub(crate) fn tidy(&mut self, now: Instant) {
         let retention = self.shared.config.retention.get();
-        if self.gaps.is_empty() && !self.markers.is_empty() {
+        if self.gaps.is_empty() && !(self.markers.is_empty() && self.leftovers.is_empty()) {
             self.remove_leftovers();
         }
         for lane in YIELDING {
@@ -192,6 +192,11 @@ impl Writer {
             if unmarked.iter().any(needed) {
                 continue;
             }
+            // So has the one that says that the lane did not begin with what is staged.
+            if left.keep == 0 && left.lane == Lane::Metrics && self.waits_staged(left.ordinal) {
+                self.leftovers.push(left);
+                continue;
+            }
             let used = |extent: &Extent| {
                 extent.first == left.first
                     && matches!(extent.kind, ExtentKind::Segment { bytes, .. } if bytes != left.keep)
@@ -210,6 +215,13 @@ impl Writer {
                 _ => {}
             }
         }
+    }
+
+    /// Whether batches that the last run had staged are still to be written there.
+    fn waits_staged(&self, ordinal: u32) -> bool {
+        let index = self.shared.index.lock();
+        let epoch = index.find(ordinal).map(|epoch| epoch.epoch);
+        self.staged.iter().any(|staged| Some(staged.epoch) == epoch)
     }
 
     fn held_bytes(&self, lane: Lane) -> u64 {
