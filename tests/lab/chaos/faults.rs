@@ -1,7 +1,7 @@
 //! The faults themselves: each is injected, held, and taken back. One that does not bite is an error of the lab.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -368,6 +368,12 @@ impl Scene {
         let of = self.fleet.hosts.len() - 1;
         let mut plan = self.fleet.hosts.get(of).context("find an agent")?.plan.clone();
         let folder = self.folder.join("clone");
+        // A copy that remembers no record is a wiped spool to the collector.
+        let begun = Instant::now();
+        while !has_records(&plan.spool) {
+            ensure!(begun.elapsed() < BITES_WITHIN, "agent {of} spools nothing");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         std::fs::create_dir(&folder).context("make the clone's folder")?;
         super::copy_folder(&plan.folder.join("identity"), &folder.join("identity"))?;
         super::copy_folder(&plan.spool, &folder.join("spool"))?;
@@ -384,6 +390,15 @@ impl Scene {
             "a copy of agent {of} lived beside it, delivered, and ended"
         ))
     }
+}
+
+/// Whether frames lie in any epoch of a spool.
+fn has_records(spool: &Path) -> bool {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries(spool)
+        .flat_map(|epoch| entries(&epoch.path()))
+        .filter(|file| file.path().extension().is_some_and(|of| of == "frames"))
+        .any(|file| file.metadata().is_ok_and(|about| about.len() > 0))
 }
 
 fn filled(bytes: i64, disk: &Disk) -> String {

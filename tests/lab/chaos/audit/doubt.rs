@@ -1,5 +1,6 @@
 //! Whether the count would have noticed: it is made again over answers of the store that were falsified.
 
+use super::super::fleet::Fleet;
 use super::super::journal::TABLES;
 use super::store::Store;
 use super::{Count, Told};
@@ -14,7 +15,12 @@ pub(super) fn check(told: &Told<'_>, store: &Store, count: &Count, timeline: &mu
     };
     for (table, name) in TABLES.iter().enumerate() {
         // The host that nothing was done to on purpose, but what was done to all.
-        let Some(host) = told.scene.fleet.hosts.last().map(|host| host.id.to_string()) else {
+        let cloned = |index: usize| told.scene.clones.iter().any(|clone| clone.of == index);
+        let hosts = told.scene.fleet.hosts.iter().enumerate();
+        let mut plain = hosts
+            .rev()
+            .filter(|(index, _)| !cloned(*index) && *index != Fleet::WIPED);
+        let Some(host) = plain.next().map(|(_, host)| host.id.to_string()) else {
             continue;
         };
         let less = again(&|store: &mut Store| {
