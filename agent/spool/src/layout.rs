@@ -53,6 +53,10 @@ impl Layout {
         self.root.join("sent")
     }
 
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
     pub(crate) fn corrupt(&self) -> PathBuf {
         self.root.join("corrupt")
     }

@@ -18,8 +18,8 @@
 //!   the run that had staged the batch completed it. A start cannot tell which of the last 8 numbers of metrics that
 //!   `sent` notes ahead were handed out, and sends them again.
 //! - Loss is a [`Gap`](fleetmend_event::table::Gap) row in the critical lane, and a tombstone in the lane of
-//!   the record when it had a number. The spool never stops the agent: on a full disk it counts, and says so
-//!   when there is space again.
+//!   the record when it had a number. The spool never stops the agent: on a full disk it counts, writes so into the
+//!   room of its reserve, and goes on by itself when there is space again.
 //! - Memory is bounded by the intake ([`SpoolConfig::intake_facts_max`]), one batch per lane, and one
 //!   entry per segment file. Bodies are read from disk when they are sent.
 //!
@@ -30,6 +30,7 @@
 //! <folder>/clean                                       JSON, only while stopped cleanly: boot, epoch, next numbers
 //! <folder>/staging                                     frames of single ticks of metrics, numbered as their batch will be
 //! <folder>/sent                                        JSON: how far each lane may have been sent; written before it is
+//! <folder>/reserve                                     64 KiB that say nothing: room for gap rows on a full disk
 //! <folder>/00000003-<epoch>/                           one folder per epoch; the number orders them
 //!     events-00000000000000000001.frames               frames back to back (`fleetmend_event::frame`), from number 1
 //!     metrics-00000000000000000001-00000000000000000042.shed    numbers 1 to 41 are tombstones; empty file
@@ -87,8 +88,8 @@
 //! known by their names. What damage takes off the very end of the epoch that is being written, between two frames,
 //! before an unclean stop, or all files of a lane at once, only the `unclean_stop` row stands for. A kill within the
 //! few milliseconds between a gap row and its tombstones repeats the row. On a disk that refuses, a gap row may come
-//! before what it counts is let go. Nothing on the disk is kept free for gap rows: on one without any room they wait in
-//! memory, exact, and a kill then leaves only the `unclean_stop` row.
+//! before what it counts is let go. The reserve is spent by the first gap rows of a full disk: further ones wait in
+//! memory, exact, and a kill then leaves only the `unclean_stop` row for these.
 
 mod batcher;
 mod clock;
@@ -105,6 +106,7 @@ mod metrics;
 mod quota;
 mod reader;
 mod recovery;
+mod reserve;
 mod scan;
 mod segment;
 mod sent;

@@ -26,6 +26,9 @@ impl Writer {
     /// Deletes what was acknowledged long enough ago, and enforces the quotas.
     pub(crate) fn tidy(&mut self, now: Instant) {
         let retention = self.shared.config.retention.get();
+        if self.gaps.is_empty() && !self.disk_refuses() {
+            self.reserve.keep(now);
+        }
         if self.gaps.is_empty() && !(self.markers.is_empty() && self.leftovers.is_empty()) {
             self.remove_leftovers();
         }

@@ -20,6 +20,7 @@ use crate::gaps::{Loss, PendingGaps};
 use crate::index::PerLane;
 use crate::intake::{Requests, Taken};
 use crate::recovery::{CleanMark, Leftover, Marker};
+use crate::reserve::Reserve;
 use crate::segment::{Appended, Appender};
 use crate::spool::{Progress, Shared};
 use crate::staging::{Staged, Staging};
@@ -68,6 +69,7 @@ pub(crate) struct Writer {
     tick_stamp: Option<Stamp>,
     pub(crate) unwritten: PerLane<VecDeque<Frame>>,
     pub(crate) staging: Staging,
+    pub(crate) reserve: Reserve,
     /// Batches of the last run that its epoch does not have yet.
     pub(crate) staged: VecDeque<Staged>,
     /// First number of the staged batch whose missing neighbours have their gap row, and are no tombstones yet.
@@ -120,6 +122,7 @@ impl Writer {
             tick_stamp: None,
             unwritten: PerLane::default(),
             staging: Staging::new(disk.clone(), shared.layout.staging()),
+            reserve: Reserve::open(&shared.layout),
             staged: opened.staged,
             missing_said: None,
             thinned: None,
@@ -323,7 +326,13 @@ impl Writer {
         if encoded.frames.is_empty() {
             return;
         }
-        match self.write(Lane::Critical, &mut encoded.frames, now) {
+        let mut written = self.write(Lane::Critical, &mut encoded.frames, now);
+        if let Err(error) = &written
+            && self.reserve.give(error, now)
+        {
+            written = self.write(Lane::Critical, &mut encoded.frames, now);
+        }
+        match written {
             Ok(()) => {
                 self.gaps.clear();
                 self.counted = PerLane::default();
@@ -357,6 +366,11 @@ impl Writer {
         };
         encode_split(&mut encoded, id, table, batch, stamp, waiting);
         encoded
+    }
+
+    /// Whether the disk refused the last frames.
+    pub(crate) fn disk_refuses(&self) -> bool {
+        self.refused.is_some()
     }
 
     fn disk_refused(&mut self, lane: Lane, error: &io::Error, now: Instant) {

@@ -1,10 +1,15 @@
 //! Full queues, full quotas, a full disk.
 
-use fleetmend_event::table::Exactness;
+use std::time::Instant;
+
+use fleetmend_event::table::{Exactness, GapStage};
 
 use super::*;
+use crate::disk::Disk as _;
+use crate::gaps::Loss;
 use crate::index::{Extent, ExtentKind};
 use crate::quota::{Doomed, losses_of};
+use crate::reserve::RESERVE_BYTES;
 
 #[tokio::test]
 async fn full_intake_refuses_metrics_first_and_counts_them() {
@@ -332,4 +337,51 @@ async fn shedding_counts_what_the_collector_lacks_and_what_cannot_be_read() {
     assert_eq!(lost(0), [(1, Exactness::Exact), (3, Exactness::AtLeast)]);
     std::fs::remove_file(&path).unwrap();
     assert_eq!(lost(1), [(3, Exactness::AtLeast)], "an unreadable file is a gap");
+}
+
+#[test]
+fn gap_of_a_full_disk_is_written_into_the_reserve() {
+    let disk = sim::SimDisk::new(1);
+    let open = || {
+        Spool::open_on(config(Path::new("/spool")), Arc::new(disk.clone()))
+            .unwrap()
+            .0
+    };
+    let lost = Loss {
+        table: "units",
+        lane: Lane::Events,
+        span: (TimeMicros(1), TimeMicros(2)),
+        count: 7,
+        exactness: Exactness::Exact,
+        stage: GapStage::Spool,
+        reason: "disk_full",
+    };
+    let counted = |spool: &Spool| -> Vec<u64> {
+        let frames = spool.handle().reader().read_here(ALL).unwrap();
+        gaps(&frames, "disk_full").iter().map(|gap| gap.count).collect()
+    };
+    let reserve = Path::new("/spool/reserve");
+    let mut spool = open();
+    let now = Instant::now();
+    spool.writer.tidy(now);
+    assert_eq!(disk.length(reserve).unwrap(), RESERVE_BYTES as u64);
+
+    disk.limit(Some(disk.used()));
+    spool.writer.gaps.add(&lost);
+    spool.writer.write_gaps(now);
+    assert!(spool.writer.gaps.is_empty(), "durable");
+    assert!(disk.length(reserve).is_err(), "its room is taken");
+    // No reserve is left for what comes after, which waits until there is room.
+    disk.limit(Some(disk.used()));
+    spool.writer.gaps.add(&lost);
+    spool.writer.write_gaps(now);
+    assert_eq!(spool.writer.waits().1, 1);
+    drop(spool);
+    disk.crash();
+    let mut spool = open();
+    assert_eq!(counted(&spool), [7], "after a power cut on the full disk");
+
+    spool.writer.write_gaps(now);
+    spool.writer.tidy(now);
+    assert_eq!(disk.length(reserve).unwrap(), RESERVE_BYTES as u64, "room again");
 }

@@ -7,7 +7,7 @@
 mod access;
 mod faults;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -209,7 +209,7 @@ impl State {
     }
 
     fn begin(&mut self, operation: Operation) -> io::Result<Verdict> {
-        let used = || self.files.values().map(|file| file.shown.len()).sum();
+        let used = || taken(&self.files, &self.folders);
         self.faults.verdict(operation, used, &mut self.random)
     }
 
@@ -217,6 +217,17 @@ impl State {
         self.last_node += 1;
         self.last_node
     }
+}
+
+/// Bytes of files that have a name, or would have one again after a power cut.
+fn taken(files: &HashMap<u64, Content>, folders: &HashMap<u64, Folder>) -> usize {
+    let named: HashSet<u64> = folders
+        .values()
+        .flat_map(|folder| folder.shown.values().chain(folder.durable.values()))
+        .copied()
+        .collect();
+    let named = files.iter().filter(|(node, _)| named.contains(node));
+    named.map(|(_, file)| file.shown.len()).sum()
 }
 
 impl SimDisk {
@@ -305,12 +316,8 @@ impl SimDisk {
     }
 
     pub(super) fn used(&self) -> usize {
-        self.state
-            .lock()
-            .files
-            .values()
-            .map(|file| file.shown.len())
-            .sum()
+        let state = self.state.lock();
+        taken(&state.files, &state.folders)
     }
 
     /// Files below `folder`, sorted.

@@ -297,6 +297,8 @@ fn segment_that_a_refusing_disk_keeps_is_counted_once() {
     }
     disk.heal();
     spool.writer.make_room(Lane::Critical, Instant::now());
+    let taken = spool.handle().shared.intake.take(Instant::now(), usize::MAX);
+    spool.writer.work(taken, Instant::now(), true);
     let lane = spool.handle().stat().lanes.remove(2);
     assert_eq!((lane.bytes, lane.waiting), (0, 1), "a tombstone");
     assert!(spool.writer.gaps.is_empty());
