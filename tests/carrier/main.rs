@@ -20,6 +20,7 @@ mod relative;
 mod resume;
 mod rude;
 mod scene;
+mod serve;
 mod sink;
 mod trust;
 mod ways;

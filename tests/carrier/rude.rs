@@ -5,23 +5,21 @@ use std::time::Duration;
 
 use agent_stream::{StreamPhase, StreamState};
 use bytes::Bytes;
-use collector_ingest::enrol::{EnrolConfig, Enroller};
-use collector_ingest::listener::{ListenerLimits, TlsAccepting};
 use fleetmend_event::table::{Exactness, Gap, GapStage};
 use fleetmend_event::{Frame, Lane, SpoolEpoch, TimeMicros};
 use fleetmend_proto::v1::agent_message::Message as Up;
 use fleetmend_proto::v1::carrier_server::{Carrier, CarrierServer};
 use fleetmend_proto::v1::collector_message::Message as Down;
 use fleetmend_proto::{PROTOCOL_VERSION, v1};
-use fleetmend_shutdown::{TaskKind, Tasks};
+use fleetmend_shutdown::Tasks;
 use fleetmend_testkit::{TestFleet, wait_for};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::PATIENCE;
 use super::agent::Agent;
+use super::serve::serve;
 
 /// Answers every stream with the same messages and then keeps it open, reading nothing.
 #[derive(Clone)]
@@ -77,34 +75,8 @@ struct Scene {
 impl Scene {
     async fn new(script: Vec<Down>) -> Self {
         let fleet = TestFleet::new().unwrap();
-        let options = sqlx::sqlite::SqliteConnectOptions::new()
-            .filename(fleet.folder().join("control.sqlite"))
-            .create_if_missing(true);
-        let pool = sqlx::sqlite::SqlitePoolOptions::new()
-            .connect_with(options)
-            .await
-            .unwrap();
-        let enroller = Enroller::open(pool, fleet.authority().clone(), EnrolConfig::default())
-            .await
-            .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let tls = fleet.carrier_tls().unwrap();
-        let (accepting, incoming) =
-            TlsAccepting::new(listener, tls, ListenerLimits::default(), enroller.audit().clone());
-        let tasks = Tasks::new();
-        let end = tasks.token();
-        tasks.spawn("accept", TaskKind::BestEffort, async move {
-            accepting.run(end.cancelled()).await;
-            Ok::<(), tonic::transport::Error>(())
-        });
         let (open, opened) = mpsc::channel(64);
-        let (service, end) = (CarrierServer::new(Rude { script, open }), tasks.token());
-        let serving =
-            tonic::transport::Server::builder().serve_with_incoming_shutdown(service, incoming, async move {
-                end.cancelled().await;
-            });
-        tasks.spawn("serve", TaskKind::BestEffort, serving);
+        let (address, tasks) = serve(&fleet, CarrierServer::new(Rude { script, open })).await;
         Self {
             fleet,
             address,

@@ -117,6 +117,27 @@ impl Rolling {
         }
     }
 
+    /// The first records arrive, wherever each agent begins.
+    async fn begin(&self) {
+        self.append(0..10);
+        for agent in &self.agents {
+            agent.delivered().await;
+        }
+    }
+
+    /// Stops one collector, starts it again, and stops the other: everybody moves with it, twice.
+    async fn restart(&self, first: Collector, second: Collector) -> Collector {
+        let at_first = first.address;
+        first.stop().await;
+        self.append(10..20);
+        self.all_at(&second).await;
+        let first = self.collector(at_first).await;
+        second.stop().await;
+        self.append(20..30);
+        self.all_at(&first).await;
+        first
+    }
+
     /// Everything arrived, once.
     async fn end(self, count: u64) {
         for agent in self.agents {
@@ -143,21 +164,12 @@ async fn agents_of_a_draining_collector_go_to_the_other_and_come_back_later() {
     ];
     let list: Vec<String> = ways.iter().map(|way| way.address().to_string()).collect();
     let rolling = Rolling::start(fleet, sink, &list, AGENTS);
-    rolling.append(0..10);
-    for agent in &rolling.agents {
-        agent.delivered().await;
-    }
+    rolling.begin().await;
     // Each begins somewhere in the list.
     let begun: Vec<u64> = ways.iter().map(FaultProxy::accepted).collect();
     assert_eq!(begun.iter().sum::<u64>(), AGENTS as u64);
 
-    first.stop().await;
-    rolling.append(10..20);
-    rolling.all_at(&second).await;
-    let first = rolling.collector(at_first).await;
-    second.stop().await;
-    rolling.append(20..30);
-    rolling.all_at(&first).await;
+    let first = rolling.restart(first, second).await;
     // Moved once each by the drain, and tried the one that was not there at most a few times.
     let accepted: u64 = ways.iter().map(FaultProxy::accepted).sum();
     assert!(
@@ -177,17 +189,8 @@ async fn agents_behind_a_balancer_find_the_collector_that_is_left() {
     let (at_first, at_second) = (first.address, second.address);
     let balancer = FaultProxy::balance(&[at_first, at_second]).await.unwrap();
     let rolling = Rolling::start(fleet, sink, &[balancer.address().to_string()], AGENTS);
-    rolling.append(0..10);
-    for agent in &rolling.agents {
-        agent.delivered().await;
-    }
-    first.stop().await;
-    rolling.append(10..20);
-    rolling.all_at(&second).await;
-    let first = rolling.collector(at_first).await;
-    second.stop().await;
-    rolling.append(20..30);
-    rolling.all_at(&first).await;
+    rolling.begin().await;
+    let first = rolling.restart(first, second).await;
     assert!(
         balancer.accepted() <= 8 * AGENTS as u64,
         "{}",

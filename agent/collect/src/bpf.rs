@@ -24,7 +24,7 @@
 //! Tasks: `sensor-drain` (thread, critical: without it events are lost without an end) and `process-observer`
 //! (thread, critical). Channel: the bounded one that wiring gives.
 //!
-//! Privileges: [`BpfSensor::load`] needs CAP_BPF and CAP_PERFMON (or root); for now the agent itself is the loader,
+//! Privileges: [`BpfSensor::load`] needs CAP_BPF and CAP_PERFMON (or root); today the agent itself is the loader,
 //! once, before it reads any input. [`BpfSensor::run`] needs no more than the descriptors it holds (on kernels before
 //! 5.19 with `unprivileged_bpf_disabled` reading the counters needs CAP_BPF still), so the sandbox is set between the
 //! two.

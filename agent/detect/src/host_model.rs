@@ -47,7 +47,7 @@ pub(crate) struct HostModel {
     changed: bool,
     /// State and reason from before scoring began to fail.
     before: Option<(ModelState, String)>,
-    /// Why nothing is scored for now, when that is wanted.
+    /// Why scoring is paused, while it is meant to be.
     paused: Option<String>,
     /// Cancelled when everything ends, the model's thread with it.
     end: CancellationToken,
@@ -120,7 +120,7 @@ impl HostModel {
         }
     }
 
-    /// The state's reason, and why it does not work for now.
+    /// The reason of the state, with that of a pause.
     fn reason(&self) -> String {
         match &self.paused {
             Some(why) => format!("paused, {why}; before: {}", self.reason),

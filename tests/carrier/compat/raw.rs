@@ -7,12 +7,9 @@ use std::sync::Arc;
 
 use agent_stream::connector::Link;
 use bytes::{Buf as _, BufMut as _, Bytes};
-use collector_ingest::enrol::{EnrolConfig, Enroller};
-use collector_ingest::listener::{ListenerLimits, TlsAccepting};
 use fleetmend_identity::{LiveIdentity, TrustedTime, tls};
-use fleetmend_shutdown::{TaskKind, Tasks};
+use fleetmend_shutdown::Tasks;
 use fleetmend_testkit::TestFleet;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
@@ -20,6 +17,8 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
 use tonic::server::StreamingService;
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::serve::serve;
 
 const PATH: &str = "/fleetmend.v1.Carrier/Stream";
 
@@ -102,34 +101,8 @@ pub(super) struct RawCarrier {
 
 impl RawCarrier {
     pub(super) async fn start(fleet: &TestFleet) -> Self {
-        let options = sqlx::sqlite::SqliteConnectOptions::new()
-            .filename(fleet.folder().join("raw.sqlite"))
-            .create_if_missing(true);
-        let pool = sqlx::sqlite::SqlitePoolOptions::new()
-            .connect_with(options)
-            .await
-            .unwrap();
-        let enroller = Enroller::open(pool, fleet.authority().clone(), EnrolConfig::default())
-            .await
-            .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let tls = fleet.carrier_tls().unwrap();
-        let (accepting, incoming) =
-            TlsAccepting::new(listener, tls, ListenerLimits::default(), enroller.audit().clone());
-        let tasks = Tasks::new();
-        let end = tasks.token();
-        tasks.spawn("accept", TaskKind::BestEffort, async move {
-            accepting.run(end.cancelled()).await;
-            Ok::<(), tonic::transport::Error>(())
-        });
         let (open, opened) = mpsc::channel(64);
-        let (service, end) = (RawService { open: Arc::new(open) }, tasks.token());
-        let serving =
-            tonic::transport::Server::builder().serve_with_incoming_shutdown(service, incoming, async move {
-                end.cancelled().await;
-            });
-        tasks.spawn("serve", TaskKind::BestEffort, serving);
+        let (address, tasks) = serve(fleet, RawService { open: Arc::new(open) }).await;
         Self {
             address,
             opened,

@@ -49,6 +49,11 @@ impl Host {
         LiveIdentity::new(identity, Some(self.folder.path().to_owned()))
     }
 
+    async fn renew(&self, identity: &LiveIdentity, collector: &Collector) -> Result<(), EnrolError> {
+        let address = collector.carrier.to_string();
+        renew(&Dialer::direct(), identity, &address, &self.time).await
+    }
+
     fn written(&self) -> Option<HostIdentity> {
         HostIdentity::load(self.folder.path()).unwrap()
     }
@@ -124,14 +129,7 @@ async fn answers_that_do_not_fit_are_not_accepted() {
     let before = identity.current().peer().serial.clone();
     for manner in [Manner::SwapsKey, Manner::SwapsBundle, Manner::SwapsHost] {
         collector.behave(manner.clone());
-        let error = renew(
-            &Dialer::direct(),
-            &identity,
-            &collector.carrier.to_string(),
-            &host.time,
-        )
-        .await
-        .unwrap_err();
+        let error = host.renew(&identity, &collector).await.unwrap_err();
         assert!(
             matches!(error, EnrolError::Answer(_) | EnrolError::Identity(_)),
             "{manner:?}: {error:?}"
@@ -178,14 +176,7 @@ async fn a_renewal_replaces_the_certificate_and_keeps_the_key() {
     let (collector, host) = (Collector::start().await, Host::new());
     let identity = host.enrolled_at(&collector).await;
     let before = identity.current();
-    renew(
-        &Dialer::direct(),
-        &identity,
-        &collector.carrier.to_string(),
-        &host.time,
-    )
-    .await
-    .unwrap();
+    host.renew(&identity, &collector).await.unwrap();
     let after = identity.current();
     assert_ne!(after.peer().serial, before.peer().serial);
     assert_eq!(after.key().fingerprint(), before.key().fingerprint());
@@ -203,14 +194,7 @@ async fn a_refused_certificate_is_told_even_through_http2() {
         .revoke(current.host(), current.peer().key);
     // The alert races with the request: every outcome of the race says the same.
     for _ in 0..20 {
-        let error = renew(
-            &Dialer::direct(),
-            &identity,
-            &collector.carrier.to_string(),
-            &host.time,
-        )
-        .await
-        .unwrap_err();
+        let error = host.renew(&identity, &collector).await.unwrap_err();
         assert_eq!(error.fault(), Some(TlsFault::OursRevoked), "{error:?}");
         assert!(error.to_string().contains("revoked"), "{error}");
         assert!(!error.is_worth_retrying());
@@ -222,14 +206,7 @@ async fn a_host_that_slept_past_the_end_recovers_by_itself() {
     let (collector, host) = (Collector::start().await, Host::new());
     collector.issue_from(TimeMicros::now().plus_millis(-30 * DAY_MS));
     let identity = host.enrolled_at(&collector).await;
-    let error = renew(
-        &Dialer::direct(),
-        &identity,
-        &collector.carrier.to_string(),
-        &host.time,
-    )
-    .await
-    .unwrap_err();
+    let error = host.renew(&identity, &collector).await.unwrap_err();
     assert_eq!(error.fault(), Some(TlsFault::OursExpired));
     assert!(error.is_worth_retrying());
 
@@ -254,14 +231,7 @@ async fn a_host_that_slept_past_the_end_recovers_by_itself() {
         .expect("keeper did not end");
     assert!(identity.current().peer().not_after > TimeMicros::now());
     assert_eq!(host.time.now().1, TimeSource::Collector);
-    renew(
-        &Dialer::direct(),
-        &identity,
-        &collector.carrier.to_string(),
-        &host.time,
-    )
-    .await
-    .unwrap();
+    host.renew(&identity, &collector).await.unwrap();
 }
 
 #[tokio::test]
@@ -393,12 +363,5 @@ async fn a_certificate_that_was_issued_too_far_ahead_is_recovered() {
     };
     keeper.turn(&network).await;
     assert!(identity.current().peer().not_before <= TimeMicros::now());
-    renew(
-        &Dialer::direct(),
-        &identity,
-        &collector.carrier.to_string(),
-        &host.time,
-    )
-    .await
-    .unwrap();
+    host.renew(&identity, &collector).await.unwrap();
 }
