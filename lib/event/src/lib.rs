@@ -21,6 +21,7 @@ pub mod frame;
 pub mod healer;
 pub mod id;
 pub mod metric;
+pub mod prometheus_names;
 pub mod relative;
 pub mod remedy;
 pub mod table;
