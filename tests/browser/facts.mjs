@@ -20,7 +20,7 @@ export function hosts() {
   const base = {
     os: 'Debian GNU/Linux 12 (bookworm)', kernel: '6.12.9-amd64', arch: 'x86_64', cpu_count: 4, memory_bytes: 16_619_909_120,
     boot_time: ago(403_000), agent_version: '0.1.0', healing: 'enforce', info_time: ago(90), enrolled_at: ago(900_000),
-    revoked: false, connected: true, connected_since: ago(7200), remote_address: '10.0.0.7:51514', last_seen: ago(1),
+    revoked: false, removed_at: null, connected: true, connected_since: ago(7200), remote_address: '10.0.0.7:51514', last_seen: ago(1),
     probes: { real: 6, degraded: 1, broken: 1 }, findings_open: none, metrics_time: ago(1),
   };
   return [

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::layout::{self, Profile};
 use crate::setup;
@@ -52,7 +52,7 @@ enum LabCommand {
 }
 
 /// Size of a run of carry-chaos; the lab has the defaults.
-#[derive(clap::Args)]
+#[derive(Default, PartialEq, clap::Args)]
 struct ChaosArguments {
     /// Agents of carry-chaos
     #[arg(long)]
@@ -109,6 +109,12 @@ pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
         && name == CARRY_CHAOS
     {
         return carry_chaos(*json, chaos);
+    }
+    if let LabCommand::Run { name, chaos, .. } = &arguments.command {
+        ensure!(
+            *chaos == ChaosArguments::default(),
+            "--agents, --seconds, --seed and --keep are of {CARRY_CHAOS} only; {name} takes none of them"
+        );
     }
     let mut program = Command::new(layout::binary(Profile::Quick, "fleetmend-lab"));
     match &arguments.command {

@@ -236,7 +236,7 @@ impl Client {
         match found.as_slice() {
             [one] => Ok(text(one, "host_id")),
             [] => Err(Failure::Absent(format!(
-                "no host has the name or id {given}; `fleetmend hosts` shows all"
+                "no host has the name or id {given}; `fleetmend hosts` shows all, `fleetmend hosts --removed` those that were removed"
             ))),
             several => {
                 let ids: Vec<String> = several.iter().map(|host| text(host, "host_id")).collect();

@@ -97,7 +97,10 @@ fn own_folder() -> PathBuf {
         let ended = name
             .to_str()
             .and_then(|name| name.strip_prefix(PREFIX))
-            .is_some_and(|process| !Path::new("/proc").join(process).exists());
+            // One under this process's own number is from before a restart of the machine or of the container.
+            .is_some_and(|process| {
+                process == std::process::id().to_string() || !Path::new("/proc").join(process).exists()
+            });
         if ended {
             fs::remove_dir_all(entry.path()).ok();
         }

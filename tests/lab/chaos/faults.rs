@@ -35,8 +35,6 @@ const BITES_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// More rows than the small quota holds: each takes 8 KiB, compressed.
 const QUOTA_ROWS: u64 = 160;
-/// What is said of a fault that this machine cannot have.
-const NOT_COVERED: &str = "not covered here";
 /// What a spool says whose disk is full, and what the collector says.
 const SPOOL_REFUSED: &str = "the disk refuses the spool's frames";
 const STORE_REFUSED: &str = "store takes no records";
@@ -59,7 +57,7 @@ pub(super) struct Scene {
     pub(super) hold: Duration,
     pub(super) clones: Vec<Clone>,
     /// What could not be done here, and why.
-    pub(super) not_covered: Vec<String>,
+    pub(super) not_covered: BTreeMap<Fault, &'static str>,
     /// Behind the collector's folder; unmounted after the collector is gone.
     pub(super) store_disk: Option<Disk>,
     pub(super) folder: PathBuf,
@@ -77,13 +75,14 @@ impl Scene {
 
     /// Injects a fault and takes it back; says what was done.
     pub(super) async fn inject(&mut self, fault: Fault) -> Result<String> {
-        let said = self.inject_one(fault).await?;
         if !self.tried.contains(&fault) {
             self.tried.push(fault);
         }
-        if said != NOT_COVERED {
-            *self.injected.entry(fault.name()).or_default() += 1;
+        if let Some(why) = self.not_covered.get(&fault) {
+            return Ok(format!("not covered here: {why}"));
         }
+        let said = self.inject_one(fault).await?;
+        *self.injected.entry(fault.name()).or_default() += 1;
         Ok(said)
     }
 
@@ -283,9 +282,7 @@ impl Scene {
     }
 
     async fn spool_disk_full(&mut self) -> Result<String> {
-        let Some(disk) = &self.fleet.disk else {
-            return Ok(NOT_COVERED.to_owned());
-        };
+        let disk = self.fleet.disk.as_ref().context("find the small disk")?;
         let said = || self.fleet.said(Fleet::SMALL_DISK, SPOOL_REFUSED);
         let before = said()?;
         let bytes = disk.fill()?;
@@ -300,9 +297,7 @@ impl Scene {
     }
 
     async fn store_disk_full(&mut self) -> Result<String> {
-        let Some(disk) = &self.store_disk else {
-            return Ok(NOT_COVERED.to_owned());
-        };
+        let disk = self.store_disk.as_ref().context("find the store's disk")?;
         let said = || self.central.said(STORE_REFUSED);
         let before = said()?;
         let bytes = disk.fill()?;
@@ -317,9 +312,6 @@ impl Scene {
     }
 
     async fn clock_jumps(&mut self) -> Result<String> {
-        if self.fleet.shim.is_none() {
-            return Ok(NOT_COVERED.to_owned());
-        }
         let mut said = Vec::new();
         for (offset, name) in JUMPS {
             let (index, process) = self.any_process()?;
@@ -362,9 +354,6 @@ impl Scene {
 
     /// A copy of a host's disk, taken while it runs, lives beside it as on another machine.
     async fn host_cloned(&mut self) -> Result<String> {
-        if self.fleet.shim.is_none() {
-            return Ok(NOT_COVERED.to_owned());
-        }
         let of = self.fleet.hosts.len() - 1;
         let mut plan = self.fleet.hosts.get(of).context("find an agent")?.plan.clone();
         let folder = self.folder.join("clone");

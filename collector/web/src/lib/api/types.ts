@@ -44,6 +44,7 @@ export interface Host {
   info_time: Time | null;
   enrolled_at: Time | null;
   revoked: boolean;
+  removed_at: Time | null;
   connected: boolean;
   connected_since: Time | null;
   remote_address: string | null;
