@@ -25,7 +25,7 @@ use collector_alert::Alerting;
 use collector_api::{Accounts, Api, Backends, Certificate, EmbeddedAssets};
 use collector_ingest::enrol::Enroller;
 use collector_ingest::{HostOrderResult, Ingest, enrol};
-use collector_store::{Health, Store};
+use collector_store::{FactStore, Health, Store};
 use fleetmend_identity::CollectorAuthority;
 use fleetmend_shutdown::{TaskKind, Tasks};
 use fleetmend_telemetry::{MetricsHandle, Readiness, State, init_logs, install_metrics};
@@ -83,8 +83,9 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
     let store = Store::open(config.store.clone())
         .await
         .context("open the store")?;
+    let store: Arc<dyn FactStore> = Arc::new(store);
     store.run(&tasks).context("start the store")?;
-    follow_store(&store, &readiness, &tasks);
+    follow_store(store.as_ref(), &readiness, &tasks);
 
     let rooms = tasks.child("rooms");
     let reader = StoreAdapter::new(store.clone());
@@ -101,7 +102,7 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
         enroller.clone(),
         order_results,
     );
-    name_refused_rows(&store, &ingest, &rooms);
+    name_refused_rows(store.as_ref(), &ingest, &rooms);
     let alerting = Alerting::open(config.alert.clone(), pool.clone(), Arc::new(reader.clone()))
         .await
         .context("open alerting")?;
@@ -196,7 +197,7 @@ fn note_order_results(mut results: mpsc::Receiver<HostOrderResult>, tasks: &Task
     });
 }
 
-fn follow_store(store: &Store, readiness: &Readiness, tasks: &Tasks) {
+fn follow_store(store: &dyn FactStore, readiness: &Readiness, tasks: &Tasks) {
     let (mut health, readiness, token) = (store.health(), readiness.clone(), tasks.token());
     tasks.spawn("store readiness", TaskKind::BestEffort, async move {
         loop {

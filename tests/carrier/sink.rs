@@ -97,6 +97,19 @@ impl MemorySink {
         numbers
     }
 
+    /// What is durable of a host.
+    pub(crate) fn marks_now(&self, host: HostId) -> Vec<Mark> {
+        let stored = self.stored.lock().unwrap();
+        let of_host = stored.marks.iter().filter(|((owner, ..), _)| *owner == host);
+        of_host
+            .map(|((_, epoch, lane), number)| Mark {
+                epoch: *epoch,
+                lane: *lane,
+                sequence: Sequence(*number),
+            })
+            .collect()
+    }
+
     /// Loses everything, as a store made anew does.
     pub(crate) fn made_anew(&self) -> Self {
         Self::new()
@@ -167,19 +180,11 @@ impl DurableSink for MemorySink {
         stored.commits += 1;
         stored.repeated += repeated;
         drop(stored);
-        Ok(self.marks(host))
+        Ok(self.marks_now(host))
     }
 
-    fn marks(&self, host: HostId) -> Vec<Mark> {
-        let stored = self.stored.lock().unwrap();
-        let of_host = stored.marks.iter().filter(|((owner, ..), _)| *owner == host);
-        of_host
-            .map(|((_, epoch, lane), number)| Mark {
-                epoch: *epoch,
-                lane: *lane,
-                sequence: Sequence(*number),
-            })
-            .collect()
+    async fn marks(&self, host: HostId) -> Result<Vec<Mark>, SinkError> {
+        Ok(self.marks_now(host))
     }
 
     fn last_durable(&self, host: HostId) -> Option<TimeMicros> {

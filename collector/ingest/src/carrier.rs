@@ -241,7 +241,11 @@ impl Carrier for Service {
             let (source, enroller) = (caller.address.ip(), &self.ingest.enroller);
             enroller.unenrol(source, &peer, &request.reason).await?;
         }
-        let durable = self.ingest.shared.sink.marks(host);
+        let wait = self.ingest.shared.config.commit_timeout.get();
+        let durable = tokio::time::timeout(wait, self.ingest.shared.sink.marks(host)).await;
+        let durable = durable
+            .map_err(|_| Status::unavailable("the store does not say in time what it has; try again later"))?
+            .map_err(|error| Status::unavailable(error.to_string()))?;
         let durable = durable.into_iter().map(v1::Mark::from).collect();
         Ok(Response::new(v1::UnenrolResponse { durable }))
     }

@@ -137,9 +137,9 @@ fn gap(frame: &Frame, reason: &'static str) -> Gap {
     }
 }
 
-/// The highest number of each stream that the sink has.
-pub(crate) fn marks_of(sink: &dyn DurableSink, host: HostId) -> HashMap<(SpoolEpoch, Lane), u64> {
-    let marks = sink.marks(host).into_iter();
+/// The highest number of each stream among the marks of a host.
+pub(crate) fn by_stream(marks: &[Mark]) -> HashMap<(SpoolEpoch, Lane), u64> {
+    let marks = marks.iter();
     marks
         .map(|mark| ((mark.epoch, mark.lane), mark.sequence.0))
         .collect()
@@ -170,7 +170,7 @@ impl Committer<'_> {
         let ids = frames.iter().map(|timed| timed.frame.id);
         let streams: Vec<_> = ids.map(|id| (id.epoch, id.lane)).collect();
         if self.marks.len() > STREAMS_MAX {
-            self.marks = marks_of(self.sink, self.host);
+            self.marks = by_stream(&self.within(self.sink.marks(self.host)).await?);
         }
         self.declare_lost(&frames);
         let mut done = Committed::default();
@@ -201,7 +201,7 @@ impl Committer<'_> {
         }
         crate::metrics::committed(begun.elapsed());
         if done.marks.is_empty() {
-            done.marks = self.sink.marks(self.host);
+            done.marks = self.within(self.sink.marks(self.host)).await?;
         }
         done.marks
             .retain(|mark| streams.contains(&(mark.epoch, mark.lane)));

@@ -63,7 +63,7 @@ impl Session {
     /// Runs the stream to its end, says goodbye, and writes down what has to be.
     pub(crate) async fn run(mut self, token: CancellationToken) {
         let end = match self.begin().await {
-            Ok((live, hello)) => self.serve(live, &hello, &token).await,
+            Ok((live, durable)) => self.serve(live, &durable, &token).await,
             Err(end) => end,
         };
         crate::metrics::ended(end.code());
@@ -106,8 +106,8 @@ impl Session {
         }
     }
 
-    /// Waits for the hello, checks who says it, and welcomes the host.
-    async fn begin(&mut self) -> Result<(LiveStream, v1::Hello), End> {
+    /// Waits for the hello, checks who says it, and welcomes the host; what is durable of it goes on with the stream.
+    async fn begin(&mut self) -> Result<(LiveStream, Vec<Mark>), End> {
         let first = timeout(self.shared.config.hello_timeout.get(), self.inbound.message()).await;
         let first = first
             .map_err(|_| refused("no_hello", "no hello came in time"))?
@@ -143,7 +143,8 @@ impl Session {
             let detail = format!("clone: another live stream came from {other}; it was closed");
             self.audit(AuditKind::Clone, &detail).await;
         }
-        let durable = self.shared.sink.marks(self.host);
+        let marks = self.shared.sink.marks(self.host);
+        let durable = self.in_time(marks).await?;
         self.note_new_spool(&hello, &durable).await?;
         self.meter.welcome();
         if hello.credit {
@@ -159,7 +160,7 @@ impl Session {
         self.send(Down::Welcome(v1::Welcome {
             protocol: PROTOCOL_VERSION,
             store_epoch: Bytes::copy_from_slice(&self.shared.sink.store_epoch()),
-            durable: durable.into_iter().map(v1::Mark::from).collect(),
+            durable: durable.iter().copied().map(v1::Mark::from).collect(),
             wall_micros: TimeMicros::now().0,
             records_in_flight_max: self.shared.config.frames_in_flight_max,
             credit_bytes: credit,
@@ -169,7 +170,14 @@ impl Session {
         }))
         .await?;
         tracing::info!(host = %self.host, address = %self.address, agent = text(&hello.agent_version), "stream of a host is open");
-        Ok((live, hello))
+        Ok((live, durable))
+    }
+
+    /// Waits for the sink no longer than a commit may take.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, SinkError>>) -> Result<T, End> {
+        let after = self.shared.config.commit_timeout.get();
+        let done = timeout(after, work).await;
+        done.unwrap_or(Err(SinkError::Late { after })).map_err(End::Sink)
     }
 
     /// Writes down that what an earlier spool of the host may have held will never come.
@@ -183,15 +191,11 @@ impl Session {
         };
         tracing::warn!(host = %self.host, "host knows nothing of its earlier spools; what they held is a gap");
         let commit = self.shared.sink.commit(self.host, Vec::new(), vec![gap]);
-        let done = timeout(self.shared.config.commit_timeout.get(), commit).await;
-        done.unwrap_or(Err(SinkError::Late {
-            after: self.shared.config.commit_timeout.get(),
-        }))
-        .map_err(End::Sink)?;
+        self.in_time(commit).await?;
         Ok(())
     }
 
-    async fn serve(&mut self, mut live: LiveStream, _hello: &v1::Hello, token: &CancellationToken) -> End {
+    async fn serve(&mut self, mut live: LiveStream, durable: &[Mark], token: &CancellationToken) -> End {
         let shared = self.shared.clone();
         let (revocations, peer, replaced) = (
             shared.revocations.clone(),
@@ -205,7 +209,7 @@ impl Session {
             host: self.host,
             clock: live.clock(),
             timeout: shared.config.commit_timeout.get(),
-            marks: records::marks_of(shared.sink.as_ref(), self.host),
+            marks: records::by_stream(durable),
         };
         loop {
             let held_until = self.held_until;

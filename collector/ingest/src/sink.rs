@@ -34,10 +34,15 @@ pub trait DurableSink: Send + Sync + 'static {
         gaps: Vec<(RecordId, Gap)>,
     ) -> Result<Vec<Mark>, SinkError>;
 
-    /// What is durable of a host, at most some hundred marks: they go into one message.
-    fn marks(&self, host: HostId) -> Vec<Mark>;
+    /// What is durable of a host, at most some hundred marks: they go into one message. Where several collectors
+    /// share a store, this one takes the host over.
+    ///
+    /// # Cancel safety
+    /// May be dropped; asking again is answered.
+    async fn marks(&self, host: HostId) -> Result<Vec<Mark>, SinkError>;
 
-    /// When anything of a host was last made durable, by the clock of the collector; `None` when nobody knows.
+    /// When anything of a host was last made durable, by the clock of the collector; `None` when nobody knows, as
+    /// before its marks were asked for.
     fn last_durable(&self, host: HostId) -> Option<TimeMicros>;
 
     /// The host does not have the records before `id` any more: that record may come next, and what it skips is

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use collector_ingest::Ingest;
-use collector_store::{Committed, Store};
+use collector_store::{Committed, FactStore};
 use fleetmend_event::HostId;
 use fleetmend_event::table::{Gap, GapStage, Table as _};
 use fleetmend_shutdown::{TaskKind, Tasks};
@@ -20,7 +20,7 @@ const NAMED_MAX: usize = 4_096;
 const CONFLICT: &str = "identity_conflict";
 
 /// Follows the gaps that the store writes because rows cannot be read or are too many.
-pub(crate) fn name_refused_rows(store: &Store, ingest: &Ingest, tasks: &Tasks) {
+pub(crate) fn name_refused_rows(store: &dyn FactStore, ingest: &Ingest, tasks: &Tasks) {
     let (mut committed, ingest, token) = (store.subscribe(), ingest.clone(), tasks.token());
     tasks.spawn("refused rows", TaskKind::BestEffort, async move {
         let mut named = Named::default();

@@ -1,14 +1,16 @@
 //! The store, as ingest writes to it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use collector_api::LiveHost;
 use collector_ingest::{DurableSink, HostsLive, SinkError, TimedFrame};
-use collector_store::{ClockAhead, CommitError, Store};
+use collector_store::{ClockAhead, CommitError, FactStore};
 use fleetmend_event::table::Gap;
 use fleetmend_event::{HostId, Mark, RecordId, TimeMicros};
 
 /// Commits to the store.
-pub(crate) struct SinkAdapter(pub(crate) Store);
+pub(crate) struct SinkAdapter(pub(crate) Arc<dyn FactStore>);
 
 fn sink_error(error: CommitError) -> SinkError {
     match error {
@@ -46,8 +48,8 @@ impl DurableSink for SinkAdapter {
         self.0.declare_lost(host, id);
     }
 
-    fn marks(&self, host: HostId) -> Vec<Mark> {
-        self.0.marks(host)
+    async fn marks(&self, host: HostId) -> Result<Vec<Mark>, SinkError> {
+        self.0.marks(host).await.map_err(sink_error)
     }
 
     fn last_durable(&self, host: HostId) -> Option<TimeMicros> {

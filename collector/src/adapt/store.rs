@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use collector_api::{CommittedFacts, LiveFact, LiveFacts, QueryAnswer, QueryError, QueryLimits, SqlQuery};
-use collector_store::{Answer, QueryClass, Store};
+use collector_store::{Answer, FactStore, QueryClass};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use serde_json::json;
 use tokio::sync::broadcast;
@@ -18,13 +18,13 @@ const LIVE_BATCHES_MAX: usize = 256;
 /// Asks the store.
 #[derive(Clone)]
 pub(crate) struct StoreAdapter {
-    store: Store,
+    store: Arc<dyn FactStore>,
     live: broadcast::Sender<LiveFact>,
 }
 
 impl StoreAdapter {
     /// An adapter over `store`; [`pump_live_facts`] feeds its live channel.
-    pub(crate) fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Arc<dyn FactStore>) -> Self {
         Self {
             store,
             live: broadcast::Sender::new(LIVE_BATCHES_MAX),

@@ -39,6 +39,7 @@
 //! off, and agents that still hold those records send them again. A filled `Parquet` file is not rewritten for a new
 //! column: older rows show null.
 
+pub mod backend;
 pub mod config;
 pub mod error;
 mod metrics;
@@ -62,6 +63,7 @@ mod task;
 mod view;
 mod writer;
 
+pub use backend::FactStore;
 pub use clock::ClockAhead;
 pub use config::StoreConfig;
 pub use error::{CommitError, OpenError, QueryError};

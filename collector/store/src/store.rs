@@ -75,13 +75,22 @@ pub struct TableStats {
 /// What `run` starts the writer with: the queue, and the number of the first segment.
 type Start = (mpsc::Receiver<Command>, u64);
 
-/// The store. Clones are the same store.
+/// The store in a folder. Clones are the same store.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
     pub(crate) engine: Arc<Engine>,
     /// Taken by `run`.
     start: Arc<Mutex<Option<Start>>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_tuple("Store")
+            .field(&self.inner.config.folder)
+            .finish()
+    }
 }
 
 impl Store {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use collector_alert::{AlertConfig, AlertFilter, AlertView, Alerting};
 use collector_ingest::enrol::{AuditKind, EnrolConfig, Enroller, HostFacts, spawn_alarms};
-use collector_store::{QueryLimits, StoreConfig};
+use collector_store::{QueryLimits, Store, StoreConfig};
 use fleetmend_config::HumanDuration;
 use fleetmend_identity::{CollectorAuthority, FleetRoot, HostKey};
 use fleetmend_shutdown::Tasks;
@@ -42,13 +42,17 @@ impl Scene {
         let enroller = Enroller::open(pool.clone(), Arc::new(authority), EnrolConfig::default());
         let enroller = enroller.await.unwrap();
         let rooms = tasks.child("rooms");
-        spawn_alarms(&enroller, Arc::new(FindingAdapter(store.clone())), &rooms);
+        spawn_alarms(
+            &enroller,
+            Arc::new(FindingAdapter(Arc::new(store.clone()))),
+            &rooms,
+        );
         let config = AlertConfig {
             poll: HumanDuration::from_secs(1),
             settle: HumanDuration::from_secs(0),
             ..AlertConfig::default()
         };
-        let reader = Arc::new(StoreAdapter::new(store.clone()));
+        let reader = Arc::new(StoreAdapter::new(Arc::new(store.clone())));
         let alerting = Alerting::open(config, pool, reader).await.unwrap();
         alerting.spawn(&rooms);
         Self {
