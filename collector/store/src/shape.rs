@@ -17,10 +17,10 @@ use arrow::array::{
 use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use fleetmend_event::table::{MetricChunk, TableInfo, tables};
-use fleetmend_event::{Table, TimeMicros};
+use fleetmend_event::{HostId, Table, TimeMicros};
 
+use crate::clock::ClockAhead;
 use crate::error::ReadError;
-use crate::view::HotFrame;
 pub(crate) use expand::{Chunks, SampleBuilder};
 
 /// Column that names the host in every table.
@@ -123,6 +123,17 @@ fn sql_table(info: &'static TableInfo) -> SqlTable {
     }
 }
 
+/// What the rows of one record have in common, and SQL shows beside each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Whose they are.
+    pub(crate) host: HostId,
+    /// When the store took them.
+    pub(crate) ingested_at: TimeMicros,
+    /// How their host's clock stood to the store's.
+    pub(crate) clock: ClockAhead,
+}
+
 /// Decoded rows of one frame, aligned to this build's schema.
 #[derive(Debug, Clone)]
 pub(crate) struct Rows {
@@ -217,20 +228,20 @@ fn memory_of(batch: &RecordBatch) -> u64 {
 pub(crate) fn with_system_columns(
     table: &SqlTable,
     batch: &RecordBatch,
-    frame: &HotFrame,
+    origin: &Origin,
 ) -> Result<RecordBatch, ReadError> {
     let rows = batch.num_rows();
-    let host = frame.host.to_string();
+    let host = origin.host.to_string();
     let mut columns = batch.columns().to_vec();
     columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(
         host.as_str(),
         rows,
     ))));
     columns.push(Arc::new(
-        TimestampMicrosecondArray::from_value(frame.ingested_at.0, rows).with_timezone("UTC"),
+        TimestampMicrosecondArray::from_value(origin.ingested_at.0, rows).with_timezone("UTC"),
     ));
     columns.push(Arc::new(Int64Array::from_iter(std::iter::repeat_n(
-        frame.clock.micros(),
+        origin.clock.micros(),
         rows,
     ))));
     RecordBatch::try_new(table.schema.clone(), columns).map_err(|error| ReadError::Shape {

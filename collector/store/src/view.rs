@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::ClockAhead;
 use crate::error::ReadError;
 use crate::segment::SegmentFile;
-use crate::shape::{Rows, SqlTable, align, sql_tables};
+use crate::shape::{Origin, Rows, SqlTable, align, sql_tables};
 
 /// A durable frame that is not compacted yet.
 #[derive(Debug)]
@@ -88,6 +88,15 @@ impl HotFrame {
             reason: "frame is a tombstone".to_owned(),
         })?;
         Ok(align(table, &batch)?.batch)
+    }
+
+    /// What its rows have in common.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            host: self.host,
+            ingested_at: self.ingested_at,
+            clock: self.clock,
+        }
     }
 
     /// When its earliest row was made, by the store's clock.

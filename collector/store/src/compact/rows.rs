@@ -57,7 +57,7 @@ struct Read {
 }
 
 fn write_rows(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Result<(), MaintenanceError> {
-    let of_frame = |read: &Read| with_system_columns(table, &read.batch, &read.frame);
+    let of_frame = |read: &Read| with_system_columns(table, &read.batch, &read.frame.origin());
     let batches = read.iter().map(of_frame).collect::<Result<Vec<_>, _>>()?;
     let all = concat_batches(&table.schema, &batches)?;
     drop(batches);

@@ -12,7 +12,7 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use super::prune::Prune;
 use crate::error::ReadError;
 use crate::inner::Inner;
-use crate::shape::{Chunks, SampleBuilder, SqlTable, with_system_columns};
+use crate::shape::{Chunks, Origin, SampleBuilder, SqlTable, with_system_columns};
 use crate::view::HotFrame;
 
 /// Some frames of one table.
@@ -45,11 +45,13 @@ impl PartitionStream for HotPartition {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let reader = Reader {
-            table: self.table,
             index: self.index,
-            schema: self.schema.clone(),
-            projection: self.projection.clone(),
-            prune: self.prune.clone(),
+            shown: Shown {
+                table: self.table,
+                schema: self.schema.clone(),
+                projection: self.projection.clone(),
+                prune: self.prune.clone(),
+            },
             inner: self.inner.clone(),
         };
         let frames = self.frames.clone();
@@ -63,28 +65,27 @@ impl PartitionStream for HotPartition {
     }
 }
 
+/// What a scan wants of decoded rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) table: &'static SqlTable,
+    /// What is given: the projected columns.
+    pub(crate) schema: SchemaRef,
+    pub(crate) projection: Option<Vec<usize>>,
+    pub(crate) prune: Arc<Prune>,
+}
+
 struct Reader {
-    table: &'static SqlTable,
     index: usize,
-    schema: SchemaRef,
-    projection: Option<Vec<usize>>,
-    prune: Arc<Prune>,
+    shown: Shown,
     inner: Arc<Inner>,
 }
 
 impl Reader {
     /// The rows of one frame; `None` when it has none that matter. A frame that cannot be read any more is a gap.
     fn read(&self, frame: &Arc<HotFrame>) -> Result<Option<RecordBatch>> {
-        match frame.batch(self.table) {
-            Ok(batch) if self.table.is_metrics() => self.samples(frame, &batch),
-            Ok(batch) => {
-                let rows = with_system_columns(self.table, &batch, frame).map_err(external)?;
-                let rows = match &self.projection {
-                    Some(columns) => rows.project(columns)?,
-                    None => rows,
-                };
-                Ok((rows.num_rows() > 0).then_some(rows))
-            }
+        match frame.batch(self.shown.table) {
+            Ok(batch) => self.shown.rows(&frame.origin(), &batch),
             // The disk may come back; a frame that is read whole and is no frame does not.
             Err(error @ ReadError::Io { .. }) => Err(external(error)),
             Err(error) => {
@@ -93,16 +94,31 @@ impl Reader {
             }
         }
     }
+}
 
-    fn samples(&self, frame: &HotFrame, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
+impl Shown {
+    /// The aligned rows of one record as SQL shows them; `None` when it has none that matter.
+    pub(crate) fn rows(&self, origin: &Origin, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
+        if self.table.is_metrics() {
+            return self.samples(origin, batch);
+        }
+        let rows = with_system_columns(self.table, batch, origin).map_err(external)?;
+        let rows = match &self.projection {
+            Some(columns) => rows.project(columns)?,
+            None => rows,
+        };
+        Ok((rows.num_rows() > 0).then_some(rows))
+    }
+
+    fn samples(&self, origin: &Origin, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
         let chunks = Chunks::of(batch).map_err(external)?;
-        let host = frame.host.to_string();
+        let host = origin.host.to_string();
         let mut builder = SampleBuilder::new(self.schema.clone());
         for row in 0..chunks.len() {
             if self.prune.wants_name(chunks.name(row)) {
                 let sample = chunks.sample_of(row, &host);
                 for (time, value) in chunks.samples(row) {
-                    builder.push(sample, (time, value), (frame.ingested_at, frame.clock));
+                    builder.push(sample, (time, value), (origin.ingested_at, origin.clock));
                 }
             }
         }
