@@ -127,6 +127,14 @@ pub enum QueryError {
         /// How much it was allowed to take.
         bytes_max: usize,
     },
+    /// There is more than the caller allows.
+    #[error("query reads more than the {most} {what} allowed; narrow it")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How many are allowed.
+        most: usize,
+    },
     /// Too many queries run already.
     #[error("too many queries run at once")]
     Busy,

@@ -70,8 +70,14 @@ impl Gaps {
         latest.push_back(HostGap { host_id, gap });
     }
 
-    /// The newest gaps that touch any of `reaches`, `newer` ones first, at most [`GAPS_TOLD_MAX`].
-    pub(crate) fn touching(&self, reaches: &[Reach], newer: Vec<HostGap>) -> Vec<HostGap> {
+    /// The newest gaps that touch any of `reaches` and that `wanted` says yes to, `newer` ones first, at most
+    /// [`GAPS_TOLD_MAX`].
+    pub(crate) fn touching(
+        &self,
+        reaches: &[Reach],
+        newer: Vec<HostGap>,
+        wanted: impl Fn(&HostGap) -> bool,
+    ) -> Vec<HostGap> {
         let touches = |gap: &Gap| {
             reaches.iter().any(|reach| {
                 (gap.table == "*" || gap.table == reach.table)
@@ -83,7 +89,7 @@ impl Gaps {
         // One that has just been written may stand on both sides for a moment.
         let unwritten = newer.iter().filter(|gap| !latest.contains(gap));
         let held = unwritten.chain(latest.iter().rev());
-        held.filter(|held| touches(&held.gap))
+        held.filter(|held| touches(&held.gap) && wanted(held))
             .take(GAPS_TOLD_MAX)
             .cloned()
             .collect()

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Committed;
 use crate::catalogue::Catalogue;
+use crate::chunk::Footers;
 use crate::commit::{Command, Prepared};
 use crate::config::StoreConfig;
 use crate::error::{CommitError, MaintenanceError, ReadError};
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) catalogue: Catalogue,
     pub(crate) view: View,
     pub(crate) gaps: Gaps,
+    /// Footers of files of metrics.
+    pub(crate) footers: Footers,
     pub(crate) committed: broadcast::Sender<Arc<Committed>>,
     /// Files whose merge failed, as when it needs more than a query may take; tried again after the next start.
     pub(crate) unmergeable: Mutex<HashSet<i64>>,
@@ -121,6 +124,7 @@ impl Inner {
             catalogue: parts.catalogue,
             view: parts.view,
             gaps: parts.gaps,
+            footers: Footers::default(),
             committed: broadcast::Sender::new(SUBSCRIBER_BACKLOG),
             unmergeable: Mutex::default(),
             wake: Notify::new(),
@@ -300,6 +304,11 @@ impl Inner {
 
     /// The newest gaps that touch what was read, those not written yet included.
     pub(crate) fn gaps_touching(&self, reaches: &[Reach]) -> Vec<HostGap> {
+        self.gaps_of_hosts(reaches, |_| true)
+    }
+
+    /// As [`Self::gaps_touching`], only those that `wanted` says yes to.
+    pub(crate) fn gaps_of_hosts(&self, reaches: &[Reach], wanted: impl Fn(&HostGap) -> bool) -> Vec<HostGap> {
         let unwritten: Vec<HostGap> = self
             .aside
             .lock()
@@ -309,7 +318,7 @@ impl Inner {
                 gap: aside.gap.clone(),
             })
             .collect();
-        self.gaps.touching(reaches, unwritten)
+        self.gaps.touching(reaches, unwritten, wanted)
     }
 
     /// Tells the catalogue and the gap table of what was set aside since the last call.

@@ -46,6 +46,7 @@ mod metrics;
 pub mod query;
 
 mod catalogue;
+mod chunk;
 mod clock;
 mod commit;
 mod compact;
@@ -56,6 +57,7 @@ mod own;
 mod recover;
 mod retain;
 mod segment;
+mod select;
 mod series;
 mod shape;
 mod store;
@@ -71,6 +73,7 @@ pub use gaps::HostGap;
 pub use inner::Health;
 pub use own::OWN_HOST;
 pub use query::{Answer, QueryClass, QueryLimits, to_json_rows};
+pub use select::{KeepSeries, SeriesAnswer, SeriesKey, SeriesSelect, StoredSeries};
 pub use store::{Committed, Store, StoreStats, TableStats};
 
 #[cfg(test)]

@@ -32,13 +32,14 @@ use datafusion::execution::SessionState;
 use futures::StreamExt;
 use metrics::{counter, histogram};
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{QueryConfig, StoreConfig};
 use crate::error::{OpenError, QueryError};
 use crate::gaps::gaps_of;
 use crate::inner::Inner;
 use crate::metrics as names;
+use crate::select::Deadline;
 pub(crate) use answer::failure;
 pub use answer::{Answer, to_json_rows};
 pub(crate) use session::Scope;
@@ -152,15 +153,7 @@ impl Engine {
         let limits = limits.within(&inner.config.query);
         let started = Instant::now();
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
-        let turns = match limits.class {
-            QueryClass::User => &self.user_turns,
-            QueryClass::System => &self.system_turns,
-        };
-        let turn = tokio::time::timeout(limits.timeout, turns.clone().acquire_owned());
-        let turn = turn
-            .await
-            .map_err(|_| QueryError::Busy)?
-            .map_err(|_| QueryError::Closed)?;
+        let turn = self.turn(limits).await?;
         let (state, inner, query) = (self.state.clone(), inner.clone(), query.to_owned());
         let left = limits.timeout.saturating_sub(started.elapsed());
         let task = runtime.spawn(async move {
@@ -177,13 +170,53 @@ impl Engine {
             }),
             Ok(Ok(outcome)) => outcome,
         };
-        let result = if outcome.is_ok() { "answered" } else { "failed" };
-        counter!(names::QUERIES, "outcome" => result).increment(1);
-        histogram!(names::QUERY_SECONDS).record(started.elapsed().as_secs_f64());
+        note_outcome(outcome.is_ok(), started);
         outcome.map(|answer| Answer {
             took: started.elapsed(),
             ..answer
         })
+    }
+
+    /// Does work that blocks, in turn with the queries of its class.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        inner: &Inner,
+        limits: QueryLimits,
+        work: impl FnOnce(&Deadline) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let limits = limits.within(&inner.config.query);
+        let started = Instant::now();
+        let turn = self.turn(limits).await?;
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
+        let left = limits.timeout.saturating_sub(started.elapsed());
+        let (deadline, _guard) = Deadline::after(left, limits.timeout);
+        // The turn ends with the work, not with whoever waits for it.
+        let task = runtime.spawn_blocking(move || {
+            let _turn = turn;
+            work(&deadline)
+        });
+        let outcome = match tokio::time::timeout(left, task).await {
+            Err(_) => Err(QueryError::Timeout {
+                timeout: limits.timeout,
+            }),
+            Ok(Err(error)) => Err(QueryError::Failed {
+                reason: error.to_string(),
+            }),
+            Ok(Ok(outcome)) => outcome,
+        };
+        note_outcome(outcome.is_ok(), started);
+        outcome
+    }
+
+    /// Waits for a turn.
+    async fn turn(&self, limits: QueryLimits) -> Result<OwnedSemaphorePermit, QueryError> {
+        let turns = match limits.class {
+            QueryClass::User => &self.user_turns,
+            QueryClass::System => &self.system_turns,
+        };
+        let turn = tokio::time::timeout(limits.timeout, turns.clone().acquire_owned());
+        let turn = turn.await.map_err(|_| QueryError::Busy)?;
+        turn.map_err(|_| QueryError::Closed)
     }
 
     /// Keeps the newest gaps at hand.
@@ -236,6 +269,12 @@ impl Engine {
             reason: error.to_string(),
         })
     }
+}
+
+fn note_outcome(is_answered: bool, started: Instant) {
+    let result = if is_answered { "answered" } else { "failed" };
+    counter!(names::QUERIES, "outcome" => result).increment(1);
+    histogram!(names::QUERY_SECONDS).record(started.elapsed().as_secs_f64());
 }
 
 async fn run(

@@ -6,5 +6,6 @@ mod compact;
 mod damage;
 mod kill;
 mod query;
+mod select;
 mod series;
 mod testbed;

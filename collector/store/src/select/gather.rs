@@ -1,0 +1,256 @@
+//! Samples are gathered from hot frames and files.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fleetmend_event::{HostId, TimeMicros};
+
+use super::merge::{Piece, merge};
+use super::{Deadline, SeriesKey, SeriesSelect, StoredSeries, Wish};
+use crate::chunk::{FileError, SampleRows, Wanted, read_rows};
+use crate::commit::chain;
+use crate::error::{QueryError, ReadError};
+use crate::inner::Inner;
+use crate::shape::{Chunks, SqlTable, sql_tables};
+use crate::view::{HotFrame, ParquetFile, TableView};
+
+/// Series as they are found.
+pub(crate) struct Gather {
+    select: SeriesSelect,
+    wish: Wish,
+    series: HashMap<Arc<SeriesKey>, Vec<Piece>>,
+    samples: usize,
+}
+
+/// Why gathering ends early.
+pub(crate) enum Halt {
+    /// A limit was met.
+    Refused(QueryError),
+    /// Something could not be read.
+    Broken(String),
+}
+
+impl From<QueryError> for Halt {
+    fn from(error: QueryError) -> Self {
+        Halt::Refused(error)
+    }
+}
+
+impl From<FileError> for Halt {
+    fn from(error: FileError) -> Self {
+        Halt::Broken(chain(&error))
+    }
+}
+
+/// Reads everything that `select` wants. A file that turns out to be damaged is set aside, and all is read again
+/// without it.
+pub(crate) fn all(
+    inner: &Arc<Inner>,
+    index: usize,
+    select: &SeriesSelect,
+    wish: Wish,
+    deadline: &Deadline,
+) -> Result<Gather, QueryError> {
+    let Some(table) = sql_tables().get(index) else {
+        return Err(QueryError::Closed);
+    };
+    let mut retried = false;
+    loop {
+        let view = inner.view.table(index);
+        let mut gather = Gather::new(select, wish);
+        let broken = match gather.view(inner, (index, table), &view, deadline) {
+            Ok(()) => return Ok(gather),
+            Err(Halt::Refused(error)) => return Err(error),
+            Err(Halt::Broken(reason)) => reason,
+        };
+        let damaged = view.files.iter().filter(|file| is_damaged(inner, file)).count();
+        if damaged == 0 || retried {
+            return Err(QueryError::Failed { reason: broken });
+        }
+        retried = true;
+    }
+}
+
+/// Whether a file's bytes are not what was written; it is set aside then.
+fn is_damaged(inner: &Inner, file: &Arc<ParquetFile>) -> bool {
+    match file.deep_fault() {
+        Ok(None) => false,
+        Ok(Some(reason)) => {
+            inner.set_aside(file, &reason);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(path = %file.path.display(), %error, "cannot check a Parquet file now");
+            false
+        }
+    }
+}
+
+impl Gather {
+    fn new(select: &SeriesSelect, wish: Wish) -> Self {
+        Self {
+            select: select.clone(),
+            wish,
+            series: HashMap::new(),
+            samples: 0,
+        }
+    }
+
+    /// The series, sorted.
+    pub(crate) fn into_keys(self) -> Vec<SeriesKey> {
+        let mut keys: Vec<SeriesKey> = self.series.into_keys().map(Arc::unwrap_or_clone).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// The series with their samples, sorted.
+    pub(crate) fn into_series(self) -> Vec<StoredSeries> {
+        let mut found: Vec<(Arc<SeriesKey>, Vec<Piece>)> = self.series.into_iter().collect();
+        found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        let series = found.into_iter().map(|(key, pieces)| {
+            let (times, values) = merge(pieces);
+            let times = times.into_iter().map(TimeMicros).collect();
+            StoredSeries { key, times, values }
+        });
+        series.filter(|series| !series.times.is_empty()).collect()
+    }
+
+    fn view(
+        &mut self,
+        inner: &Arc<Inner>,
+        (index, table): (usize, &SqlTable),
+        view: &TableView,
+        deadline: &Deadline,
+    ) -> Result<(), Halt> {
+        let wanted = self.wanted();
+        for frame in &view.hot {
+            let touches = wanted.touches(frame.from.0, frame.to.0) && wanted.wants_host(frame.host);
+            if !touches || frame.is_lost() {
+                continue;
+            }
+            deadline.check()?;
+            match frame.batch(table) {
+                Ok(batch) => self.frame(frame, &Chunks::of(&batch).map_err(unreadable)?)?,
+                Err(error @ ReadError::Io { .. }) => return Err(unreadable(error)),
+                Err(error) => inner.lose_frame(frame, index, &error),
+            }
+        }
+        for file in view
+            .files
+            .iter()
+            .filter(|file| wanted.touches(file.from.0, file.to.0))
+        {
+            deadline.check()?;
+            let open = inner.footers.open(file)?;
+            read_rows(&open, &wanted, |rows| {
+                deadline.check()?;
+                self.rows(rows, &wanted)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn wanted(&self) -> Wanted {
+        let (from, to) = self.select.span();
+        Wanted {
+            names: self.select.names.clone(),
+            hosts: self.select.hosts.clone(),
+            from,
+            to,
+        }
+    }
+
+    fn frame(&mut self, frame: &HotFrame, chunks: &Chunks<'_>) -> Result<(), Halt> {
+        let (from, to) = self.select.span();
+        for row in 0..chunks.len() {
+            if !self.select.wants(chunks.name(row), frame.host) {
+                continue;
+            }
+            let sample = chunks.sample_of(row, "");
+            let key = SeriesKey {
+                name: sample.name.to_owned(),
+                labels: sample.labels.to_owned(),
+                host: frame.host,
+                unit: sample.unit.to_owned(),
+            };
+            let samples = chunks.samples(row).filter(|(time, _)| (from..=to).contains(time));
+            self.add(key, frame.ingested_at.0, samples)?;
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, rows: &SampleRows<'_>, wanted: &Wanted) -> Result<(), Halt> {
+        for (first, end) in rows.runs() {
+            let host: Result<HostId, _> = rows.hosts.value(first).parse();
+            let host = host.map_err(|_| FileError::shape("a host that is none"))?;
+            if !wanted.wants(rows.names.value(first), host) {
+                continue;
+            }
+            let key = SeriesKey {
+                name: rows.names.value(first).to_owned(),
+                labels: rows.labels.value(first).to_owned(),
+                host,
+                unit: rows.units.value(first).to_owned(),
+            };
+            let mut at = first;
+            while at < end {
+                // Samples that were taken together make a piece.
+                let taken = rows.ingested.value(at);
+                let next = (at..end)
+                    .find(|row| rows.ingested.value(*row) != taken)
+                    .unwrap_or(end);
+                let samples = (at..next).map(|row| (rows.times.value(row), rows.value(row)));
+                let samples = samples.filter(|(time, _)| wanted.touches(*time, *time));
+                self.add(key.clone(), taken, samples)?;
+                at = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds samples of a series, unless it is not wanted or has none.
+    fn add(
+        &mut self,
+        key: SeriesKey,
+        ingested_at: i64,
+        samples: impl Iterator<Item = (i64, f64)>,
+    ) -> Result<(), Halt> {
+        if !self.select.keeps(&key) {
+            return Ok(());
+        }
+        let mut samples = samples.peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
+        let known = self.series.len();
+        if known >= self.select.series_max && !self.series.contains_key(&key) {
+            return Err(Halt::Refused(QueryError::TooMuch {
+                what: "series",
+                most: self.select.series_max,
+            }));
+        }
+        let pieces = self.series.entry(Arc::new(key)).or_default();
+        if self.wish == Wish::Keys {
+            return Ok(());
+        }
+        let left = self.select.samples_max.saturating_sub(self.samples);
+        let (times, values): (Vec<i64>, Vec<f64>) = samples.take(left.saturating_add(1)).unzip();
+        if times.len() > left {
+            return Err(Halt::Refused(QueryError::TooMuch {
+                what: "samples",
+                most: self.select.samples_max,
+            }));
+        }
+        self.samples = self.samples.saturating_add(times.len());
+        pieces.push(Piece {
+            ingested_at,
+            times,
+            values,
+        });
+        Ok(())
+    }
+}
+
+fn unreadable(error: ReadError) -> Halt {
+    Halt::Broken(chain(&error))
+}
