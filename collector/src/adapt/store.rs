@@ -58,7 +58,10 @@ impl StoreAdapter {
             .await
             .map(answer_of)
             .map_err(|error| match error {
-                Fault::Invalid { .. } | Fault::Refused { .. } | Fault::Memory { .. } => {
+                Fault::Invalid { .. }
+                | Fault::Refused { .. }
+                | Fault::Memory { .. }
+                | Fault::TooMuch { .. } => {
                     QueryError::Invalid(error.to_string())
                 }
                 Fault::Timeout { timeout } => QueryError::Timeout(timeout),
