@@ -18,6 +18,7 @@ mod samples;
 mod sensor;
 mod spool;
 mod statistics;
+mod store;
 mod work;
 
 use anyhow::Result;
@@ -50,12 +51,17 @@ enum Command {
     Enrol,
     /// What peers that speak wrongly on purpose cost a collector and its honest hosts
     Hostile,
+    /// What the store takes, keeps and finds, beside Prometheus and VictoriaMetrics
+    Store(store::StoreArguments),
     /// Writes bodies of made-up hosts, to train the dictionary on
     #[command(hide = true)]
     WorkSamples(samples::SampleArguments),
     /// Recovers a spool; `spool` starts it
     #[command(hide = true)]
     WorkRecover(spool::RecoverArguments),
+    /// One phase of `store`, which starts it
+    #[command(hide = true)]
+    WorkStore(store::PhaseArguments),
     /// Makes load; the benchmarks start it
     #[command(hide = true)]
     Work(work::WorkArguments),
@@ -70,8 +76,10 @@ fn main() -> Result<()> {
         Command::Spool => spool::run(arguments.quick)?,
         Command::Enrol => enrol::run(arguments.quick)?,
         Command::Hostile => hostile::run(arguments.quick)?,
+        Command::Store(store) => store::run(arguments.quick, store)?,
         Command::WorkSamples(work) => return samples::run(work),
         Command::WorkRecover(work) => return spool::recover(work),
+        Command::WorkStore(work) => return store::work(arguments.quick, work),
         Command::Work(work) => return work::run(work),
     };
     report.print(arguments.json)
