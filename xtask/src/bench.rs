@@ -15,11 +15,14 @@ const CARRY_CHAOS: &str = "carry-chaos";
 /// Arguments of `bench`.
 #[derive(clap::Args)]
 pub(crate) struct BenchArguments {
-    /// Which: footprint, ingest, sensor, spool, enrol or hostile
+    /// Which: footprint, ingest, sensor, spool, enrol, hostile or store
     name: String,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Short windows and little data
+    #[arg(long)]
+    quick: bool,
     /// Further arguments for the benchmark
     #[arg(last = true)]
     rest: Vec<String>,
@@ -96,6 +99,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     program
         .arg(&arguments.name)
         .args(arguments.json.then_some("--json"))
+        .args(arguments.quick.then_some("--quick"))
         .args(&arguments.rest);
     hand_over(&mut program, Profile::Release)
 }
