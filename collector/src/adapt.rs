@@ -5,6 +5,7 @@ mod blame;
 mod enrolments;
 mod findings;
 mod operations;
+mod promql;
 mod sink;
 mod store;
 
@@ -13,5 +14,6 @@ pub(crate) use blame::name_refused_rows;
 pub(crate) use enrolments::EnrolmentAdapter;
 pub(crate) use findings::FindingAdapter;
 pub(crate) use operations::OperationsAdapter;
+pub(crate) use promql::{PromqlAdapter, PromqlConfig};
 pub(crate) use sink::{LiveHostsAdapter, SinkAdapter};
 pub(crate) use store::{StoreAdapter, pump_live_facts};

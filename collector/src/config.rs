@@ -15,6 +15,8 @@ use fleetmend_config::{ConfigFaults, Faults, Validate};
 use fleetmend_telemetry::LogFormat;
 use serde::Deserialize;
 
+use crate::adapt::PromqlConfig;
+
 /// Prefix of the environment variables that set keys.
 const ENVIRONMENT_PREFIX: &str = "FLEETMEND_COLLECTOR";
 
@@ -40,6 +42,8 @@ pub(crate) struct CollectorConfig {
     pub(crate) alert: AlertConfig,
     /// API and dashboard.
     pub(crate) api: ApiConfig,
+    /// Limits of queries in PromQL.
+    pub(crate) promql: PromqlConfig,
 }
 
 impl Default for CollectorConfig {
@@ -54,6 +58,7 @@ impl Default for CollectorConfig {
             store: StoreConfig::default(),
             alert: AlertConfig::default(),
             api: ApiConfig::default(),
+            promql: PromqlConfig::default(),
         }
     }
 }
@@ -94,6 +99,7 @@ impl Validate for CollectorConfig {
         faults.section("ingest", |faults| self.ingest.validate(faults));
         faults.section("store", |faults| add_all(faults, self.store.faults()));
         faults.section("alert", |faults| self.alert.validate(faults));
+        faults.section("promql", |faults| self.promql.validate(faults));
         faults.section("api", |faults| {
             for fault in self.api.faults(false) {
                 faults.add(fault.key, fault.reason);

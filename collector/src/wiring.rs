@@ -34,8 +34,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::adapt::{
-    AlertAdapter, EnrolmentAdapter, FindingAdapter, LiveHostsAdapter, OperationsAdapter, SinkAdapter,
-    StoreAdapter, name_refused_rows, pump_live_facts,
+    AlertAdapter, EnrolmentAdapter, FindingAdapter, LiveHostsAdapter, OperationsAdapter, PromqlAdapter,
+    SinkAdapter, StoreAdapter, name_refused_rows, pump_live_facts,
 };
 use crate::config::CollectorConfig;
 use crate::{control, descriptors};
@@ -107,7 +107,9 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
         .await
         .context("open alerting")?;
     let accounts = Accounts::open(pool).await.context("open the accounts")?;
+    let promql = PromqlAdapter::new(store.clone(), &config.promql, rooms.token());
     let backends = Backends {
+        promql: Arc::new(promql),
         sql: Arc::new(reader.clone()),
         live: Arc::new(reader),
         hosts: Arc::new(LiveHostsAdapter(ingest.hosts())),

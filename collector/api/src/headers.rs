@@ -9,8 +9,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::auth::{Caller, bearer};
+use crate::basic;
 use crate::limit::Allowance;
 use crate::problem::{Code, Problem};
+use crate::routes::prometheus::Own;
 use crate::state::{Remote, Shared};
 
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self'; \
@@ -44,11 +46,14 @@ pub(crate) async fn around(State(state): State<Shared>, mut request: Request, ne
         .get::<MatchedPath>()
         .map(|path| path.as_str().to_owned());
     let caller = match bearer(request.headers()) {
-        Some(token) => state.sessions.caller(token).await,
-        None => Ok(None),
+        Some(token) => state.sessions.caller(token).await.map_err(Problem::from),
+        None => {
+            let remote = request.extensions().get::<Remote>().copied();
+            basic::caller(&state, path.as_deref(), request.headers().clone(), remote).await
+        }
     };
     let (mut response, allowance) = match caller {
-        Err(error) => (Problem::from(error).into_response(), None),
+        Err(problem) => (problem.into_response(), None),
         Ok(caller) => {
             let allowance = state.limits.take(&bucket(caller.as_ref(), &request), began);
             let response = if allowance.allowed {
@@ -97,6 +102,9 @@ fn complete(mut response: Response, request_id: &str) -> Response {
             complete.headers_mut().insert(header::RETRY_AFTER, retry);
         }
         return complete;
+    }
+    if response.extensions().get::<Own>().is_some() {
+        return response;
     }
     let code = match response.status() {
         StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,

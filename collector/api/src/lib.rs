@@ -21,12 +21,13 @@
 //! `connections_max`). The channel of live facts is the store's; a client that lags is told so and skips.
 //!
 //! # Not there yet
-//! `Idempotency-Key`, PromQL, password change by the user, and a second factor.
+//! `Idempotency-Key`, password change by the user, and a second factor.
 
 mod assets;
 mod audit;
 pub mod auth;
 pub mod backend;
+mod basic;
 mod certificate;
 mod config;
 mod database;
@@ -39,6 +40,7 @@ mod page;
 mod parameter;
 mod password;
 mod problem;
+mod promql;
 pub mod query;
 mod routes;
 mod serve;
@@ -58,5 +60,9 @@ pub use certificate::Certificate;
 pub use config::{ApiConfig, ApiTls, ConfigFault};
 pub use error::{BuildError, ServeError, StateError};
 pub use problem::{Code, Problem};
+pub use promql::{
+    PromAlert, PromAlerting, PromAnswer, PromBounds, PromData, PromError, PromLabels, PromList, PromMetric,
+    PromPoint, PromRule, PromRuleGroup, PromSelection, Promql,
+};
 pub use serve::{Api, Backends, openapi};
 pub use users::{Accounts, Role, UserView};

@@ -12,6 +12,7 @@ mod hosts;
 mod live;
 mod live_stream;
 mod operations;
+pub(crate) mod prometheus;
 mod series;
 mod session;
 mod sites;
@@ -26,6 +27,9 @@ use utoipa_axum::routes;
 use crate::state::Shared;
 
 pub(crate) use live::LIVE_STREAMS_MAX;
+
+/// Where Prometheus' API begins.
+pub(crate) const PROMETHEUS: &str = "/prometheus/api/v1";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -42,7 +46,44 @@ impl utoipa::Modify for Bearer {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
+        let basic = HttpBuilder::new().scheme(HttpAuthScheme::Basic).build();
+        components.add_security_scheme("basic", SecurityScheme::Http(basic));
     }
+}
+
+/// Prometheus' API.
+fn prometheus() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(prometheus::query, prometheus::query_posted))
+        .routes(routes!(prometheus::query_range, prometheus::query_range_posted))
+        .routes(routes!(prometheus::series, prometheus::series_posted))
+        .routes(routes!(prometheus::labels, prometheus::labels_posted))
+        .routes(routes!(prometheus::label_values))
+        .routes(routes!(prometheus::metadata))
+        .routes(routes!(prometheus::exemplars, prometheus::exemplars_posted))
+        .routes(routes!(prometheus::format_query, prometheus::format_query_posted))
+        .routes(routes!(prometheus::build_info))
+        .routes(routes!(prometheus::rules))
+}
+
+/// Whether a route, as it was mounted, is Prometheus'.
+pub(crate) fn is_prometheus(route: &str) -> bool {
+    const BESIDE: [&str; 10] = [
+        "query",
+        "query_range",
+        "series",
+        "labels",
+        "label/{name}/values",
+        "metadata",
+        "query_exemplars",
+        "format_query",
+        "status/buildinfo",
+        "rules",
+    ];
+    route.starts_with(PROMETHEUS)
+        || route
+            .strip_prefix("/api/v1/")
+            .is_some_and(|own| BESIDE.contains(&own))
 }
 
 /// Everything below `/api/v1`, and its description.
@@ -81,14 +122,38 @@ pub(crate) fn api() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(operations::openapi));
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", v1)
+        .nest(PROMETHEUS, prometheus().routes(routes!(prometheus::alerts)))
         .split_for_parts()
 }
 
 /// What stands beside `/api/v1`.
 pub(crate) fn beside() -> Router<Shared> {
     use axum::routing::get;
+    // Some clients take no path in their base URL. `alerts` is ours there, so that they find only those below the other.
+    let (without_prefix, _) = prometheus().split_for_parts();
     Router::new()
+        .nest("/api/v1", without_prefix)
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::metrics))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_of_prometheus_is_known_as_such() {
+        let (_, described) = OpenApiRouter::<Shared>::new()
+            .nest("/api/v1", prometheus())
+            .split_for_parts();
+        assert!(described.paths.paths.len() > 8);
+        for path in described.paths.paths.keys() {
+            assert!(is_prometheus(path), "{path}");
+        }
+        for path in ["/api/v1/sql", "/api/v1/alerts", "/api/v1/me", "/healthz"] {
+            assert!(!is_prometheus(path), "{path}");
+        }
+        assert!(is_prometheus("/prometheus/api/v1/alerts"));
+    }
 }

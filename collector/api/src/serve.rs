@@ -29,6 +29,7 @@ use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, SqlQu
 use crate::certificate::Certificate;
 use crate::limit::RateLimits;
 use crate::problem::{Code, Problem};
+use crate::promql::Promql;
 use crate::sessions::Sessions;
 use crate::state::{ApiState, Remote, Shared};
 use crate::{Accounts, ApiConfig, BuildError, ServeError, headers, routes};
@@ -58,6 +59,8 @@ pub struct Backends {
     pub sql: Arc<dyn SqlQuery>,
     /// What is being committed.
     pub live: Arc<dyn LiveFacts>,
+    /// The evaluator, over the store's series.
+    pub promql: Arc<dyn Promql>,
     /// Who is connected.
     pub hosts: Arc<dyn HostsLive>,
     /// Enrolment and revocation.
@@ -296,6 +299,7 @@ fn state(
     Arc::new(ApiState {
         sql: backends.sql,
         live: backends.live,
+        promql: backends.promql,
         hosts: backends.hosts,
         enrolments: backends.enrolments,
         alerts: backends.alerts,
@@ -306,6 +310,7 @@ fn state(
         accounts,
         limits: RateLimits::new(config.rate_burst, config.rate_per_s),
         throttle: crate::throttle::LoginThrottle::default(),
+        basic: crate::basic::Known::default(),
         tickets: crate::tickets::Tickets::default(),
         live_slots: Arc::new(Semaphore::new(routes::LIVE_STREAMS_MAX)),
         certificate,

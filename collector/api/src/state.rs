@@ -11,6 +11,7 @@ use crate::audit::Audit;
 use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, QueryLimits, SqlQuery};
 use crate::certificate::Certificate;
 use crate::limit::RateLimits;
+use crate::promql::Promql;
 use crate::sessions::Sessions;
 use crate::throttle::LoginThrottle;
 use crate::tickets::Tickets;
@@ -21,6 +22,7 @@ pub(crate) type Shared = Arc<ApiState>;
 pub(crate) struct ApiState {
     pub(crate) sql: Arc<dyn SqlQuery>,
     pub(crate) live: Arc<dyn LiveFacts>,
+    pub(crate) promql: Arc<dyn Promql>,
     pub(crate) hosts: Arc<dyn HostsLive>,
     pub(crate) enrolments: Arc<dyn Enrolments>,
     pub(crate) alerts: Arc<dyn Alerts>,
@@ -31,6 +33,7 @@ pub(crate) struct ApiState {
     pub(crate) audit: Audit,
     pub(crate) limits: RateLimits,
     pub(crate) throttle: LoginThrottle,
+    pub(crate) basic: crate::basic::Known,
     pub(crate) tickets: Tickets,
     /// Live streams that may still be opened.
     pub(crate) live_slots: Arc<tokio::sync::Semaphore>,

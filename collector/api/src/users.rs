@@ -208,17 +208,29 @@ impl Accounts {
 
     /// The role of the user whose password this is.
     pub(crate) async fn check(&self, name: &str, password: &str) -> Result<Option<Role>, StateError> {
+        Ok(self.check_stored(name, password).await?.map(|(_, role)| role))
+    }
+
+    /// As [`Accounts::check`], with the stored hash.
+    pub(crate) async fn check_stored(
+        &self,
+        name: &str,
+        password: &str,
+    ) -> Result<Option<(String, Role)>, StateError> {
+        let stored = self.stored(name).await?;
+        let hash = stored.as_ref().map(|(hash, _)| hash.as_str());
+        let good = self.passwords.verify(password, hash).await?;
+        Ok(stored.filter(|_| good))
+    }
+
+    /// The hash of a user's password, and the role.
+    pub(crate) async fn stored(&self, name: &str) -> Result<Option<(String, Role)>, StateError> {
         let row = sqlx::query("SELECT password_hash, role FROM api_users WHERE name = ?")
             .bind(name)
             .fetch_optional(&self.pool)
             .await
             .map_err(StateError::database("find a user"))?;
-        let hash: Option<String> = row.as_ref().map(|row| row.get(0));
-        let good = self.passwords.verify(password, hash.as_deref()).await?;
-        match row {
-            Some(row) if good => Ok(Some(role_of(row.get(1))?)),
-            _ => Ok(None),
-        }
+        row.map(|row| Ok((row.get(0), role_of(row.get(1))?))).transpose()
     }
 
     pub(crate) async fn note_login(&self, name: &str) -> Result<(), StateError> {

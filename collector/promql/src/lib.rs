@@ -55,6 +55,6 @@ pub use engine::Engine;
 pub use error::{QueryError, SourceError};
 pub use labels::{Label, Labels, METRIC_NAME};
 pub use matcher::{LabelMatcher, MatchOp};
-pub use notation::{format_value, parse_duration_ms, parse_selector};
+pub use notation::{format_query, format_value, parse_duration_ms, parse_selector};
 pub use source::{STALE_BITS, SelectRequest, Selection, SeriesSamples, SeriesSource, SourceGap};
 pub use syntax::QueryTimes;

@@ -21,6 +21,23 @@ pub fn parse_selector(text: &str) -> Result<Vec<LabelMatcher>, QueryError> {
     }
 }
 
+/// A query as Prometheus lays it out; one with parts that the grammar's printer does not know comes back as it was.
+pub fn format_query(text: &str) -> Result<String, QueryError> {
+    let times = QueryTimes {
+        start_ms: 0,
+        end_ms: 0,
+        step_ms: 0,
+    };
+    syntax::parse(text, &times)?;
+    // Its own reader panics over some durations; the query is known to be good.
+    let printed =
+        std::panic::catch_unwind(|| promql_parser::parser::parse(text).map(|parsed| parsed.prettify()));
+    Ok(match printed {
+        Ok(Ok(printed)) => printed,
+        Ok(Err(_)) | Err(_) => text.trim().to_owned(),
+    })
+}
+
 /// Milliseconds of `1h30m`, or of a number of seconds.
 pub fn parse_duration_ms(text: &str) -> Result<i64, QueryError> {
     let fault = || QueryError::bad_data(format!("cannot parse {text:?} to a valid duration"));

@@ -13,6 +13,7 @@ mod admin;
 mod dashboard;
 mod facts;
 mod live;
+mod prometheus;
 mod session;
 mod testbed;
 mod tls;

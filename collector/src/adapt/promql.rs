@@ -1,0 +1,265 @@
+//! PromQL over the store: its series as a source of the evaluator, and the evaluator as the API asks it.
+//!
+//! How stored series are called is in [`name`]. At most [`PromqlConfig::concurrent_max`] queries of users run at once;
+//! the others wait for their turn within their own time. One query holds its samples at 16 bytes and results at 8 each, so
+//! that all together stay within some `concurrent_max × samples_max × 40` bytes.
+
+mod answer;
+mod config;
+mod directory;
+mod name;
+mod source;
+mod stored;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use collector_api::{
+    PromAnswer, PromBounds, PromError, PromLabels, PromList, PromMetric, PromRuleGroup, PromSelection, Promql,
+};
+use collector_promql::{Engine, Labels, METRIC_NAME, Options, QueryTimes, SourceError, parse_selector};
+use collector_store::{FactStore, QueryClass, QueryError};
+use fleetmend_event::prometheus_names::metric_name;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+use answer::{fault_of, labels_of, told};
+pub(crate) use config::PromqlConfig;
+use directory::Directory;
+pub(crate) use name::RECORDED_UNIT;
+use source::StoreSeries;
+
+/// Answers PromQL over a store.
+pub(crate) struct PromqlAdapter {
+    series: StoreSeries,
+    options: Options,
+    turns: Semaphore,
+    ending: CancellationToken,
+}
+
+impl PromqlAdapter {
+    /// `ending` cancels what runs.
+    pub(crate) fn new(store: Arc<dyn FactStore>, config: &PromqlConfig, ending: CancellationToken) -> Self {
+        let directory = Arc::new(Directory::new(store.clone()));
+        Self {
+            series: StoreSeries::new(store, directory, config.timeout.get(), QueryClass::User),
+            options: config.options(),
+            turns: Semaphore::new(config.concurrent_max),
+            ending,
+        }
+    }
+
+    /// A turn, and what is left of the time.
+    async fn turn(&self, bounds: PromBounds) -> Result<(SemaphorePermit<'_>, Options), PromError> {
+        let mut options = self.options.clone();
+        if let Some(timeout) = bounds.timeout {
+            options.limits.timeout = options.limits.timeout.min(timeout.max(Duration::from_millis(1)));
+        }
+        if let Some(lookback) = bounds.lookback {
+            options.lookback = lookback;
+        }
+        let began = Instant::now();
+        let turn = tokio::time::timeout(options.limits.timeout, self.turns.acquire())
+            .await
+            .map_err(|_| PromError::Timeout("query timed out in query queue".to_owned()))?
+            .map_err(|_| PromError::Unavailable("the collector ends".to_owned()))?;
+        options.limits.timeout = options.limits.timeout.saturating_sub(began.elapsed());
+        Ok((turn, options))
+    }
+
+    fn engine(&self, options: Options) -> Engine {
+        let series = self.series.within(options.limits.timeout);
+        Engine::new(Arc::new(series), options)
+    }
+
+    /// Shows the labels of every series that is selected to `note`, until it has enough.
+    async fn look(
+        &self,
+        selection: &PromSelection,
+        note: impl Fn(Labels) -> bool + Send + Sync + 'static,
+    ) -> Result<(), PromError> {
+        let (turn, options) = self.turn(PromBounds::default()).await?;
+        let selectors = selection
+            .selectors
+            .iter()
+            .map(|selector| parse_selector(selector))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| match fault_of(error) {
+                PromError::BadData(text) => {
+                    PromError::BadData(format!("invalid parameter \"match[]\": {text}"))
+                }
+                other => other,
+            })?;
+        let looked = self
+            .series
+            .within(options.limits.timeout)
+            .look(&selectors, (selection.start_ms, selection.end_ms), Arc::new(note))
+            .await;
+        drop(turn);
+        looked.map_err(source_fault)
+    }
+
+    /// The different items of what is selected: so many as the caller wants, or as there may be.
+    async fn gather<T: Ord + Send + 'static>(
+        &self,
+        selection: &PromSelection,
+        items_of: impl Fn(&Labels, &mut dyn FnMut(T)) + Send + Sync + 'static,
+    ) -> Result<PromList<T>, PromError> {
+        let most = self.options.limits.series_max;
+        let wanted = if selection.limit == 0 {
+            most
+        } else {
+            selection.limit.min(most)
+        };
+        let found = Arc::new(Mutex::new(BTreeSet::new()));
+        let noted = Arc::clone(&found);
+        let note = move |labels: Labels| {
+            let mut found = noted.lock();
+            items_of(&labels, &mut |item| {
+                found.insert(item);
+                // The smallest ones are kept, so that the same are told whatever the order of the files.
+                if found.len() > wanted + 1 {
+                    found.pop_last();
+                }
+            });
+            true
+        };
+        self.look(selection, note).await?;
+        let mut items = std::mem::take(&mut *found.lock());
+        let mut warnings = Vec::new();
+        if items.len() > wanted {
+            items.pop_last();
+            warnings.push("results truncated due to limit".to_owned());
+        }
+        Ok(PromList {
+            items: items.into_iter().collect(),
+            warnings,
+        })
+    }
+}
+
+#[async_trait]
+impl Promql for PromqlAdapter {
+    async fn instant(&self, query: &str, time_ms: i64, bounds: PromBounds) -> Result<PromAnswer, PromError> {
+        let (turn, options) = self.turn(bounds).await?;
+        let answer = self.engine(options).instant(query, time_ms, &self.ending).await;
+        drop(turn);
+        answer.map(told).map_err(fault_of)
+    }
+
+    async fn range(
+        &self,
+        query: &str,
+        start_ms: i64,
+        end_ms: i64,
+        step_ms: i64,
+        bounds: PromBounds,
+    ) -> Result<PromAnswer, PromError> {
+        let (turn, options) = self.turn(bounds).await?;
+        let times = QueryTimes {
+            start_ms,
+            end_ms,
+            step_ms,
+        };
+        let answer = self.engine(options).range(query, times, &self.ending).await;
+        drop(turn);
+        answer.map(told).map_err(fault_of)
+    }
+
+    async fn series(&self, selection: PromSelection) -> Result<PromList<PromLabels>, PromError> {
+        let list = self
+            .gather(&selection, |labels: &Labels, note: &mut dyn FnMut(Labels)| {
+                note(labels.clone())
+            })
+            .await?;
+        Ok(PromList {
+            items: list.items.iter().map(labels_of).collect(),
+            warnings: list.warnings,
+        })
+    }
+
+    async fn label_names(&self, selection: PromSelection) -> Result<PromList<String>, PromError> {
+        let names = |labels: &Labels, note: &mut dyn FnMut(String)| {
+            labels.iter().for_each(|(name, _)| note(name.to_owned()));
+        };
+        self.gather(&selection, names).await
+    }
+
+    async fn label_values(
+        &self,
+        label: &str,
+        selection: PromSelection,
+    ) -> Result<PromList<String>, PromError> {
+        let label = if label == METRIC_NAME {
+            label.to_owned()
+        } else {
+            name::label_of(label)
+        };
+        let values = move |labels: &Labels, note: &mut dyn FnMut(String)| {
+            let value = labels.get(&label);
+            if !value.is_empty() {
+                note(value.to_owned());
+            }
+        };
+        self.gather(&selection, values).await
+    }
+
+    async fn metadata(&self) -> Result<Vec<PromMetric>, PromError> {
+        let names = self.series.directory().names(false).await.map_err(source_fault)?;
+        let metric = |original: &String, unit: &String| {
+            let recorded = unit == RECORDED_UNIT;
+            PromMetric {
+                name: if recorded {
+                    original.clone()
+                } else {
+                    metric_name(original).into_owned()
+                },
+                // What a value means is not sent by agents; its unit is.
+                kind: "unknown",
+                help: String::new(),
+                unit: if recorded { String::new() } else { unit.clone() },
+            }
+        };
+        let mut all: Vec<PromMetric> = names
+            .iter()
+            .flat_map(|(original, units)| units.iter().map(move |unit| metric(original, unit)))
+            .collect();
+        all.sort();
+        all.dedup();
+        Ok(all)
+    }
+
+    async fn format(&self, query: &str) -> Result<String, PromError> {
+        collector_promql::format_query(query).map_err(fault_of)
+    }
+
+    fn duration_ms(&self, text: &str) -> Result<i64, PromError> {
+        collector_promql::parse_duration_ms(text).map_err(fault_of)
+    }
+
+    async fn rules(&self) -> Result<Vec<PromRuleGroup>, PromError> {
+        Ok(Vec::new())
+    }
+}
+
+fn source_fault(error: SourceError) -> PromError {
+    match error {
+        SourceError::Unavailable(reason) => PromError::Unavailable(reason),
+        other => fault_of(other.into()),
+    }
+}
+
+/// Why the store could not select.
+fn fault(error: QueryError) -> SourceError {
+    match &error {
+        QueryError::Timeout { .. } => SourceError::Timeout,
+        QueryError::Busy | QueryError::Failed { .. } | QueryError::Closed => {
+            SourceError::Unavailable(error.to_string())
+        }
+        // A limit was met.
+        _ => SourceError::TooMuch(error.to_string()),
+    }
+}

@@ -1,0 +1,161 @@
+//! Which metrics and hosts there are, kept for a while: a name in PromQL does not say which stored names it stands for,
+//! and the name of a host stands in another table than its samples.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use collector_promql::SourceError;
+use collector_store::{FactStore, QueryClass, QueryLimits, to_json_rows};
+use fleetmend_event::{HostId, TimeMicros};
+use parking_lot::Mutex;
+
+use super::fault;
+use super::stored::{self, SeriesKey, SeriesSelect};
+
+/// What was stored lately is looked at again after this long, or at once when a name is not known.
+const RECENT_EVERY: Duration = Duration::from_secs(15);
+/// How far back samples are "lately".
+const RECENT: Duration = Duration::from_secs(3_600);
+/// Everything is looked at again after this long: what retention took is forgotten then.
+const ALL_EVERY: Duration = Duration::from_secs(1_800);
+/// Looks for a name that is not known are this far apart.
+const MISS_EVERY: Duration = Duration::from_secs(1);
+/// Host names hold so long.
+const HOSTS_EVERY: Duration = Duration::from_secs(15);
+/// Longest look.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Names remembered; what is beyond is found only by selectors that look at every series.
+const NAMES_MAX: usize = 100_000;
+/// Hosts whose names are remembered.
+const HOSTS_MAX: usize = 100_000;
+
+/// Names of metrics as they are stored, with their units.
+pub(crate) type Names = BTreeMap<String, BTreeSet<String>>;
+/// Names of hosts.
+pub(crate) type Hosts = BTreeMap<HostId, Arc<str>>;
+
+/// The two lists.
+pub(crate) struct Directory {
+    store: Arc<dyn FactStore>,
+    names: tokio::sync::Mutex<Look<Names>>,
+    hosts: tokio::sync::Mutex<Look<Hosts>>,
+}
+
+struct Look<T> {
+    found: Arc<T>,
+    all_at: Option<Instant>,
+    recent_at: Option<Instant>,
+}
+
+impl<T: Default> Default for Look<T> {
+    fn default() -> Self {
+        Self {
+            found: Arc::default(),
+            all_at: None,
+            recent_at: None,
+        }
+    }
+}
+
+impl Directory {
+    /// Nothing is looked at before it is asked for.
+    pub(crate) fn new(store: Arc<dyn FactStore>) -> Self {
+        Self {
+            store,
+            names: tokio::sync::Mutex::default(),
+            hosts: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Every metric. `missed` says that a name is wanted that the last answer did not have.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the next call looks again.
+    pub(crate) async fn names(&self, missed: bool) -> Result<Arc<Names>, SourceError> {
+        // Who comes while one looks waits for that look.
+        let mut look = self.names.lock().await;
+        let now = Instant::now();
+        let older = |at: Option<Instant>, age| at.is_none_or(|at| now.duration_since(at) >= age);
+        let recent_every = if missed { MISS_EVERY } else { RECENT_EVERY };
+        if older(look.all_at, ALL_EVERY) {
+            look.found = Arc::new(self.look(TimeMicros(i64::MIN)).await?);
+            look.all_at = Some(now);
+            look.recent_at = Some(now);
+        } else if older(look.recent_at, recent_every) {
+            let reach = i64::try_from(RECENT.as_micros()).unwrap_or(i64::MAX);
+            let recent = self.look(TimeMicros::now().plus_micros(-reach)).await?;
+            let mut all = Names::clone(&look.found);
+            for (name, units) in recent {
+                if all.len() < NAMES_MAX || all.contains_key(&name) {
+                    all.entry(name).or_default().extend(units);
+                }
+            }
+            look.found = Arc::new(all);
+            look.recent_at = Some(now);
+        }
+        Ok(Arc::clone(&look.found))
+    }
+
+    async fn look(&self, after: TimeMicros) -> Result<Names, SourceError> {
+        let found = Arc::new(Mutex::new(Names::new()));
+        let seen = Arc::clone(&found);
+        let note = move |key: &SeriesKey| {
+            let mut names = seen.lock();
+            let full = names.len() >= NAMES_MAX;
+            match names.get_mut(&key.name) {
+                Some(units) if units.contains(&key.unit) => {}
+                Some(units) => drop(units.insert(key.unit.clone())),
+                None if full => {}
+                None => drop(names.insert(key.name.clone(), BTreeSet::from([key.unit.clone()]))),
+            }
+            // Only to be seen: nothing is gathered.
+            false
+        };
+        let select = SeriesSelect {
+            keep: Some(Arc::new(note)),
+            timeout: TIMEOUT,
+            class: QueryClass::System,
+            ..SeriesSelect::between(after, TimeMicros(i64::MAX))
+        };
+        stored::series_keys(self.store.as_ref(), select)
+            .await
+            .map_err(fault)?;
+        let names = std::mem::take(&mut *found.lock());
+        Ok(names)
+    }
+
+    /// What every host last called itself.
+    ///
+    /// # Cancel safety
+    /// May be dropped; the next call looks again.
+    pub(crate) async fn hosts(&self) -> Result<Arc<Hosts>, SourceError> {
+        let mut look = self.hosts.lock().await;
+        let now = Instant::now();
+        if look.all_at.is_none_or(|at| now.duration_since(at) >= HOSTS_EVERY) {
+            let limits = QueryLimits {
+                rows_max: HOSTS_MAX,
+                timeout: TIMEOUT,
+                class: QueryClass::System,
+                ..QueryLimits::default()
+            };
+            let query = "SELECT host_id, hostname FROM (SELECT host_id, hostname, row_number() OVER \
+                         (PARTITION BY host_id ORDER BY time DESC, ingested_at DESC) AS recency FROM host_info) \
+                         WHERE recency = 1";
+            let answer = self.store.sql(query, limits).await.map_err(fault)?;
+            let rows =
+                to_json_rows(&answer.batches).map_err(|error| SourceError::Unavailable(error.to_string()))?;
+            let text = |row: &serde_json::Map<String, serde_json::Value>, column: &str| {
+                Some(row.get(column)?.as_str()?.to_owned())
+            };
+            let host = |row: &serde_json::Map<String, serde_json::Value>| {
+                let id = text(row, "host_id")?.parse().ok()?;
+                let name = text(row, "hostname").filter(|name| !name.is_empty())?;
+                Some((id, Arc::from(name)))
+            };
+            look.found = Arc::new(rows.iter().filter_map(host).collect());
+            look.all_at = Some(now);
+        }
+        Ok(Arc::clone(&look.found))
+    }
+}
