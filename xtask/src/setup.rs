@@ -21,7 +21,17 @@ pub(crate) const BUILD_PACKAGES: &[&str] = &[
 ];
 
 /// Packages that only tests use.
-pub(crate) const TEST_PACKAGES: &[&str] = &["chromium", "iproute2", "util-linux"];
+pub(crate) const TEST_PACKAGES: &[&str] = &[
+    "chromium",
+    "iproute2",
+    "util-linux",
+    "openssl",
+    "postgresql-common",
+    "postgresql-15",
+];
+
+/// What Debian's PostgreSQL packages do when they are installed.
+const POSTGRESQL_DEFAULTS: &str = "/etc/postgresql-common/createcluster.conf";
 
 /// Installs the packages that are missing, or says the one command that would.
 pub(crate) fn packages(wanted: &[&str]) -> Result<()> {
@@ -46,14 +56,28 @@ pub(crate) fn packages(wanted: &[&str]) -> Result<()> {
     step(&format!("install {}", missing.join(", ")), || {
         let apt =
             |arguments: &[&str]| run(command("apt-get", arguments).env("DEBIAN_FRONTEND", "noninteractive"));
-        let mut arguments = vec!["install", "--yes", "--quiet", "--no-install-recommends"];
-        arguments.extend(&missing);
-        if apt(&arguments).is_err() {
-            apt(&["update", "--quiet"])?;
-            apt(&arguments)?;
+        let arguments = ["install", "--yes", "--quiet", "--no-install-recommends"];
+        let install = |packages: &[&str]| {
+            let arguments = [arguments.as_slice(), packages].concat();
+            apt(&arguments).or_else(|_| apt(&["update", "--quiet"]).and_then(|()| apt(&arguments)))
+        };
+        if missing.contains(&"postgresql-15") {
+            install(&["postgresql-common"])?;
+            without_server()?;
         }
-        Ok(())
+        install(&missing)
     })
+}
+
+/// The tests start servers of their own: one that came with the package would only be in the way.
+fn without_server() -> Result<()> {
+    let file = Path::new(POSTGRESQL_DEFAULTS);
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    if text.lines().any(|line| line.starts_with("create_main_cluster")) {
+        return Ok(());
+    }
+    let text = format!("{text}\n# No server is started by the installation.\ncreate_main_cluster = false\n");
+    std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
 
 fn installed(package: &str) -> bool {
