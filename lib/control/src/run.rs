@@ -1,0 +1,109 @@
+//! A statement carried out on a connection of either engine.
+
+use std::borrow::Cow;
+
+use futures::TryStreamExt as _;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Either, Postgres, Sqlite};
+
+use crate::row::Row;
+use crate::statement::{Answer, Query, Value, Wanted};
+
+/// What PostgreSQL cannot hold in text is shown as this.
+const REPLACEMENT: &str = "\u{FFFD}";
+
+/// Texts of the program are few and prepared once; composed ones are many.
+fn is_static(text: &Cow<'static, str>) -> bool {
+    matches!(text, Cow::Borrowed(_))
+}
+
+fn finite(value: Option<f64>) -> Option<f64> {
+    // SQLite has no NaN; neither does this.
+    value.filter(|value| !value.is_nan())
+}
+
+pub(crate) async fn on_sqlite(
+    connection: &mut SqliteConnection,
+    query: &Query,
+) -> Result<Answer, sqlx::Error> {
+    let mut prepared = sqlx::query::<Sqlite>(AssertSqlSafe(query.text.clone().into_owned()))
+        .persistent(is_static(&query.text));
+    for value in query.values.iter().cloned() {
+        prepared = match value {
+            Value::Integer(value) => prepared.bind(value),
+            Value::Real(value) => prepared.bind(finite(value)),
+            Value::Text(value) => prepared.bind(value),
+            Value::Bytes(value) => prepared.bind(value),
+        };
+    }
+    let mut answer = Answer::default();
+    let mut names = None;
+    match query.wanted {
+        Wanted::Nothing => answer.affected = prepared.execute(connection).await?.rows_affected(),
+        Wanted::First => {
+            let row = prepared.fetch_optional(connection).await?;
+            answer
+                .rows
+                .extend(row.map(|row| Row::of_sqlite(&row, &mut names)).transpose()?);
+        }
+        Wanted::All => {
+            let mut rows = prepared.fetch(connection);
+            while let Some(row) = rows.try_next().await? {
+                answer.rows.push(Row::of_sqlite(&row, &mut names)?);
+            }
+        }
+    }
+    Ok(answer)
+}
+
+pub(crate) async fn on_postgres(connection: &mut PgConnection, query: &Query) -> Result<Answer, sqlx::Error> {
+    let mut prepared = sqlx::query::<Postgres>(AssertSqlSafe(query.text.clone().into_owned()))
+        .persistent(is_static(&query.text));
+    for value in query.values.iter().cloned() {
+        prepared = match value {
+            Value::Integer(value) => prepared.bind(value),
+            Value::Real(value) => prepared.bind(finite(value)),
+            Value::Text(value) => prepared.bind(value.map(|text| text.replace('\0', REPLACEMENT))),
+            Value::Bytes(value) => prepared.bind(value),
+        };
+    }
+    let mut answer = Answer::default();
+    let mut names = None;
+    match query.wanted {
+        Wanted::Nothing => answer.affected = prepared.execute(connection).await?.rows_affected(),
+        Wanted::First => {
+            let row = prepared.fetch_optional(connection).await?;
+            answer
+                .rows
+                .extend(row.map(|row| Row::of_postgres(&row, &mut names)).transpose()?);
+        }
+        Wanted::All => {
+            let mut rows = prepared.fetch(connection);
+            while let Some(row) = rows.try_next().await? {
+                answer.rows.push(Row::of_postgres(&row, &mut names)?);
+            }
+        }
+    }
+    Ok(answer)
+}
+
+/// Several statements without values, such as a step of the tables.
+pub(crate) async fn script_on_sqlite(
+    connection: &mut SqliteConnection,
+    text: String,
+) -> Result<(), sqlx::Error> {
+    let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
+    while let Some(Either::Left(_) | Either::Right(_)) = results.try_next().await? {}
+    Ok(())
+}
+
+/// As [`script_on_sqlite`].
+pub(crate) async fn script_on_postgres(
+    connection: &mut PgConnection,
+    text: String,
+) -> Result<(), sqlx::Error> {
+    let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
+    while let Some(Either::Left(_) | Either::Right(_)) = results.try_next().await? {}
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The control database, on both engines.
+
+mod control {
+    mod lease;
+    mod migrate;
+    mod pool;
+    mod signal;
+    pub(crate) mod testbed;
+}
