@@ -18,6 +18,7 @@ use crate::error::{CommitError, QueryError};
 use crate::inner::Health;
 use crate::own::OWN_HOST;
 use crate::query::{Answer, QueryLimits};
+use crate::select::{SeriesAnswer, SeriesKey, SeriesSelect};
 use crate::store::{Committed, Store, StoreStats};
 
 /// A store of facts. Every method may be dropped at any point; what [`Store`] says of each holds here too.
@@ -73,6 +74,18 @@ pub trait FactStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`QueryError`] says what is wrong with the query, or which limit it met.
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Answer, QueryError>;
+
+    /// The samples of series; see [`Store::select`].
+    ///
+    /// # Errors
+    /// As [`FactStore::sql`].
+    async fn select(&self, select: SeriesSelect) -> Result<SeriesAnswer, QueryError>;
+
+    /// The series that have samples in the time asked for, sorted; see [`Store::series_keys`].
+    ///
+    /// # Errors
+    /// As [`FactStore::sql`].
+    async fn series_keys(&self, select: SeriesSelect) -> Result<Vec<SeriesKey>, QueryError>;
 
     /// The life of this store: changes when it is made anew or restored.
     fn epoch(&self) -> [u8; 16];
@@ -134,6 +147,14 @@ impl FactStore for Store {
 
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
         Store::sql(self, query, limits).await
+    }
+
+    async fn select(&self, select: SeriesSelect) -> Result<SeriesAnswer, QueryError> {
+        Store::select(self, select).await
+    }
+
+    async fn series_keys(&self, select: SeriesSelect) -> Result<Vec<SeriesKey>, QueryError> {
+        Store::series_keys(self, select).await
     }
 
     fn epoch(&self) -> [u8; 16] {

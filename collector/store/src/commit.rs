@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::compute::filter_record_batch;
 use bytes::Bytes;
-use fleetmend_event::batch::{self, BODY_BYTES_MAX, BatchError, plain_bytes_max};
+use fleetmend_event::batch::{self, BODY_BYTES_MAX, BatchError, missing_dictionary, plain_bytes_max};
 use fleetmend_event::table::{Exactness, Gap, table_by_id};
 use fleetmend_event::{Frame, HostId, Mark, RecordId};
 use metrics::counter;
@@ -15,7 +15,7 @@ use crate::clock::ClockAhead;
 use crate::error::{CommitError, ReadError};
 use crate::mark::{Candidate, Digest};
 use crate::metrics as names;
-use crate::own::{OwnFrame, unreadable};
+use crate::own::{OWN_HOST, OwnFrame, is_own_epoch, unreadable};
 use crate::series::{REASON, SeriesLimit};
 use crate::shape::{Rows, align, sql_tables, table_index};
 
@@ -32,8 +32,8 @@ pub(crate) enum Command {
         host: HostId,
         /// Its frames, in order.
         frames: Vec<Prepared>,
-        /// Losses that belong to none of them.
-        gaps: Vec<Gap>,
+        /// Losses of other records.
+        gaps: Vec<(RecordId, Gap)>,
         /// Who waits for the marks.
         reply: oneshot::Sender<Result<Vec<Mark>, CommitError>>,
         /// Room in the queue, given back when the command is done.
@@ -74,6 +74,32 @@ pub(crate) struct Prepared {
     pub(crate) clock: ClockAhead,
 }
 
+/// Decoded frames of a host, and losses of other records.
+pub(crate) type PreparedCommit = (Vec<Prepared>, Vec<(RecordId, Gap)>);
+
+/// Refuses what no host may send, and what was made for a newer collector.
+pub(crate) fn refused_at_sight(host: HostId, frames: &[(Frame, ClockAhead)]) -> Result<(), CommitError> {
+    let is_reserved = |(frame, _): &(Frame, ClockAhead)| is_own_epoch(frame.id.epoch);
+    if host == OWN_HOST || frames.iter().any(is_reserved) {
+        return Err(CommitError::Reserved);
+    }
+    let with_rows = frames
+        .iter()
+        .map(|(frame, _)| frame)
+        .filter(|frame| !frame.tombstone);
+    let missing = with_rows
+        .filter_map(|frame| missing_dictionary(&frame.body))
+        .next();
+    missing.map_or(Ok(()), |dictionary| Err(CommitError::Newer { dictionary }))
+}
+
+/// A blocking step that ended without an outcome.
+pub(crate) fn not_finished(error: tokio::task::JoinError) -> CommitError {
+    CommitError::Unavailable {
+        reason: error.to_string(),
+    }
+}
+
 /// Memory that a frame takes until it is durable: its bytes and its decoded rows, by what it states.
 pub(crate) fn memory_of(frame: &Frame) -> usize {
     let plain = if frame.tombstone {
@@ -91,7 +117,7 @@ pub(crate) fn prepare_all(
     frames: Vec<(Frame, ClockAhead)>,
     gaps: Vec<(RecordId, Gap)>,
     (host, series): (HostId, &SeriesLimit),
-) -> (Vec<Prepared>, Vec<Gap>) {
+) -> PreparedCommit {
     let mut left = COMMIT_PLAIN_BYTES_MAX;
     let mut gaps: BTreeMap<RecordId, Gap> = gaps.into_iter().collect();
     let mut prepare_next = |(frame, clock): (Frame, ClockAhead)| {
@@ -106,7 +132,7 @@ pub(crate) fn prepare_all(
         prepared
     };
     let prepared = frames.into_iter().map(&mut prepare_next).collect();
-    (prepared, gaps.into_values().collect())
+    (prepared, gaps.into_iter().collect())
 }
 
 /// Takes samples of series out that are more than the host may have; they become the gap of the frame. The head

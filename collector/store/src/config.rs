@@ -36,6 +36,8 @@ pub struct StoreConfig {
     pub query: QueryConfig,
     /// How long and how much is kept.
     pub retention: RetentionConfig,
+    /// The store in memory, where it is chosen.
+    pub memory: MemoryConfig,
 }
 
 impl Default for StoreConfig {
@@ -54,6 +56,7 @@ impl Default for StoreConfig {
             merge_bytes_max: 64 << 20,
             query: QueryConfig::default(),
             retention: RetentionConfig::default(),
+            memory: MemoryConfig::default(),
         }
     }
 }
@@ -89,6 +92,20 @@ impl Default for QueryConfig {
     }
 }
 
+/// Limits of the store in memory.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// Bytes of decoded rows; more are refused until retention made room.
+    pub bytes_max: u64,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { bytes_max: 512 << 20 }
+    }
+}
+
 /// How long and how much is kept; a table's own entry goes before the common one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -108,6 +125,16 @@ impl Default for RetentionConfig {
             table_bytes_max: 8 << 30,
             tables: BTreeMap::new(),
         }
+    }
+}
+
+impl RetentionConfig {
+    /// Days and bytes of a table.
+    pub(crate) fn of_table(&self, name: &str) -> (u32, u64) {
+        let own = self.tables.get(name);
+        let days = own.and_then(|own| own.age_days).unwrap_or(self.age_days);
+        let bytes = own.and_then(|own| own.bytes_max).unwrap_or(self.table_bytes_max);
+        (days, bytes)
     }
 }
 
@@ -146,6 +173,7 @@ impl StoreConfig {
         );
         least("query.rows_max", self.query.rows_max as u64, 1);
         least("query.timeout_ms_max", self.query.timeout_ms_max, 1);
+        least("memory.bytes_max", self.memory.bytes_max, 1 << 20);
         least("retention.age_days", self.retention.age_days.into(), 1);
         for name in self.retention.tables.keys() {
             if fleetmend_event::table::table_by_name(name).is_none() {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::metrics as names;
+use crate::shape::sql_tables;
 
 /// Gaps kept in memory; older ones are in the table `gaps` only.
 const GAPS_MAX: usize = 10_000;
@@ -68,6 +69,22 @@ impl Gaps {
             latest.pop_front();
         }
         latest.push_back(HostGap { host_id, gap });
+    }
+
+    /// Adds the gaps in `batch`, when it is of their table.
+    pub(crate) fn note(&self, host: HostId, table: usize, batch: &RecordBatch) {
+        if sql_tables()
+            .get(table)
+            .is_none_or(|table| table.info.id != Gap::ID)
+        {
+            return;
+        }
+        let (gaps, unknown) = gaps_of(batch);
+        gaps.into_iter().for_each(|(_, gap)| self.add(host, gap));
+        if unknown > 0 {
+            // The rows stay in the table; only the answers' list of gaps lacks them.
+            tracing::warn!(%host, unknown, "cannot read gap rows");
+        }
     }
 
     /// The newest gaps that touch any of `reaches` and that `wanted` says yes to, `newer` ones first, at most

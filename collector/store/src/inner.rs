@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use fleetmend_event::table::{Exactness, Gap, GapStage};
-use fleetmend_event::{Fact, HostId, Lane, Mark, SpoolEpoch, Table, TimeMicros};
+use fleetmend_event::{Fact, HostId, Lane, Mark, SpoolEpoch, TimeMicros};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -13,11 +13,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::Committed;
 use crate::catalogue::Catalogue;
 use crate::chunk::Footers;
-use crate::commit::{Command, Prepared};
+use crate::commit::Command;
 use crate::config::StoreConfig;
 use crate::error::{CommitError, MaintenanceError, ReadError};
-use crate::gaps::{Gaps, HostGap, Reach, gaps_of};
-use crate::mark::{Marks, StreamKey, Verdict};
+use crate::gaps::{Gaps, HostGap, Reach};
+use crate::mark::{Marks, StreamKey};
 use crate::metrics as names;
 use crate::own::{OWN_HOST, own_frames};
 use crate::segment::SegmentWriter;
@@ -106,7 +106,7 @@ pub(crate) struct Parts {
 }
 
 /// Facts a subscriber may fall behind before it is told that it missed some.
-const SUBSCRIBER_BACKLOG: usize = 1_024;
+pub(crate) const SUBSCRIBER_BACKLOG: usize = 1_024;
 /// Commits that may wait for the writer; their bytes are bounded too.
 const COMMANDS_MAX: usize = 1_024;
 
@@ -157,12 +157,6 @@ impl Inner {
         self.health.subscribe()
     }
 
-    pub(crate) fn judge(&self, pending: &crate::mark::Pending, host: HostId, prepared: &Prepared) -> Verdict {
-        self.marks
-            .lock()
-            .judge(pending, host, prepared.frame.id, prepared.candidate)
-    }
-
     pub(crate) fn marks_of(&self, streams: &[StreamKey]) -> Vec<Mark> {
         let marks = self.marks.lock();
         streams.iter().map(|key| marks.of_stream(*key)).collect()
@@ -184,22 +178,6 @@ impl Inner {
                     .or_default();
                 *mark = placed.id.sequence.0.max(*mark);
             }
-        }
-    }
-
-    /// Keeps gaps at hand when `batch` holds some.
-    pub(crate) fn note_gaps(&self, host: HostId, table: usize, batch: &arrow::array::RecordBatch) {
-        if sql_tables()
-            .get(table)
-            .is_none_or(|table| table.info.id != Gap::ID)
-        {
-            return;
-        }
-        let (gaps, unknown) = gaps_of(batch);
-        gaps.into_iter().for_each(|(_, gap)| self.gaps.add(host, gap));
-        if unknown > 0 {
-            // The rows stay in the table; only the answers' list of gaps lacks them.
-            tracing::warn!(%host, unknown, "cannot read gap rows");
         }
     }
 

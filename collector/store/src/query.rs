@@ -21,6 +21,7 @@ mod hot;
 mod interrupt;
 mod prune;
 mod session;
+mod stock;
 mod table;
 
 use std::sync::Arc;
@@ -42,7 +43,9 @@ use crate::metrics as names;
 use crate::select::Deadline;
 pub(crate) use answer::failure;
 pub use answer::{Answer, to_json_rows};
+pub(crate) use hot::Shown;
 pub(crate) use session::Scope;
+pub(crate) use stock::{Scan, Stock, TableSource};
 
 /// For whom a query is answered: each class has turns of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,6 +103,8 @@ pub(crate) struct Engine {
     /// Taken when the engine ends.
     runtime: Option<Runtime>,
     state: SessionState,
+    /// What no query may exceed.
+    caps: QueryConfig,
     pub(crate) user_turns: Arc<Semaphore>,
     system_turns: Arc<Semaphore>,
 }
@@ -137,6 +142,7 @@ impl Engine {
         Ok(Self {
             runtime: Some(runtime),
             state,
+            caps: config.query.clone(),
             user_turns: Arc::new(Semaphore::new(config.query.concurrent_max)),
             system_turns: Arc::new(Semaphore::new(SYSTEM_TURNS)),
         })
@@ -145,20 +151,20 @@ impl Engine {
     /// Answers a query.
     pub(crate) async fn sql(
         &self,
-        inner: &Arc<Inner>,
+        stock: &Stock,
         query: &str,
         limits: QueryLimits,
     ) -> Result<Answer, QueryError> {
         session::check_length(query)?;
-        let limits = limits.within(&inner.config.query);
+        let limits = limits.within(&self.caps);
         let started = Instant::now();
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
         let turn = self.turn(limits).await?;
-        let (state, inner, query) = (self.state.clone(), inner.clone(), query.to_owned());
+        let (state, stock, query) = (self.state.clone(), stock.clone(), query.to_owned());
         let left = limits.timeout.saturating_sub(started.elapsed());
         let task = runtime.spawn(async move {
             let _turn = turn;
-            run(&state, &inner, &query, limits).await
+            run(&state, &stock, &query, limits).await
         });
         let _stop = StopOnDrop(task.abort_handle());
         let outcome = match tokio::time::timeout(left, task).await {
@@ -180,11 +186,10 @@ impl Engine {
     /// Does work that blocks, in turn with the queries of its class.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
-        inner: &Inner,
         limits: QueryLimits,
         work: impl FnOnce(&Deadline) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
-        let limits = limits.within(&inner.config.query);
+        let limits = limits.within(&self.caps);
         let started = Instant::now();
         let turn = self.turn(limits).await?;
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
@@ -226,7 +231,7 @@ impl Engine {
             class: QueryClass::System,
             ..QueryLimits::default()
         };
-        let answer = self.sql(inner, query, limits).await?;
+        let answer = self.sql(&Stock::Folder(inner.clone()), query, limits).await?;
         let failed = |reason: String| QueryError::Failed { reason };
         for batch in answer.batches.iter().rev() {
             let hosts = crate::shape::typed::<arrow::array::StringArray>(batch, crate::shape::HOST_ID);
@@ -279,21 +284,21 @@ fn note_outcome(is_answered: bool, started: Instant) {
 
 async fn run(
     state: &SessionState,
-    inner: &Arc<Inner>,
+    stock: &Stock,
     query: &str,
     limits: QueryLimits,
 ) -> Result<Answer, QueryError> {
     let mut retried = false;
     loop {
-        let scope = Scope::of_store(inner);
+        let scope = Scope::of_stock(stock);
         match attempt(state, &scope, query, limits).await {
             Ok(mut answer) => {
-                answer.gaps = inner.gaps_touching(&scope.reaches());
+                answer.gaps = stock.gaps_touching(&scope.reaches());
                 return Ok(answer);
             }
             Err(Stop::Refused(error)) => return Err(error),
             Err(Stop::Broken(error)) => {
-                let damaged = set_damaged_aside(inner, &scope);
+                let damaged = set_damaged_aside(stock, &scope);
                 if damaged == 0 || retried {
                     return Err(answer::failure(&error, limits.memory_bytes_max));
                 }
@@ -353,7 +358,8 @@ async fn attempt(
 }
 
 /// Checks every file the query read; returns how many were set aside.
-fn set_damaged_aside(inner: &Arc<Inner>, scope: &Scope) -> usize {
+fn set_damaged_aside(stock: &Stock, scope: &Scope) -> usize {
+    let Stock::Folder(inner) = stock else { return 0 };
     let mut count = 0_usize;
     for file in scope.files() {
         match file.deep_fault() {

@@ -20,18 +20,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetmend_event::table::{Gap, MetricChunk};
+use fleetmend_event::table::MetricChunk;
 use fleetmend_event::{HostId, Table, TimeMicros};
 
 use crate::error::QueryError;
-use crate::gaps::{HostGap, Reach};
+use crate::gaps::{Gaps, HostGap, Reach};
 use crate::inner::Inner;
 use crate::own::OWN_HOST;
 use crate::query::{QueryClass, QueryLimits};
 use crate::shape::table_index;
 use crate::store::Store;
 pub(crate) use deadline::Deadline;
-use gather::Gather;
+pub(crate) use gather::Gather;
 
 /// Decides whether a series is wanted, beyond its name and host.
 pub type KeepSeries = Arc<dyn Fn(&SeriesKey) -> bool + Send + Sync>;
@@ -97,6 +97,35 @@ impl SeriesSelect {
     /// Whether a series is wanted by all it is told by.
     pub(crate) fn keeps(&self, key: &SeriesKey) -> bool {
         self.keep.as_ref().is_none_or(|keep| keep(key))
+    }
+
+    /// What its reading may take.
+    pub(crate) fn limits(&self) -> QueryLimits {
+        QueryLimits {
+            timeout: self.timeout,
+            class: self.class,
+            ..QueryLimits::default()
+        }
+    }
+
+    /// The losses at hand that an answer tells of.
+    pub(crate) fn gaps_of(&self, gaps: &Gaps) -> Vec<HostGap> {
+        gaps.touching(&[self.reach()], Vec::new(), |held| self.is_told_of(held))
+    }
+
+    fn reach(&self) -> Reach {
+        let (from, to) = self.span();
+        Reach {
+            table: MetricChunk::NAME,
+            from: TimeMicros(from),
+            to: TimeMicros(to),
+        }
+    }
+
+    fn is_told_of(&self, held: &HostGap) -> bool {
+        let hosts = self.hosts.as_ref();
+        let of_host = hosts.is_none_or(|hosts| held.host_id == OWN_HOST || hosts.contains(&held.host_id));
+        of_host && (held.gap.table == MetricChunk::NAME || held.gap.lane == MetricChunk::LANE)
     }
 
     /// First and last time that is wanted, in microseconds.
@@ -184,27 +213,12 @@ impl Store {
     ) -> Result<Vec<T>, QueryError> {
         let index = table_index(MetricChunk::ID).ok_or(QueryError::Closed)?;
         let inner = self.inner.clone();
-        let limits = QueryLimits {
-            timeout: select.timeout,
-            class: select.class,
-            ..QueryLimits::default()
-        };
+        let limits = select.limits();
         let work = move |deadline: &Deadline| gather::all(&inner, index, &select, wish, deadline).map(finish);
-        self.engine.blocking(&self.inner, limits, work).await
+        self.engine.blocking(limits, work).await
     }
 }
 
 fn gaps(inner: &Inner, select: &SeriesSelect) -> Vec<HostGap> {
-    let (from, to) = select.span();
-    let reach = Reach {
-        table: MetricChunk::NAME,
-        from: TimeMicros(from),
-        to: TimeMicros(to),
-    };
-    let of_metrics = |gap: &Gap| gap.table == MetricChunk::NAME || gap.lane == MetricChunk::LANE;
-    inner.gaps_of_hosts(&[reach], |held| {
-        let hosts = select.hosts.as_ref();
-        let of_host = hosts.is_none_or(|hosts| held.host_id == OWN_HOST || hosts.contains(&held.host_id));
-        of_host && of_metrics(&held.gap)
-    })
+    inner.gaps_of_hosts(&[select.reach()], |held| select.is_told_of(held))
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use fleetmend_event::batch::missing_dictionary;
 use fleetmend_event::table::{Gap, TableInfo};
 use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId, TimeMicros};
 use fleetmend_shutdown::{TaskKind, Tasks};
@@ -18,13 +17,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::catalogue::{Catalogue, Change, FileRow};
 use crate::clock::ClockAhead;
-use crate::commit::{Command, memory_of, prepare_all};
+use crate::commit::{Command, memory_of, not_finished, prepare_all, refused_at_sight};
 use crate::config::StoreConfig;
 use crate::error::{CommitError, OpenError, QueryError};
 use crate::gaps::Gaps;
 use crate::inner::{Health, Inner, Parts, SetAside, gap_of_file};
 use crate::own::{OWN_HOST, is_own_epoch, new_own_epoch};
-use crate::query::{Answer, Engine, QueryLimits};
+use crate::query::{Answer, Engine, QueryLimits, Stock};
 use crate::recover::{Recovery, io_error, sweep_parquet};
 use crate::shape::table_index_by_name;
 use crate::task;
@@ -223,18 +222,7 @@ impl Store {
         frames: Vec<(Frame, ClockAhead)>,
         gaps: Vec<(RecordId, Gap)>,
     ) -> Result<Vec<Mark>, CommitError> {
-        let reserved = |(frame, _): &(Frame, ClockAhead)| is_own_epoch(frame.id.epoch);
-        if host == OWN_HOST || frames.iter().any(reserved) {
-            return Err(CommitError::Reserved);
-        }
-        let missing = frames
-            .iter()
-            .map(|(frame, _)| frame)
-            .filter(|frame| !frame.tombstone)
-            .find_map(|frame| missing_dictionary(&frame.body));
-        if let Some(dictionary) = missing {
-            return Err(CommitError::Newer { dictionary });
-        }
+        refused_at_sight(host, &frames)?;
         let config = &self.inner.config;
         let deadline = Instant::now() + config.commit_timeout();
         let busy = |_| CommitError::Busy {
@@ -253,9 +241,7 @@ impl Store {
         let begun: Vec<RecordId> = gaps.iter().map(|(id, _)| *id).collect();
         let inner = self.inner.clone();
         let prepared = tokio::task::spawn_blocking(move || prepare_all(frames, gaps, (host, &inner.series)));
-        let (frames, gaps) = prepared.await.map_err(|error| CommitError::Unavailable {
-            reason: error.to_string(),
-        })?;
+        let (frames, gaps) = prepared.await.map_err(not_finished)?;
         let (reply, answer) = oneshot::channel();
         let command = Command::Commit {
             host,
@@ -347,7 +333,9 @@ impl Store {
     /// # Cancel safety
     /// May be dropped; the query is then stopped.
     pub async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
-        self.engine.sql(&self.inner, query, limits).await
+        self.engine
+            .sql(&Stock::Folder(self.inner.clone()), query, limits)
+            .await
     }
 
     /// The life of this store: changes when it is made anew or restored.

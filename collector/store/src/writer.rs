@@ -14,7 +14,7 @@ use fleetmend_event::TimeMicros;
 use fleetmend_shutdown::CancellationToken;
 use metrics::{counter, histogram};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::Committed;
 use crate::commit::Command;
@@ -22,7 +22,7 @@ use crate::error::CommitError;
 use crate::inner::{Health, Inner};
 use crate::metrics as names;
 use crate::segment::{SegmentFile, SegmentWriter};
-use crate::shape::sql_tables;
+use crate::shape::{Origin, Rows, sql_tables};
 use crate::view::HotFrame;
 pub(crate) use group::Group;
 
@@ -199,35 +199,14 @@ impl Writer {
         self.inner.view.add_hot(hot);
         for placed in group.placed() {
             if let Some((table, rows)) = &placed.rows {
-                self.inner.note_gaps(placed.host, *table, &rows.batch);
-                self.tell(placed.host, *table, rows, group.now());
+                self.inner.gaps.note(placed.host, *table, &rows.batch);
+                let origin = Origin {
+                    host: placed.host,
+                    ingested_at: group.now(),
+                    clock: placed.clock,
+                };
+                tell(&self.inner.committed, &origin, *table, rows);
             }
-        }
-    }
-
-    fn tell(
-        &self,
-        host: fleetmend_event::HostId,
-        table: usize,
-        rows: &crate::shape::Rows,
-        ingested_at: TimeMicros,
-    ) {
-        if self.inner.committed.receiver_count() == 0 {
-            return;
-        }
-        if rows.bytes > TOLD_BYTES_MAX {
-            counter!(names::UNTOLD).increment(1);
-            return;
-        }
-        if let Some(table) = sql_tables().get(table).map(|table| table.info) {
-            let committed = Committed {
-                host,
-                table,
-                batch: rows.batch.clone(),
-                ingested_at,
-            };
-            // Fails only when the last subscriber has just gone.
-            drop(self.inner.committed.send(Arc::new(committed)));
         }
     }
 
@@ -284,6 +263,32 @@ impl Writer {
         };
         self.space_checked = Some((Instant::now(), result.clone()));
         result
+    }
+}
+
+/// Tells subscribers of rows that have become durable.
+pub(crate) fn tell(
+    committed: &broadcast::Sender<Arc<Committed>>,
+    origin: &Origin,
+    table: usize,
+    rows: &Rows,
+) {
+    if committed.receiver_count() == 0 {
+        return;
+    }
+    if rows.bytes > TOLD_BYTES_MAX {
+        counter!(names::UNTOLD).increment(1);
+        return;
+    }
+    if let Some(table) = sql_tables().get(table).map(|table| table.info) {
+        let facts = Committed {
+            host: origin.host,
+            table,
+            batch: rows.batch.clone(),
+            ingested_at: origin.ingested_at,
+        };
+        // Fails only when the last subscriber has just gone.
+        drop(committed.send(Arc::new(facts)));
     }
 }
 

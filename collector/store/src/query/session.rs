@@ -23,6 +23,7 @@ use super::answer;
 use super::functions;
 use super::interrupt::Interruptible;
 use super::prune::Prune;
+use super::stock::Stock;
 use super::table::FactTable;
 use crate::config::StoreConfig;
 use crate::error::QueryError;
@@ -43,7 +44,7 @@ const SCHEMA: &str = "facts";
 /// What one query sees: each table as it was when it was first named, and what was read of it.
 #[derive(Debug)]
 pub(crate) struct Scope {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) stock: Stock,
     /// Tables that were named, by place. Given beforehand when files are merged.
     views: Mutex<HashMap<usize, Arc<TableView>>>,
     reaches: Mutex<Vec<Reach>>,
@@ -51,9 +52,9 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// Everything in the store.
-    pub(crate) fn of_store(inner: &Arc<Inner>) -> Arc<Self> {
+    pub(crate) fn of_stock(stock: &Stock) -> Arc<Self> {
         Arc::new(Self {
-            inner: inner.clone(),
+            stock: stock.clone(),
             views: Mutex::default(),
             reaches: Mutex::default(),
         })
@@ -66,7 +67,7 @@ impl Scope {
             files,
         });
         Arc::new(Self {
-            inner: inner.clone(),
+            stock: Stock::Folder(inner.clone()),
             views: Mutex::new(HashMap::from([(table, view)])),
             reaches: Mutex::default(),
         })
@@ -77,7 +78,7 @@ impl Scope {
         self.views
             .lock()
             .entry(table)
-            .or_insert_with(|| Arc::new(self.inner.view.table(table)))
+            .or_insert_with(|| Arc::new(self.stock.view(table)))
             .clone()
     }
 

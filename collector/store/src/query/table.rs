@@ -24,6 +24,8 @@ use datafusion::physical_plan::union::UnionExec;
 use super::hot::HotPartition;
 use super::prune::Prune;
 use super::session::Scope;
+use super::stock::{Scan, Stock};
+use crate::inner::Inner;
 use crate::shape::{SqlTable, sql_tables};
 use crate::view::{HotFrame, ParquetFile};
 
@@ -50,6 +52,7 @@ impl FactTable {
 
     fn hot(
         &self,
+        inner: &Arc<Inner>,
         prune: &Arc<Prune>,
         projection: Option<&Vec<usize>>,
         partitions: usize,
@@ -75,7 +78,7 @@ impl FactTable {
                 schema: schema.clone(),
                 projection: projection.cloned(),
                 prune: prune.clone(),
-                inner: self.scope.inner.clone(),
+                inner: inner.clone(),
             })
         };
         let partitions = frames.chunks(share).map(partition).collect();
@@ -91,6 +94,7 @@ impl FactTable {
 
     fn parquet(
         &self,
+        inner: &Inner,
         state: &dyn Session,
         prune: &Prune,
         projection: Option<&Vec<usize>>,
@@ -99,7 +103,7 @@ impl FactTable {
         let view = self.scope.view(self.index);
         let touched = view.files.iter().filter(|file| prune.touches(file.from, file.to));
         let files = touched
-            .filter_map(|file| self.usable(file))
+            .filter_map(|file| self.usable(inner, file))
             .collect::<Result<Vec<_>>>()?;
         if files.is_empty() {
             return Ok(None);
@@ -118,11 +122,11 @@ impl FactTable {
     }
 
     /// The file for a scan, unless it is damaged at first sight. One that cannot be looked at fails the query.
-    fn usable(&self, file: &Arc<ParquetFile>) -> Option<Result<PartitionedFile>> {
+    fn usable(&self, inner: &Inner, file: &Arc<ParquetFile>) -> Option<Result<PartitionedFile>> {
         match file.fault() {
             Ok(None) => Some(partitioned_file(file)),
             Ok(Some(reason)) => {
-                self.scope.inner.set_aside(file, &reason);
+                inner.set_aside(file, &reason);
                 None
             }
             Err(error) => Some(Err(DataFusionError::IoError(error))),
@@ -162,8 +166,22 @@ impl TableProvider for FactTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let prune = Arc::new(Prune::of(filters));
         self.scope.note(self.table.info.name, &prune);
-        let hot = self.hot(&prune, projection, state.config().target_partitions())?;
-        let parquet = self.parquet(state, &prune, projection, filters)?;
+        let partitions = state.config().target_partitions();
+        let inner = match &self.scope.stock {
+            Stock::Folder(inner) => inner,
+            Stock::Elsewhere(source) => {
+                return source.scan(&Scan {
+                    index: self.index,
+                    table: self.table,
+                    projection,
+                    filters,
+                    prune,
+                    partitions,
+                });
+            }
+        };
+        let hot = self.hot(inner, &prune, projection, partitions)?;
+        let parquet = self.parquet(inner, state, &prune, projection, filters)?;
         let plans: Vec<Arc<dyn ExecutionPlan>> = hot.into_iter().chain(parquet).collect();
         if plans.is_empty() {
             return Ok(Arc::new(EmptyExec::new(project_schema(

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use fleetmend_event::{HostId, TimeMicros};
 
 use super::merge::{Piece, merge};
@@ -11,8 +12,8 @@ use crate::chunk::{FileError, SampleRows, Wanted, read_rows};
 use crate::commit::chain;
 use crate::error::{QueryError, ReadError};
 use crate::inner::Inner;
-use crate::shape::{Chunks, SqlTable, sql_tables};
-use crate::view::{HotFrame, ParquetFile, TableView};
+use crate::shape::{Chunks, Origin, SqlTable, sql_tables};
+use crate::view::{ParquetFile, TableView};
 
 /// Series as they are found.
 pub(crate) struct Gather {
@@ -87,7 +88,8 @@ fn is_damaged(inner: &Inner, file: &Arc<ParquetFile>) -> bool {
 }
 
 impl Gather {
-    fn new(select: &SeriesSelect, wish: Wish) -> Self {
+    /// Nothing yet.
+    pub(crate) fn new(select: &SeriesSelect, wish: Wish) -> Self {
         Self {
             select: select.clone(),
             wish,
@@ -130,7 +132,7 @@ impl Gather {
             }
             deadline.check()?;
             match frame.batch(table) {
-                Ok(batch) => self.frame(frame, &Chunks::of(&batch).map_err(unreadable)?)?,
+                Ok(batch) => self.record(&frame.origin(), &batch)?,
                 Err(error @ ReadError::Io { .. }) => return Err(unreadable(error)),
                 Err(error) => inner.lose_frame(frame, index, &error),
             }
@@ -160,21 +162,23 @@ impl Gather {
         }
     }
 
-    fn frame(&mut self, frame: &HotFrame, chunks: &Chunks<'_>) -> Result<(), Halt> {
+    /// Adds what is wanted of the chunks of one record.
+    pub(crate) fn record(&mut self, origin: &Origin, batch: &RecordBatch) -> Result<(), Halt> {
+        let chunks = Chunks::of(batch).map_err(unreadable)?;
         let (from, to) = self.select.span();
         for row in 0..chunks.len() {
-            if !self.select.wants(chunks.name(row), frame.host) {
+            if !self.select.wants(chunks.name(row), origin.host) {
                 continue;
             }
             let sample = chunks.sample_of(row, "");
             let key = SeriesKey {
                 name: sample.name.to_owned(),
                 labels: sample.labels.to_owned(),
-                host: frame.host,
+                host: origin.host,
                 unit: sample.unit.to_owned(),
             };
             let samples = chunks.samples(row).filter(|(time, _)| (from..=to).contains(time));
-            self.add(key, frame.ingested_at.0, samples)?;
+            self.add(key, origin.ingested_at.0, samples)?;
         }
         Ok(())
     }
@@ -248,6 +252,15 @@ impl Gather {
             values,
         });
         Ok(())
+    }
+}
+
+impl From<Halt> for QueryError {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Refused(error) => error,
+            Halt::Broken(reason) => QueryError::Failed { reason },
+        }
     }
 }
 

@@ -1,19 +1,17 @@
 //! A group: what several commits want durable with one fsync.
 
-use bytes::Bytes;
 use fleetmend_event::table::Gap;
 use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId, Sequence, TimeMicros};
-use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::answer;
+use crate::admit::{Admitted, Record, admit};
 use crate::clock::ClockAhead;
 use crate::commit::Prepared;
 use crate::error::CommitError;
 use crate::inner::Inner;
-use crate::mark::{Pending, StreamKey, Verdict};
-use crate::metrics as names;
-use crate::own::{OwnFrame, never_received, own_frames};
+use crate::mark::{Pending, StreamKey};
+use crate::own::{OwnFrame, own_frames};
 use crate::segment::{ENTRY_HEAD_BYTES, put_entry};
 use crate::shape::Rows;
 
@@ -52,10 +50,7 @@ struct Waiting {
 
 struct Staged {
     host: HostId,
-    id: RecordId,
-    encoded: Bytes,
-    rows: Option<(usize, Rows)>,
-    clock: ClockAhead,
+    record: Record,
 }
 
 impl Group {
@@ -100,55 +95,29 @@ impl Group {
         &mut self,
         inner: &Inner,
         host: HostId,
-        (frames, gaps): (Vec<Prepared>, Vec<Gap>),
+        prepared: (Vec<Prepared>, Vec<(RecordId, Gap)>),
         reply: Reply,
         room: OwnedSemaphorePermit,
     ) {
-        let mut streams: Vec<StreamKey> = Vec::new();
-        let mut accepted: Vec<RecordId> = Vec::new();
-        let mut staged: Vec<Staged> = Vec::new();
-        let mut gaps = gaps;
-        let (mut duplicates, mut unreadable) = (0_u64, 0_u64);
-        for prepared in frames {
-            let id = prepared.frame.id;
-            let key = (host, id.epoch, id.lane);
-            if !streams.contains(&key) {
-                streams.push(key);
+        let admitted = {
+            let marks = inner.marks.lock();
+            admit(&marks, &mut self.pending, host, prepared)
+        };
+        let Admitted {
+            streams,
+            records,
+            losses,
+        } = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                answer(reply, Err(error));
+                return;
             }
-            match inner.judge(&self.pending, host, &prepared) {
-                Verdict::New { missing } => {
-                    if missing > 0 {
-                        gaps.push(never_received(
-                            &prepared.frame,
-                            prepared.clock,
-                            missing,
-                            inner.last_seen(key),
-                        ));
-                    }
-                    self.pending.accept(host, id, prepared.digest);
-                    accepted.push(id);
-                    unreadable = unreadable.saturating_add(u64::from(prepared.gap.is_some()));
-                    gaps.extend(prepared.gap);
-                    staged.push(Staged {
-                        host,
-                        id,
-                        encoded: prepared.encoded,
-                        rows: prepared.rows,
-                        clock: prepared.clock,
-                    });
-                }
-                Verdict::Duplicate => duplicates = duplicates.saturating_add(1),
-                verdict => {
-                    self.pending.take_back(host, &accepted);
-                    refuse(reply, host, &prepared.frame, verdict);
-                    return;
-                }
-            }
+        };
+        for record in records {
+            self.put(Staged { host, record });
         }
-        counter!(names::DUPLICATES).increment(duplicates);
-        counter!(names::UNREADABLE).increment(unreadable);
-        staged.into_iter().for_each(|entry| self.put(entry));
-        self.put_gaps(inner, host, gaps);
+        self.put_gaps(inner, host, losses.into_iter().map(|loss| loss.gap).collect());
         self.waiting.push(Waiting {
             streams,
             reply,
@@ -217,28 +186,27 @@ impl Group {
             };
             let encoded = Frame { id, ..template }.encode();
             self.pending.accept(host, id, None);
-            self.put(Staged {
-                host,
+            let record = Record {
                 id,
                 encoded,
+                digest: None,
                 rows: Some((table, rows)),
                 clock: ClockAhead::NONE,
-            });
+            };
+            self.put(Staged { host, record });
             streams.push(key);
         }
         streams
     }
 
-    fn put(
-        &mut self,
-        Staged {
-            host,
+    fn put(&mut self, Staged { host, record }: Staged) {
+        let Record {
             id,
             encoded,
             rows,
             clock,
-        }: Staged,
-    ) {
+            ..
+        } = record;
         let offset = self.buffer.len().saturating_add(ENTRY_HEAD_BYTES) as u64;
         put_entry(&mut self.buffer, host, (self.now, clock), &encoded);
         let length = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
@@ -251,24 +219,4 @@ impl Group {
             clock,
         });
     }
-}
-
-fn refuse(reply: Reply, host: HostId, frame: &Frame, verdict: Verdict) {
-    let id = frame.id;
-    let (reason, error) = match verdict {
-        Verdict::OutOfOrder { expected } => (
-            "out_of_order",
-            CommitError::OutOfOrder {
-                id,
-                expected,
-                found: id.sequence.0,
-            },
-        ),
-        _ => {
-            tracing::error!(%host, epoch = %id.epoch, lane = %id.lane, sequence = %id.sequence, "another record under a number that is stored");
-            ("conflict", CommitError::Conflict { id })
-        }
-    };
-    counter!(names::REFUSED, "reason" => reason).increment(1);
-    answer(reply, Err(error));
 }
