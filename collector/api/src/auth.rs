@@ -3,7 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use fleetmend_event::TimeMicros;
+use fleetmend_event::{HostScope, TimeMicros};
 
 use crate::problem::{Code, Problem};
 use crate::users::Role;
@@ -15,6 +15,8 @@ pub struct Caller {
     pub user: String,
     /// What the user may do.
     pub role: Role,
+    /// Whose facts the user may see. Whatever reads facts for the user takes it.
+    pub scope: HostScope,
     /// The session.
     pub(crate) session_id: String,
     /// When the session ends, however often it is refreshed.

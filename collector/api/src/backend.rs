@@ -5,16 +5,35 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use fleetmend_event::{ActionId, FindingId, HostId, TimeMicros};
+use fleetmend_event::{ActionId, FindingId, HostId, HostScope, TimeMicros};
 use tokio::sync::broadcast;
 
-/// What one query may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What one query may cost, and whose facts it may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryLimits {
     /// Rows wanted at most; more are cut off without an error.
     pub rows_max: usize,
     /// How long it may take.
     pub timeout: Duration,
+    /// Whose rows it may see: no row of another host, nor a gap of one, may reach the answer.
+    pub hosts: HostScope,
+    /// Who asks: the name of a user.
+    pub asker: Arc<str>,
+}
+
+/// A query that runs or waits for a turn.
+#[derive(Debug, Clone)]
+pub struct QueryView {
+    /// Its number.
+    pub id: u64,
+    /// Who asked, as [`QueryLimits::asker`] said.
+    pub asker: Arc<str>,
+    /// The beginning of its text.
+    pub text: String,
+    /// When it came.
+    pub since: TimeMicros,
+    /// Whether it still waits for a turn.
+    pub is_waiting: bool,
 }
 
 /// Why there is no result.
@@ -29,6 +48,9 @@ pub enum QueryError {
     /// The store does not answer now.
     #[error("{0}")]
     Unavailable(String),
+    /// Somebody cancelled it.
+    #[error("the query was cancelled; `fleetmend audit` names who did it")]
+    Cancelled,
 }
 
 /// What a query gives back.
@@ -47,6 +69,10 @@ pub struct QueryAnswer {
 pub trait SqlQuery: Send + Sync + 'static {
     /// The result of one query. Anything that would write, or read a file, is [`QueryError::Invalid`].
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<QueryAnswer, QueryError>;
+    /// Queries that run or wait, the oldest first.
+    fn queries(&self) -> Vec<QueryView>;
+    /// Cancels one; `false` when it has ended.
+    fn cancel(&self, id: u64) -> bool;
 }
 
 /// Rows that were just made durable.

@@ -94,7 +94,7 @@ pub(crate) async fn caller(
     if let Some((hash, role)) = state.accounts.stored(&user).await?
         && state.basic.holds(&tag, &hash, Instant::now())
     {
-        return Ok(Some(caller_of(user, role)));
+        return caller_of(state, user, role).await;
     }
     let attempt = Try::new(&user, remote.map(|remote| remote.0.ip()));
     let wait = state.throttle.wait(&attempt, Instant::now());
@@ -123,7 +123,7 @@ pub(crate) async fn caller(
             state.audit.allowed(entry).await?;
             state.throttle.succeed(&attempt);
             state.basic.add(tag, hash, Instant::now());
-            Ok(Some(caller_of(user, role)))
+            caller_of(state, user, role).await
         }
         None => {
             state.audit.refused(entry).await?;
@@ -133,13 +133,15 @@ pub(crate) async fn caller(
 }
 
 /// No session stands behind it: whatever needs one finds none.
-fn caller_of(user: String, role: crate::Role) -> Caller {
-    Caller {
+async fn caller_of(state: &ApiState, user: String, role: crate::Role) -> Result<Option<Caller>, Problem> {
+    let scope = state.sessions.scope_of(&user, role).await?;
+    Ok(Some(Caller {
         user,
         role,
+        scope,
         session_id: String::new(),
         session_expires_at: TimeMicros::now(),
-    }
+    }))
 }
 
 fn credentials(headers: &HeaderMap) -> Option<(String, String)> {

@@ -24,7 +24,17 @@ const STEPS: &[&str] = &["CREATE TABLE api_users (
         id INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
         subject TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL, remote_address TEXT
     ) STRICT;
-    CREATE INDEX api_audit_time ON api_audit(time);"];
+    CREATE INDEX api_audit_time ON api_audit(time);",
+    "ALTER TABLE api_users ADD COLUMN scoped INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE api_groups (
+        name TEXT PRIMARY KEY, created_at INTEGER NOT NULL, created_by TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE api_group_hosts (
+        group_name TEXT NOT NULL, host TEXT NOT NULL, PRIMARY KEY (group_name, host)
+    ) STRICT;
+    CREATE TABLE api_user_groups (
+        user_name TEXT NOT NULL, group_name TEXT NOT NULL, PRIMARY KEY (user_name, group_name)
+    ) STRICT;"];
 
 /// Brings the tables up to date.
 pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), StateError> {

@@ -34,6 +34,9 @@ pub enum StateError {
     /// Nobody could administer any more.
     #[error("{0:?} is the last admin; make another one first")]
     LastAdmin(String),
+    /// A group that cannot be, or cannot be given.
+    #[error("{0}")]
+    Group(String),
     /// The password could not be hashed.
     #[error("cannot hash a password: {0}")]
     Hash(String),

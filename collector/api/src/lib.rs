@@ -32,6 +32,7 @@ mod certificate;
 mod config;
 mod database;
 mod error;
+mod groups;
 mod headers;
 mod json;
 mod limit;
@@ -54,7 +55,7 @@ pub use assets::{Asset, Assets, EmbeddedAssets};
 pub use backend::{
     AlertFilter, AlertView, Alerts, AuditRow, BackendError, CommittedFacts, DeliveryView, EnrolledHost,
     EnrolmentTokenView, Enrolments, HostsLive, LiveFact, LiveFacts, LiveHost, NewEnrolmentToken, Operations,
-    OwnCertificate, QueryAnswer, QueryError, QueryLimits, SqlQuery,
+    OwnCertificate, QueryAnswer, QueryError, QueryLimits, QueryView, SqlQuery,
 };
 pub use certificate::Certificate;
 pub use config::{ApiConfig, ApiTls, ConfigFault};

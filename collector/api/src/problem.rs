@@ -41,6 +41,8 @@ pub enum Code {
     Unavailable,
     /// The query took too long.
     QueryTimeout,
+    /// Somebody cancelled the query.
+    QueryCancelled,
 }
 
 impl Code {
@@ -62,6 +64,7 @@ impl Code {
             Code::Internal => "internal",
             Code::Unavailable => "unavailable",
             Code::QueryTimeout => "query-timeout",
+            Code::QueryCancelled => "query-cancelled",
         }
     }
 
@@ -73,7 +76,7 @@ impl Code {
             Code::Forbidden => StatusCode::FORBIDDEN,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Code::Conflict => StatusCode::CONFLICT,
+            Code::Conflict | Code::QueryCancelled => StatusCode::CONFLICT,
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::RateLimited | Code::LoginThrottled => StatusCode::TOO_MANY_REQUESTS,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -217,6 +220,7 @@ impl From<QueryError> for Problem {
             QueryError::Invalid(_) => Code::InvalidQuery,
             QueryError::Timeout(_) => Code::QueryTimeout,
             QueryError::Unavailable(_) => Code::Unavailable,
+            QueryError::Cancelled => Code::QueryCancelled,
         };
         Self::new(code, error.to_string())
     }
@@ -239,6 +243,7 @@ impl From<StateError> for Problem {
                 Self::new(Code::Conflict, error.to_string())
             }
             StateError::UserName => Self::field("name", error.to_string()),
+            StateError::Group(_) => Self::new(Code::BadRequest, error.to_string()),
             StateError::Password => Self::field("password", error.to_string()),
             StateError::Database { .. } | StateError::Stored { .. } | StateError::Hash(_) => {
                 Self::internal(&error)

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use fleetmend_event::HostScope;
 
 /// What one query asks for beside its text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PromBounds {
+    /// Whose series it may read.
+    pub hosts: HostScope,
     /// The caller's own limit of time; the evaluator's stands where it is shorter.
     pub timeout: Option<Duration>,
     /// How long a sample stands for its series, where not as long as usual.
@@ -68,6 +71,8 @@ pub enum PromData {
 /// Which series are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromSelection {
+    /// Whose series may be told.
+    pub hosts: HostScope,
     /// Selectors; a series has to match one of them, or none when there are none.
     pub selectors: Vec<String>,
     /// Milliseconds since 1970; with samples from here.
@@ -198,8 +203,8 @@ pub trait Promql: Send + Sync + 'static {
         selection: PromSelection,
     ) -> Result<PromList<String>, PromError>;
 
-    /// Every metric that is known, by name.
-    async fn metadata(&self) -> Result<Vec<PromMetric>, PromError>;
+    /// Every metric that is known of these hosts, by name.
+    async fn metadata(&self, hosts: &HostScope) -> Result<Vec<PromMetric>, PromError>;
 
     /// The query as it is usually laid out.
     async fn format(&self, query: &str) -> Result<String, PromError>;
@@ -207,6 +212,6 @@ pub trait Promql: Send + Sync + 'static {
     /// Milliseconds of a duration such as `1h30m`, or of a number of seconds.
     fn duration_ms(&self, text: &str) -> Result<i64, PromError>;
 
-    /// Rules in force, with their alerts.
-    async fn rules(&self) -> Result<Vec<PromRuleGroup>, PromError>;
+    /// Rules in force, with their alerts, as far as these are about hosts that may be seen.
+    async fn rules(&self, hosts: &HostScope) -> Result<Vec<PromRuleGroup>, PromError>;
 }

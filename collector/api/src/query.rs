@@ -3,6 +3,7 @@
 use fleetmend_event::{HostId, TimeMicros};
 use serde_json::{Map, Value};
 
+use crate::auth::Caller;
 use crate::backend::{QueryAnswer, QueryError};
 use crate::json;
 use crate::page::Cursor;
@@ -70,14 +71,24 @@ pub(crate) fn latest(table: &str, group: &str, conditions: &Conditions) -> Strin
 }
 
 impl ApiState {
-    /// Runs a query as it is.
-    pub(crate) async fn answer(&self, query: &str, rows_max: usize) -> Result<QueryAnswer, QueryError> {
-        self.sql.sql(query, self.query_limits(rows_max)).await
+    /// Runs a query as it is, within what the caller may see.
+    pub(crate) async fn answer(
+        &self,
+        caller: &Caller,
+        query: &str,
+        rows_max: usize,
+    ) -> Result<QueryAnswer, QueryError> {
+        self.sql.sql(query, self.query_limits(caller, rows_max)).await
     }
 
-    /// Runs a query of ours and returns its rows.
-    pub(crate) async fn rows(&self, query: &str, rows_max: usize) -> Result<Vec<Row>, QueryError> {
-        let answer = match self.answer(query, rows_max).await {
+    /// Runs a query of ours within what the caller may see and returns its rows.
+    pub(crate) async fn rows(
+        &self,
+        caller: &Caller,
+        query: &str,
+        rows_max: usize,
+    ) -> Result<Vec<Row>, QueryError> {
+        let answer = match self.answer(caller, query, rows_max).await {
             // Our own query, so that it is not the caller who is wrong.
             Err(QueryError::Invalid(reason)) => {
                 tracing::error!(query, reason, "a query of the API did not run");
@@ -98,6 +109,7 @@ impl ApiState {
     /// Known losses that overlap a range, in any of these tables (all of them, when empty).
     pub(crate) async fn gaps(
         &self,
+        caller: &Caller,
         tables: &[&str],
         host: Option<HostId>,
         from: TimeMicros,
@@ -112,7 +124,7 @@ impl ApiState {
             .and(format!("to_time >= {}", time(from)));
         let query = format!("SELECT * FROM gaps WHERE {conditions} ORDER BY time DESC LIMIT {GAPS_MAX}");
         Ok(self
-            .rows(&query, GAPS_MAX)
+            .rows(caller, &query, GAPS_MAX)
             .await?
             .into_iter()
             .map(Value::Object)

@@ -7,12 +7,14 @@ mod certificates;
 mod extract;
 mod findings;
 mod gaps;
+mod groups;
 mod host_list;
 mod hosts;
 mod live;
 mod live_stream;
 mod operations;
 pub(crate) mod prometheus;
+mod queries;
 mod series;
 mod session;
 mod sites;
@@ -110,6 +112,8 @@ pub(crate) fn api() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(sites::list))
         .routes(routes!(gaps::list))
         .routes(routes!(sql::run))
+        .routes(routes!(queries::list))
+        .routes(routes!(queries::cancel))
         .routes(routes!(live::stream))
         .routes(routes!(live::ticket))
         .routes(routes!(admin::create_token, admin::tokens))
@@ -119,6 +123,9 @@ pub(crate) fn api() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(admin::audit))
         .routes(routes!(admin::users, admin::create_user))
         .routes(routes!(admin::remove_user))
+        .routes(routes!(groups::list))
+        .routes(routes!(groups::set, groups::remove))
+        .routes(routes!(groups::give))
         .routes(routes!(operations::openapi));
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", v1)

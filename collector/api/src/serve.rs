@@ -307,6 +307,7 @@ fn state(
         assets: backends.assets,
         audit: Audit::new(accounts.pool().clone(), config.audit_rows_max),
         sessions: Sessions::new(accounts.pool().clone(), config),
+        groups: crate::groups::Groups::new(accounts.pool().clone()),
         accounts,
         limits: RateLimits::new(config.rate_burst, config.rate_per_s),
         throttle: crate::throttle::LoginThrottle::default(),

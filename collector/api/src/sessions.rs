@@ -5,11 +5,12 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fleetmend_event::TimeMicros;
+use fleetmend_event::{HostScope, TimeMicros};
 use rand::RngCore as _;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 use crate::auth::Caller;
+use crate::groups::Groups;
 use crate::users::{Role, role_of};
 use crate::{ApiConfig, StateError};
 
@@ -19,6 +20,7 @@ const SESSIONS_PER_USER_MAX: i64 = 50;
 #[derive(Clone)]
 pub(crate) struct Sessions {
     pool: SqlitePool,
+    groups: Groups,
     access: Duration,
     refresh: Duration,
     whole: Duration,
@@ -46,6 +48,7 @@ pub(crate) enum Refreshed {
 impl Sessions {
     pub(crate) fn new(pool: SqlitePool, config: &ApiConfig) -> Self {
         Self {
+            groups: Groups::new(pool.clone()),
             pool,
             access: Duration::from_secs(config.access_token_s),
             refresh: Duration::from_secs(config.refresh_token_s),
@@ -142,7 +145,7 @@ impl Sessions {
         .fetch_optional(&self.pool)
         .await
         .map_err(StateError::database("find a session"))?;
-        row.map(|row| caller_of(&row)).transpose()
+        self.caller_of(row).await
     }
 
     /// The caller of a session that still stands.
@@ -156,7 +159,7 @@ impl Sessions {
         .fetch_optional(&self.pool)
         .await
         .map_err(StateError::database("find a session"))?;
-        row.map(|row| caller_of(&row)).transpose()
+        self.caller_of(row).await
     }
 
     /// Ends a session.
@@ -167,6 +170,30 @@ impl Sessions {
             transaction.commit().await
         };
         end.await.map_err(StateError::database("end a session"))
+    }
+
+    /// The caller with what the caller may see now.
+    async fn caller_of(&self, row: Option<sqlx::sqlite::SqliteRow>) -> Result<Option<Caller>, StateError> {
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let (user, role): (String, Role) = (row.get(1), role_of(row.get(3))?);
+        let scope = self.scope_of(&user, role).await?;
+        Ok(Some(Caller {
+            session_id: row.get(0),
+            user,
+            session_expires_at: TimeMicros(row.get(2)),
+            role,
+            scope,
+        }))
+    }
+
+    /// What a user may see now.
+    pub(crate) async fn scope_of(&self, user: &str, role: Role) -> Result<HostScope, StateError> {
+        match role {
+            Role::Admin => Ok(HostScope::All),
+            Role::Viewer => self.groups.scope_of(user).await,
+        }
     }
 
     async fn grant(
@@ -241,15 +268,6 @@ async fn remove(connection: &mut SqliteConnection, session: &str) -> Result<(), 
         .execute(&mut *connection)
         .await?;
     Ok(())
-}
-
-fn caller_of(row: &sqlx::sqlite::SqliteRow) -> Result<Caller, StateError> {
-    Ok(Caller {
-        session_id: row.get(0),
-        user: row.get(1),
-        session_expires_at: TimeMicros(row.get(2)),
-        role: role_of(row.get(3))?,
-    })
 }
 
 pub(crate) fn after(now: TimeMicros, duration: Duration) -> TimeMicros {

@@ -8,8 +8,10 @@ use fleetmend_shutdown::CancellationToken;
 
 use crate::assets::Assets;
 use crate::audit::Audit;
+use crate::auth::Caller;
 use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, QueryLimits, SqlQuery};
 use crate::certificate::Certificate;
+use crate::groups::Groups;
 use crate::limit::RateLimits;
 use crate::promql::Promql;
 use crate::sessions::Sessions;
@@ -30,6 +32,7 @@ pub(crate) struct ApiState {
     pub(crate) assets: Arc<dyn Assets>,
     pub(crate) accounts: Accounts,
     pub(crate) sessions: Sessions,
+    pub(crate) groups: Groups,
     pub(crate) audit: Audit,
     pub(crate) limits: RateLimits,
     pub(crate) throttle: LoginThrottle,
@@ -50,10 +53,12 @@ pub(crate) struct ApiState {
 pub(crate) struct Remote(pub(crate) SocketAddr);
 
 impl ApiState {
-    pub(crate) fn query_limits(&self, rows_max: usize) -> QueryLimits {
+    pub(crate) fn query_limits(&self, caller: &Caller, rows_max: usize) -> QueryLimits {
         QueryLimits {
             rows_max,
             timeout: self.query_timeout,
+            hosts: caller.scope.clone(),
+            asker: Arc::from(caller.user.as_str()),
         }
     }
 }

@@ -195,6 +195,7 @@ impl Accounts {
                 .fetch_one(&mut *transaction)
                 .await?;
             if removed > 0 {
+                crate::groups::forget_user(&mut transaction, name).await?;
                 end_sessions(&mut transaction, name).await?;
             }
             transaction.commit().await?;

@@ -173,6 +173,15 @@ pub(crate) enum Command {
     /// Users of the API.
     #[command(subcommand)]
     Users(Users),
+    /// Groups of hosts, which bound what a viewer sees.
+    #[command(subcommand)]
+    Groups(Groups),
+    /// SQL queries that run now; yours, or everybody's for an admin.
+    #[command(args_conflicts_with_subcommands = true)]
+    Queries {
+        #[command(subcommand)]
+        command: Option<Queries>,
+    },
     /// Revoke the identity of a host; it has to enrol anew.
     Revoke {
         /// Id or name of the host.
@@ -285,12 +294,79 @@ pub(crate) enum Users {
         /// What they may do.
         #[arg(long, default_value = "viewer", value_parser = PossibleValuesParser::new(ROLES))]
         role: String,
+        /// Groups whose hosts the viewer sees, with commas; every host when left out.
+        #[arg(long, value_delimiter = ',', value_parser = given())]
+        groups: Option<Vec<String>>,
+    },
+    /// Say which hosts a viewer sees.
+    #[command(group = clap::ArgGroup::new("bounds").required(true))]
+    Scope {
+        /// Name.
+        #[arg(value_parser = given())]
+        name: String,
+        /// The hosts of these groups, with commas, and no other.
+        #[arg(long, value_delimiter = ',', value_parser = given(), group = "bounds")]
+        groups: Option<Vec<String>>,
+        /// Every host.
+        #[arg(long, group = "bounds")]
+        all: bool,
+        /// No host.
+        #[arg(long, group = "bounds")]
+        none: bool,
     },
     /// Remove a user and end their sessions.
     Remove {
         /// Name.
         #[arg(value_parser = given())]
         name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Groups {
+    /// All groups.
+    List,
+    /// Make a group of exactly these hosts, or make a group that.
+    Set {
+        /// Name of the group.
+        #[arg(value_parser = given())]
+        name: String,
+        /// Ids or names of the hosts.
+        #[arg(value_parser = given())]
+        hosts: Vec<String>,
+    },
+    /// Put hosts into a group.
+    Add {
+        /// Name of the group.
+        #[arg(value_parser = given())]
+        name: String,
+        /// Ids or names of the hosts.
+        #[arg(required = true, value_parser = given())]
+        hosts: Vec<String>,
+    },
+    /// Take hosts out of a group.
+    Drop {
+        /// Name of the group.
+        #[arg(value_parser = given())]
+        name: String,
+        /// Ids or names of the hosts.
+        #[arg(required = true, value_parser = given())]
+        hosts: Vec<String>,
+    },
+    /// Remove a group; its users do not see its hosts any more.
+    Remove {
+        /// Name of the group.
+        #[arg(value_parser = given())]
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Queries {
+    /// Cancel one.
+    Cancel {
+        /// Its number.
+        id: u64,
     },
 }
 

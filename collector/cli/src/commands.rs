@@ -4,9 +4,11 @@ mod actions;
 mod alerts;
 mod certs;
 mod findings;
+mod groups;
 mod hosts;
 mod login;
 mod policy;
+mod queries;
 mod sites;
 mod sql;
 mod tail;
@@ -61,6 +63,8 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
         Command::Tail(tail) => tail::run(&client, output, tail).await,
         Command::Certs { expiring } => certs::all(&client, output, expiring).await,
         Command::Token(token) => tokens::run(&client, output, token).await,
+        Command::Groups(groups) => groups::run(&client, output, groups).await,
+        Command::Queries { command } => queries::run(&client, output, command).await,
         Command::Users(users) => users::run(&client, output, users).await,
         Command::Revoke { host, reason } => hosts::revoke(&client, output, &host, &reason).await,
         Command::Audit { limit } => users::audit(&client, output, limit).await,

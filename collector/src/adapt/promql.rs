@@ -21,6 +21,7 @@ use collector_api::{
 };
 use collector_promql::{Engine, Labels, METRIC_NAME, Options, QueryTimes, SourceError, parse_selector};
 use collector_store::{FactStore, QueryClass, QueryError};
+use fleetmend_event::HostScope;
 use fleetmend_event::prometheus_names::metric_name;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -53,7 +54,7 @@ impl PromqlAdapter {
     }
 
     /// A turn, and what is left of the time.
-    async fn turn(&self, bounds: PromBounds) -> Result<(SemaphorePermit<'_>, Options), PromError> {
+    async fn turn(&self, bounds: &PromBounds) -> Result<(SemaphorePermit<'_>, Options), PromError> {
         let mut options = self.options.clone();
         if let Some(timeout) = bounds.timeout {
             options.limits.timeout = options.limits.timeout.min(timeout.max(Duration::from_millis(1)));
@@ -70,8 +71,8 @@ impl PromqlAdapter {
         Ok((turn, options))
     }
 
-    fn engine(&self, options: Options) -> Engine {
-        let series = self.series.within(options.limits.timeout);
+    fn engine(&self, options: Options, hosts: &HostScope) -> Engine {
+        let series = self.series.within(options.limits.timeout).seen_by(hosts);
         Engine::new(Arc::new(series), options)
     }
 
@@ -81,7 +82,7 @@ impl PromqlAdapter {
         selection: &PromSelection,
         note: impl Fn(Labels) -> bool + Send + Sync + 'static,
     ) -> Result<(), PromError> {
-        let (turn, options) = self.turn(PromBounds::default()).await?;
+        let (turn, options) = self.turn(&PromBounds::default()).await?;
         let selectors = selection
             .selectors
             .iter()
@@ -96,6 +97,7 @@ impl PromqlAdapter {
         let looked = self
             .series
             .within(options.limits.timeout)
+            .seen_by(&selection.hosts)
             .look(&selectors, (selection.start_ms, selection.end_ms), Arc::new(note))
             .await;
         drop(turn);
@@ -144,8 +146,11 @@ impl PromqlAdapter {
 #[async_trait]
 impl Promql for PromqlAdapter {
     async fn instant(&self, query: &str, time_ms: i64, bounds: PromBounds) -> Result<PromAnswer, PromError> {
-        let (turn, options) = self.turn(bounds).await?;
-        let answer = self.engine(options).instant(query, time_ms, &self.ending).await;
+        let (turn, options) = self.turn(&bounds).await?;
+        let answer = self
+            .engine(options, &bounds.hosts)
+            .instant(query, time_ms, &self.ending)
+            .await;
         drop(turn);
         answer.map(told).map_err(fault_of)
     }
@@ -158,13 +163,16 @@ impl Promql for PromqlAdapter {
         step_ms: i64,
         bounds: PromBounds,
     ) -> Result<PromAnswer, PromError> {
-        let (turn, options) = self.turn(bounds).await?;
+        let (turn, options) = self.turn(&bounds).await?;
         let times = QueryTimes {
             start_ms,
             end_ms,
             step_ms,
         };
-        let answer = self.engine(options).range(query, times, &self.ending).await;
+        let answer = self
+            .engine(options, &bounds.hosts)
+            .range(query, times, &self.ending)
+            .await;
         drop(turn);
         answer.map(told).map_err(fault_of)
     }
@@ -207,8 +215,13 @@ impl Promql for PromqlAdapter {
         self.gather(&selection, values).await
     }
 
-    async fn metadata(&self) -> Result<Vec<PromMetric>, PromError> {
-        let names = self.series.directory().names(false).await.map_err(source_fault)?;
+    async fn metadata(&self, hosts: &HostScope) -> Result<Vec<PromMetric>, PromError> {
+        let directory = self.series.directory();
+        let names = match hosts {
+            HostScope::All => directory.names(false).await,
+            HostScope::Only(_) => directory.names_of(hosts).await.map(Arc::new),
+        };
+        let names = names.map_err(source_fault)?;
         let metric = |original: &String, unit: &String| {
             let recorded = unit == RECORDED_UNIT;
             PromMetric {
@@ -240,7 +253,7 @@ impl Promql for PromqlAdapter {
         collector_promql::parse_duration_ms(text).map_err(fault_of)
     }
 
-    async fn rules(&self) -> Result<Vec<PromRuleGroup>, PromError> {
+    async fn rules(&self, _: &HostScope) -> Result<Vec<PromRuleGroup>, PromError> {
         Ok(Vec::new())
     }
 }

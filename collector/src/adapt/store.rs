@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use collector_api::{CommittedFacts, LiveFact, LiveFacts, QueryAnswer, QueryError, QueryLimits, SqlQuery};
+use collector_api::{
+    CommittedFacts, LiveFact, LiveFacts, QueryAnswer, QueryError, QueryLimits, QueryView, SqlQuery,
+};
 use collector_store::{Answer, FactStore, QueryClass};
+use fleetmend_event::HostScope;
 use fleetmend_shutdown::{TaskKind, Tasks};
 use serde_json::json;
 use tokio::sync::broadcast;
@@ -37,6 +40,21 @@ impl SqlQuery for StoreAdapter {
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<QueryAnswer, QueryError> {
         self.ask(query, limits, QueryClass::User).await
     }
+
+    fn queries(&self) -> Vec<QueryView> {
+        let view = |query: collector_store::RunningQuery| QueryView {
+            id: query.id,
+            asker: query.asker,
+            text: query.text,
+            since: query.since,
+            is_waiting: !query.has_turn,
+        };
+        self.store.queries().into_iter().map(view).collect()
+    }
+
+    fn cancel(&self, id: u64) -> bool {
+        self.store.cancel(id)
+    }
 }
 
 impl StoreAdapter {
@@ -50,6 +68,8 @@ impl StoreAdapter {
         let within = collector_store::QueryLimits {
             rows_max: limits.rows_max,
             timeout: limits.timeout,
+            hosts: limits.hosts,
+            asker: limits.asker,
             class,
             ..collector_store::QueryLimits::default()
         };
@@ -61,10 +81,9 @@ impl StoreAdapter {
                 Fault::Invalid { .. }
                 | Fault::Refused { .. }
                 | Fault::Memory { .. }
-                | Fault::TooMuch { .. } => {
-                    QueryError::Invalid(error.to_string())
-                }
+                | Fault::TooMuch { .. } => QueryError::Invalid(error.to_string()),
                 Fault::Timeout { timeout } => QueryError::Timeout(timeout),
+                Fault::Cancelled => QueryError::Cancelled,
                 Fault::Busy | Fault::Failed { .. } | Fault::Closed => {
                     QueryError::Unavailable(error.to_string())
                 }
@@ -83,6 +102,8 @@ impl collector_alert::SqlQuery for StoreAdapter {
         let limits = QueryLimits {
             rows_max: limits.rows_max,
             timeout: limits.timeout,
+            hosts: HostScope::All,
+            asker: Arc::from("alerting"),
         };
         // Alerts have turns of their own: users who ask much must not keep them from being evaluated.
         self.ask(query, limits, QueryClass::System)
@@ -92,6 +113,7 @@ impl collector_alert::SqlQuery for StoreAdapter {
                 QueryError::Invalid(reason) => AlertQueryError::Invalid(reason),
                 QueryError::Timeout(timeout) => AlertQueryError::Timeout(timeout),
                 QueryError::Unavailable(reason) => AlertQueryError::Unavailable(reason),
+                QueryError::Cancelled => AlertQueryError::Unavailable(error.to_string()),
             })
     }
 }

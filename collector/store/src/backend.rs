@@ -17,7 +17,7 @@ use crate::clock::ClockAhead;
 use crate::error::{CommitError, QueryError};
 use crate::inner::Health;
 use crate::own::OWN_HOST;
-use crate::query::{Answer, QueryLimits};
+use crate::query::{Answer, QueryLimits, RunningQuery};
 use crate::select::{SeriesAnswer, SeriesKey, SeriesSelect};
 use crate::store::{Committed, Store, StoreStats};
 
@@ -74,6 +74,12 @@ pub trait FactStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`QueryError`] says what is wrong with the query, or which limit it met.
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Answer, QueryError>;
+
+    /// Queries that run or wait for a turn here; see [`Store::queries`].
+    fn queries(&self) -> Vec<RunningQuery>;
+
+    /// Cancels one of them; see [`Store::cancel`].
+    fn cancel(&self, id: u64) -> bool;
 
     /// The samples of series; see [`Store::select`].
     ///
@@ -147,6 +153,14 @@ impl FactStore for Store {
 
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
         Store::sql(self, query, limits).await
+    }
+
+    fn queries(&self) -> Vec<RunningQuery> {
+        Store::queries(self)
+    }
+
+    fn cancel(&self, id: u64) -> bool {
+        Store::cancel(self, id)
     }
 
     async fn select(&self, select: SeriesSelect) -> Result<SeriesAnswer, QueryError> {

@@ -138,6 +138,9 @@ pub enum QueryError {
     /// Too many queries run already.
     #[error("too many queries run at once")]
     Busy,
+    /// Somebody cancelled it.
+    #[error("query was cancelled")]
+    Cancelled,
     /// A fault of the store.
     #[error("query failed: {reason}")]
     Failed {

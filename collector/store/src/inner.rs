@@ -280,12 +280,7 @@ impl Inner {
         self.wake.notify_one();
     }
 
-    /// The newest gaps that touch what was read, those not written yet included.
-    pub(crate) fn gaps_touching(&self, reaches: &[Reach]) -> Vec<HostGap> {
-        self.gaps_of_hosts(reaches, |_| true)
-    }
-
-    /// As [`Self::gaps_touching`], only those that `wanted` says yes to.
+    /// The newest gaps that touch what was read and that `wanted` says yes to, those not written yet included.
     pub(crate) fn gaps_of_hosts(&self, reaches: &[Reach], wanted: impl Fn(&HostGap) -> bool) -> Vec<HostGap> {
         let unwritten: Vec<HostGap> = self
             .aside

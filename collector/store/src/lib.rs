@@ -75,7 +75,7 @@ pub use gaps::HostGap;
 pub use inner::Health;
 pub use memory::MemoryStore;
 pub use own::OWN_HOST;
-pub use query::{Answer, QueryClass, QueryLimits, to_json_rows};
+pub use query::{Answer, QueryClass, QueryLimits, RunningQuery, to_json_rows};
 pub use select::{KeepSeries, SeriesAnswer, SeriesKey, SeriesSelect, StoredSeries};
 pub use store::{Committed, Store, StoreStats, TableStats};
 

@@ -32,7 +32,7 @@ use crate::gaps::Gaps;
 use crate::inner::{Health, SUBSCRIBER_BACKLOG};
 use crate::mark::{Marks, Pending, StreamKey};
 use crate::own::{OwnFrame, is_own_epoch, new_own_epoch, own_frames};
-use crate::query::{Answer, Engine, QueryLimits};
+use crate::query::{Answer, Engine, QueryLimits, RunningQuery};
 use crate::select::{Deadline, Gather, SeriesAnswer, SeriesKey, SeriesSelect, Wish};
 use crate::series::SeriesLimit;
 use crate::shape::{Origin, Rows, sql_tables, table_index};
@@ -344,6 +344,14 @@ impl FactStore for MemoryStore {
 
     async fn sql(&self, query: &str, limits: QueryLimits) -> Result<Answer, QueryError> {
         self.engine.sql(&self.stock(), query, limits).await
+    }
+
+    fn queries(&self) -> Vec<RunningQuery> {
+        self.engine.running.list()
+    }
+
+    fn cancel(&self, id: u64) -> bool {
+        self.engine.running.cancel(id)
     }
 
     async fn select(&self, select: SeriesSelect) -> Result<SeriesAnswer, QueryError> {

@@ -9,6 +9,11 @@
 //! query has its length, its memory, its time and its rows; what sorts or groups beyond the memory spills to the store's own
 //! folder, within a bound. Queries run on threads of their own, so that reading files there disturbs nobody.
 //!
+//! # Scope
+//! [`QueryLimits::hosts`] says whose rows a query may see. Every table it names is read through a guard that lets
+//! through no other row, `gaps` also the store's own losses; what an answer tells of gaps is bounded the same way.
+//! A plan says more than rows do, so that `EXPLAIN` is only for those who may see every host.
+//!
 //! # Damage
 //! A file that is missing or cut short is noticed when it is planned for. A query that fails while it reads has the
 //! digests of its files checked; those that differ are set aside and the query runs again over the rest. Either way
@@ -17,9 +22,11 @@
 
 mod answer;
 mod functions;
+mod guard;
 mod hot;
 mod interrupt;
 mod prune;
+mod running;
 mod session;
 mod stock;
 mod table;
@@ -30,6 +37,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
+use fleetmend_event::HostScope;
 use futures::StreamExt;
 use metrics::{counter, histogram};
 use tokio::runtime::Runtime;
@@ -44,6 +52,7 @@ use crate::select::Deadline;
 pub(crate) use answer::failure;
 pub use answer::{Answer, to_json_rows};
 pub(crate) use hot::Shown;
+pub use running::RunningQuery;
 pub(crate) use session::Scope;
 pub(crate) use stock::{Scan, Stock, TableSource};
 
@@ -60,8 +69,8 @@ pub enum QueryClass {
 /// Queries of [`QueryClass::System`] that run at once.
 const SYSTEM_TURNS: usize = 2;
 
-/// What one query may take; the store's configuration caps each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What one query may take, capped by the store's configuration, and whose facts it may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryLimits {
     /// Rows of the answer; more are cut off and the answer says so.
     pub rows_max: usize,
@@ -71,6 +80,10 @@ pub struct QueryLimits {
     pub memory_bytes_max: usize,
     /// Whose turns it takes.
     pub class: QueryClass,
+    /// Whose rows it may see. Enforced on the rows that tables give (`query/guard.rs`), whatever the text says.
+    pub hosts: HostScope,
+    /// Who asks, for the list of running queries.
+    pub asker: Arc<str>,
 }
 
 impl Default for QueryLimits {
@@ -80,6 +93,8 @@ impl Default for QueryLimits {
             timeout: Duration::from_secs(30),
             memory_bytes_max: 128 << 20,
             class: QueryClass::User,
+            hosts: HostScope::All,
+            asker: Arc::from("collector"),
         }
     }
 }
@@ -90,7 +105,7 @@ impl QueryLimits {
             rows_max: self.rows_max.min(config.rows_max),
             timeout: self.timeout.min(Duration::from_millis(config.timeout_ms_max)),
             memory_bytes_max: self.memory_bytes_max.min(config.memory_bytes_max),
-            class: self.class,
+            ..self
         }
     }
 }
@@ -107,6 +122,7 @@ pub(crate) struct Engine {
     caps: QueryConfig,
     pub(crate) user_turns: Arc<Semaphore>,
     system_turns: Arc<Semaphore>,
+    pub(crate) running: Arc<running::Running>,
 }
 
 impl Drop for Engine {
@@ -145,6 +161,7 @@ impl Engine {
             caps: config.query.clone(),
             user_turns: Arc::new(Semaphore::new(config.query.concurrent_max)),
             system_turns: Arc::new(Semaphore::new(SYSTEM_TURNS)),
+            running: Arc::default(),
         })
     }
 
@@ -158,29 +175,46 @@ impl Engine {
         session::check_length(query)?;
         let limits = limits.within(&self.caps);
         let started = Instant::now();
-        let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
-        let turn = self.turn(limits).await?;
-        let (state, stock, query) = (self.state.clone(), stock.clone(), query.to_owned());
-        let left = limits.timeout.saturating_sub(started.elapsed());
-        let task = runtime.spawn(async move {
-            let _turn = turn;
-            run(&state, &stock, &query, limits).await
-        });
-        let _stop = StopOnDrop(task.abort_handle());
-        let outcome = match tokio::time::timeout(left, task).await {
-            Err(_) => Err(QueryError::Timeout {
-                timeout: limits.timeout,
-            }),
-            Ok(Err(error)) => Err(QueryError::Failed {
-                reason: error.to_string(),
-            }),
-            Ok(Ok(outcome)) => outcome,
+        let entry = self.running.enter(&limits.asker, query);
+        let outcome = tokio::select! {
+            biased;
+            () = entry.cancelled() => Err(QueryError::Cancelled),
+            outcome = self.take_turn(stock, query, limits, &entry) => outcome,
         };
         note_outcome(outcome.is_ok(), started);
         outcome.map(|answer| Answer {
             took: started.elapsed(),
             ..answer
         })
+    }
+
+    /// Waits for a turn and answers; dropped, the query stops.
+    async fn take_turn(
+        &self,
+        stock: &Stock,
+        query: &str,
+        limits: QueryLimits,
+        entry: &running::Entry,
+    ) -> Result<Answer, QueryError> {
+        let started = Instant::now();
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
+        let turn = self.turn(&limits).await?;
+        entry.begins();
+        let (state, stock, query) = (self.state.clone(), stock.clone(), query.to_owned());
+        let allowed = limits.timeout;
+        let left = allowed.saturating_sub(started.elapsed());
+        let task = runtime.spawn(async move {
+            let _turn = turn;
+            run(&state, &stock, &query, &limits).await
+        });
+        let _stop = StopOnDrop(task.abort_handle());
+        match tokio::time::timeout(left, task).await {
+            Err(_) => Err(QueryError::Timeout { timeout: allowed }),
+            Ok(Err(error)) => Err(QueryError::Failed {
+                reason: error.to_string(),
+            }),
+            Ok(Ok(outcome)) => outcome,
+        }
     }
 
     /// Does work that blocks, in turn with the queries of its class.
@@ -191,7 +225,7 @@ impl Engine {
     ) -> Result<T, QueryError> {
         let limits = limits.within(&self.caps);
         let started = Instant::now();
-        let turn = self.turn(limits).await?;
+        let turn = self.turn(&limits).await?;
         let runtime = self.runtime.as_ref().ok_or(QueryError::Closed)?;
         let left = limits.timeout.saturating_sub(started.elapsed());
         let (deadline, _guard) = Deadline::after(left, limits.timeout);
@@ -214,7 +248,7 @@ impl Engine {
     }
 
     /// Waits for a turn.
-    async fn turn(&self, limits: QueryLimits) -> Result<OwnedSemaphorePermit, QueryError> {
+    async fn turn(&self, limits: &QueryLimits) -> Result<OwnedSemaphorePermit, QueryError> {
         let turns = match limits.class {
             QueryClass::User => &self.user_turns,
             QueryClass::System => &self.system_turns,
@@ -286,14 +320,14 @@ async fn run(
     state: &SessionState,
     stock: &Stock,
     query: &str,
-    limits: QueryLimits,
+    limits: &QueryLimits,
 ) -> Result<Answer, QueryError> {
     let mut retried = false;
     loop {
-        let scope = Scope::of_stock(stock);
+        let scope = Scope::of_stock(stock, limits.hosts.clone());
         match attempt(state, &scope, query, limits).await {
             Ok(mut answer) => {
-                answer.gaps = stock.gaps_touching(&scope.reaches());
+                answer.gaps = stock.gaps_touching(&scope.reaches(), &limits.hosts);
                 return Ok(answer);
             }
             Err(Stop::Refused(error)) => return Err(error),
@@ -323,10 +357,12 @@ async fn attempt(
     state: &SessionState,
     scope: &Arc<Scope>,
     query: &str,
-    limits: QueryLimits,
+    limits: &QueryLimits,
 ) -> Result<Answer, Stop> {
     let context = session::context(state, scope.clone(), limits.memory_bytes_max)?;
-    let plan = session::plan(&context, query).await.map_err(Stop::Refused)?;
+    let plan = session::plan(&context, query, &limits.hosts)
+        .await
+        .map_err(Stop::Refused)?;
     let frame = context.execute_logical_plan(plan).await?;
     let mut stream = frame.execute_stream().await?;
     let schema = answer::plain_schema(&stream.schema());

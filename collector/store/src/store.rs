@@ -23,7 +23,7 @@ use crate::error::{CommitError, OpenError, QueryError};
 use crate::gaps::Gaps;
 use crate::inner::{Health, Inner, Parts, SetAside, gap_of_file};
 use crate::own::{OWN_HOST, is_own_epoch, new_own_epoch};
-use crate::query::{Answer, Engine, QueryLimits, Stock};
+use crate::query::{Answer, Engine, QueryLimits, RunningQuery, Stock};
 use crate::recover::{Recovery, io_error, sweep_parquet};
 use crate::shape::table_index_by_name;
 use crate::task;
@@ -336,6 +336,16 @@ impl Store {
         self.engine
             .sql(&Stock::Folder(self.inner.clone()), query, limits)
             .await
+    }
+
+    /// Queries that run or wait for a turn, the oldest first.
+    pub fn queries(&self) -> Vec<RunningQuery> {
+        self.engine.running.list()
+    }
+
+    /// Cancels a query of [`Store::queries`]: it ends with [`QueryError::Cancelled`]. `false` when it has ended.
+    pub fn cancel(&self, id: u64) -> bool {
+        self.engine.running.cancel(id)
     }
 
     /// The life of this store: changes when it is made anew or restored.

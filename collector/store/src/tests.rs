@@ -6,6 +6,7 @@ mod compact;
 mod damage;
 mod kill;
 mod query;
+mod scope;
 mod select;
 mod series;
 mod testbed;

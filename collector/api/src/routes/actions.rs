@@ -70,7 +70,7 @@ pub(crate) struct ActionParameters {
     responses((status = 200, body = ActionPage), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<ActionParameters>,
 ) -> Result<Json<ActionPage>, Problem> {
     let now = TimeMicros::now();
@@ -94,15 +94,15 @@ pub(crate) async fn list(
         limit + 1
     );
     let (groups, gaps) = tokio::try_join!(
-        state.rows(&groups, limit + 1),
-        state.gaps(&["actions"], host, from, now)
+        state.rows(&caller, &groups, limit + 1),
+        state.gaps(&caller, &["actions"], host, from, now)
     )?;
     let (groups, next_cursor) = cut(groups, limit, |row| cursor_of(row, "started_at", "action_id"));
     let mut items = Vec::with_capacity(groups.len());
     if !groups.is_empty() {
         let ids: Vec<String> = groups.iter().map(|row| text(text_of(row, "action_id"))).collect();
         let chosen = of_rows.and(format!("action_id IN ({})", ids.join(", ")));
-        let steps = state.steps(&chosen, ids.len()).await?;
+        let steps = state.steps(&caller, &chosen, ids.len()).await?;
         items.extend(groups.iter().filter_map(|row| {
             let same = |step: &&Row| {
                 text_of(step, "action_id") == text_of(row, "action_id")
@@ -123,7 +123,7 @@ pub(crate) async fn list(
     responses((status = 200, body = Action), (status = 404, body = ProblemBody)))]
 pub(crate) async fn one(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path((host, action)): Path<(String, String)>,
 ) -> Result<Json<Action>, Problem> {
     let host = host_of(&host)?;
@@ -132,32 +132,38 @@ pub(crate) async fn one(
     let of_action = Conditions::default()
         .host(Some(host))
         .and(format!("action_id = {}", text(&id.to_string())));
-    let steps = state.steps(&of_action, 1).await?;
+    let steps = state.steps(&caller, &of_action, 1).await?;
     Action::of(&steps.iter().collect::<Vec<_>>())
         .map(Json)
         .ok_or_else(none)
 }
 
 impl ApiState {
-    async fn steps(&self, conditions: &Conditions, actions: usize) -> Result<Vec<Row>, QueryError> {
+    async fn steps(
+        &self,
+        caller: &Caller,
+        conditions: &Conditions,
+        actions: usize,
+    ) -> Result<Vec<Row>, QueryError> {
         let rows_max = actions.saturating_mul(STEPS_MAX);
         // Steps may share a microsecond; the ledger's index orders them.
         let query = format!(
             "SELECT * FROM actions WHERE {conditions} ORDER BY ledger_index, time, ingested_at LIMIT {rows_max}"
         );
-        self.rows(&query, rows_max).await
+        self.rows(caller, &query, rows_max).await
     }
 
     /// Every transaction that a finding led to, oldest first.
     pub(crate) async fn actions_of(
         &self,
+        caller: &Caller,
         host: HostId,
         finding: FindingId,
     ) -> Result<Vec<Action>, QueryError> {
         let of_finding = Conditions::default()
             .host(Some(host))
             .and(format!("finding_id = {}", text(&finding.to_string())));
-        let steps = self.steps(&of_finding, ACTIONS_OF_FINDING_MAX).await?;
+        let steps = self.steps(caller, &of_finding, ACTIONS_OF_FINDING_MAX).await?;
         let mut order: Vec<&str> = Vec::new();
         for step in &steps {
             if !order.contains(&text_of(step, "action_id")) {

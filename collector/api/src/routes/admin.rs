@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Body, Parameters, host_of};
+use super::groups;
 use crate::audit::AuditEntry;
 use crate::auth::Admin;
 use crate::backend::AuditRow;
@@ -52,6 +53,14 @@ pub(crate) struct ObjectList {
     items: Vec<Value>,
 }
 
+impl ObjectList {
+    pub(crate) fn of(items: impl Iterator<Item = Value>) -> Self {
+        Self {
+            items: items.collect(),
+        }
+    }
+}
+
 #[derive(Deserialize, ToSchema, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RevokeRequest {
@@ -65,6 +74,8 @@ pub(crate) struct UserRequest {
     password: String,
     /// `admin` or `viewer`.
     role: String,
+    /// Names of groups a viewer sees; every host when left out.
+    groups: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -75,10 +86,10 @@ pub(crate) struct AuditParameters {
     cursor: Option<String>,
 }
 
-type From = Option<Extension<Remote>>;
+pub(crate) type From = Option<Extension<Remote>>;
 
 impl ApiState {
-    async fn carry_out<T>(
+    pub(crate) async fn carry_out<T>(
         &self,
         order: AuditEntry<'_>,
         work: impl Future<Output = Result<T, Problem>>,
@@ -99,7 +110,7 @@ impl ApiState {
     }
 }
 
-fn order<'a>(
+pub(crate) fn order<'a>(
     admin: &'a Admin,
     remote: From,
     action: &'a str,
@@ -275,10 +286,16 @@ pub(crate) async fn audit(
 #[utoipa::path(get, path = "/users", tag = "admin", security(("bearer" = [])),
     responses((status = 200, body = ObjectList), (status = 403, body = ProblemBody)))]
 pub(crate) async fn users(State(state): State<Shared>, _: Admin) -> Result<Json<ObjectList>, Problem> {
-    let users = state.accounts.list().await?;
-    Ok(Json(ObjectList {
-        items: users.into_iter().map(|user| json!(user)).collect(),
-    }))
+    let mut items = Vec::new();
+    for user in state.accounts.list().await? {
+        let groups = state.groups.of_user(&user.name).await?;
+        let mut item = json!(user);
+        if let Some(object) = item.as_object_mut() {
+            object.insert("groups".to_owned(), json!(groups));
+        }
+        items.push(item);
+    }
+    Ok(Json(ObjectList { items }))
 }
 
 #[utoipa::path(post, path = "/users", tag = "admin", security(("bearer" = [])), request_body = UserRequest,
@@ -291,16 +308,22 @@ pub(crate) async fn create_user(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let role: Role = parameter::parse("role", &request.role)?;
     let name: String = request.name.chars().take(64).collect();
+    let detail = format!("{}, {}", role.as_str(), groups::shown(request.groups.as_deref()));
     let user = state
-        .carry_out(
-            order(&admin, remote, "create-user", &name, role.as_str()),
-            async {
-                Ok(state
-                    .accounts
-                    .create(&request.name, &request.password, role)
-                    .await?)
-            },
-        )
+        .carry_out(order(&admin, remote, "create-user", &name, &detail), async {
+            let made = state
+                .accounts
+                .create(&request.name, &request.password, role)
+                .await?;
+            if let Some(wanted) = &request.groups
+                && let Err(error) = state.groups.give(&made.name, Some(wanted)).await
+            {
+                // Nobody may see more than was meant.
+                state.accounts.remove(&made.name).await?;
+                return Err(error.into());
+            }
+            Ok(made)
+        })
         .await?;
     Ok((StatusCode::CREATED, Json(json!(user))))
 }

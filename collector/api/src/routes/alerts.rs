@@ -2,18 +2,20 @@
 
 use axum::Json;
 use axum::extract::State;
-use fleetmend_event::TimeMicros;
+use fleetmend_event::{HostScope, TimeMicros};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Parameters;
 use crate::auth::Caller;
-use crate::backend::{AlertFilter, AlertView, DeliveryView};
+use crate::backend::{AlertFilter, AlertView, BackendError, DeliveryView};
 use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, cut};
 use crate::parameter;
 use crate::problem::{Problem, ProblemBody};
-use crate::state::Shared;
+use crate::state::{ApiState, Shared};
 
+/// Pages of alerts that one request of a scoped user looks through.
+const SCOPED_PAGES_MAX: usize = 40;
 const STATES: [&str; 7] = [
     "pending", "waiting", "firing", "resolved", "healed", "late", "unknown",
 ];
@@ -73,7 +75,7 @@ pub(crate) struct AlertParameters {
     responses((status = 200, body = AlertPage), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<AlertParameters>,
 ) -> Result<Json<AlertPage>, Problem> {
     let wanted = parameters.state.filter(|state| !state.is_empty());
@@ -91,7 +93,7 @@ pub(crate) async fn list(
         after: Cursor::decode(parameters.cursor.as_deref())?.map(|cursor| (cursor.time, cursor.id)),
         limit: limit + 1,
     };
-    let views = state.alerts.alerts(filter).await?;
+    let views = state.alerts_within(&caller.scope, filter).await?;
     let (views, next_cursor) = cut(views, limit, |view| {
         Some(Cursor {
             time: view.changed_at,
@@ -102,6 +104,32 @@ pub(crate) async fn list(
         items: views.into_iter().map(Alert::from).collect(),
         next_cursor,
     }))
+}
+
+impl ApiState {
+    /// Alerts about hosts of this scope, as many as the filter says. An alert about no host may be about any.
+    async fn alerts_within(
+        &self,
+        scope: &HostScope,
+        mut filter: AlertFilter,
+    ) -> Result<Vec<AlertView>, BackendError> {
+        let wanted = filter.limit;
+        let mut found = Vec::new();
+        // What is hidden leaves room, which the next ones fill; the list is looked through so far at most.
+        for _ in 0..SCOPED_PAGES_MAX {
+            let views = self.alerts.alerts(filter.clone()).await?;
+            let last = views.last().map(|view| (view.changed_at, view.alert_id.clone()));
+            let is_end = views.len() < filter.limit;
+            let seen = |view: &AlertView| scope.is_all() || view.host_id.is_some_and(|host| scope.sees(host));
+            found.extend(views.into_iter().filter(seen));
+            if is_end || found.len() >= wanted {
+                break;
+            }
+            filter.after = last;
+        }
+        found.truncate(wanted);
+        Ok(found)
+    }
 }
 
 fn shown(time: Option<TimeMicros>) -> Option<String> {

@@ -57,7 +57,7 @@ pub(crate) struct CertificateParameters {
     responses((status = 200, body = CertificateList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<CertificateParameters>,
 ) -> Result<Json<CertificateList>, Problem> {
     if parameters.expiring_days.is_some_and(|days| days > DAYS_MAX) {
@@ -77,7 +77,9 @@ pub(crate) async fn list(
         .map(|host| (host.host_id, host))
         .collect();
     let enrolled = state.enrolments.hosts().await?;
-    let hosts = enrolled.into_iter().filter(|host| host.removed_at.is_none());
+    let hosts = enrolled
+        .into_iter()
+        .filter(|host| host.removed_at.is_none() && caller.scope.sees(host.host_id));
     let hosts = hosts.map(|host| {
         let seen = live.get(&host.host_id);
         let end = CertificateEnd {

@@ -57,7 +57,7 @@ pub(crate) struct FindingDetail {
     responses((status = 200, body = Page), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<FindingParameters>,
 ) -> Result<Json<Page>, Problem> {
     let now = TimeMicros::now();
@@ -86,8 +86,8 @@ pub(crate) async fn list(
         limit + 1
     );
     let (rows, gaps) = tokio::try_join!(
-        state.rows(&query, limit + 1),
-        state.gaps(&["findings"], host, from, now)
+        state.rows(&caller, &query, limit + 1),
+        state.gaps(&caller, &["findings"], host, from, now)
     )?;
     let (rows, next_cursor) = cut(rows, limit, |row| cursor_of(row, "time", "finding_id"));
     Ok(Json(Page {
@@ -111,7 +111,7 @@ fn at_least(least: Severity) -> String {
     responses((status = 200, body = FindingDetail), (status = 404, body = ProblemBody)))]
 pub(crate) async fn one(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path((host, finding)): Path<(String, String)>,
 ) -> Result<Json<FindingDetail>, Problem> {
     let host = host_of(&host)?;
@@ -124,7 +124,7 @@ pub(crate) async fn one(
         "SELECT * FROM (SELECT * FROM findings WHERE {of_finding} ORDER BY time DESC, ingested_at DESC LIMIT {HISTORY_MAX}) \
          ORDER BY time, ingested_at"
     );
-    let history = state.rows(&query, HISTORY_MAX).await?;
+    let history = state.rows(&caller, &query, HISTORY_MAX).await?;
     let last = history.last().cloned().ok_or_else(none)?;
     let from = time_of(&last, "first_time").unwrap_or_default();
     let to = time_of(&last, "time").unwrap_or_else(TimeMicros::now);
@@ -135,8 +135,8 @@ pub(crate) async fn one(
         ..AlertFilter::default()
     };
     let (gaps, actions, alerts) = tokio::join!(
-        state.gaps(&["findings", "actions"], Some(host), from, to),
-        state.actions_of(host, id),
+        state.gaps(&caller, &["findings", "actions"], Some(host), from, to),
+        state.actions_of(&caller, host, id),
         state.alerts.alerts(filter),
     );
     let alerts = alerts?.into_iter().map(Alert::from).collect();

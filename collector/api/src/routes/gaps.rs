@@ -32,7 +32,7 @@ pub(crate) struct GapParameters {
     responses((status = 200, body = RowList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<GapParameters>,
 ) -> Result<Json<RowList>, Problem> {
     let now = TimeMicros::now();
@@ -50,6 +50,6 @@ pub(crate) async fn list(
         .and(format!("to_time >= {}", time(from)));
     let query = format!("SELECT * FROM gaps WHERE {conditions} ORDER BY time DESC LIMIT {limit}");
     Ok(Json(RowList {
-        items: objects(state.rows(&query, limit).await?),
+        items: objects(state.rows(&caller, &query, limit).await?),
     }))
 }

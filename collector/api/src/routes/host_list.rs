@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::query::{Conditions, Row, count_of, latest, number_of, text, text_of, time, time_of};
 use crate::state::ApiState;
@@ -77,8 +78,12 @@ impl Host {
 type Hosts = BTreeMap<HostId, Host>;
 
 impl ApiState {
-    /// All hosts, or the one; ordered by name, then id.
-    pub(crate) async fn host_list(&self, only: Option<HostId>) -> Result<Vec<Host>, Problem> {
+    /// All hosts that the caller may see, or the one; ordered by name, then id.
+    pub(crate) async fn host_list(
+        &self,
+        caller: &Caller,
+        only: Option<HostId>,
+    ) -> Result<Vec<Host>, Problem> {
         let mut hosts = Hosts::new();
         self.add_enrolled(&mut hosts, only).await?;
         self.add_live(&mut hosts, only);
@@ -102,10 +107,10 @@ impl ApiState {
              ORDER BY time DESC) AS recency FROM metrics WHERE {recent}) WHERE recency = 1"
         );
         let (info, probes, findings, samples) = tokio::try_join!(
-            self.rows(&info, ROWS_MAX),
-            self.rows(&probes, ROWS_MAX),
-            self.rows(&findings, ROWS_MAX),
-            self.rows(&samples, ROWS_MAX),
+            self.rows(caller, &info, ROWS_MAX),
+            self.rows(caller, &probes, ROWS_MAX),
+            self.rows(caller, &findings, ROWS_MAX),
+            self.rows(caller, &samples, ROWS_MAX),
         )?;
         each(&mut hosts, &info, add_info);
         each(&mut hosts, &probes, |host, row| add_probes(&mut host.probes, row));
@@ -113,13 +118,17 @@ impl ApiState {
             add_findings(&mut host.findings_open, row)
         });
         add_samples(&mut hosts, &samples);
+        hosts.retain(|id, _| caller.scope.sees(*id));
         let mut list: Vec<Host> = hosts.into_values().collect();
         list.sort_by(|a, b| (name_of(a), &a.host_id).cmp(&(name_of(b), &b.host_id)));
         Ok(list)
     }
 
-    /// Whether anybody knows this host.
-    pub(crate) async fn knows_host(&self, host: HostId) -> Result<bool, Problem> {
+    /// Whether anybody knows this host, and it may be seen.
+    pub(crate) async fn knows_host(&self, caller: &Caller, host: HostId) -> Result<bool, Problem> {
+        if !caller.scope.sees(host) {
+            return Ok(false);
+        }
         if self.hosts.live_hosts().iter().any(|live| live.host_id == host) {
             return Ok(true);
         }
@@ -136,7 +145,7 @@ impl ApiState {
             "SELECT host_id FROM host_info WHERE host_id = {} LIMIT 1",
             text(&host.to_string())
         );
-        Ok(!self.rows(&query, 1).await?.is_empty())
+        Ok(!self.rows(caller, &query, 1).await?.is_empty())
     }
 
     async fn add_enrolled(&self, hosts: &mut Hosts, only: Option<HostId>) -> Result<(), Problem> {

@@ -55,10 +55,10 @@ pub(crate) struct HostParameters {
     responses((status = 200, body = HostList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<HostParameters>,
 ) -> Result<Json<HostList>, Problem> {
-    let mut items = state.host_list(None).await?;
+    let mut items = state.host_list(&caller, None).await?;
     if !parameters.removed.unwrap_or(false) {
         items.retain(|host| !host.is_removed());
     }
@@ -69,11 +69,11 @@ pub(crate) async fn list(
     responses((status = 200, body = Host), (status = 404, body = ProblemBody)))]
 pub(crate) async fn one(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path(host): Path<String>,
 ) -> Result<Json<Host>, Problem> {
     let id = host_of(&host)?;
-    let found = state.host_list(Some(id)).await?.pop();
+    let found = state.host_list(&caller, Some(id)).await?.pop();
     found.map(Json).ok_or_else(|| Problem::no_host(id))
 }
 
@@ -81,30 +81,34 @@ pub(crate) async fn one(
     params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn probes(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path(host): Path<String>,
 ) -> Result<Json<RowList>, Problem> {
-    state.last_rows(&host, "probe_status", "probe", "probe").await
+    state
+        .last_rows(&caller, &host, "probe_status", "probe", "probe")
+        .await
 }
 
 #[utoipa::path(get, path = "/hosts/{host}/units", tag = "hosts", security(("bearer" = [])),
     params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn units(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path(host): Path<String>,
 ) -> Result<Json<RowList>, Problem> {
-    state.last_rows(&host, "units", "unit", "unit").await
+    state.last_rows(&caller, &host, "units", "unit", "unit").await
 }
 
 #[utoipa::path(get, path = "/hosts/{host}/models", tag = "hosts", security(("bearer" = [])),
     params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn models(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path(host): Path<String>,
 ) -> Result<Json<RowList>, Problem> {
-    state.last_rows(&host, "model_status", "model", "model").await
+    state
+        .last_rows(&caller, &host, "model_status", "model", "model")
+        .await
 }
 
 #[utoipa::path(get, path = "/hosts/{host}/processes", tag = "hosts", security(("bearer" = [])),
@@ -112,16 +116,19 @@ pub(crate) async fn models(
     responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn processes(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path(host): Path<String>,
     Parameters(parameters): Parameters<ProcessParameters>,
 ) -> Result<Json<RowList>, Problem> {
-    let id = state.known(&host).await?;
+    let id = state.known(&caller, &host).await?;
     let limit = parameter::limit("limit", parameters.limit, PROCESSES_DEFAULT, PROCESSES_MAX)?;
     let now = TimeMicros::now();
     let oldest = now.plus_millis(-PROCESS_AGE_MAX_MS);
     // What ended while no agent ran has no row that says so; an agent that starts writes every process that runs.
-    let since = state.agent_start(id, oldest, now).await?.unwrap_or(oldest);
+    let since = state
+        .agent_start(&caller, id, oldest, now)
+        .await?
+        .unwrap_or(oldest);
     let recent = Conditions::default()
         .host(Some(id))
         .and(format!("time >= {}", time(since)));
@@ -130,15 +137,15 @@ pub(crate) async fn processes(
         "SELECT * FROM ({last}) WHERE state <> 'X' ORDER BY cpu_core_pct DESC, rss_bytes DESC, pid LIMIT {limit}"
     );
     Ok(Json(RowList {
-        items: objects(state.rows(&query, limit).await?),
+        items: objects(state.rows(&caller, &query, limit).await?),
     }))
 }
 
 impl ApiState {
     /// The host of a path, when anybody knows it.
-    async fn known(&self, host: &str) -> Result<HostId, Problem> {
+    async fn known(&self, caller: &Caller, host: &str) -> Result<HostId, Problem> {
         let id = host_of(host)?;
-        if self.knows_host(id).await? {
+        if self.knows_host(caller, id).await? {
             Ok(id)
         } else {
             Err(Problem::no_host(id))
@@ -149,6 +156,7 @@ impl ApiState {
     /// which the row of a healer's change says only when one goes away.
     async fn agent_start(
         &self,
+        caller: &Caller,
         id: HostId,
         oldest: TimeMicros,
         now: TimeMicros,
@@ -161,7 +169,7 @@ impl ApiState {
             .and(format!("time <= {}", time(now)));
         let query = format!("SELECT time FROM host_info WHERE {starts} ORDER BY time DESC LIMIT 1");
         Ok(self
-            .rows(&query, 1)
+            .rows(caller, &query, 1)
             .await?
             .first()
             .and_then(|row| time_of(row, "time")))
@@ -169,12 +177,13 @@ impl ApiState {
 
     async fn last_rows(
         &self,
+        caller: &Caller,
         host: &str,
         table: &str,
         group: &str,
         order: &str,
     ) -> Result<Json<RowList>, Problem> {
-        let id = self.known(host).await?;
+        let id = self.known(caller, host).await?;
         let since = time(TimeMicros::now().plus_millis(-STATE_AGE_MAX_MS));
         let recent = Conditions::default()
             .host(Some(id))
@@ -184,7 +193,7 @@ impl ApiState {
             latest(table, group, &recent)
         );
         Ok(Json(RowList {
-            items: objects(self.rows(&query, ROWS_MAX).await?),
+            items: objects(self.rows(caller, &query, ROWS_MAX).await?),
         }))
     }
 }

@@ -18,7 +18,8 @@ use crate::backend::{CommittedFacts, LiveFact};
 use crate::json;
 use crate::state::Shared;
 
-/// How often the session is looked at again: a stream outlives an access token, never its session.
+/// How often the session is looked at again: a stream outlives an access token, never its session, and whom its user
+/// may see may change.
 const SESSION_CHECK: Duration = Duration::from_secs(20);
 
 /// What the client wants.
@@ -80,12 +81,16 @@ impl LiveStream {
                 () = draining.cancelled() => self.end("shutting down"),
                 () = sleep_until(self.check_at) => {
                     self.check_at = Instant::now() + SESSION_CHECK;
-                    if !matches!(self.state.sessions.by_id(&self.caller.session_id).await, Ok(Some(_))) {
-                        self.end("session ended");
+                    match self.state.sessions.by_id(&self.caller.session_id).await {
+                        Ok(Some(caller)) => self.caller = caller,
+                        _ => self.end("session ended"),
                     }
                 }
                 received = self.facts.recv() => match received {
-                    Ok(LiveFact::Committed(facts)) => self.waiting.extend(self.filter.events(&facts)),
+                    Ok(LiveFact::Committed(facts)) if self.caller.scope.sees(facts.host_id) => {
+                        self.waiting.extend(self.filter.events(&facts));
+                    }
+                    Ok(LiveFact::Committed(_)) => {}
                     Ok(LiveFact::Skipped(missed)) | Err(RecvError::Lagged(missed)) => {
                         metrics::counter!(crate::metrics::LIVE_SKIPPED).increment(missed);
                         self.waiting.push_back(event("lagged", &json!({ "batches_missed": missed })));

@@ -29,7 +29,7 @@ const API_OF: &str = "3.5.0";
 type Answer = Result<Response, Fault>;
 
 /// `match[]`, `start`, `end`, `limit`, or `None` where a selector is needed and missing.
-fn selection(form: &Form, needs_selector: bool) -> Result<PromSelection, Fault> {
+fn selection(caller: &Caller, form: &Form, needs_selector: bool) -> Result<PromSelection, Fault> {
     let selectors = form.all("match[]");
     if needs_selector && selectors.is_empty() {
         return Err(Fault::bad_data("no match[] parameter provided"));
@@ -43,6 +43,7 @@ fn selection(form: &Form, needs_selector: bool) -> Result<PromSelection, Fault> 
         ));
     }
     Ok(PromSelection {
+        hosts: caller.scope.clone(),
         selectors,
         start_ms,
         end_ms,
@@ -50,8 +51,9 @@ fn selection(form: &Form, needs_selector: bool) -> Result<PromSelection, Fault> 
     })
 }
 
-fn bounds(state: &Shared, form: &Form) -> Result<PromBounds, Fault> {
+fn bounds(state: &Shared, caller: &Caller, form: &Form) -> Result<PromBounds, Fault> {
     Ok(PromBounds {
+        hosts: caller.scope.clone(),
         timeout: form.duration(state, "timeout")?,
         lookback: form
             .duration(state, "lookback_delta")?
@@ -64,10 +66,10 @@ fn bounds(state: &Shared, form: &Form) -> Result<PromBounds, Fault> {
         ("limit" = Option<usize>, Query), ("lookback_delta" = Option<String>, Query)),
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
         (status = 503, body = Object)))]
-pub(crate) async fn query(State(state): State<Shared>, _: Caller, form: Form) -> Answer {
+pub(crate) async fn query(State(state): State<Shared>, caller: Caller, form: Form) -> Answer {
     let limit = form.limit()?;
     let time_ms = form.time("time")?.unwrap_or_else(now_ms);
-    let bounds = bounds(&state, &form)?;
+    let bounds = bounds(&state, &caller, &form)?;
     let answer = state.promql.instant(form.one("query"), time_ms, bounds).await?;
     Ok(answer::query(answer, limit))
 }
@@ -85,7 +87,7 @@ pub(crate) async fn query_posted(state: State<Shared>, caller: Caller, form: For
         ("lookback_delta" = Option<String>, Query)),
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
         (status = 503, body = Object)))]
-pub(crate) async fn query_range(State(state): State<Shared>, _: Caller, form: Form) -> Answer {
+pub(crate) async fn query_range(State(state): State<Shared>, caller: Caller, form: Form) -> Answer {
     let limit = form.limit()?;
     let start_ms = form.needed_time("start")?;
     let end_ms = form.needed_time("end")?;
@@ -107,7 +109,7 @@ pub(crate) async fn query_range(State(state): State<Shared>, _: Caller, form: Fo
             "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
         ));
     }
-    let bounds = bounds(&state, &form)?;
+    let bounds = bounds(&state, &caller, &form)?;
     let answer = state
         .promql
         .range(form.one("query"), start_ms, end_ms, step_ms, bounds)
@@ -126,8 +128,8 @@ pub(crate) async fn query_range_posted(state: State<Shared>, caller: Caller, for
     params(("match[]" = Vec<String>, Query), ("start" = Option<String>, Query), ("end" = Option<String>, Query),
         ("limit" = Option<usize>, Query)),
     responses((status = 200, body = Object), (status = 400, body = Object)))]
-pub(crate) async fn series(State(state): State<Shared>, _: Caller, form: Form) -> Answer {
-    let list = state.promql.series(selection(&form, true)?).await?;
+pub(crate) async fn series(State(state): State<Shared>, caller: Caller, form: Form) -> Answer {
+    let list = state.promql.series(selection(&caller, &form, true)?).await?;
     let items = list.items.iter().map(labels_json).collect();
     Ok(ok_list(items, list.warnings))
 }
@@ -143,8 +145,11 @@ pub(crate) async fn series_posted(state: State<Shared>, caller: Caller, form: Fo
     params(("match[]" = Option<Vec<String>>, Query), ("start" = Option<String>, Query),
         ("end" = Option<String>, Query), ("limit" = Option<usize>, Query)),
     responses((status = 200, body = Object), (status = 400, body = Object)))]
-pub(crate) async fn labels(State(state): State<Shared>, _: Caller, form: Form) -> Answer {
-    let list = state.promql.label_names(selection(&form, false)?).await?;
+pub(crate) async fn labels(State(state): State<Shared>, caller: Caller, form: Form) -> Answer {
+    let list = state
+        .promql
+        .label_names(selection(&caller, &form, false)?)
+        .await?;
     Ok(ok_list(
         list.items.into_iter().map(Value::from).collect(),
         list.warnings,
@@ -164,12 +169,15 @@ pub(crate) async fn labels_posted(state: State<Shared>, caller: Caller, form: Fo
     responses((status = 200, body = Object), (status = 400, body = Object)))]
 pub(crate) async fn label_values(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path(name): Path<String>,
     form: Form,
 ) -> Answer {
     let name = parameter::label_name(&name)?;
-    let list = state.promql.label_values(&name, selection(&form, false)?).await?;
+    let list = state
+        .promql
+        .label_values(&name, selection(&caller, &form, false)?)
+        .await?;
     Ok(ok_list(
         list.items.into_iter().map(Value::from).collect(),
         list.warnings,
@@ -180,10 +188,10 @@ pub(crate) async fn label_values(
     params(("metric" = Option<String>, Query), ("limit" = Option<usize>, Query),
         ("limit_per_metric" = Option<usize>, Query)),
     responses((status = 200, body = Object), (status = 400, body = Object)))]
-pub(crate) async fn metadata(State(state): State<Shared>, _: Caller, form: Form) -> Answer {
+pub(crate) async fn metadata(State(state): State<Shared>, caller: Caller, form: Form) -> Answer {
     let (wanted, limit) = (form.one("metric"), form.limit()?);
     let mut known = Map::new();
-    for metric in state.promql.metadata().await? {
+    for metric in state.promql.metadata(&caller.scope).await? {
         if !wanted.is_empty() && metric.name != wanted {
             continue;
         }

@@ -92,7 +92,7 @@ pub(crate) struct Series {
     responses((status = 200, body = NameList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn names(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<NameParameters>,
 ) -> Result<Json<NameList>, Problem> {
     let host: HostId = parameter::parse("host", &parameters.host)?;
@@ -105,7 +105,7 @@ pub(crate) async fn names(
          LIMIT {SERIES_SCANNED_MAX}"
     );
     let mut names: BTreeMap<(String, String), (u64, BTreeSet<String>)> = BTreeMap::new();
-    for row in state.rows(&query, SERIES_SCANNED_MAX).await? {
+    for row in state.rows(&caller, &query, SERIES_SCANNED_MAX).await? {
         let key = (text_of(&row, "name").to_owned(), text_of(&row, "unit").to_owned());
         let (series, labels) = names.entry(key).or_default();
         *series += 1;
@@ -128,14 +128,14 @@ pub(crate) async fn names(
     responses((status = 200, body = RangeAnswer), (status = 400, body = ProblemBody)))]
 pub(crate) async fn range(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<RangeParameters>,
 ) -> Result<Json<RangeAnswer>, Problem> {
     let wanted = Wanted::of(&parameters, TimeMicros::now())?;
     let query = wanted.query();
     let (rows, gaps) = tokio::try_join!(
-        state.rows(&query, ROWS_MAX),
-        state.gaps(&["metrics"], Some(wanted.host), wanted.from, wanted.to)
+        state.rows(&caller, &query, ROWS_MAX),
+        state.gaps(&caller, &["metrics"], Some(wanted.host), wanted.from, wanted.to)
     )?;
     let cut = rows.len() >= ROWS_MAX;
     let (series, more) = wanted.series(rows);

@@ -60,6 +60,8 @@ pub(crate) struct Me {
     user: String,
     role: &'static str,
     session_expires_at: String,
+    /// Whether no host is hidden from the user.
+    sees_all_hosts: bool,
 }
 
 #[utoipa::path(post, path = "/login", tag = "session", request_body = LoginRequest,
@@ -148,6 +150,7 @@ pub(crate) async fn logout(State(state): State<Shared>, caller: Caller) -> Resul
 pub(crate) async fn me(caller: Caller) -> Json<Me> {
     let session_expires_at = caller.session_expires_at.to_string();
     Json(Me {
+        sees_all_hosts: caller.scope.is_all(),
         user: caller.user,
         role: caller.role.as_str(),
         session_expires_at,

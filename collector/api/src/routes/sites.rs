@@ -45,7 +45,7 @@ struct Site {
     responses((status = 200, body = SiteList), (status = 400, body = ProblemBody)))]
 pub(crate) async fn list(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Parameters(parameters): Parameters<SiteParameters>,
 ) -> Result<Json<SiteList>, Problem> {
     let host: Option<HostId> = parameter::parse_optional("host", parameters.host.as_deref())?;
@@ -57,7 +57,7 @@ pub(crate) async fn list(
          ORDER BY site, host_id, time, ingested_at LIMIT {ROWS_MAX}"
     );
     let mut items: Vec<Site> = Vec::new();
-    for row in state.rows(&query, ROWS_MAX).await? {
+    for row in state.rows(&caller, &query, ROWS_MAX).await? {
         let (host_id, site) = (text_of(&row, "host_id"), text_of(&row, "site"));
         if items
             .last()

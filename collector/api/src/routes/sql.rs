@@ -52,7 +52,7 @@ struct SqlColumn {
     responses((status = 200, body = SqlAnswer), (status = 400, body = ProblemBody), (status = 504, body = ProblemBody)))]
 pub(crate) async fn run(
     State(state): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Body(request): Body<SqlRequest>,
 ) -> Result<Json<SqlAnswer>, Problem> {
     let rows_max = parameter::limit("rows_max", request.rows_max, ROWS_DEFAULT, ROWS_MAX)?;
@@ -67,7 +67,7 @@ pub(crate) async fn run(
         ));
     }
     let began = Instant::now();
-    let answer = state.answer(query, rows_max).await?;
+    let answer = state.answer(&caller, query, rows_max).await?;
     let elapsed_ms = began.elapsed().as_secs_f64() * 1_000.0;
     let columns = answer
         .batches

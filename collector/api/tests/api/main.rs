@@ -14,6 +14,7 @@ mod dashboard;
 mod facts;
 mod live;
 mod prometheus;
+mod scope;
 mod session;
 mod testbed;
 mod tls;

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use collector_api::*;
 use collector_store::{Store, StoreConfig};
-use fleetmend_event::{Fact, HostId, TimeMicros};
+use fleetmend_event::{Fact, HostId, HostScope, TimeMicros};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use parking_lot::Mutex;
 use reqwest::Method;
@@ -39,6 +39,8 @@ impl SqlQuery for StoreAsSql {
         let of_store = collector_store::QueryLimits {
             rows_max: limits.rows_max,
             timeout: limits.timeout,
+            hosts: limits.hosts,
+            asker: limits.asker,
             ..collector_store::QueryLimits::default()
         };
         match self.0.sql(query, of_store).await {
@@ -51,8 +53,24 @@ impl SqlQuery for StoreAsSql {
                 truncated: answer.truncated,
                 gaps: answer.gaps.iter().map(|gap| json!(gap)).collect(),
             }),
+            Err(collector_store::QueryError::Cancelled) => Err(QueryError::Cancelled),
             Err(error) => Err(QueryError::Invalid(error.to_string())),
         }
+    }
+
+    fn queries(&self) -> Vec<QueryView> {
+        let view = |query: collector_store::RunningQuery| QueryView {
+            id: query.id,
+            asker: query.asker,
+            text: query.text,
+            since: query.since,
+            is_waiting: !query.has_turn,
+        };
+        self.0.queries().into_iter().map(view).collect()
+    }
+
+    fn cancel(&self, id: u64) -> bool {
+        self.0.cancel(id)
     }
 }
 
@@ -283,7 +301,7 @@ impl Promql for FakePromql {
         })
     }
 
-    async fn metadata(&self) -> Result<Vec<PromMetric>, PromError> {
+    async fn metadata(&self, _: &HostScope) -> Result<Vec<PromMetric>, PromError> {
         let metric = |name: &str, unit: &str| PromMetric {
             name: name.to_owned(),
             kind: "unknown",
@@ -304,7 +322,7 @@ impl Promql for FakePromql {
         Ok((seconds * 1000.0) as i64)
     }
 
-    async fn rules(&self) -> Result<Vec<PromRuleGroup>, PromError> {
+    async fn rules(&self, _: &HostScope) -> Result<Vec<PromRuleGroup>, PromError> {
         let rule = |alerting: Option<PromAlerting>| PromRule {
             name: "HostDown".to_owned(),
             query: "up == 0".to_owned(),

@@ -1,6 +1,6 @@
 //! Users and the audit trail.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::Users;
 use crate::client::Client;
@@ -20,22 +20,23 @@ pub(crate) async fn run(client: &Client, output: &Output, users: Users) -> Resul
                 vec![
                     text(user, "name"),
                     text(user, "role"),
+                    seen(user),
                     clock(user, "created_at"),
                     ago(user, "last_login_at"),
                 ]
             });
             output.table(
-                &["NAME", "ROLE", "CREATED", "LAST LOGIN"],
+                &["NAME", "ROLE", "SEES", "CREATED", "LAST LOGIN"],
                 rows.collect(),
                 "no users",
             )
         }
-        Users::Create { name, role } => {
+        Users::Create { name, role, groups } => {
             let password = password("password of the new user: ")?;
             let made = client
                 .post(
                     "users",
-                    json!({ "name": name, "password": password, "role": role }),
+                    json!({ "name": name, "password": password, "role": role, "groups": groups }),
                 )
                 .await?;
             if output.is_json() {
@@ -43,9 +44,37 @@ pub(crate) async fn run(client: &Client, output: &Output, users: Users) -> Resul
             }
             output.line(&format!("made the {role} {name}"))
         }
+        Users::Scope {
+            name, groups, all, ..
+        } => {
+            let groups = if all {
+                None
+            } else {
+                Some(groups.unwrap_or_default())
+            };
+            let path = format!("users/{name}/groups");
+            client.put(&path, json!({ "groups": groups })).await?;
+            output.line(&match groups {
+                None => format!("{name} sees every host"),
+                Some(groups) if groups.is_empty() => format!("{name} sees no host"),
+                Some(groups) => format!("{name} sees the hosts of {}", groups.join(", ")),
+            })
+        }
         Users::Remove { name } => {
             client.delete(&format!("users/{name}")).await?;
             output.line(&format!("removed {name}"))
+        }
+    }
+}
+
+/// Whose hosts a user sees.
+fn seen(user: &Value) -> String {
+    match user.get("groups").and_then(Value::as_array) {
+        None => "all".to_owned(),
+        Some(groups) if groups.is_empty() => "none".to_owned(),
+        Some(groups) => {
+            let names: Vec<&str> = groups.iter().filter_map(Value::as_str).collect();
+            names.join(",")
         }
     }
 }

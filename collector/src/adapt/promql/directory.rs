@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use collector_promql::SourceError;
 use collector_store::{FactStore, QueryClass, QueryLimits, to_json_rows};
-use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_event::{HostId, HostScope, TimeMicros};
 use parking_lot::Mutex;
 
 use super::fault;
@@ -79,12 +79,14 @@ impl Directory {
         let older = |at: Option<Instant>, age| at.is_none_or(|at| now.duration_since(at) >= age);
         let recent_every = if missed { MISS_EVERY } else { RECENT_EVERY };
         if older(look.all_at, ALL_EVERY) {
-            look.found = Arc::new(self.look(TimeMicros(i64::MIN)).await?);
+            look.found = Arc::new(self.look(TimeMicros(i64::MIN), &HostScope::All).await?);
             look.all_at = Some(now);
             look.recent_at = Some(now);
         } else if older(look.recent_at, recent_every) {
             let reach = i64::try_from(RECENT.as_micros()).unwrap_or(i64::MAX);
-            let recent = self.look(TimeMicros::now().plus_micros(-reach)).await?;
+            let recent = self
+                .look(TimeMicros::now().plus_micros(-reach), &HostScope::All)
+                .await?;
             let mut all = Names::clone(&look.found);
             for (name, units) in recent {
                 if all.len() < NAMES_MAX || all.contains_key(&name) {
@@ -97,7 +99,12 @@ impl Directory {
         Ok(Arc::clone(&look.found))
     }
 
-    async fn look(&self, after: TimeMicros) -> Result<Names, SourceError> {
+    /// Every metric of these hosts, looked for anew.
+    pub(crate) async fn names_of(&self, hosts: &HostScope) -> Result<Names, SourceError> {
+        self.look(TimeMicros(i64::MIN), hosts).await
+    }
+
+    async fn look(&self, after: TimeMicros, hosts: &HostScope) -> Result<Names, SourceError> {
         let found = Arc::new(Mutex::new(Names::new()));
         let seen = Arc::clone(&found);
         let note = move |key: &SeriesKey| {
@@ -113,6 +120,7 @@ impl Directory {
             false
         };
         let select = SeriesSelect {
+            hosts: hosts.narrow(None),
             keep: Some(Arc::new(note)),
             timeout: TIMEOUT,
             class: QueryClass::System,

@@ -12,7 +12,7 @@ use collector_promql::{
 };
 use collector_store::{FactStore, HostGap, OWN_HOST, QueryClass};
 use fleetmend_event::prometheus_names::metric_name;
-use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_event::{HostId, HostScope, TimeMicros};
 use parking_lot::Mutex;
 
 use super::directory::{Directory, Hosts};
@@ -34,6 +34,7 @@ pub(crate) struct StoreSeries {
     directory: Arc<Directory>,
     timeout: Duration,
     class: QueryClass,
+    seen: HostScope,
 }
 
 /// What is read for some matchers.
@@ -57,6 +58,15 @@ impl StoreSeries {
             directory,
             timeout,
             class,
+            seen: HostScope::All,
+        }
+    }
+
+    /// The same, of these hosts only. What a rule recorded is the collector's own, and of all hosts at once.
+    pub(crate) fn seen_by(&self, seen: &HostScope) -> Self {
+        Self {
+            seen: seen.clone(),
+            ..self.clone()
         }
     }
 
@@ -108,7 +118,7 @@ impl StoreSeries {
         let last_of = |milliseconds: i64| TimeMicros(milliseconds.saturating_mul(1_000).saturating_add(999));
         SeriesSelect {
             names: plan.names.clone(),
-            hosts: plan.hosts.clone(),
+            hosts: self.seen.narrow(plan.hosts.clone()),
             timeout: self.timeout,
             class: self.class,
             ..SeriesSelect::between(last_of(after_ms), last_of(until_ms))

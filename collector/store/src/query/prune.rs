@@ -31,6 +31,12 @@ impl Prune {
         prune
     }
 
+    /// The condition, for these hosts only.
+    pub(crate) fn within(mut self, hosts: &HashSet<String>) -> Self {
+        self.among(HOST_ID, hosts.clone());
+        self
+    }
+
     /// Whether anything between these times can matter.
     pub(crate) fn touches(&self, from: TimeMicros, to: TimeMicros) -> bool {
         from <= self.to && to >= self.from

@@ -8,6 +8,7 @@ use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
 };
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -17,6 +18,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use fleetmend_event::HostScope;
 use parking_lot::Mutex;
 
 use super::answer;
@@ -40,21 +42,25 @@ const QUERY_TOKENS_MAX: usize = 2_000;
 
 const CATALOG: &str = "fleetmend";
 const SCHEMA: &str = "facts";
+/// The engine's table of its settings.
+const SETTINGS: &str = "df_settings";
 
 /// What one query sees: each table as it was when it was first named, and what was read of it.
 #[derive(Debug)]
 pub(crate) struct Scope {
     pub(crate) stock: Stock,
+    hosts: HostScope,
     /// Tables that were named, by place. Given beforehand when files are merged.
     views: Mutex<HashMap<usize, Arc<TableView>>>,
     reaches: Mutex<Vec<Reach>>,
 }
 
 impl Scope {
-    /// Everything in the store.
-    pub(crate) fn of_stock(stock: &Stock) -> Arc<Self> {
+    /// Everything that the store holds of these hosts.
+    pub(crate) fn of_stock(stock: &Stock, hosts: HostScope) -> Arc<Self> {
         Arc::new(Self {
             stock: stock.clone(),
+            hosts,
             views: Mutex::default(),
             reaches: Mutex::default(),
         })
@@ -68,6 +74,7 @@ impl Scope {
         });
         Arc::new(Self {
             stock: Stock::Folder(inner.clone()),
+            hosts: HostScope::All,
             views: Mutex::new(HashMap::from([(table, view)])),
             reaches: Mutex::default(),
         })
@@ -80,6 +87,11 @@ impl Scope {
             .entry(table)
             .or_insert_with(|| Arc::new(self.stock.view(table)))
             .clone()
+    }
+
+    /// Whose rows may be seen.
+    pub(crate) fn hosts(&self) -> &HostScope {
+        &self.hosts
     }
 
     /// Notes what a scan reads.
@@ -179,6 +191,27 @@ pub(crate) fn context(
     Ok(SessionContext::new_with_state(state))
 }
 
+/// The engine's settings name folders of this machine, and are nobody's question.
+fn refuse_settings(plan: &LogicalPlan) -> Result<(), QueryError> {
+    let mut found = false;
+    let visited = plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == SETTINGS);
+        Ok(if found {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
+    });
+    match visited {
+        Ok(_) if !found => Ok(()),
+        Ok(_) => Err(QueryError::Refused {
+            reason: "the engine's settings are not shown; SHOW TABLES and DESCRIBE say what there is"
+                .to_owned(),
+        }),
+        Err(error) => Err(answer::failure(&error, 0)),
+    }
+}
+
 /// Refuses a query that is too long to be planned in reasonable time.
 pub(crate) fn check_length(query: &str) -> Result<(), QueryError> {
     let invalid = |reason: String| Err(QueryError::Invalid { reason });
@@ -204,7 +237,11 @@ pub(crate) fn check_length(query: &str) -> Result<(), QueryError> {
 }
 
 /// The plan of a query; anything else is refused.
-pub(crate) async fn plan(context: &SessionContext, query: &str) -> Result<LogicalPlan, QueryError> {
+pub(crate) async fn plan(
+    context: &SessionContext,
+    query: &str,
+    hosts: &HostScope,
+) -> Result<LogicalPlan, QueryError> {
     let invalid = |error: DataFusionError| answer::failure(&error, 0);
     let plan = context
         .state()
@@ -220,5 +257,15 @@ pub(crate) async fn plan(context: &SessionContext, query: &str) -> Result<Logica
         .map_err(|error| QueryError::Refused {
             reason: error.find_root().message().into_owned(),
         })?;
+    refuse_settings(&plan)?;
+    // A plan names files, and measured it counts rows, of every host.
+    let is_explained = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    if is_explained && !hosts.is_all() {
+        return Err(QueryError::Refused {
+            reason:
+                "EXPLAIN is for users who may see every host; run the query itself, or ask an administrator"
+                    .to_owned(),
+        });
+    }
     Ok(plan)
 }

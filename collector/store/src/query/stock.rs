@@ -8,10 +8,12 @@ use std::sync::Arc;
 use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use fleetmend_event::HostScope;
 
 use super::prune::Prune;
 use crate::gaps::{Gaps, HostGap, Reach};
 use crate::inner::Inner;
+use crate::own::OWN_HOST;
 use crate::shape::SqlTable;
 use crate::view::TableView;
 
@@ -59,11 +61,12 @@ impl Stock {
         }
     }
 
-    /// The newest losses that touch what was read.
-    pub(crate) fn gaps_touching(&self, reaches: &[Reach]) -> Vec<HostGap> {
+    /// The newest losses of these hosts and of the store that touch what was read.
+    pub(crate) fn gaps_touching(&self, reaches: &[Reach], hosts: &HostScope) -> Vec<HostGap> {
+        let is_seen = |gap: &HostGap| hosts.sees(gap.host_id) || gap.host_id == OWN_HOST;
         match self {
-            Stock::Folder(inner) => inner.gaps_touching(reaches),
-            Stock::Elsewhere(source) => source.gaps().touching(reaches, Vec::new(), |_| true),
+            Stock::Folder(inner) => inner.gaps_of_hosts(reaches, is_seen),
+            Stock::Elsewhere(source) => source.gaps().touching(reaches, Vec::new(), is_seen),
         }
     }
 }

@@ -21,6 +21,7 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::union::UnionExec;
 
+use super::guard::{self, Guarded};
 use super::hot::HotPartition;
 use super::prune::Prune;
 use super::session::Scope;
@@ -48,6 +49,42 @@ impl FactTable {
             index,
             scope: scope.clone(),
         })
+    }
+
+    /// What a filter leaves, of every host that `prune` wants or that cannot be told apart before reading.
+    fn unguarded(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        prune: Prune,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let prune = Arc::new(prune);
+        self.scope.note(self.table.info.name, &prune);
+        let partitions = state.config().target_partitions();
+        let inner = match &self.scope.stock {
+            Stock::Folder(inner) => inner,
+            Stock::Elsewhere(source) => {
+                return source.scan(&Scan {
+                    index: self.index,
+                    table: self.table,
+                    projection,
+                    filters,
+                    prune,
+                    partitions,
+                });
+            }
+        };
+        let hot = self.hot(inner, &prune, projection, partitions)?;
+        let parquet = self.parquet(inner, state, &prune, projection, filters)?;
+        let plans: Vec<Arc<dyn ExecutionPlan>> = hot.into_iter().chain(parquet).collect();
+        if plans.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(project_schema(
+                &self.table.schema,
+                projection,
+            )?)));
+        }
+        UnionExec::try_new(plans)
     }
 
     fn hot(
@@ -164,32 +201,14 @@ impl TableProvider for FactTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let prune = Arc::new(Prune::of(filters));
-        self.scope.note(self.table.info.name, &prune);
-        let partitions = state.config().target_partitions();
-        let inner = match &self.scope.stock {
-            Stock::Folder(inner) => inner,
-            Stock::Elsewhere(source) => {
-                return source.scan(&Scan {
-                    index: self.index,
-                    table: self.table,
-                    projection,
-                    filters,
-                    prune,
-                    partitions,
-                });
-            }
+        let Some(seen) = guard::seen(self.scope.hosts(), self.table) else {
+            return self.unguarded(state, projection, filters, Prune::of(filters));
         };
-        let hot = self.hot(inner, &prune, projection, partitions)?;
-        let parquet = self.parquet(inner, state, &prune, projection, filters)?;
-        let plans: Vec<Arc<dyn ExecutionPlan>> = hot.into_iter().chain(parquet).collect();
-        if plans.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(project_schema(
-                &self.table.schema,
-                projection,
-            )?)));
-        }
-        UnionExec::try_new(plans)
+        let guarded = Guarded::of(self.table, projection)?;
+        let prune = Prune::of(filters).within(&seen);
+        let filters = guard::harmless(filters, &seen);
+        let read = self.unguarded(state, Some(&guarded.projection), &filters, prune)?;
+        guarded.wrap(read, seen)
     }
 
     /// The filters narrow what is read; the engine applies them to the rows all the same.

@@ -176,7 +176,7 @@ async fn limits_of_rows_time_and_memory_hold() {
     };
     let answer = bed
         .store
-        .sql("SELECT * FROM process_events ORDER BY pid", few)
+        .sql("SELECT * FROM process_events ORDER BY pid", few.clone())
         .await
         .unwrap();
     assert!(answer.truncated);
@@ -269,7 +269,10 @@ async fn join_that_makes_rows_without_end_is_stopped() {
         ..QueryLimits::default()
     };
     // As many as there are threads.
-    let ended = tokio::join!(bed.store.sql(endless, limits), bed.store.sql(endless, limits));
+    let ended = tokio::join!(
+        bed.store.sql(endless, limits.clone()),
+        bed.store.sql(endless, limits.clone())
+    );
     for outcome in [ended.0, ended.1] {
         let timeout = limits.timeout;
         assert_eq!(outcome.unwrap_err(), QueryError::Timeout { timeout });

@@ -16,7 +16,7 @@ use crate::state::Shared;
         ("rule_group[]" = Option<Vec<String>>, Query), ("file[]" = Option<Vec<String>>, Query),
         ("exclude_alerts" = Option<bool>, Query)),
     responses((status = 200, body = Object), (status = 400, body = Object)))]
-pub(crate) async fn rules(State(state): State<Shared>, _: Caller, form: Form) -> Answer {
+pub(crate) async fn rules(State(state): State<Shared>, caller: Caller, form: Form) -> Answer {
     let (alerts, records) = match form.one("type") {
         "" => (true, true),
         "alert" => (true, false),
@@ -34,7 +34,7 @@ pub(crate) async fn rules(State(state): State<Shared>, _: Caller, form: Form) ->
     };
     let with_alerts = form.one("exclude_alerts") != "true";
     let mut groups = Vec::new();
-    for group in state.promql.rules().await? {
+    for group in state.promql.rules(&caller.scope).await? {
         if !named("rule_group[]", &group.name) || !named("file[]", &group.file) {
             continue;
         }
@@ -66,8 +66,8 @@ pub(crate) async fn rules(State(state): State<Shared>, _: Caller, form: Form) ->
 
 #[utoipa::path(get, path = "/alerts", tag = "prometheus", security(("bearer" = []), ("basic" = [])),
     responses((status = 200, body = Object)))]
-pub(crate) async fn alerts(State(state): State<Shared>, _: Caller) -> Answer {
-    let groups = state.promql.rules().await?;
+pub(crate) async fn alerts(State(state): State<Shared>, caller: Caller) -> Answer {
+    let groups = state.promql.rules(&caller.scope).await?;
     let rules = groups.iter().flat_map(|group| &group.rules);
     let alerts: Vec<Value> = rules
         .filter_map(|rule| rule.alerting.as_ref())

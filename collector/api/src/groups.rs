@@ -1,0 +1,304 @@
+//! Groups of hosts, and who may see only some.
+//!
+//! A group is a named set of host ids. A user is *scoped* or not: one who is not sees every host, one who is sees the
+//! hosts of the user's groups. Being scoped is a mark of its own, so that whoever loses the last group, or whose group
+//! is removed, sees nothing rather than everything. Admins see every host: they could lift their own bounds.
+
+use fleetmend_event::{HostId, HostScope, TimeMicros};
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
+
+use crate::StateError;
+
+/// Hosts of one group. Every request of a scoped user reads the user's.
+pub(crate) const GROUP_HOSTS_MAX: usize = 5_000;
+/// Groups altogether.
+const GROUPS_MAX: i64 = 1_000;
+/// Groups of one user.
+pub(crate) const USER_GROUPS_MAX: usize = 50;
+const NAME_CHARS_MAX: usize = 64;
+
+/// A group in a list.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct GroupView {
+    pub(crate) name: String,
+    pub(crate) hosts: Vec<HostId>,
+    /// Users who see it.
+    pub(crate) users: Vec<String>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Groups {
+    pool: SqlitePool,
+}
+
+impl Groups {
+    pub(crate) fn new(pool: SqlitePool) -> Self {
+        Self { pool }
+    }
+
+    /// Every group, by name.
+    pub(crate) async fn list(&self) -> Result<Vec<GroupView>, StateError> {
+        let list = async {
+            let names = sqlx::query("SELECT name FROM api_groups ORDER BY name")
+                .fetch_all(&self.pool)
+                .await?;
+            let mut groups = Vec::with_capacity(names.len());
+            for row in names {
+                let name: String = row.get(0);
+                let hosts =
+                    sqlx::query("SELECT host FROM api_group_hosts WHERE group_name = ? ORDER BY host")
+                        .bind(&name)
+                        .fetch_all(&self.pool)
+                        .await?;
+                let users = sqlx::query(
+                    "SELECT user_name FROM api_user_groups WHERE group_name = ? ORDER BY user_name",
+                )
+                .bind(&name)
+                .fetch_all(&self.pool)
+                .await?;
+                groups.push((name, hosts, users));
+            }
+            Ok(groups)
+        };
+        let groups = list.await.map_err(StateError::database("list groups"))?;
+        groups
+            .into_iter()
+            .map(|(name, hosts, users)| {
+                Ok(GroupView {
+                    name,
+                    hosts: hosts
+                        .iter()
+                        .map(|row| host_of(row.get(0)))
+                        .collect::<Result<_, _>>()?,
+                    users: users.iter().map(|row| row.get(0)).collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// Makes a group of exactly these hosts, or makes the group that.
+    pub(crate) async fn set(&self, by: &str, name: &str, hosts: &[HostId]) -> Result<(), StateError> {
+        check_name(name)?;
+        if hosts.len() > GROUP_HOSTS_MAX {
+            return Err(StateError::Group(format!(
+                "a group has at most {GROUP_HOSTS_MAX} hosts, not {}; make several and give a user all of them",
+                hosts.len()
+            )));
+        }
+        let set = async {
+            let mut transaction = self.pool.begin().await?;
+            let others: i64 = sqlx::query_scalar("SELECT count(*) FROM api_groups WHERE name <> ?")
+                .bind(name)
+                .fetch_one(&mut *transaction)
+                .await?;
+            if others >= GROUPS_MAX {
+                return Ok(false);
+            }
+            sqlx::query(
+                "INSERT INTO api_groups (name, created_at, created_by) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(name)
+            .bind(TimeMicros::now().0)
+            .bind(by)
+            .execute(&mut *transaction)
+            .await?;
+            sqlx::query("DELETE FROM api_group_hosts WHERE group_name = ?")
+                .bind(name)
+                .execute(&mut *transaction)
+                .await?;
+            for host in hosts {
+                sqlx::query(
+                    "INSERT INTO api_group_hosts (group_name, host) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                )
+                .bind(name)
+                .bind(host.to_string())
+                .execute(&mut *transaction)
+                .await?;
+            }
+            transaction.commit().await?;
+            Ok(true)
+        };
+        if set.await.map_err(StateError::database("set a group"))? {
+            Ok(())
+        } else {
+            Err(StateError::Group(format!(
+                "there are {GROUPS_MAX} groups, which is as many as may be; remove one first"
+            )))
+        }
+    }
+
+    /// Removes a group; `false` when there is none of that name. Its users stay scoped.
+    pub(crate) async fn remove(&self, name: &str) -> Result<bool, StateError> {
+        let remove = async {
+            let mut transaction = self.pool.begin().await?;
+            for statement in [
+                "DELETE FROM api_user_groups WHERE group_name = ?",
+                "DELETE FROM api_group_hosts WHERE group_name = ?",
+            ] {
+                sqlx::query(statement)
+                    .bind(name)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            let removed = sqlx::query("DELETE FROM api_groups WHERE name = ?")
+                .bind(name)
+                .execute(&mut *transaction)
+                .await?
+                .rows_affected();
+            transaction.commit().await?;
+            Ok(removed > 0)
+        };
+        remove.await.map_err(StateError::database("remove a group"))
+    }
+
+    /// Lets a user see these groups only, or every host when `None`. `false` when there is no such user.
+    pub(crate) async fn give(&self, user: &str, groups: Option<&[String]>) -> Result<bool, StateError> {
+        if groups.is_some_and(|groups| groups.len() > USER_GROUPS_MAX) {
+            return Err(StateError::Group(format!(
+                "a user has at most {USER_GROUPS_MAX} groups"
+            )));
+        }
+        let give = async {
+            let mut transaction = self.pool.begin().await?;
+            let role: Option<String> = sqlx::query_scalar("SELECT role FROM api_users WHERE name = ?")
+                .bind(user)
+                .fetch_optional(&mut *transaction)
+                .await?;
+            let given = match role.as_deref() {
+                None => Given::NoUser,
+                Some("admin") if groups.is_some() => Given::Admin,
+                Some(_) => write_groups(&mut transaction, user, groups).await?,
+            };
+            if matches!(given, Given::Done) {
+                transaction.commit().await?;
+            }
+            Ok(given)
+        };
+        match give.await.map_err(StateError::database("give a user groups"))? {
+            Given::Done => Ok(true),
+            Given::NoUser => Ok(false),
+            Given::Admin => Err(StateError::Group(format!(
+                "{user:?} is an admin, who sees every host; only a viewer can be given groups"
+            ))),
+            Given::NoGroup(name) => Err(StateError::Group(format!(
+                "there is no group {name:?}; make it first with `fleetmend groups set`"
+            ))),
+        }
+    }
+
+    /// The groups of a user; `None` for one who sees every host.
+    pub(crate) async fn of_user(&self, user: &str) -> Result<Option<Vec<String>>, StateError> {
+        let of_user = async {
+            let scoped: Option<i64> = sqlx::query_scalar("SELECT scoped FROM api_users WHERE name = ?")
+                .bind(user)
+                .fetch_optional(&self.pool)
+                .await?;
+            if scoped == Some(0) {
+                return Ok(None);
+            }
+            let rows =
+                sqlx::query("SELECT group_name FROM api_user_groups WHERE user_name = ? ORDER BY group_name")
+                    .bind(user)
+                    .fetch_all(&self.pool)
+                    .await?;
+            Ok(Some(rows.iter().map(|row| row.get(0)).collect()))
+        };
+        of_user
+            .await
+            .map_err(StateError::database("find a user's groups"))
+    }
+
+    /// What a user may see now. A user who is not there sees nothing.
+    pub(crate) async fn scope_of(&self, user: &str) -> Result<HostScope, StateError> {
+        let scope_of = async {
+            let scoped: Option<i64> = sqlx::query_scalar("SELECT scoped FROM api_users WHERE name = ?")
+                .bind(user)
+                .fetch_optional(&self.pool)
+                .await?;
+            if scoped == Some(0) {
+                return Ok(None);
+            }
+            let rows = sqlx::query(
+                "SELECT DISTINCT h.host FROM api_user_groups u JOIN api_group_hosts h ON h.group_name = u.group_name
+                 WHERE u.user_name = ?",
+            )
+            .bind(user)
+            .fetch_all(&self.pool)
+            .await?;
+            Ok(Some(rows))
+        };
+        let Some(rows) = scope_of
+            .await
+            .map_err(StateError::database("find whom a user may see"))?
+        else {
+            return Ok(HostScope::All);
+        };
+        let hosts: Vec<HostId> = rows
+            .iter()
+            .map(|row| host_of(row.get(0)))
+            .collect::<Result<_, _>>()?;
+        Ok(HostScope::only(hosts))
+    }
+}
+
+enum Given {
+    Done,
+    NoUser,
+    Admin,
+    NoGroup(String),
+}
+
+async fn write_groups(
+    connection: &mut SqliteConnection,
+    user: &str,
+    groups: Option<&[String]>,
+) -> Result<Given, sqlx::Error> {
+    forget_user(connection, user).await?;
+    sqlx::query("UPDATE api_users SET scoped = ? WHERE name = ?")
+        .bind(i64::from(groups.is_some()))
+        .bind(user)
+        .execute(&mut *connection)
+        .await?;
+    for name in groups.unwrap_or_default() {
+        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM api_groups WHERE name = ?")
+            .bind(name)
+            .fetch_one(&mut *connection)
+            .await?;
+        if known == 0 {
+            return Ok(Given::NoGroup(name.clone()));
+        }
+        sqlx::query(
+            "INSERT INTO api_user_groups (user_name, group_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(user)
+        .bind(name)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(Given::Done)
+}
+
+/// Takes a user's groups away, so that one made later under the same name does not inherit them.
+pub(crate) async fn forget_user(connection: &mut SqliteConnection, user: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM api_user_groups WHERE user_name = ?")
+        .bind(user)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn host_of(text: String) -> Result<HostId, StateError> {
+    text.parse().map_err(|_| StateError::Stored { what: "a host id" })
+}
+
+fn check_name(name: &str) -> Result<(), StateError> {
+    let fits =
+        |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || matches!(char, '.' | '-' | '_');
+    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(fits) {
+        Ok(())
+    } else {
+        Err(StateError::Group(
+            "a group's name has 1 to 64 characters out of a-z, 0-9, '.', '-' and '_'".to_owned(),
+        ))
+    }
+}
