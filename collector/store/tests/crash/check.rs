@@ -1,0 +1,140 @@
+//! What has to hold of a store after a crash.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use arrow::array::{Array, Int64Array};
+use collector_store::{QueryLimits, Store};
+use fleetmend_event::{HostId, Lane};
+use fleetmend_shutdown::Tasks;
+
+use crate::workload::{LANES, RECORDS, SAID, config, frame, hosts};
+
+/// Opens the store that a crash left, and looks at all that was acknowledged; the first thing that is wrong.
+pub(crate) fn holds(folder: &Path, said: &[String]) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let store = Store::open(config(folder))
+            .await
+            .map_err(|error| format!("cannot open: {error:?}"))?;
+        let tasks = Tasks::new();
+        store.run(&tasks).unwrap();
+        let found = look(&store, &acknowledged(said)).await;
+        tasks.drain(Duration::from_secs(30)).await;
+        found
+    })
+}
+
+/// The last number that was acknowledged of every stream.
+fn acknowledged(said: &[String]) -> HashMap<(HostId, Lane), u64> {
+    let mut last = HashMap::new();
+    for line in said {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [SAID, host, lane, sequence] = words[..] else {
+            panic!("the child said {line:?}");
+        };
+        let lane = Lane::from_code(lane.parse().unwrap()).unwrap();
+        last.insert((host.parse().unwrap(), lane), sequence.parse().unwrap());
+    }
+    last
+}
+
+async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>) -> Result<(), String> {
+    for ((host, lane), last) in acknowledged {
+        let marks = store.marks(*host);
+        let mark = marks
+            .iter()
+            .find(|mark| mark.lane == *lane)
+            .map_or(0, |mark| mark.sequence.0);
+        if mark < *last {
+            return Err(format!("{host} {lane:?}: mark {mark}, acknowledged {last}"));
+        }
+        // What expired is not there; its mark is.
+        if *lane != Lane::Critical {
+            let rows = rows(store, *host, *lane, *last).await?;
+            if rows != *last {
+                return Err(format!(
+                    "{host} {lane:?}: {rows} of {last} acknowledged records are there"
+                ));
+            }
+        }
+    }
+    no_gap(store).await?;
+    let sent_again = again(store).await;
+    sent_again.map_err(|error| format!("sent again: {error}"))?;
+    no_gap(store).await
+}
+
+/// Sends everything again, as agents do that were told less than they know; all of it is there once then.
+async fn again(store: &Store) -> Result<(), String> {
+    for host in hosts() {
+        let frames = LANES
+            .iter()
+            .flat_map(|lane| (1..=RECORDS).map(|n| frame(*lane, n)));
+        let marks = store
+            .commit(host, frames.collect())
+            .await
+            .map_err(|error| error.to_string())?;
+        for mark in &marks {
+            if mark.sequence.0 != RECORDS {
+                return Err(format!("{host} {:?}: mark {}", mark.lane, mark.sequence));
+            }
+        }
+        for lane in [Lane::Events, Lane::Metrics] {
+            let rows = rows(store, host, lane, RECORDS).await?;
+            if rows != RECORDS {
+                return Err(format!("{host} {lane:?}: {rows} of {RECORDS} records are there"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many of the records up to `last` are there; an error when one is there twice.
+async fn rows(store: &Store, host: HostId, lane: Lane, last: u64) -> Result<u64, String> {
+    let (table, number, each) = match lane {
+        Lane::Metrics => ("metrics", "value", 10),
+        _ => ("process_events", "pid", 1),
+    };
+    let query = format!(
+        "SELECT count(*) FILTER (WHERE n = {each}), count(*) FILTER (WHERE n > {each}), count(*) FILTER (WHERE n < {each}) \
+         FROM (SELECT {number}, count(*) AS n FROM {table} WHERE host_id = '{host}' AND {number} <= {last} GROUP BY {number})"
+    );
+    let counts = numbers(store, &query).await?;
+    match counts[..] {
+        [once, 0, 0] => Ok(u64::try_from(once).unwrap()),
+        _ => Err(format!("{host} {lane:?}: once, more, less: {counts:?}")),
+    }
+}
+
+async fn no_gap(store: &Store) -> Result<(), String> {
+    let answer = store
+        .sql("SELECT * FROM gaps", QueryLimits::default())
+        .await
+        .map_err(|error| error.to_string())?;
+    if answer.rows() == 0 && answer.gaps.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("gaps: {:?} {:?}", answer.gaps, answer.batches))
+    }
+}
+
+async fn numbers(store: &Store, query: &str) -> Result<Vec<i64>, String> {
+    let answer = store
+        .sql(query, QueryLimits::default())
+        .await
+        .map_err(|error| format!("{query}: {error}"))?;
+    let batch = answer.batches.first().ok_or("no row")?;
+    let number = |column: &std::sync::Arc<dyn Array>| {
+        let numbers = column.as_any().downcast_ref::<Int64Array>();
+        numbers
+            .map(|numbers| numbers.value(0))
+            .ok_or_else(|| "no number".to_owned())
+    };
+    batch.columns().iter().map(number).collect()
+}

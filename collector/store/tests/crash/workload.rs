@@ -1,0 +1,205 @@
+//! What the child does: every kind of step that writes, in a few seconds.
+
+use std::path::Path;
+use std::time::Duration;
+
+use collector_store::config::{RetentionConfig, TableRetention};
+use collector_store::{Store, StoreConfig};
+use fleetmend_event::frame::Stamp;
+use fleetmend_event::table::{
+    Finding, FindingKind, FindingState, MetricChunk, ProcessEvent, ProcessEventKind, Severity, Source,
+    SubjectKind, TableInfo,
+};
+use fleetmend_event::{FindingId, Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, Table, TimeMicros};
+use fleetmend_shutdown::Tasks;
+
+/// Tells the child where its store is; without it the child is a test that has nothing to do.
+pub(crate) const FOLDER: &str = "COLLECTOR_STORE_CRASH_FOLDER";
+/// What the child says of records that were acknowledged, before their marks.
+pub(crate) const SAID: &str = "acknowledged";
+
+const START: i64 = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
+/// Records of each lane and host.
+pub(crate) const RECORDS: u64 = 24;
+const ROUNDS: u64 = 6;
+pub(crate) const LANES: [Lane; 3] = [Lane::Critical, Lane::Events, Lane::Metrics];
+
+pub(crate) fn hosts() -> [HostId; 2] {
+    [HostId::from_bytes([1; 16]), HostId::from_bytes([2; 16])]
+}
+
+pub(crate) fn epoch() -> SpoolEpoch {
+    SpoolEpoch::from_bytes([5; 16])
+}
+
+pub(crate) fn config(folder: &Path) -> StoreConfig {
+    // Findings expire as soon as they are compacted.
+    let expired = TableRetention {
+        bytes_max: Some(1),
+        ..TableRetention::default()
+    };
+    let retention = RetentionConfig {
+        tables: [("findings".to_owned(), expired)].into(),
+        ..RetentionConfig::default()
+    };
+    StoreConfig {
+        retention,
+        folder: folder.to_owned(),
+        maintenance_interval_ms: 20,
+        merge_files_min: 2,
+        free_bytes_min: 0,
+        ..StoreConfig::default()
+    }
+}
+
+/// Record `sequence` of a lane: one row, or ten samples, that carry its number. The same record every time, or it would
+/// be another one under the same identity.
+pub(crate) fn frame(lane: Lane, sequence: u64) -> Frame {
+    let id = RecordId {
+        epoch: epoch(),
+        lane,
+        sequence: Sequence(sequence),
+    };
+    let time = START + i64::try_from(sequence).unwrap() * 10_000;
+    let stamp = Stamp {
+        wall: TimeMicros(time),
+        boot_us: 1,
+    };
+    let (info, batch) = match lane {
+        Lane::Critical => (
+            TableInfo::of::<Finding>(),
+            Finding::to_batch(&[finding(time)]).unwrap(),
+        ),
+        Lane::Events => (
+            TableInfo::of::<ProcessEvent>(),
+            ProcessEvent::to_batch(&[exec(time, sequence)]).unwrap(),
+        ),
+        Lane::Metrics => (
+            TableInfo::of::<MetricChunk>(),
+            MetricChunk::to_batch(&[chunk(time, sequence)]).unwrap(),
+        ),
+    };
+    Frame::of_batch(
+        id,
+        &info,
+        &batch,
+        stamp,
+        (TimeMicros(time), TimeMicros(time + 9_000)),
+    )
+    .unwrap()
+}
+
+fn chunk(time: i64, sequence: u64) -> MetricChunk {
+    MetricChunk {
+        name: "crash.sequence".to_owned(),
+        unit: "1".to_owned(),
+        labels: "{}".to_owned(),
+        start_time: TimeMicros(time),
+        step_ms: 1,
+        offset_ms: Vec::new(),
+        value: vec![f64::from(u32::try_from(sequence).unwrap()); 10],
+    }
+}
+
+fn finding(time: i64) -> Finding {
+    Finding {
+        time: TimeMicros(time),
+        finding_id: FindingId::from_bytes([3; 16]),
+        kind: FindingKind::Threshold,
+        rule: "crash".to_owned(),
+        title: "crash".to_owned(),
+        severity: Severity::Low,
+        state: FindingState::Open,
+        first_time: TimeMicros(time),
+        count: 1,
+        score: None,
+        subject_kind: SubjectKind::Host,
+        subject: "crash".to_owned(),
+        pid: None,
+        start_boot_ns: None,
+        techniques: Vec::new(),
+        tactics: Vec::new(),
+        factors: "[]".to_owned(),
+        evidence: "{}".to_owned(),
+    }
+}
+
+fn exec(time: i64, sequence: u64) -> ProcessEvent {
+    ProcessEvent {
+        time: TimeMicros(time),
+        boot_ns: 1,
+        kind: ProcessEventKind::Exec,
+        pid: u32::try_from(sequence).unwrap(),
+        start_boot_ns: 1,
+        ppid: 1,
+        parent_comm: None,
+        parent_exe: None,
+        parent_command_line: None,
+        comm: "crash".to_owned(),
+        exe: None,
+        args: Vec::new(),
+        args_truncated: false,
+        uid: 0,
+        gid: 0,
+        cgroup: None,
+        unit: None,
+        container_id: None,
+        exit_code: None,
+        exit_signal: None,
+        duration_us: None,
+        user_us: None,
+        system_us: None,
+        rss_bytes_max: None,
+        source: Source::Ebpf,
+    }
+}
+
+/// Waits until something holds.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "{what} did not come true");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A part of the records of every host and lane, then what makes a segment go through all its forms.
+async fn round(store: &Store, number: u64) {
+    let share = RECORDS / ROUNDS;
+    for half in 0..2 {
+        let from = 1 + number * share + half * share / 2;
+        for host in hosts() {
+            let frames = LANES
+                .iter()
+                .flat_map(|lane| (from..from + share / 2).map(|n| frame(*lane, n)));
+            let marks = store.commit(host, frames.collect()).await.unwrap();
+            for mark in marks {
+                println!("{SAID} {host} {} {}", mark.lane.code(), mark.sequence);
+            }
+        }
+    }
+    // The last round stays hot.
+    if number + 1 < ROUNDS {
+        store.seal().await.unwrap();
+        until("compaction", || store.stats().hot_frames == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn child() {
+    let Some(folder) = std::env::var_os(FOLDER) else {
+        return;
+    };
+    // The parent says when it watches.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    // Twice, so that a start on what is there is among the moments.
+    for start in 0..2 {
+        let store = Store::open(config(Path::new(&folder))).await.unwrap();
+        let tasks = Tasks::new();
+        store.run(&tasks).unwrap();
+        for number in start * ROUNDS / 2..(start + 1) * ROUNDS / 2 {
+            round(&store, number).await;
+        }
+        tasks.drain(Duration::from_secs(60)).await;
+    }
+}
