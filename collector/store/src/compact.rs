@@ -1,7 +1,7 @@
 //! Compaction: sealed segments become Parquet files, small Parquet files become larger ones.
 //!
 //! The rows of sealed segments, oldest first, are sorted and written as Parquet files per table and day, compressed
-//! with zstd: metrics by name, labels, host and time, everything else by time and host. A file is written under another
+//! with zstd: metrics by name, labels, host and time, everything else by host and time (`packing.rs` specifies that). A file is written under another
 //! name, synced and renamed; then one transaction registers all files of the step with the marks of its segments,
 //! queries see the files instead of the frames, and the segments are deleted.
 //!
@@ -12,11 +12,14 @@
 //! copy while it is sorted.
 //!
 //! Files of one table and day are merged when enough of them have about the same size, so that a row is rewritten
-//! a few times only. A merge reads its files through the query engine, which spills to disk when it must.
+//! a few times only. Files that are sorted as their table is are read side by side; others through the query engine,
+//! which spills to disk when it must.
 
 mod merge;
+mod packing;
 mod part;
 mod rows;
+mod weave;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;

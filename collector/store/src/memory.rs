@@ -168,9 +168,11 @@ impl Held {
         let facts = losses.into_iter().map(|loss| Fact::from(loss.gap)).collect();
         let own = self.number(&marks, &mut pending, host, own_frames(self.own_epoch, facts)?);
         let now = TimeMicros::now();
-        let of_records = records
-            .into_iter()
-            .filter_map(|record| record.rows.map(|(table, rows)| (table, rows, record.clock)));
+        let of_records = records.into_iter().filter_map(|record| {
+            record
+                .rows
+                .map(|(table, rows)| (table, rows, (record.id, record.clock)))
+        });
         let rows = of_records.chain(own).collect();
         self.keep(host, now, rows)?;
         marks.apply(&pending, now);
@@ -197,7 +199,7 @@ impl Held {
         pending: &mut Pending,
         host: HostId,
         frames: Vec<OwnFrame>,
-    ) -> Vec<(usize, Rows, ClockAhead)> {
+    ) -> Vec<(usize, Rows, (RecordId, ClockAhead))> {
         let mut rows = Vec::with_capacity(frames.len());
         for frame in frames {
             let key: StreamKey = (host, self.own_epoch, frame.template.id.lane);
@@ -209,7 +211,7 @@ impl Held {
                 ..frame.template.id
             };
             pending.accept(host, id, None);
-            rows.push((frame.table, frame.rows, ClockAhead::NONE));
+            rows.push((frame.table, frame.rows, (id, ClockAhead::NONE)));
         }
         rows
     }
@@ -219,7 +221,7 @@ impl Held {
         &self,
         host: HostId,
         ingested_at: TimeMicros,
-        rows: Vec<(usize, Rows, ClockAhead)>,
+        rows: Vec<(usize, Rows, (RecordId, ClockAhead))>,
     ) -> Result<(), CommitError> {
         let more = rows.iter().map(|(_, rows, _)| rows.bytes);
         let more = more.fold(0, u64::saturating_add);
@@ -233,9 +235,10 @@ impl Held {
             self.set_health(Health::NotReady(reason.clone()));
             return Err(CommitError::Unavailable { reason });
         }
-        for (table, rows, clock) in rows {
+        for (table, rows, (record, clock)) in rows {
             let origin = Origin {
                 host,
+                record,
                 ingested_at,
                 clock,
             };

@@ -33,7 +33,7 @@ use crate::inner::{SegmentState, SetAside};
 use crate::mark::Marks;
 use crate::own::{OWN_HOST, own_frames, unreadable};
 use crate::segment::{Damage, Entry, Scan, SegmentFile, number_of, put_entry, scan};
-use crate::shape::Rows;
+use crate::shape::{Origin, Rows};
 use crate::view::{HotFrame, View};
 
 /// What recovery works on.
@@ -246,8 +246,13 @@ impl Recovery<'_> {
 
 fn hot_frame(file: &Arc<SegmentFile>, entry: &Entry, rows: &Rows) -> Arc<HotFrame> {
     let length = u32::try_from(entry.frame.encoded_len()).unwrap_or(u32::MAX);
-    let when = (entry.ingested_at, entry.clock);
-    HotFrame::new(file, entry.offset, length, entry.host, when, rows)
+    let origin = Origin {
+        host: entry.host,
+        record: entry.frame.id,
+        ingested_at: entry.ingested_at,
+        clock: entry.clock,
+    };
+    HotFrame::new(file, entry.offset, length, origin, rows)
 }
 
 /// Rows of one segment that this build cannot read, one gap for each host, table and lane.

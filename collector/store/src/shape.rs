@@ -2,8 +2,9 @@
 //!
 //! A frame's rows are first aligned to this build's schema of their table: columns by name, unknown columns left
 //! out, missing nullable ones null. SQL shows the aligned columns and, after them, `host_id` (text), `ingested_at`
-//! (when the store took them) and `clock_ahead_us` (how much the host's clock was ahead of the store's when it made
-//! them, null where nobody knows). Only `metrics` looks different: a frame holds one row per series and
+//! (when the store took them), `clock_ahead_us` (how much the host's clock was ahead of the store's when it made
+//! them, null where nobody knows) and a row's identity within its host: `record_epoch` (text), `record_sequence` and
+//! `record_row`, its place in that record from 0 on; null in files of before. The lane follows from the table. Only `metrics` looks different: a frame holds one row per series and
 //! batch, SQL one row per sample, `time, host_id, name, unit, labels, value, ingested_at, clock_ahead_us`, where a sample that
 //! could not be taken has a null value.
 
@@ -12,12 +13,13 @@ mod expand;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
+    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
+    UInt64Array, new_null_array,
 };
 use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use fleetmend_event::table::{MetricChunk, TableInfo, tables};
-use fleetmend_event::{HostId, Table, TimeMicros};
+use fleetmend_event::{HostId, RecordId, Table, TimeMicros};
 
 use crate::clock::ClockAhead;
 use crate::error::ReadError;
@@ -29,6 +31,12 @@ pub(crate) const HOST_ID: &str = "host_id";
 pub(crate) const INGESTED_AT: &str = "ingested_at";
 /// Column that says how much the host's clock was ahead, in microseconds.
 pub(crate) const CLOCK_AHEAD: &str = "clock_ahead_us";
+/// Column that names the life of the spool that numbered the row's record.
+pub(crate) const RECORD_EPOCH: &str = "record_epoch";
+/// Column that names the row's record within that.
+pub(crate) const RECORD_SEQUENCE: &str = "record_sequence";
+/// Column that names the row within its record.
+pub(crate) const RECORD_ROW: &str = "record_row";
 /// Column that every query is pruned by.
 pub(crate) const TIME: &str = "time";
 
@@ -116,10 +124,14 @@ fn sql_table(info: &'static TableInfo) -> SqlTable {
     fields.push(text(HOST_ID));
     fields.push(time(INGESTED_AT));
     fields.push(clock_ahead());
+    // Null in files that were written before they were kept.
+    fields.push(Field::new(RECORD_EPOCH, DataType::Utf8, true));
+    fields.push(Field::new(RECORD_SEQUENCE, DataType::UInt64, true));
+    fields.push(Field::new(RECORD_ROW, DataType::UInt32, true));
     SqlTable {
         info,
         schema: Arc::new(Schema::new(fields)),
-        sort: &[TIME, HOST_ID],
+        sort: &[HOST_ID, TIME],
     }
 }
 
@@ -128,6 +140,8 @@ fn sql_table(info: &'static TableInfo) -> SqlTable {
 pub(crate) struct Origin {
     /// Whose they are.
     pub(crate) host: HostId,
+    /// The record's identity within the host.
+    pub(crate) record: RecordId,
     /// When the store took them.
     pub(crate) ingested_at: TimeMicros,
     /// How their host's clock stood to the store's.
@@ -244,6 +258,12 @@ pub(crate) fn with_system_columns(
         origin.clock.micros(),
         rows,
     ))));
+    columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(
+        origin.record.epoch.to_string(),
+        rows,
+    ))));
+    columns.push(Arc::new(UInt64Array::from_value(origin.record.sequence.0, rows)));
+    columns.push(Arc::new(UInt32Array::from_iter_values((0..).take(rows))));
     RecordBatch::try_new(table.schema.clone(), columns).map_err(|error| ReadError::Shape {
         table: table.info.name,
         reason: error.to_string(),

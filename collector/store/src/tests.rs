@@ -4,6 +4,7 @@ mod clock;
 mod commit;
 mod compact;
 mod damage;
+mod events;
 mod kill;
 mod query;
 mod scope;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use fleetmend_event::{HostId, TimeMicros};
+use fleetmend_event::{HostId, RecordId, TimeMicros};
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
@@ -34,6 +34,8 @@ pub(crate) struct HotFrame {
     pub(crate) length: u32,
     /// Whose it is.
     pub(crate) host: HostId,
+    /// Its identity within the host.
+    pub(crate) record: RecordId,
     /// When the store took it.
     pub(crate) ingested_at: TimeMicros,
     /// How its host's clock stood to the store's.
@@ -57,17 +59,17 @@ impl HotFrame {
         segment: &Arc<SegmentFile>,
         offset: u64,
         length: u32,
-        host: HostId,
-        (ingested_at, clock): (TimeMicros, ClockAhead),
+        origin: Origin,
         rows: &Rows,
     ) -> Arc<Self> {
         Arc::new(Self {
             segment: segment.clone(),
             offset,
             length,
-            host,
-            ingested_at,
-            clock,
+            host: origin.host,
+            record: origin.record,
+            ingested_at: origin.ingested_at,
+            clock: origin.clock,
             from: rows.from,
             to: rows.to,
             rows: rows.count,
@@ -94,6 +96,7 @@ impl HotFrame {
     pub(crate) fn origin(&self) -> Origin {
         Origin {
             host: self.host,
+            record: self.record,
             ingested_at: self.ingested_at,
             clock: self.clock,
         }

@@ -180,14 +180,7 @@ impl Writer {
         for placed in group.placed() {
             if let Some((table, rows)) = &placed.rows {
                 let at = offset.saturating_add(placed.offset);
-                let frame = HotFrame::new(
-                    segment,
-                    at,
-                    placed.length,
-                    placed.host,
-                    (group.now(), placed.clock),
-                    rows,
-                );
+                let frame = HotFrame::new(segment, at, placed.length, origin_of(group, placed), rows);
                 histogram!(names::LATE_SECONDS).record(frame.late_seconds());
                 rows_shown = rows_shown.saturating_add(rows.count);
                 hot.push((*table, frame));
@@ -200,12 +193,7 @@ impl Writer {
         for placed in group.placed() {
             if let Some((table, rows)) = &placed.rows {
                 self.inner.gaps.note(placed.host, *table, &rows.batch);
-                let origin = Origin {
-                    host: placed.host,
-                    ingested_at: group.now(),
-                    clock: placed.clock,
-                };
-                tell(&self.inner.committed, &origin, *table, rows);
+                tell(&self.inner.committed, &origin_of(group, placed), *table, rows);
             }
         }
     }
@@ -263,6 +251,15 @@ impl Writer {
         };
         self.space_checked = Some((Instant::now(), result.clone()));
         result
+    }
+}
+
+fn origin_of(group: &Group, placed: &group::Placed) -> Origin {
+    Origin {
+        host: placed.host,
+        record: placed.id,
+        ingested_at: group.now(),
+        clock: placed.clock,
     }
 }
 

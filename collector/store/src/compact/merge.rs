@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use futures::StreamExt;
 
 use super::part::Part;
-use super::register;
+use super::{register, weave};
 use crate::catalogue::{Change, FileRow};
 use crate::error::MaintenanceError;
 use crate::inner::Inner;
 use crate::query::{Engine, Scope, failure};
-use crate::shape::sql_tables;
+use crate::shape::{SqlTable, sql_tables};
 use crate::view::ParquetFile;
 
 /// Files of one size class differ by less than this factor.
@@ -35,11 +35,20 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
         return Ok(());
     }
     let (table, day) = (first.table, first.day);
-    let work = write_merged(inner.clone(), engine.clone(), table, day, files.clone());
-    let added = match engine.on_threads(work).await? {
+    let weaver = (inner.clone(), files.clone());
+    let woven = tokio::task::spawn_blocking(move || write_woven(&weaver.0, table, day, &weaver.1));
+    let written = match woven.await? {
+        Ok(Woven::Written(added)) => Ok(added),
+        Ok(Woven::Unsorted) => {
+            let work = write_merged(inner.clone(), engine.clone(), table, day, files.clone());
+            engine.on_threads(work).await?
+        }
+        Err(error) => Err(error),
+    };
+    let added = match written {
         Ok(added) => added,
         Err(error) => {
-            if matches!(error, MaintenanceError::Merge(_)) {
+            if matches!(error, MaintenanceError::Merge(_) | MaintenanceError::Parquet(_)) {
                 // They would fail at every turn, and nothing else would be merged any more.
                 inner.unmergeable.lock().extend(files.iter().map(|file| file.id));
             }
@@ -80,7 +89,13 @@ fn due(inner: &Inner) -> Option<Vec<Arc<ParquetFile>>> {
     let mut due = classes
         .into_values()
         .find(|files| files.len() >= inner.config.merge_files_min)?;
-    due.truncate(FILES_MAX);
+    let is_metrics = |file: &Arc<ParquetFile>| sql_tables().get(file.table).is_some_and(SqlTable::is_metrics);
+    let most = if due.iter().all(is_metrics) {
+        FILES_MAX
+    } else {
+        weave::FILES_MAX
+    };
+    due.truncate(most);
     Some(due)
 }
 
@@ -101,6 +116,47 @@ fn only_whole(inner: &Arc<Inner>, files: Vec<Arc<ParquetFile>>) -> Vec<Arc<Parqu
     files.into_iter().filter(whole).collect()
 }
 
+/// What became of files that were to be read side by side.
+enum Woven {
+    /// They are one file; none when they hold no rows.
+    Written(Option<FileRow>),
+    /// They are not sorted as they would have to be.
+    Unsorted,
+}
+
+fn write_woven(
+    inner: &Inner,
+    index: usize,
+    day: i64,
+    files: &[Arc<ParquetFile>],
+) -> Result<Woven, MaintenanceError> {
+    let Some(table) = sql_tables().get(index) else {
+        return Ok(Woven::Written(None));
+    };
+    if table.is_metrics() {
+        return Ok(Woven::Unsorted);
+    }
+    let Some(readers) = weave::open(table, files, inner.config.query.memory_bytes_max)? else {
+        return Ok(Woven::Unsorted);
+    };
+    let mut part = Part::begin(&inner.config.parquet_folder(), table, day)?;
+    let written = weave::weave(table, readers, &mut part)?;
+    check_rows(table, files, written)?;
+    part.finish().map(Woven::Written)
+}
+
+fn check_rows(table: &SqlTable, files: &[Arc<ParquetFile>], found: u64) -> Result<(), MaintenanceError> {
+    let wanted: u64 = files.iter().map(|file| file.rows).sum();
+    if found == wanted {
+        return Ok(());
+    }
+    Err(MaintenanceError::Rows {
+        table: table.info.name,
+        wanted,
+        found,
+    })
+}
+
 async fn write_merged(
     inner: Arc<Inner>,
     engine: Arc<Engine>,
@@ -111,9 +167,8 @@ async fn write_merged(
     let Some(table) = sql_tables().get(index) else {
         return Ok(None);
     };
-    let rows: u64 = files.iter().map(|file| file.rows).sum();
     let memory = inner.config.query.memory_bytes_max;
-    let context = engine.session(Scope::of_files(&inner, index, files), memory)?;
+    let context = engine.session(Scope::of_files(&inner, index, files.clone()), memory)?;
     let query = format!(
         "SELECT * FROM {} ORDER BY {}",
         table.info.name,
@@ -134,12 +189,6 @@ async fn write_merged(
         written = written.saturating_add(batch.num_rows() as u64);
         part.write(&batch)?;
     }
-    if written != rows {
-        return Err(MaintenanceError::Rows {
-            table: table.info.name,
-            wanted: rows,
-            found: written,
-        });
-    }
+    check_rows(table, &files, written)?;
     part.finish()
 }

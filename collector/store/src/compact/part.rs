@@ -8,21 +8,14 @@ use arrow::array::{Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::{max, min};
 use fleetmend_event::TimeMicros;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use parquet::schema::types::ColumnPath;
 
 use super::DAY_MICROS;
+use super::packing::properties;
 use crate::catalogue::FileRow;
 use crate::clock::ClockAhead;
 use crate::error::MaintenanceError;
 use crate::shape::{CLOCK_AHEAD, INGESTED_AT, SqlTable, TIME, typed};
 use crate::view::digest_of;
-
-/// zstd level of Parquet pages: they are written once and read often.
-const ZSTD_LEVEL: i32 = 6;
-/// Rows of a row group: small enough that a query for one series skips most of a file.
-const GROUP_ROWS_MAX: usize = 128 * 1024;
 
 /// A file that is being written under another name.
 pub(crate) struct Part {
@@ -57,7 +50,11 @@ impl Part {
         );
         let path = folder.join(&name).with_extension("tmp");
         let file = File::create(&path).map_err(io_error("make", &path))?;
-        let writer = ArrowWriter::try_new(BufWriter::new(file), table.schema.clone(), Some(properties()?))?;
+        let writer = ArrowWriter::try_new(
+            BufWriter::new(file),
+            table.schema.clone(),
+            Some(properties(table)?),
+        )?;
         Ok(Self {
             table,
             day,
@@ -124,17 +121,6 @@ impl Part {
             digest,
         }))
     }
-}
-
-fn properties() -> Result<WriterProperties, MaintenanceError> {
-    let time = ColumnPath::from(TIME);
-    Ok(WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
-        .set_max_row_group_row_count(Some(GROUP_ROWS_MAX))
-        // Sorted or evenly spaced times shrink to almost nothing as differences.
-        .set_column_dictionary_enabled(time.clone(), false)
-        .set_column_encoding(time, Encoding::DELTA_BINARY_PACKED)
-        .build())
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> MaintenanceError + use<> {

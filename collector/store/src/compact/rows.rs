@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::array::{RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
 
 use super::part::Part;
 use crate::catalogue::FileRow;
 use crate::error::{MaintenanceError, ReadError};
 use crate::inner::Inner;
-use crate::shape::{Chunks, SampleBuilder, SqlTable, sql_tables, with_system_columns};
+use crate::shape::{Chunks, HOST_ID, SampleBuilder, SqlTable, TIME, sql_tables, typed, with_system_columns};
 use crate::view::HotFrame;
 
 /// Rows handed to the Parquet writer at once.
@@ -61,14 +61,7 @@ fn write_rows(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Resul
     let batches = read.iter().map(of_frame).collect::<Result<Vec<_>, _>>()?;
     let all = concat_batches(&table.schema, &batches)?;
     drop(batches);
-    let key = |name: &&str| {
-        all.column_by_name(name).map(|values| SortColumn {
-            values: values.clone(),
-            options: None,
-        })
-    };
-    let keys: Vec<SortColumn> = table.sort.iter().filter_map(key).collect();
-    let order = lexsort_to_indices(&keys, None)?;
+    let order = order_of(&all)?;
     let mut at = 0;
     while at < order.len() {
         let length = BATCH_ROWS.min(order.len().saturating_sub(at));
@@ -76,6 +69,20 @@ fn write_rows(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Resul
         at = at.saturating_add(length);
     }
     Ok(())
+}
+
+/// The rows by host and time; those of one host and moment in the order in which they came.
+fn order_of(all: &RecordBatch) -> Result<UInt32Array, MaintenanceError> {
+    let hosts = typed::<StringArray>(all, HOST_ID)?;
+    let times = typed::<TimestampMicrosecondArray>(all, TIME)?;
+    let mut rows: Vec<(&str, i64, u32)> = hosts
+        .iter()
+        .zip(times.values())
+        .zip(0_u32..)
+        .map(|((host, time), row)| (host.unwrap_or_default(), *time, row))
+        .collect();
+    rows.sort_unstable();
+    Ok(rows.into_iter().map(|(.., row)| row).collect())
 }
 
 /// Samples are sorted chunk by chunk: a chunk is one series, its samples stand in order.
