@@ -24,6 +24,10 @@ mod work;
 use anyhow::Result;
 use clap::Parser;
 
+/// The collector's: the benchmark of the store runs the store in processes of this program.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures a release build against the budgets.
 #[derive(Parser)]
 struct Arguments {

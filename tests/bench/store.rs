@@ -32,6 +32,8 @@ use crate::report::{Bar, Report, progress};
 
 /// Seed of everything that is generated here; `hostmetrics.py` has its own, 1.
 const SEED: u64 = 20_260_104;
+/// The collector's settings of its allocator (`collector/src/memory.rs`).
+const MALLOC_CONF: &str = "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
 /// Bars, by figure.
 const BARS: [(&str, Bar); 7] = [
     ("stored_bytes_per_sample", Bar::AtMost(0.75)),
@@ -221,6 +223,7 @@ fn child(phase: Phase, folder: &Path, data: &Path, quick: bool, percent: u32) ->
         .arg(data)
         .args(["--percent", &percent.to_string()])
         .args(quick.then_some("--quick"))
+        .env("MALLOC_CONF", MALLOC_CONF)
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("start phase {}", phase.name()))?;

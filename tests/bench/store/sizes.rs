@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use arrow::array::Float64Array;
+use collector_store::SeriesSelect;
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::metric::chunks;
 use fleetmend_event::table::{MetricChunk, table_by_id};
@@ -221,9 +222,25 @@ async fn ask(found: &mut Found, bed: &Bed, data: &HostMetrics) -> Result<()> {
         );
         Ok(())
     };
-    let times = time(bed, "host_1h", RUNS, of_host).await?;
-    found.figure("query_host_1h_p95_ms", times.p95());
-    found.condition("query_host_1h", times.told());
+    let by_sql = time(bed, "host_1h", RUNS, of_host).await?;
+    let select = async |run: usize| {
+        let micros = |second: i64| TimeMicros(second * 1_000_000 - 1);
+        let mut wanted = SeriesSelect::between(micros(data.first), micros(end));
+        wanted.names = Some(HOST_NAMES.map(str::to_owned).into());
+        wanted.hosts = Some([host(run % data.hosts.len())].into());
+        let series = bed.store.select(wanted).await.context("select series")?.series;
+        let samples: usize = series.iter().map(|series| series.values.len()).sum();
+        ensure!(
+            samples == 10 * data.seconds,
+            "{samples} samples of {}",
+            10 * data.seconds
+        );
+        Ok(())
+    };
+    let by_select = time(bed, "host_1h by select", RUNS, select).await?;
+    found.figure("query_host_1h_p95_ms", by_sql.p95().max(by_select.p95()));
+    found.condition("query_host_1h_sql", by_sql.told());
+    found.condition("query_host_1h_select", by_select.told());
     let expected = host(expected_top(data)?).to_string();
     let top = async |_: usize| {
         let query = format!(

@@ -240,7 +240,13 @@ fn others(row: &Value) -> String {
     let shown = object.iter().filter(|(name, value)| {
         !matches!(
             name.as_str(),
-            "time" | "host_id" | "ingested_at" | "clock_ahead_us"
+            "time"
+                | "host_id"
+                | "ingested_at"
+                | "clock_ahead_us"
+                | "record_epoch"
+                | "record_sequence"
+                | "record_row"
         ) && !value.is_null()
     });
     shown
