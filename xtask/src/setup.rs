@@ -80,6 +80,41 @@ fn without_server() -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
 
+/// Folder of the programs of a Debian package that is unpacked, not installed: nothing of it is started or configured.
+pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+    let folder = layout::cache()?.join("debian").join(package);
+    let programs = folder.join("usr/bin");
+    if programs.exists() {
+        return Ok(programs);
+    }
+    step(&format!("fetch the Debian package {package}"), || {
+        let partial = folder.with_extension("partial");
+        if partial.exists() {
+            std::fs::remove_dir_all(&partial).with_context(|| format!("remove {}", partial.display()))?;
+        }
+        std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
+        let download = || {
+            run(command("apt-get", &["download", "--quiet", package])
+                .current_dir(&partial)
+                .env("DEBIAN_FRONTEND", "noninteractive"))
+        };
+        if download().is_err() {
+            run(&mut command("apt-get", &["update", "--quiet"]))
+                .with_context(|| format!("download {package} (as root: apt-get update)"))?;
+            download()?;
+        }
+        let archives = std::fs::read_dir(&partial).with_context(|| format!("list {}", partial.display()))?;
+        for archive in archives.flatten().map(|entry| entry.path()) {
+            if archive.extension().is_some_and(|extension| extension == "deb") {
+                run(command("dpkg-deb", &["--extract"]).arg(&archive).arg(&partial))?;
+                std::fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))?;
+            }
+        }
+        std::fs::rename(&partial, &folder).with_context(|| format!("move {} into place", partial.display()))
+    })?;
+    Ok(programs)
+}
+
 fn installed(package: &str) -> bool {
     output(&mut command("dpkg-query", &["-W", "-f=${Status}", package]))
         .is_ok_and(|status| status.ends_with("ok installed"))

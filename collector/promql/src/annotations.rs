@@ -6,6 +6,11 @@ use crate::function::bucket::Forced;
 use crate::function::date::rfc3339;
 use crate::number::{general, general_digits};
 
+/// Annotations of one kind that are told; of more, only their number is.
+const TOLD_MAX: usize = 50;
+/// Different annotations of one kind that are remembered, so that they can be counted.
+const KNOWN_MAX: usize = 10_000;
+
 /// Infos and warnings of one query, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations {
@@ -33,6 +38,9 @@ struct ForcedSteps {
 impl Notes {
     pub(crate) fn forced_monotonicity(&mut self, metric: &str, place: &Place, time_ms: i64, forced: Forced) {
         let key = (metric.to_owned(), place.text().to_owned());
+        if self.forced.len() >= KNOWN_MAX && !self.forced.contains_key(&key) {
+            return;
+        }
         let steps = self.forced.entry(key).or_insert(ForcedSteps {
             forced,
             count: 0,
@@ -66,7 +74,27 @@ impl Notes {
                 &Place(place),
             );
         }
+        bound(&mut said.infos, "infos");
+        bound(&mut said.warnings, "warnings");
         said
+    }
+}
+
+/// Keeps the first ones in their order, and says how many there are beside them.
+fn bound(texts: &mut BTreeSet<String>, kind: &str) {
+    let more = texts.len().saturating_sub(TOLD_MAX);
+    if more == 0 {
+        return;
+    }
+    while texts.len() > TOLD_MAX {
+        texts.pop_last();
+    }
+    texts.insert(format!("{more} more {kind}"));
+}
+
+fn add(texts: &mut BTreeSet<String>, text: String) {
+    if texts.len() < KNOWN_MAX {
+        texts.insert(text);
     }
 }
 
@@ -90,13 +118,13 @@ impl Place {
 
 impl Annotations {
     fn warn(&mut self, text: &str, place: &Place) {
-        self.warnings
-            .insert(format!("PromQL warning: {text} ({})", place.text()));
+        let text = format!("PromQL warning: {text} ({})", place.text());
+        add(&mut self.warnings, text);
     }
 
     fn inform(&mut self, text: &str, place: &Place) {
-        self.infos
-            .insert(format!("PromQL info: {text} ({})", place.text()));
+        let text = format!("PromQL info: {text} ({})", place.text());
+        add(&mut self.infos, text);
     }
 
     pub(crate) fn invalid_quantile(&mut self, quantile: f64, place: &Place) {
@@ -128,7 +156,7 @@ impl Annotations {
     }
 
     pub(crate) fn gap(&mut self, text: &str) {
-        self.infos.insert(format!("samples are missing: {text}"));
+        add(&mut self.infos, format!("samples are missing: {text}"));
     }
 }
 

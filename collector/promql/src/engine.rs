@@ -101,12 +101,16 @@ impl Engine {
         let _dropped = cancel.clone().drop_guard();
         let deadline = Instant::now() + self.options.limits.timeout;
         let text = text.to_owned();
-        let query = blocking(move || {
+        let parsed = blocking(move || {
             let query = syntax::parse(&text, &times)?;
             form.check(&query)?;
             Ok(query)
-        })
-        .await?;
+        });
+        let query = tokio::select! {
+            () = cancel.cancelled() => return Err(QueryError::Canceled("query parsing")),
+            () = tokio::time::sleep_until(deadline.into()) => return Err(QueryError::Timeout("query parsing")),
+            parsed = parsed => parsed?,
+        };
         let grid = form.grid(&times);
         let needs = fetch::needs(&query, grid, &self.options);
         let fetched = tokio::select! {

@@ -18,7 +18,7 @@ mod select;
 mod set;
 mod window;
 
-pub(crate) use meter::Meter;
+pub(crate) use meter::{Held, Meter};
 pub(crate) use names::drop_names;
 pub(crate) use window::{Window, inner_grid};
 
@@ -106,6 +106,17 @@ pub(crate) enum Value {
     Text(String),
 }
 
+impl Value {
+    /// How many values it holds.
+    fn values(&self) -> usize {
+        match self {
+            Self::Scalar(values) => values.len(),
+            Self::Vector(rows) => rows.iter().map(|row| row.values.len()).sum(),
+            Self::Text(_) => 0,
+        }
+    }
+}
+
 /// One evaluation of one query.
 pub(crate) struct Evaluator<'a> {
     pub(crate) data: &'a Fetched,
@@ -169,18 +180,37 @@ impl Evaluator<'_> {
 
     /// Refuses a result that is too large before it is made.
     pub(crate) fn admit(&self, rows: usize, grid: Grid) -> Result<(), QueryError> {
-        let limits = &self.options.limits;
-        if rows > limits.series_max {
-            return Err(QueryError::execution(format!(
-                "query processing would make too many series in query execution: {rows}, {} are allowed",
-                limits.series_max
-            )));
-        }
-        if rows.saturating_mul(grid.steps) > limits.samples_max {
-            return Err(too_many_samples());
-        }
+        self.admit_quietly(rows, grid)?;
         self.meter.tick(rows.saturating_mul(grid.steps))
     }
+
+    /// As [`Evaluator::admit`] for one more row, before it is made.
+    pub(crate) fn admit_one_more(&self, rows: usize, grid: Grid) -> Result<(), QueryError> {
+        self.admit_quietly(rows.saturating_add(1), grid)
+    }
+
+    fn admit_quietly(&self, rows: usize, grid: Grid) -> Result<(), QueryError> {
+        let limits = &self.options.limits;
+        if rows > limits.series_max {
+            return Err(too_many_series(rows, limits.series_max));
+        }
+        let values = rows.saturating_mul(grid.steps);
+        if values.saturating_add(self.meter.held()) > limits.samples_max {
+            return Err(too_many_samples());
+        }
+        Ok(())
+    }
+
+    /// Counts rows that are kept while what comes next is computed.
+    pub(crate) fn hold(&self, rows: &[Row]) -> Held<'_> {
+        self.meter.hold(rows.iter().map(|row| row.values.len()).sum())
+    }
+}
+
+fn too_many_series(rows: usize, series_max: usize) -> QueryError {
+    QueryError::execution(format!(
+        "query processing would make too many series in query execution: {rows}, {series_max} are allowed"
+    ))
 }
 
 pub(crate) fn too_many_samples() -> QueryError {

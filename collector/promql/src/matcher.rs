@@ -1,8 +1,11 @@
 //! Label matchers of a selector.
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use crate::error::QueryError;
+
+/// Largest compiled pattern; ten times what an alternative of a thousand host names takes.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 /// How a label is compared.
 #[derive(Clone, Debug)]
@@ -84,8 +87,17 @@ impl LabelMatcher {
 ///
 /// Go takes a `{` that begins no repetition literally, this engine must be told.
 pub(crate) fn anchored(pattern: &str) -> Result<Regex, QueryError> {
-    Regex::new(&format!("^(?s:{pattern})$"))
-        .or_else(|_| Regex::new(&format!("^(?s:{})$", escape_lone_braces(pattern))))
+    let compile = |pattern: &str| {
+        RegexBuilder::new(&format!("^(?s:{pattern})$"))
+            .size_limit(PATTERN_BYTES_MAX)
+            .dfa_size_limit(PATTERN_BYTES_MAX)
+            .build()
+    };
+    compile(pattern)
+        .or_else(|fault| match fault {
+            regex::Error::CompiledTooBig(_) => Err(fault),
+            _ => compile(&escape_lone_braces(pattern)),
+        })
         .map_err(|error| QueryError::bad_data(format!("error parsing regexp: {error}")))
 }
 

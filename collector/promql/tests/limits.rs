@@ -135,6 +135,101 @@ async fn query_of_too_many_samples_or_series_is_refused() {
     assert!(error.to_string().contains("too many samples"), "{error}");
 }
 
+/// Series that each have another value at each time, in buckets.
+struct Different;
+
+#[async_trait]
+impl SeriesSource for Different {
+    async fn select(&self, _: &SelectRequest) -> Result<Selection, SourceError> {
+        let series = (0..10_u32).map(|number| SeriesSamples {
+            labels: Labels::new([
+                ("__name__".to_owned(), "different".to_owned()),
+                ("le".to_owned(), number.to_string()),
+                ("n".to_owned(), number.to_string()),
+            ]),
+            times_ms: (0..1_000).map(|tick| tick * 1_000).collect(),
+            values: (0..1_000_u32).map(|tick| f64::from(tick * 10 + number)).collect(),
+        });
+        Ok(Selection {
+            series: series.collect(),
+            gaps: Vec::new(),
+        })
+    }
+}
+
+fn holding(samples_max: usize) -> Engine {
+    let mut options = Options::default();
+    options.limits.samples_max = samples_max;
+    options.limits.series_max = 10_000_000;
+    Engine::new(Arc::new(Different), options)
+}
+
+#[tokio::test]
+async fn what_grows_while_it_is_computed_is_refused_before_it_is_there() {
+    let cancel = CancellationToken::new();
+    // A day of seconds, each with a value and so with a series of its own: 7 billion values, if they were made.
+    let error = engine(1, 1, Duration::ZERO, |_| {})
+        .instant("max_over_time(count_values(\"v\", vector(time()))[1d:1s])", 86_400_000, &cancel)
+        .await
+        .expect_err("too many values");
+    assert!(error.to_string().contains("too many s"), "{error}");
+    let engine = holding(100_000);
+    for query in [
+        "count_values(\"v\", different)",
+        "histogram_quantiles(sum by (le) (different), \"q\", time() / 1000)",
+        "different * on () group_left () count_values(\"v\", max(different))",
+    ] {
+        let error = engine.range(query, times(999_000, 1_000), &cancel).await;
+        let error = error.expect_err(query);
+        assert!(error.to_string().contains("too many s"), "{query}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn both_sides_of_an_operator_count() {
+    let cancel = CancellationToken::new();
+    let range = times(999_000, 1_000);
+    // 10,000 values on each side, and as many that come out.
+    let sum = "sum by (n) (different) + (sum by (n) (different) + sum by (n) (different))";
+    holding(50_000).range(sum, range, &cancel).await.expect("enough room");
+    let error = holding(25_000).range(sum, range, &cancel).await.expect_err("too many values");
+    assert!(error.to_string().contains("too many samples"), "{error}");
+    holding(25_000)
+        .range("different", range, &cancel)
+        .await
+        .expect("one side has room");
+}
+
+#[tokio::test]
+async fn patterns_and_matchers_are_bounded() {
+    let cancel = CancellationToken::new();
+    let engine = engine(1, 1, Duration::ZERO, |_| {});
+    for query in [
+        "up{a=~\"(((x{200}){200}){200})\"}".to_owned(),
+        format!("up{{{}}}", "a=~\"b\",".repeat(101)),
+        format!("up{{{}}}", "a=\"b\",".repeat(501)),
+    ] {
+        let error = engine.instant(&query, 0, &cancel).await.expect_err("too much");
+        assert_eq!(error.kind(), "bad_data", "{error}");
+    }
+    let hosts: Vec<String> = (0..1_000).map(|number| format!("host-{number}.example.org")).collect();
+    let query = format!("up{{instance=~\"{}\"}}", hosts.join("|"));
+    engine.instant(&query, 0, &cancel).await.expect("a thousand hosts");
+}
+
+#[tokio::test]
+async fn annotations_are_told_up_to_a_number() {
+    let cancel = CancellationToken::new();
+    let engine = engine(1, 1, Duration::ZERO, |_| {});
+    let query = "quantile_over_time(0.5, up[5m]) or histogram_quantile(time(), up)";
+    let answer = engine
+        .range(query, times(1_000_000, 1_000), &cancel)
+        .await
+        .expect("an answer");
+    assert!(answer.annotations.warnings.len() <= 51);
+    assert!(answer.annotations.warnings.iter().any(|text| text.ends_with(" more warnings")));
+}
+
 #[tokio::test]
 async fn query_without_time_ends() {
     let cancel = CancellationToken::new();

@@ -39,6 +39,7 @@ impl Evaluator<'_> {
             self.check_parameter(aggregate.op, &parameter, &expr.place)?;
         }
         let rows = self.rows(&aggregate.inner, grid)?;
+        let _held = self.hold(&rows);
         match aggregate.op {
             Aggregator::Topk | Aggregator::Bottomk | Aggregator::Limitk | Aggregator::LimitRatio => {
                 self.choose(aggregate, rows, &parameter, grid)
@@ -47,6 +48,7 @@ impl Evaluator<'_> {
             op => {
                 let mut out = Vec::new();
                 for group in groups(&rows, &aggregate.grouping) {
+                    self.admit_one_more(out.len(), grid)?;
                     self.meter.tick(group.members.len().saturating_mul(grid.steps))?;
                     let mut states: Vec<Option<State>> = vec![None; grid.steps];
                     for row in group.members.iter().filter_map(|member| rows.get(*member)) {
@@ -76,6 +78,7 @@ impl Evaluator<'_> {
         let mut out = Vec::new();
         let mut present = Vec::new();
         for group in groups(rows, &aggregate.grouping) {
+            self.admit_one_more(out.len(), grid)?;
             let mut values = vec![ABSENT; grid.steps];
             for (step, (value, rank)) in values.iter_mut().zip(parameter).enumerate() {
                 self.meter.tick(group.members.len())?;
@@ -118,6 +121,7 @@ impl Evaluator<'_> {
         if !grouping.without {
             grouping.labels.push(name.clone());
         }
+        let _held = self.hold(&rows);
         let mut places: HashMap<Labels, usize> = HashMap::new();
         let mut out: Vec<Row> = Vec::new();
         for row in &rows {
@@ -129,19 +133,23 @@ impl Evaluator<'_> {
             {
                 self.meter.tick(8)?;
                 let labels = group_labels(&row.labels.with(&name, &fixed(*value)), &grouping);
-                let place = *places.entry(labels.clone()).or_insert_with(|| {
-                    out.push(Row {
-                        labels,
-                        drop_name: false,
-                        values: vec![ABSENT; grid.steps],
-                    });
-                    out.len() - 1
-                });
+                let place = match places.get(&labels) {
+                    Some(place) => *place,
+                    None => {
+                        self.admit_one_more(out.len(), grid)?;
+                        places.insert(labels.clone(), out.len());
+                        out.push(Row {
+                            labels,
+                            drop_name: false,
+                            values: vec![ABSENT; grid.steps],
+                        });
+                        out.len() - 1
+                    }
+                };
                 if let Some(count) = out.get_mut(place).and_then(|row| row.values.get_mut(step)) {
                     *count = if is_present(*count) { *count + 1.0 } else { 1.0 };
                 }
             }
-            self.admit(out.len(), grid)?;
         }
         Ok(out)
     }

@@ -7,7 +7,9 @@ use crate::syntax::ast::{Binary, Op};
 impl Evaluator<'_> {
     pub(crate) fn binary(&self, binary: &Binary, grid: Grid) -> Result<Value, QueryError> {
         let left = self.eval(&binary.left, grid)?;
+        let _held = self.meter.hold(left.values());
         let right = self.eval(&binary.right, grid)?;
+        let _held_too = self.meter.hold(right.values());
         match (left, right) {
             (Value::Scalar(left), Value::Scalar(right)) => Ok(Value::Scalar(
                 left.iter()

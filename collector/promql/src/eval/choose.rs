@@ -1,7 +1,7 @@
 //! Aggregations that keep some of their series as they are.
 
-use super::aggregate::{Group, groups};
-use super::{ABSENT, Evaluator, Grid, Row, is_present};
+use super::aggregate::groups;
+use super::{ABSENT, Evaluator, Grid, Row};
 use crate::annotations::Place;
 use crate::error::QueryError;
 use crate::number::{ascending, fixed, to_index};
@@ -68,6 +68,15 @@ impl Evaluator<'_> {
         parameter: &[f64],
         grid: Grid,
     ) -> Result<Vec<Row>, QueryError> {
+        self.admit(rows.len(), grid)?;
+        // Where a series lies between 0 and 1 is a matter of its labels alone.
+        let offsets: Vec<f64> = match aggregate.op {
+            Aggregator::LimitRatio => rows
+                .iter()
+                .map(|row| row.labels.xxhash() as f64 / u64::MAX as f64)
+                .collect(),
+            _ => Vec::new(),
+        };
         let mut chosen: Vec<Row> = rows
             .iter()
             .map(|row| Row {
@@ -81,7 +90,9 @@ impl Evaluator<'_> {
         for group in groups(&rows, &aggregate.grouping) {
             for (step, wanted) in parameter.iter().enumerate().take(grid.steps) {
                 self.meter.tick(group.members.len())?;
-                pick(aggregate.op, &group, &rows, step, *wanted, &mut samples);
+                samples.clear();
+                samples.extend(group.samples(&rows, step));
+                pick(aggregate.op, &offsets, *wanted, &mut samples);
                 for (index, value) in &samples {
                     if let Some(slot) = chosen.get_mut(*index).and_then(|row| row.values.get_mut(step)) {
                         *slot = *value;
@@ -105,20 +116,11 @@ impl Evaluator<'_> {
     }
 }
 
-fn pick(
-    op: Aggregator,
-    group: &Group,
-    rows: &[Row],
-    step: usize,
-    wanted: f64,
-    samples: &mut Vec<(usize, f64)>,
-) {
-    samples.clear();
-    samples.extend(group.samples(rows, step).filter(|(_, value)| is_present(*value)));
+fn pick(op: Aggregator, offsets: &[f64], wanted: f64, samples: &mut Vec<(usize, f64)>) {
     match op {
         Aggregator::LimitRatio => samples.retain(|(index, _)| {
-            let hash = rows.get(*index).map_or(0, |row| row.labels.xxhash());
-            in_ratio(wanted, hash as f64 / u64::MAX as f64)
+            let offset = offsets.get(*index).copied().unwrap_or_default();
+            in_ratio(wanted, offset)
         }),
         Aggregator::Topk => {
             samples.sort_by(|(_, left), (_, right)| ascending(right, left));

@@ -26,9 +26,11 @@ impl Evaluator<'_> {
         let vector = argument(call, 1)?;
         let rows = self.rows(vector, grid)?;
         self.note_ranks(&ranks, &argument(call, 0)?.place);
+        let _held = self.hold(&rows);
         let histograms = self.histograms(&rows, &vector.place);
         let mut out = Vec::with_capacity(histograms.len());
         for histogram in &histograms {
+            self.admit_one_more(out.len(), grid)?;
             out.push(self.quantile_row(histogram, &ranks, &vector.place, grid)?);
         }
         out.retain(|row| !row.is_empty());
@@ -46,28 +48,35 @@ impl Evaluator<'_> {
             }
         };
         let rows = self.rows(vector, grid)?;
+        let _held = self.hold(&rows);
         let histograms = self.histograms(&rows, &vector.place);
         let mut out = Vec::new();
         for number in 2..call.arguments.len() {
             let ranks = self.scalars(argument(call, number)?, grid)?;
             self.note_ranks(&ranks, &argument(call, number)?.place);
             for histogram in &histograms {
+                self.admit_one_more(out.len(), grid)?;
                 let row = self.quantile_row(histogram, &ranks, &vector.place, grid)?;
                 // A rank that changes from step to step makes a series for each of its values.
                 let mut parts: HashMap<String, Row> = HashMap::new();
                 for (step, (value, rank)) in row.values.iter().zip(&ranks).enumerate() {
+                    self.meter.tick(1)?;
                     let text = open_metrics(*rank);
-                    let part = parts.entry(text).or_insert_with_key(|text| Row {
-                        labels: row.labels.with(label, text),
-                        drop_name: row.drop_name,
-                        values: vec![ABSENT; grid.steps],
-                    });
-                    if let Some(slot) = part.values.get_mut(step) {
+                    if !parts.contains_key(&text) {
+                        // Beside those that are made stands the row that is taken apart.
+                        self.admit_one_more(out.len() + parts.len() + 1, grid)?;
+                        let part = Row {
+                            labels: row.labels.with(label, &text),
+                            drop_name: row.drop_name,
+                            values: vec![ABSENT; grid.steps],
+                        };
+                        parts.insert(text.clone(), part);
+                    }
+                    if let Some(slot) = parts.get_mut(&text).and_then(|part| part.values.get_mut(step)) {
                         *slot = *value;
                     }
                 }
                 out.extend(parts.into_values().filter(|row| !row.is_empty()));
-                self.admit(out.len(), grid)?;
             }
         }
         self.without_names(out)
@@ -78,8 +87,10 @@ impl Evaluator<'_> {
         let upper = self.scalars(argument(call, 1)?, grid)?;
         let vector = argument(call, 2)?;
         let rows = self.rows(vector, grid)?;
+        let _held = self.hold(&rows);
         let mut out = Vec::new();
         for histogram in self.histograms(&rows, &vector.place) {
+            self.admit_one_more(out.len(), grid)?;
             out.push(self.histogram_row(&histogram, grid, |buckets, step| {
                 let bound = |values: &[f64]| values.get(step).copied().unwrap_or(f64::NAN);
                 fraction(bound(&lower), bound(&upper), buckets)

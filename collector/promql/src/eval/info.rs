@@ -18,8 +18,10 @@ type Target = BTreeMap<String, Vec<usize>>;
 impl Evaluator<'_> {
     pub(crate) fn info(&self, info: &Info, grid: Grid) -> Result<Vec<Row>, QueryError> {
         let rows = self.rows(&info.base, grid)?;
+        let _held = self.hold(&rows);
         // The newest of several info series counts, so that their times are looked at.
         let infos = self.instant(&info.selector, grid, Look::Time)?;
+        let _held_too = self.hold(&infos);
         let mut targets: HashMap<Labels, Target> = HashMap::new();
         for (index, row) in infos.iter().enumerate() {
             let target = targets.entry(identity(&row.labels)).or_default();
@@ -38,8 +40,7 @@ impl Evaluator<'_> {
             let target = targets
                 .get(&identity(&row.labels))
                 .filter(|_| !identity(&row.labels).is_empty());
-            self.enrich(info, &row, target, &infos, &mut out)?;
-            self.admit(out.len(), grid)?;
+            self.enrich(info, &row, target, &infos, (grid, &mut out))?;
         }
         merge(out)
     }
@@ -51,7 +52,7 @@ impl Evaluator<'_> {
         row: &Row,
         target: Option<&Target>,
         infos: &[Row],
-        out: &mut Vec<Row>,
+        (grid, out): (Grid, &mut Vec<Row>),
     ) -> Result<(), QueryError> {
         let mut parts: BTreeMap<Vec<usize>, Row> = BTreeMap::new();
         for (step, value) in row
@@ -69,6 +70,7 @@ impl Evaluator<'_> {
                 continue;
             }
             if !parts.contains_key(&chosen) {
+                self.admit_one_more(out.len() + parts.len(), grid)?;
                 let labels = enriched(info, &row.labels, &chosen, infos)?;
                 let values = vec![ABSENT; row.values.len()];
                 let drop_name = row.drop_name;

@@ -15,6 +15,21 @@ pub(crate) struct Meter {
     deadline: Instant,
     cancel: CancellationToken,
     since_look: Cell<usize>,
+    held: Cell<usize>,
+}
+
+/// Values that stay in memory while something else is computed; they count until it is dropped.
+#[must_use]
+pub(crate) struct Held<'m> {
+    meter: &'m Meter,
+    values: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let held = self.meter.held.get().saturating_sub(self.values);
+        self.meter.held.set(held);
+    }
 }
 
 impl Meter {
@@ -23,7 +38,19 @@ impl Meter {
             deadline,
             cancel,
             since_look: Cell::new(0),
+            held: Cell::new(0),
         }
+    }
+
+    /// Counts values that are kept while what comes next is computed.
+    pub(crate) fn hold(&self, values: usize) -> Held<'_> {
+        self.held.set(self.held.get().saturating_add(values));
+        Held { meter: self, values }
+    }
+
+    /// Values that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
     }
 
     /// Counts work, and ends the evaluation when it must.

@@ -73,10 +73,9 @@ impl Evaluator<'_> {
                 .tick(grid.steps.saturating_mul(group.many.len() + group.one.len()))?;
             let mut results = Results::new();
             for step in 0..grid.steps {
-                self.pair_step(&sides, labels, group, step, grid, &mut results)?;
+                self.pair_step(&sides, labels, group, step, (grid, rows.len()), &mut results)?;
             }
             rows.extend(results.into_values());
-            self.admit(rows.len(), grid)?;
         }
         rows.retain(|row| !row.is_empty());
         merge_or(rows, || {
@@ -90,7 +89,7 @@ impl Evaluator<'_> {
         labels: &Labels,
         group: &Group,
         step: usize,
-        grid: Grid,
+        (grid, made): (Grid, usize),
         results: &mut Results,
     ) -> Result<(), QueryError> {
         if sides.idle.get(step).copied().unwrap_or(true) {
@@ -117,13 +116,20 @@ impl Evaluator<'_> {
                 labels,
                 (Some(index), one_index),
                 result,
-                (step, grid),
+                (step, grid, made),
                 results,
-            );
+            )?;
         }
         if let (false, Some((index, value)), Some(filled)) = (matched, one, sides.fill_many) {
             let result = sides.element(filled, value);
-            self.put(sides, labels, (None, Some(index)), result, (step, grid), results);
+            self.put(
+                sides,
+                labels,
+                (None, Some(index)),
+                result,
+                (step, grid, made),
+                results,
+            )?;
         }
         Ok(())
     }
@@ -134,9 +140,12 @@ impl Evaluator<'_> {
         labels: &Labels,
         key: (Option<usize>, Option<usize>),
         result: f64,
-        (step, grid): (usize, Grid),
+        (step, grid, made): (usize, Grid, usize),
         results: &mut Results,
-    ) {
+    ) -> Result<(), QueryError> {
+        if !results.contains_key(&key) {
+            self.admit_one_more(made + results.len(), grid)?;
+        }
         let row = results.entry(key).or_insert_with(|| {
             let many = key.0.and_then(|index| sides.many.get(index));
             let one = key.1.and_then(|index| sides.one.get(index));
@@ -156,6 +165,7 @@ impl Evaluator<'_> {
         if let Some(value) = row.values.get_mut(step) {
             *value = result;
         }
+        Ok(())
     }
 
     fn labels_of(&self, binary: &Binary, many: &Labels, one: &Labels) -> Labels {

@@ -95,6 +95,9 @@ impl<'d> Evaluator<'d> {
         } else {
             self.rows(&subquery.inner, inner)?
         };
+        // Beside the values stand their times.
+        let _held = self.hold(&rows);
+        self.admit(rows.len(), inner)?;
         for row in rows {
             self.meter.tick(row.values.len())?;
             let (times, values) = inner

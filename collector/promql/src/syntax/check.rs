@@ -10,6 +10,12 @@ const NODES_MAX: usize = 200;
 /// Likewise for what stands inside of one another.
 const DEPTH_MAX: usize = 100;
 
+/// Conditions on labels in one query.
+const MATCHERS_MAX: usize = 500;
+
+/// Patterns in one query: each is compiled, to a megabyte at its worst.
+const PATTERNS_MAX: usize = 100;
+
 /// Copies the query: what stands in brackets, after `offset` and after `@` becomes a harmless literal of the same
 /// shape, and the words that the grammar does not know go.
 pub(crate) fn plain(query: &str, tokens: &[Token<'_>]) -> Result<String, QueryError> {
@@ -49,7 +55,7 @@ pub(crate) fn is_edge(token: &Token<'_>) -> bool {
 }
 
 fn bounds(query: &str, tokens: &[Token<'_>]) -> Result<(), QueryError> {
-    let (mut depth, mut nodes) = (0_usize, 0_usize);
+    let (mut depth, mut nodes, mut matchers, mut patterns) = (0_usize, 0_usize, 0_usize, 0_usize);
     for token in tokens {
         let operator_word = token.kind == Kind::Word && super::ast::Op::parse(token.text).is_some();
         if token.kind == Kind::Sign || operator_word {
@@ -58,6 +64,8 @@ fn bounds(query: &str, tokens: &[Token<'_>]) -> Result<(), QueryError> {
                 ")" | "]" | "}" => depth = depth.saturating_sub(1),
                 _ => {}
             }
+            patterns += usize::from(matches!(token.text, "=~" | "!~"));
+            matchers += usize::from(matches!(token.text, "=~" | "!~" | "=" | "!="));
             nodes += usize::from(!matches!(
                 token.text,
                 "," | "=" | "=~" | "!~" | ")" | "}" | "]" | "{"
@@ -69,6 +77,12 @@ fn bounds(query: &str, tokens: &[Token<'_>]) -> Result<(), QueryError> {
                 token.start,
                 "the query is nested too deeply or has too many operators",
             ));
+        }
+        if matchers > MATCHERS_MAX || patterns > PATTERNS_MAX {
+            let text = format!(
+                "the query has too many label matchers: {MATCHERS_MAX} are allowed, {PATTERNS_MAX} of them with patterns"
+            );
+            return Err(fault(query, token.start, &text));
         }
     }
     Ok(())
