@@ -169,7 +169,11 @@ async fn what_grows_while_it_is_computed_is_refused_before_it_is_there() {
     let cancel = CancellationToken::new();
     // A day of seconds, each with a value and so with a series of its own: 7 billion values, if they were made.
     let error = engine(1, 1, Duration::ZERO, |_| {})
-        .instant("max_over_time(count_values(\"v\", vector(time()))[1d:1s])", 86_400_000, &cancel)
+        .instant(
+            "max_over_time(count_values(\"v\", vector(time()))[1d:1s])",
+            86_400_000,
+            &cancel,
+        )
         .await
         .expect_err("too many values");
     assert!(error.to_string().contains("too many s"), "{error}");
@@ -191,8 +195,14 @@ async fn both_sides_of_an_operator_count() {
     let range = times(999_000, 1_000);
     // 10,000 values on each side, and as many that come out.
     let sum = "sum by (n) (different) + (sum by (n) (different) + sum by (n) (different))";
-    holding(50_000).range(sum, range, &cancel).await.expect("enough room");
-    let error = holding(25_000).range(sum, range, &cancel).await.expect_err("too many values");
+    holding(50_000)
+        .range(sum, range, &cancel)
+        .await
+        .expect("enough room");
+    let error = holding(25_000)
+        .range(sum, range, &cancel)
+        .await
+        .expect_err("too many values");
     assert!(error.to_string().contains("too many samples"), "{error}");
     holding(25_000)
         .range("different", range, &cancel)
@@ -212,9 +222,14 @@ async fn patterns_and_matchers_are_bounded() {
         let error = engine.instant(&query, 0, &cancel).await.expect_err("too much");
         assert_eq!(error.kind(), "bad_data", "{error}");
     }
-    let hosts: Vec<String> = (0..1_000).map(|number| format!("host-{number}.example.org")).collect();
+    let hosts: Vec<String> = (0..1_000)
+        .map(|number| format!("host-{number}.example.org"))
+        .collect();
     let query = format!("up{{instance=~\"{}\"}}", hosts.join("|"));
-    engine.instant(&query, 0, &cancel).await.expect("a thousand hosts");
+    engine
+        .instant(&query, 0, &cancel)
+        .await
+        .expect("a thousand hosts");
 }
 
 #[tokio::test]
@@ -227,7 +242,13 @@ async fn annotations_are_told_up_to_a_number() {
         .await
         .expect("an answer");
     assert!(answer.annotations.warnings.len() <= 51);
-    assert!(answer.annotations.warnings.iter().any(|text| text.ends_with(" more warnings")));
+    assert!(
+        answer
+            .annotations
+            .warnings
+            .iter()
+            .any(|text| text.ends_with(" more warnings"))
+    );
 }
 
 #[tokio::test]

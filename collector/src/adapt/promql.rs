@@ -9,7 +9,6 @@ mod config;
 mod directory;
 mod name;
 mod source;
-mod stored;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use collector_api::{
 use collector_promql::{Engine, Labels, METRIC_NAME, Options, QueryTimes, SourceError, parse_selector};
 use collector_store::{FactStore, QueryClass, QueryError};
 use fleetmend_event::HostScope;
+use fleetmend_event::metric::is_cumulative;
 use fleetmend_event::prometheus_names::metric_name;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -222,19 +222,22 @@ impl Promql for PromqlAdapter {
             HostScope::Only(_) => directory.names_of(hosts).await.map(Arc::new),
         };
         let names = names.map_err(source_fault)?;
-        let metric = |original: &String, unit: &String| {
-            let recorded = unit == RECORDED_UNIT;
-            PromMetric {
-                name: if recorded {
-                    original.clone()
-                } else {
-                    metric_name(original).into_owned()
-                },
-                // What a value means is not sent by agents; its unit is.
-                kind: "unknown",
-                help: String::new(),
-                unit: if recorded { String::new() } else { unit.clone() },
-            }
+        let metric = |original: &String, unit: &String| PromMetric {
+            name: metric_name(original).into_owned(),
+            kind: if is_cumulative(original) {
+                "counter"
+            } else if original.starts_with("system.") {
+                "gauge"
+            } else {
+                // Agents do not say what a value means.
+                "unknown"
+            },
+            help: String::new(),
+            unit: if unit == RECORDED_UNIT {
+                String::new()
+            } else {
+                unit.clone()
+            },
         };
         let mut all: Vec<PromMetric> = names
             .iter()

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use collector_promql::SourceError;
-use collector_store::{FactStore, QueryClass, QueryLimits, to_json_rows};
+use collector_store::{FactStore, QueryClass, QueryLimits, SeriesKey, SeriesSelect, to_json_rows};
 use fleetmend_event::{HostId, HostScope, TimeMicros};
 use parking_lot::Mutex;
 
 use super::fault;
-use super::stored::{self, SeriesKey, SeriesSelect};
 
 /// What was stored lately is looked at again after this long, or at once when a name is not known.
 const RECENT_EVERY: Duration = Duration::from_secs(15);
@@ -126,9 +125,7 @@ impl Directory {
             class: QueryClass::System,
             ..SeriesSelect::between(after, TimeMicros(i64::MAX))
         };
-        stored::series_keys(self.store.as_ref(), select)
-            .await
-            .map_err(fault)?;
+        self.store.series_keys(select).await.map_err(fault)?;
         let names = std::mem::take(&mut *found.lock());
         Ok(names)
     }

@@ -4,10 +4,8 @@
 use std::collections::BTreeMap;
 
 use collector_promql::{LabelMatcher, Labels, METRIC_NAME, MatchOp};
-use collector_store::OWN_HOST;
+use collector_store::{OWN_HOST, SeriesKey};
 use fleetmend_event::prometheus_names::{attribute_label, labels_of_json, metric_name};
-
-use super::stored::SeriesKey;
 
 /// Unit of what a recording rule gave: its name and labels are already Prometheus'.
 pub(crate) const RECORDED_UNIT: &str = "{recorded}";

@@ -10,7 +10,9 @@ use collector_promql::{
     LabelMatcher, Labels, METRIC_NAME, MatchOp, STALE_BITS, SelectRequest, Selection, SeriesSamples,
     SeriesSource, SourceError, SourceGap,
 };
-use collector_store::{FactStore, HostGap, OWN_HOST, QueryClass};
+use collector_store::{
+    FactStore, HostGap, OWN_HOST, QueryClass, SeriesAnswer, SeriesKey, SeriesSelect, StoredSeries,
+};
 use fleetmend_event::prometheus_names::metric_name;
 use fleetmend_event::{HostId, HostScope, TimeMicros};
 use parking_lot::Mutex;
@@ -18,7 +20,6 @@ use parking_lot::Mutex;
 use super::directory::{Directory, Hosts};
 use super::fault;
 use super::name::{self, ORIGINAL};
-use super::stored::{self, SeriesAnswer, SeriesKey, SeriesSelect, StoredSeries};
 
 /// A NaN that was computed: the one that Prometheus writes too. Every other NaN in the store is a sample that could not
 /// be taken, after which its series is stale.
@@ -106,9 +107,7 @@ impl StoreSeries {
                 }
                 false
             }));
-            stored::series_keys(self.store.as_ref(), select)
-                .await
-                .map_err(fault)?;
+            self.store.series_keys(select).await.map_err(fault)?;
         }
         Ok(())
     }
@@ -210,7 +209,7 @@ impl SeriesSource for StoreSeries {
         select.keep = Some(Arc::new(move |key: &SeriesKey| {
             name::selects(&matchers, key, name_of(&hosts, key.host)).is_some()
         }));
-        let answer = stored::select(self.store.as_ref(), select).await.map_err(fault)?;
+        let answer = self.store.select(select).await.map_err(fault)?;
         let hosts = plan.host_names;
         // Millions of samples are no work for the runtime's threads.
         tokio::task::spawn_blocking(move || selection_of(answer, &hosts))
