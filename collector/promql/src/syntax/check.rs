@@ -13,8 +13,8 @@ const DEPTH_MAX: usize = 100;
 /// Conditions on labels in one query.
 const MATCHERS_MAX: usize = 500;
 
-/// Patterns in one query: each is compiled, to a megabyte at its worst.
-const PATTERNS_MAX: usize = 100;
+/// Patterns in one query: each is compiled, to four megabytes at its worst.
+const PATTERNS_MAX: usize = 50;
 
 /// Copies the query: what stands in brackets, after `offset` and after `@` becomes a harmless literal of the same
 /// shape, and the words that the grammar does not know go.
