@@ -4,19 +4,23 @@
 //! segments as compacted. A segment that is not marked is read again at the next start, a Parquet file that is not
 //! registered is not there: whichever moment a kill chooses, each row is stored once.
 
+mod snapshot;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch, TimeMicros};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::error::CatalogueError;
 use crate::mark::EPOCHS_PER_HOST_MAX;
 use crate::own::OWN_EPOCH_PREFIX;
+pub(crate) use snapshot::{image, snapshot};
 
 /// A Parquet file as it is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,11 +95,23 @@ impl Catalogue {
 
     /// The life of this store.
     pub(crate) async fn epoch(&self) -> Result<[u8; 16], CatalogueError> {
-        let row = sqlx::query("SELECT epoch FROM store_identity WHERE id = 1")
-            .fetch_one(&self.pool)
+        let mut connection = self
+            .pool
+            .acquire()
             .await
             .map_err(failed("read the store's identity"))?;
-        sixteen(&row, 0, "a store epoch")
+        store_epoch(&mut connection).await
+    }
+
+    /// Begins another life of this store, as when it was restored.
+    pub(crate) async fn renew_epoch(&self) -> Result<(), CatalogueError> {
+        sqlx::query("UPDATE store_identity SET epoch = ?, created_at = ? WHERE id = 1")
+            .bind(uuid::Uuid::new_v4().as_bytes().as_slice())
+            .bind(TimeMicros::now().0)
+            .execute(&self.pool)
+            .await
+            .map_err(failed("renew the store's identity"))?;
+        Ok(())
     }
 
     /// Every mark that was taken over, the stalest first.
@@ -124,37 +140,18 @@ impl Catalogue {
 
     /// Every live Parquet file.
     pub(crate) async fn files(&self) -> Result<Vec<FileRow>, CatalogueError> {
-        const LIVE: &str = "SELECT id, path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, digest, \
-                            true_from, true_to \
-                            FROM parquet_files WHERE state = 'live' ORDER BY id";
-        let rows = sqlx::query(LIVE)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed("read Parquet files"))?;
-        let file = |row: &SqliteRow| FileRow {
-            id: row.get(0),
-            path: row.get(1),
-            table: row.get(2),
-            day: row.get(3),
-            from: TimeMicros(row.get(4)),
-            to: TimeMicros(row.get(5)),
-            ingested_to: TimeMicros(row.get(6)),
-            rows: unsigned(row.get(7)),
-            bytes: unsigned(row.get(8)),
-            digest: row.get(9),
-            true_from: row.get::<Option<i64>, _>(10).map(TimeMicros),
-            true_to: row.get::<Option<i64>, _>(11).map(TimeMicros),
-        };
-        Ok(rows.iter().map(file).collect())
+        let mut connection = self.pool.acquire().await.map_err(failed("read Parquet files"))?;
+        live_files(&mut connection).await
     }
 
     /// Segments that are compacted and not yet deleted.
     pub(crate) async fn compacted_segments(&self) -> Result<Vec<u64>, CatalogueError> {
-        let rows = sqlx::query("SELECT number FROM compacted_segments")
-            .fetch_all(&self.pool)
+        let mut connection = self
+            .pool
+            .acquire()
             .await
             .map_err(failed("read compacted segments"))?;
-        Ok(rows.iter().map(|row| unsigned(row.get(0))).collect())
+        compacted_segments(&mut connection).await
     }
 
     /// Applies `change` in one transaction; returns the ids of the files added, in order.
@@ -215,6 +212,47 @@ impl Catalogue {
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+async fn store_epoch(connection: &mut SqliteConnection) -> Result<[u8; 16], CatalogueError> {
+    let row = sqlx::query("SELECT epoch FROM store_identity WHERE id = 1")
+        .fetch_one(connection)
+        .await
+        .map_err(failed("read the store's identity"))?;
+    sixteen(&row, 0, "a store epoch")
+}
+
+async fn live_files(connection: &mut SqliteConnection) -> Result<Vec<FileRow>, CatalogueError> {
+    const LIVE: &str = "SELECT id, path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, digest, \
+                        true_from, true_to \
+                        FROM parquet_files WHERE state = 'live' ORDER BY id";
+    let rows = sqlx::query(LIVE)
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read Parquet files"))?;
+    let file = |row: &SqliteRow| FileRow {
+        id: row.get(0),
+        path: row.get(1),
+        table: row.get(2),
+        day: row.get(3),
+        from: TimeMicros(row.get(4)),
+        to: TimeMicros(row.get(5)),
+        ingested_to: TimeMicros(row.get(6)),
+        rows: unsigned(row.get(7)),
+        bytes: unsigned(row.get(8)),
+        digest: row.get(9),
+        true_from: row.get::<Option<i64>, _>(10).map(TimeMicros),
+        true_to: row.get::<Option<i64>, _>(11).map(TimeMicros),
+    };
+    Ok(rows.iter().map(file).collect())
+}
+
+async fn compacted_segments(connection: &mut SqliteConnection) -> Result<Vec<u64>, CatalogueError> {
+    let rows = sqlx::query("SELECT number FROM compacted_segments")
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read compacted segments"))?;
+    Ok(rows.iter().map(|row| unsigned(row.get(0))).collect())
 }
 
 async fn write_change(

@@ -190,6 +190,10 @@ impl StoreConfig {
         Duration::from_millis(self.commit_timeout_ms)
     }
 
+    pub(crate) fn catalogue_file(&self) -> PathBuf {
+        self.folder.join("catalogue.sqlite")
+    }
+
     pub(crate) fn segments_folder(&self) -> PathBuf {
         self.folder.join("segments")
     }

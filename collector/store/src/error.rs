@@ -34,6 +34,12 @@ pub enum OpenError {
         /// The store's folder.
         path: PathBuf,
     },
+    /// A restore into the folder did not end.
+    #[error("store {path} is half restored: run the restore again, or empty the folder")]
+    Unfinished {
+        /// The store's folder.
+        path: PathBuf,
+    },
     /// The catalogue could not be opened or read.
     #[error("cannot open the catalogue of the store")]
     Catalogue(#[from] CatalogueError),

@@ -40,6 +40,7 @@
 //! column: older rows show null.
 
 pub mod backend;
+pub mod backup;
 pub mod config;
 pub mod error;
 mod metrics;

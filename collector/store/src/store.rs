@@ -105,10 +105,12 @@ impl Store {
         if let Some((key, reason)) = config.faults().into_iter().next() {
             return Err(OpenError::Config { key, reason });
         }
+        crate::backup::refuse_unfinished(&config.folder)?;
         let lock = make_folders(&config)?;
+        crate::backup::sweep(&config.folder);
         // The query engine takes absolute paths without detours only.
         config.folder = fs::canonicalize(&config.folder).map_err(io_error("find", &config.folder))?;
-        let (catalogue, catalogue_is_new) = Catalogue::open(&config.folder.join("catalogue.sqlite")).await?;
+        let (catalogue, catalogue_is_new) = Catalogue::open(&config.catalogue_file()).await?;
         let epoch = catalogue.epoch().await?;
         let (marks, compacted, rows) = (
             catalogue.marks().await?,

@@ -1,5 +1,6 @@
 //! The store as a whole, on a real disk.
 
+mod backup;
 mod clock;
 mod commit;
 mod compact;
