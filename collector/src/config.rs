@@ -16,6 +16,7 @@ use fleetmend_telemetry::LogFormat;
 use serde::Deserialize;
 
 use crate::adapt::PromqlConfig;
+use crate::backup::BackupConfig;
 
 /// Prefix of the environment variables that set keys.
 const ENVIRONMENT_PREFIX: &str = "FLEETMEND_COLLECTOR";
@@ -38,6 +39,8 @@ pub(crate) struct CollectorConfig {
     pub(crate) ingest: IngestConfig,
     /// Where facts are kept.
     pub(crate) store: StoreConfig,
+    /// Where backups go.
+    pub(crate) backup: BackupConfig,
     /// Rules and receivers.
     pub(crate) alert: AlertConfig,
     /// API and dashboard.
@@ -56,6 +59,7 @@ impl Default for CollectorConfig {
             enrolment: EnrolConfig::default(),
             ingest: IngestConfig::default(),
             store: StoreConfig::default(),
+            backup: BackupConfig::default(),
             alert: AlertConfig::default(),
             api: ApiConfig::default(),
             promql: PromqlConfig::default(),
@@ -98,6 +102,7 @@ impl Validate for CollectorConfig {
         faults.section("enrolment", |faults| add_all(faults, self.enrolment.faults()));
         faults.section("ingest", |faults| self.ingest.validate(faults));
         faults.section("store", |faults| add_all(faults, self.store.faults()));
+        faults.section("backup", |faults| self.backup.validate(faults));
         faults.section("alert", |faults| self.alert.validate(faults));
         faults.section("promql", |faults| self.promql.validate(faults));
         faults.section("api", |faults| {

@@ -2,6 +2,7 @@
 
 mod adapt;
 mod authority;
+mod backup;
 mod config;
 mod control;
 mod descriptors;
@@ -30,6 +31,12 @@ enum Command {
     Init(init::InitArguments),
     /// Look at the keys that the fleet trusts, and replace them
     Authority(authority::AuthorityArguments),
+    /// Back up the collector's data, also while it runs; list and prune backups, make their key
+    Backup(backup::BackupArguments),
+    /// Restore a backup, or the state of a moment
+    Restore(backup::RestoreArguments),
+    /// Read backups back and see whether they can be restored
+    Verify(backup::VerifyArguments),
     /// Read the configuration and report every fault
     Check(ConfigArguments),
 }
@@ -52,6 +59,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Run(arguments) => wiring::run(&arguments.config),
         Command::Init(arguments) => init::run(&arguments),
         Command::Authority(arguments) => authority::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => backup::restore(&arguments),
+        Command::Verify(arguments) => backup::verify(&arguments),
         Command::Check(arguments) => config::check(&arguments.config),
     }
 }

@@ -38,7 +38,7 @@ use crate::adapt::{
     SinkAdapter, StoreAdapter, name_refused_rows, pump_live_facts,
 };
 use crate::config::CollectorConfig;
-use crate::{control, descriptors};
+use crate::{backup, control, descriptors};
 
 /// How long everything has to end in order.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
@@ -58,13 +58,13 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let ended = runtime.block_on(compose(config));
+    let ended = runtime.block_on(compose(config, path));
     // Work on blocking threads cannot be cancelled, and whatever it does survives a kill.
     runtime.shutdown_timeout(ABANDON_AFTER);
     ended
 }
 
-async fn compose(config: CollectorConfig) -> Result<ExitCode> {
+async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
     let metrics = install_metrics().context("install metrics")?;
     metrics.build_info("collector", env!("CARGO_PKG_VERSION"));
     let tasks = Tasks::new();
@@ -88,6 +88,7 @@ async fn compose(config: CollectorConfig) -> Result<ExitCode> {
     follow_store(store.as_ref(), &readiness, &tasks);
 
     let rooms = tasks.child("rooms");
+    backup::spawn(&config, path, store.clone(), &rooms);
     let reader = StoreAdapter::new(store.clone());
     pump_live_facts(&reader, &rooms);
     let enroller = Enroller::open(pool.clone(), Arc::new(authority), config.enrolment.clone())
