@@ -5,6 +5,7 @@
 //! `conditions.not_measured`; none is ever filled in.
 
 mod api;
+mod backup;
 mod child;
 mod enrol;
 mod footprint;
@@ -57,6 +58,8 @@ enum Command {
     Hostile,
     /// What the store takes, keeps and finds, beside Prometheus and VictoriaMetrics
     Store(store::StoreArguments),
+    /// How fast a store is backed up, verified and restored
+    Backup(backup::BackupArguments),
     /// Writes bodies of made-up hosts, to train the dictionary on
     #[command(hide = true)]
     WorkSamples(samples::SampleArguments),
@@ -81,6 +84,7 @@ fn main() -> Result<()> {
         Command::Enrol => enrol::run(arguments.quick)?,
         Command::Hostile => hostile::run(arguments.quick)?,
         Command::Store(store) => store::run(arguments.quick, store)?,
+        Command::Backup(backup) => backup::run(arguments.quick, backup)?,
         Command::WorkSamples(work) => return samples::run(work),
         Command::WorkRecover(work) => return spool::recover(work),
         Command::WorkStore(work) => return store::work(arguments.quick, work),

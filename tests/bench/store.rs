@@ -11,7 +11,7 @@
 //! Everything goes through the store's public face. Every answer is compared with what the generator made: a wrong
 //! one fails the benchmark. Peak memory of a phase includes its generator's.
 
-mod bed;
+pub(crate) mod bed;
 mod events;
 mod fleet;
 mod load;

@@ -27,15 +27,15 @@ const MAINTENANCE_MS: u64 = 100;
 const COLD_RUNS: usize = 3;
 
 /// A running store.
-pub(super) struct Bed {
-    pub(super) store: Store,
+pub(crate) struct Bed {
+    pub(crate) store: Store,
     tasks: Tasks,
     folder: PathBuf,
 }
 
 impl Bed {
     /// Opens the store with its own defaults but for the interval of maintenance.
-    pub(super) async fn open(folder: &Path) -> Result<Self> {
+    pub(crate) async fn open(folder: &Path) -> Result<Self> {
         let config = StoreConfig {
             folder: folder.to_owned(),
             maintenance_interval_ms: MAINTENANCE_MS,
@@ -52,7 +52,7 @@ impl Bed {
     }
 
     /// Ends it in order; its catalogue is then one file.
-    pub(super) async fn close(self) -> Result<()> {
+    pub(crate) async fn close(self) -> Result<()> {
         self.tasks.begin("the benchmark goes on");
         let report = self.tasks.drain(DRAIN_WITHIN).await;
         ensure!(report.is_clean(), "the store did not end in order: {report}");
@@ -60,7 +60,7 @@ impl Bed {
     }
 
     /// Waits until everything is compacted and no merge is due; returns how long that took.
-    pub(super) async fn settle(&self) -> Result<Duration> {
+    pub(crate) async fn settle(&self) -> Result<Duration> {
         let begun = Instant::now();
         self.store.seal().await.context("seal the segment")?;
         let (mut last, mut since) = (None, Instant::now());
@@ -83,14 +83,14 @@ impl Bed {
     }
 
     /// Bytes of everything in its folder.
-    pub(super) fn bytes(&self) -> Result<u64> {
+    pub(crate) fn bytes(&self) -> Result<u64> {
         let mut bytes = 0;
         walk(&self.folder, &mut |_, length| bytes += length)?;
         Ok(bytes)
     }
 
     /// What its tables hold, for the conditions.
-    pub(super) fn tables(&self) -> Value {
+    pub(crate) fn tables(&self) -> Value {
         let tables = self.store.stats().tables;
         json!(
             tables
@@ -101,7 +101,7 @@ impl Bed {
     }
 
     /// Takes its files out of the page cache.
-    pub(super) fn forget_pages(&self) -> Result<()> {
+    pub(crate) fn forget_pages(&self) -> Result<()> {
         let mut files = Vec::new();
         walk(&self.folder, &mut |path, _| files.push(path.to_owned()))?;
         for path in files {
@@ -115,7 +115,7 @@ impl Bed {
     }
 
     /// An answer that must be whole.
-    pub(super) async fn sql(&self, query: &str) -> Result<Answer> {
+    pub(crate) async fn sql(&self, query: &str) -> Result<Answer> {
         let limits = QueryLimits {
             rows_max: 100_000,
             ..QueryLimits::default()
