@@ -61,6 +61,9 @@ pub enum ControlError {
     /// Somebody else's transaction stood in the way, again and again.
     #[error("other transactions stood in the way")]
     Conflict(#[source] sqlx::Error),
+    /// The server ended the statement at its own deadline.
+    #[error("a statement took too long; is the control database overloaded, or a transaction stuck?")]
+    TooLong(#[source] sqlx::Error),
     /// The engine refused the statement.
     #[error("the control database refused")]
     Refused(#[source] sqlx::Error),
@@ -132,6 +135,7 @@ impl ControlError {
             sqlx::Error::Database(error) => match error.code().as_deref() {
                 // Serialization failure, deadlock, lock not available; SQLite's busy and locked.
                 Some("40001" | "40P01" | "55P03" | "5" | "6" | "517" | "261") => Self::Conflict(source),
+                Some("57014") => Self::TooLong(source),
                 // Connections refused or ended: operator's word, crash, no more slots, not the primary any more.
                 Some("57P01" | "57P02" | "57P03" | "53300" | "25006") => {
                     Self::Unreachable { address, source }
@@ -149,7 +153,7 @@ impl ControlError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::Late { .. } | Self::Conflict(_)
+            Self::Unreachable { .. } | Self::Late { .. } | Self::Conflict(_) | Self::TooLong(_)
         )
     }
 

@@ -58,48 +58,58 @@ impl Control {
         }
         Ok(())
     }
+
+    /// The last step of a room that was applied; 0 when none was.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn steps_applied(&self, room: &str) -> Result<i64, ControlError> {
+        let mut transaction = self.begin(room).await?;
+        let steps = match table_is_there(&mut transaction, room).await? {
+            true => last_step(&mut transaction, room).await?,
+            false => 0,
+        };
+        transaction.commit().await?;
+        Ok(steps)
+    }
 }
 
-/// The row says what was applied; programs before the digest wrote none.
-async fn make_table(transaction: &mut Transaction, room: &str) -> Result<(), ControlError> {
-    let engine = transaction.control().engine();
-    let strict = if engine == Engine::Sqlite { " STRICT" } else { "" };
-    let integer = if engine == Engine::Sqlite {
-        "INTEGER"
-    } else {
-        "BIGINT"
-    };
-    let table = format!(
-        "CREATE TABLE IF NOT EXISTS {room}_migrations (step {integer} PRIMARY KEY, applied_at {integer} NOT NULL, \
-         digest TEXT){strict}"
-    );
-    // Said by a query, because PostgreSQL would note each time that it is there.
-    let there = match engine {
+async fn table_is_there(transaction: &mut Transaction, room: &str) -> Result<bool, ControlError> {
+    let there = match transaction.control().engine() {
         Engine::Sqlite => "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = $1",
         Engine::Postgres => {
             "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename = $1"
         }
     };
+    let there = query(there).bind(format!("{room}_migrations"));
+    Ok(there.fetch_value::<i64>(transaction).await? == Some(1))
+}
+
+/// Programs before the digest wrote none, and ingest's called the time by another name.
+async fn make_table(transaction: &mut Transaction, room: &str) -> Result<(), ControlError> {
+    let engine = transaction.control().engine();
     let name = format!("{room}_migrations");
-    let there: i64 = query(there)
-        .bind(&name)
-        .fetch_value(&mut *transaction)
-        .await?
-        .unwrap_or(0);
-    if there == 0 {
-        return transaction.script(table).await;
+    if !table_is_there(transaction, room).await? {
+        let table = format!(
+            "CREATE TABLE {name} (step INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL, digest TEXT) STRICT"
+        );
+        let text = dialect::render(&table, engine).map_err(|_| ControlError::Stored("a name of a room"))?;
+        return transaction.script(text).await;
     }
     if engine == Engine::Sqlite {
-        let column = "SELECT count(*) FROM pragma_table_info($1) WHERE name = 'digest'";
-        let with: i64 = query(column)
+        let columns = query("SELECT name FROM pragma_table_info($1) LIMIT 100")
             .bind(&name)
-            .fetch_value(&mut *transaction)
-            .await?
-            .unwrap_or(0);
-        if with == 0 {
-            return transaction
-                .script(format!("ALTER TABLE {name} ADD COLUMN digest TEXT"))
-                .await;
+            .fetch_all(&mut *transaction)
+            .await?;
+        let columns = columns.iter().map(|row| row.try_get::<&str>(0));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        if columns.contains(&"at") {
+            let rename = format!("ALTER TABLE {name} RENAME COLUMN at TO applied_at");
+            transaction.script(rename).await?;
+        }
+        if !columns.contains(&"digest") {
+            let add = format!("ALTER TABLE {name} ADD COLUMN digest TEXT");
+            transaction.script(add).await?;
         }
     }
     Ok(())

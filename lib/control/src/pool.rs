@@ -1,5 +1,6 @@
 //! The pool: connections to either engine, deadlines, and whether the database is there.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server ends a transaction whose collector has gone silent, so that its locks are free again.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(30);
-/// The server's own deadline comes before ours: its answer says more.
-const SERVER_FIRST: Duration = Duration::from_millis(500);
+/// The engine's own deadline comes before ours: its answer says more.
+const ENGINE_FIRST: Duration = Duration::from_millis(500);
 /// A connection that does not answer when it is put back is closed after this.
 const PUT_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Times a single statement that met another transaction is done again, and the longest wait before that.
@@ -33,6 +34,8 @@ const CONFLICT_WAIT_MS: u64 = 50;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The longest password file.
 const PASSWORD_BYTES_MAX: u64 = 4_096;
+/// Bits of a file that nobody but its owner and group should have.
+const OTHERS_MAY_READ: u32 = 0o007;
 
 /// Which engine it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,6 +219,7 @@ impl Control {
                     ControlError::Unreachable { .. } => ("unreachable", true),
                     ControlError::Late { .. } => ("late", true),
                     ControlError::Conflict(_) => ("conflict", false),
+                    ControlError::TooLong(_) => ("too_long", false),
                     _ => ("refused", false),
                 };
                 metrics::failed(reason);
@@ -276,16 +280,21 @@ fn sqlite(path: &Path, config: &ControlConfig) -> SqlitePool {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT.min(config.statement_timeout.get()));
+        .busy_timeout(engines_own(config.statement_timeout.get()).min(BUSY_TIMEOUT));
     SqlitePoolOptions::new()
         .max_connections(config.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_lazy_with(options)
 }
 
+/// The engine's own deadline.
+fn engines_own(deadline: Duration) -> Duration {
+    deadline.saturating_sub(ENGINE_FIRST).max(deadline / 2)
+}
+
 async fn postgres_pool(url: &PostgresUrl, config: &ControlConfig) -> Result<PgPool, ControlError> {
     let deadline = config.statement_timeout.get();
-    let on_server = deadline.saturating_sub(SERVER_FIRST).max(deadline / 2);
+    let on_server = engines_own(deadline);
     let settings = [
         ("statement_timeout", on_server),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
@@ -312,12 +321,10 @@ async fn postgres_pool(url: &PostgresUrl, config: &ControlConfig) -> Result<PgPo
     }
     // Never one that the environment happens to hold.
     let password = match &config.password_file {
-        Some(path) => {
-            String::from_utf8_lossy(&read("the password of the control database", path).await?).into_owned()
-        }
+        Some(path) => read_secret(path).await?,
         None => String::new(),
     };
-    options = options.password(password.trim_end_matches(['\r', '\n']));
+    options = options.password(&password);
     Ok(PgPoolOptions::new()
         .max_connections(config.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -333,18 +340,32 @@ async fn postgres_pool(url: &PostgresUrl, config: &ControlConfig) -> Result<PgPo
         .connect_lazy_with(options))
 }
 
+/// Reads a secret that only the collector and who administers it may see.
+async fn read_secret(path: &Path) -> Result<String, ControlError> {
+    let (what, path) = ("the password of the control database", path.to_owned());
+    let metadata = tokio::fs::metadata(&path).await;
+    let wrong = metadata.as_ref().ok().and_then(|metadata| {
+        if metadata.permissions().mode() & OTHERS_MAY_READ != 0 {
+            return Some("anybody may read it: chmod o-rwx it".to_owned());
+        }
+        let size = metadata.len();
+        (size > PASSWORD_BYTES_MAX)
+            .then(|| format!("it has {size} bytes; a password has at most {PASSWORD_BYTES_MAX}"))
+    });
+    if let Some(wrong) = wrong {
+        let source = std::io::Error::other(wrong);
+        return Err(ControlError::File { what, path, source });
+    }
+    let bytes = read(what, &path).await?;
+    Ok(String::from_utf8_lossy(&bytes)
+        .trim_end_matches(['\r', '\n'])
+        .to_owned())
+}
+
 async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, ControlError> {
-    let wrap = |source| ControlError::File {
+    tokio::fs::read(path).await.map_err(|source| ControlError::File {
         what,
         path: path.to_owned(),
         source,
-    };
-    let size = tokio::fs::metadata(path).await.map_err(wrap)?.len();
-    if what.contains("password") && size > PASSWORD_BYTES_MAX {
-        let source = std::io::Error::other(format!(
-            "it has {size} bytes; a password has at most {PASSWORD_BYTES_MAX}"
-        ));
-        return Err(wrap(source));
-    }
-    tokio::fs::read(path).await.map_err(wrap)
+    })
 }

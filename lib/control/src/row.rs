@@ -149,6 +149,27 @@ impl<'r> FromCell<'r> for i64 {
     }
 }
 
+impl<'r> FromCell<'r> for u64 {
+    const KIND: &'static str = "count";
+    fn from_cell(cell: &'r Cell) -> Option<Self> {
+        u64::try_from(i64::from_cell(cell)?).ok()
+    }
+}
+
+impl<'r> FromCell<'r> for u32 {
+    const KIND: &'static str = "small count";
+    fn from_cell(cell: &'r Cell) -> Option<Self> {
+        u32::try_from(i64::from_cell(cell)?).ok()
+    }
+}
+
+impl<'r> FromCell<'r> for u16 {
+    const KIND: &'static str = "small count";
+    fn from_cell(cell: &'r Cell) -> Option<Self> {
+        u16::try_from(i64::from_cell(cell)?).ok()
+    }
+}
+
 impl<'r> FromCell<'r> for bool {
     const KIND: &'static str = "flag";
     fn from_cell(cell: &'r Cell) -> Option<Self> {

@@ -41,15 +41,13 @@ pub(crate) async fn on_sqlite(
     let mut names = None;
     match query.wanted {
         Wanted::Nothing => answer.affected = prepared.execute(connection).await?.rows_affected(),
-        Wanted::First => {
-            let row = prepared.fetch_optional(connection).await?;
-            answer
-                .rows
-                .extend(row.map(|row| Row::of_sqlite(&row, &mut names)).transpose()?);
-        }
-        Wanted::All => {
+        Wanted::First | Wanted::All => {
+            // To the end also where one row is wanted: what it changed is durable only then.
             let mut rows = prepared.fetch(connection);
             while let Some(row) = rows.try_next().await? {
+                if query.wanted == Wanted::First && !answer.rows.is_empty() {
+                    continue;
+                }
                 answer.rows.push(Row::of_sqlite(&row, &mut names)?);
             }
         }
@@ -72,15 +70,13 @@ pub(crate) async fn on_postgres(connection: &mut PgConnection, query: &Query) ->
     let mut names = None;
     match query.wanted {
         Wanted::Nothing => answer.affected = prepared.execute(connection).await?.rows_affected(),
-        Wanted::First => {
-            let row = prepared.fetch_optional(connection).await?;
-            answer
-                .rows
-                .extend(row.map(|row| Row::of_postgres(&row, &mut names)).transpose()?);
-        }
-        Wanted::All => {
+        Wanted::First | Wanted::All => {
+            // To the end also where one row is wanted: what it changed is durable only then.
             let mut rows = prepared.fetch(connection);
             while let Some(row) = rows.try_next().await? {
+                if query.wanted == Wanted::First && !answer.rows.is_empty() {
+                    continue;
+                }
                 answer.rows.push(Row::of_postgres(&row, &mut names)?);
             }
         }

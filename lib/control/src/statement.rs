@@ -67,6 +67,13 @@ impl Query {
         self
     }
 
+    /// The next values.
+    #[must_use]
+    pub fn bind_all(mut self, values: impl IntoIterator<Item = Value>) -> Self {
+        self.values.extend(values);
+        self
+    }
+
     /// Carries it out and says how many rows it changed.
     ///
     /// # Errors

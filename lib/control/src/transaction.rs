@@ -52,7 +52,7 @@ impl Control {
         loop {
             match self.try_begin(room).await {
                 // Nothing has been done yet: a connection that broke may be replaced.
-                Err(error) if error.is_transient() && tries < BEGIN_TRIES => tries += 1,
+                Err(error) if error.is_away() && tries < BEGIN_TRIES => tries += 1,
                 outcome => return outcome,
             }
         }

@@ -1,6 +1,7 @@
 //! The control database, on both engines.
 
 mod control {
+    mod away;
     mod lease;
     mod migrate;
     mod pool;

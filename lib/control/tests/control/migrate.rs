@@ -127,7 +127,7 @@ async fn a_step_that_fails_leaves_nothing_of_it() {
 async fn tables_from_before_the_digest_are_taken_over() {
     let testbed = Testbed::new(Engine::Sqlite);
     let control = testbed.open().await;
-    let old = "CREATE TABLE steps_migrations (step INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT";
+    let old = "CREATE TABLE steps_migrations (step INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
     query(old).execute(&control).await.unwrap();
     query("CREATE TABLE steps_a (name TEXT PRIMARY KEY, size INTEGER NOT NULL) STRICT")
         .execute(&control)
@@ -137,7 +137,7 @@ async fn tables_from_before_the_digest_are_taken_over() {
         .execute(&control)
         .await
         .unwrap();
-    query("INSERT INTO steps_migrations (step, applied_at) VALUES (1, 7)")
+    query("INSERT INTO steps_migrations (step, at) VALUES (1, 7)")
         .execute(&control)
         .await
         .unwrap();

@@ -1,5 +1,6 @@
 //! Statements and transactions mean the same on both engines.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use fleetmend_control::{ControlError, Migrations, Value, composed, query};
@@ -195,6 +196,12 @@ async fn a_wrong_password_and_a_missing_file_say_what_to_look_at() {
         "{missing}"
     );
     std::fs::write(&wrong, "not this one\n").unwrap();
+    std::fs::set_permissions(&wrong, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let open = fleetmend_control::Control::open(&testbed.config, &testbed.path)
+        .await
+        .unwrap_err();
+    assert!(open.chain().contains("chmod"), "{}", open.chain());
+    std::fs::set_permissions(&wrong, std::fs::Permissions::from_mode(0o600)).unwrap();
     let refused = fleetmend_control::Control::open(&testbed.config, &testbed.path)
         .await
         .unwrap_err();

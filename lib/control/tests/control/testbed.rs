@@ -8,7 +8,7 @@ use fleetmend_testkit::{PostgresServer, TestDatabase};
 pub(crate) struct Testbed {
     pub(crate) config: ControlConfig,
     pub(crate) path: PathBuf,
-    pub(crate) database: Option<TestDatabase>,
+    _database: Option<TestDatabase>,
     _folder: tempfile::TempDir,
 }
 
@@ -28,7 +28,7 @@ impl Testbed {
         Self {
             config,
             path: folder.path().join("control.sqlite"),
-            database,
+            _database: database,
             _folder: folder,
         }
     }
