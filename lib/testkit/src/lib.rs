@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod connect;
+pub mod control;
 pub mod fleet;
 pub mod hello;
 pub mod metric;
@@ -17,6 +18,7 @@ pub mod proxy;
 pub mod wait;
 
 pub use connect::ConnectProxy;
+pub use control::{TestControl, on_postgresql_too};
 pub use fleet::TestFleet;
 pub use postgres::{PostgresServer, TestDatabase};
 pub use proxy::FaultProxy;

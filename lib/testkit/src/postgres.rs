@@ -81,6 +81,43 @@ impl PostgresServer {
 
     /// A new server with more lines of `postgresql.conf`.
     pub fn start_with(settings: &[&str]) -> Result<Self> {
+        let server = Self::prepare()?;
+        server.make(settings)?;
+        server.on_free_port()
+    }
+
+    /// A copy of this server that follows it; `SELECT pg_promote()` makes it a server of its own.
+    pub fn standby(&self) -> Result<Self> {
+        let mut standby = Self::prepare()?;
+        standby.password.clone_from(&self.password);
+        standby.own_folder()?;
+        let copied = program("pg_basebackup")?
+            .args([
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+                "--wal-method=stream",
+            ])
+            .args(["--host=127.0.0.1", "--username=fleetmend"])
+            .arg(format!("--port={}", self.port))
+            .arg("--pgdata")
+            .arg(standby.data())
+            .env("PGPASSWORD", &self.password)
+            .output()
+            .context("run pg_basebackup")?;
+        if !copied.status.success() {
+            bail!(
+                "pg_basebackup failed: {}",
+                String::from_utf8_lossy(&copied.stderr)
+            );
+        }
+        let socket = format!("unix_socket_directories = '{}'\n", standby.folder.display());
+        standby.configure(&socket)?;
+        standby.on_free_port()
+    }
+
+    /// A folder and who removes it.
+    fn prepare() -> Result<Self> {
         if !Path::new(PROGRAMS).join("postgres").exists() {
             bail!(
                 "PostgreSQL is not in {PROGRAMS}: run `cargo xtask test`, which installs it, or install postgresql-15"
@@ -95,33 +132,49 @@ impl PostgresServer {
             .stderr(Stdio::null())
             .spawn()
             .context("start the keeper of PostgreSQL's folder")?;
-        let mut server = Self {
+        Ok(Self {
             password: format!("test-{}", std::process::id()),
             folder,
             port: 0,
             process: Mutex::new(None),
             keeper: Some(keeper),
             databases: AtomicU64::new(0),
-        };
-        server.make(settings)?;
+        })
+    }
+
+    fn on_free_port(mut self) -> Result<Self> {
         for _ in 0..PORT_TRIES {
-            server.port = free_port()?;
-            match server.restart() {
-                Ok(()) => return Ok(server),
-                Err(error) if server.log().contains("could not bind") => drop(error),
+            self.port = free_port()?;
+            match self.restart() {
+                Ok(()) => return Ok(self),
+                Err(error) if self.log().contains("could not bind") => drop(error),
                 Err(error) => return Err(error),
             }
         }
         bail!("no port stayed free long enough")
     }
 
-    fn make(&self, settings: &[&str]) -> Result<()> {
+    fn own_folder(&self) -> Result<()> {
         std::fs::set_permissions(&self.folder, std::fs::Permissions::from_mode(0o755))?;
         let password = self.password_file();
         std::fs::write(&password, &self.password)?;
         if let Some((user, group)) = run_as()? {
             std::os::unix::fs::chown(&self.folder, Some(user), Some(group))?;
         }
+        Ok(())
+    }
+
+    fn configure(&self, lines: &str) -> Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(self.data().join("postgresql.conf"))?;
+        file.write_all(lines.as_bytes())?;
+        Ok(())
+    }
+
+    fn make(&self, settings: &[&str]) -> Result<()> {
+        self.own_folder()?;
+        let password = self.password_file();
         let made = program("initdb")?
             .args([
                 "--username=fleetmend",
@@ -140,17 +193,13 @@ impl PostgresServer {
         }
         // As real ones are: for its owner alone.
         std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600))?;
-        let mut file = std::fs::OpenOptions::new()
-            .append(true)
-            .open(self.data().join("postgresql.conf"))?;
         let lines = format!(
             "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
              max_connections = 200\nshared_buffers = 16MB\nlogging_collector = off\nautovacuum_naptime = 10min\n{}\n",
             self.folder.display(),
             settings.join("\n")
         );
-        file.write_all(lines.as_bytes())?;
-        Ok(())
+        self.configure(&lines)
     }
 
     /// Starts it again on the same port, stopping it first when it runs.
@@ -184,6 +233,50 @@ impl PostgresServer {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Lets it speak TLS under the name `localhost`, and returns the file of the authority that vouches for it.
+    pub fn serve_tls(&self) -> Result<PathBuf> {
+        let (certificate, key) = (self.folder.join("server.crt"), self.folder.join("server.key"));
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ])
+            .args([
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=DNS:localhost",
+            ])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .context("run openssl")?;
+        if !made.status.success() {
+            bail!("openssl failed: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
+        if let Some((user, group)) = run_as()? {
+            std::os::unix::fs::chown(&key, Some(user), Some(group))?;
+        }
+        self.configure(&format!(
+            "ssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n",
+            certificate.display(),
+            key.display()
+        ))?;
+        self.restart()?;
+        Ok(certificate)
     }
 
     /// Ends the server; nothing when it is stopped.

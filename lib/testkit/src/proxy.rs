@@ -50,6 +50,7 @@ impl Fault {
 pub struct FaultProxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
+    targets: watch::Sender<Vec<SocketAddr>>,
     accepted: Arc<AtomicU64>,
     _task: JoinSet<()>,
 }
@@ -65,12 +66,14 @@ impl FaultProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (fault, faults) = watch::channel(Fault::None);
+        let (targets, their) = watch::channel(targets.to_vec());
         let accepted = Arc::new(AtomicU64::new(0));
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, targets.to_vec(), faults, accepted.clone()));
+        task.spawn(accept(listener, their, faults, accepted.clone()));
         Ok(Self {
             address,
             fault,
+            targets,
             accepted,
             _task: task,
         })
@@ -86,6 +89,11 @@ impl FaultProxy {
         self.fault.send_replace(fault);
     }
 
+    /// Passes new connections on to other targets, as an address that moved.
+    pub fn retarget(&self, targets: &[SocketAddr]) {
+        self.targets.send_replace(targets.to_vec());
+    }
+
     /// How many connections it accepted.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
@@ -94,14 +102,18 @@ impl FaultProxy {
 
 async fn accept(
     listener: TcpListener,
-    mut targets: Vec<SocketAddr>,
+    mut their: watch::Receiver<Vec<SocketAddr>>,
     faults: watch::Receiver<Fault>,
     accepted: Arc<AtomicU64>,
 ) {
     let mut connections = JoinSet::new();
+    let mut targets = their.borrow_and_update().clone();
     while let Ok((near, _)) = listener.accept().await {
         accepted.fetch_add(1, Ordering::Relaxed);
         while connections.try_join_next().is_some() {}
+        if their.has_changed().unwrap_or(false) {
+            targets.clone_from(&their.borrow_and_update());
+        }
         connections.spawn(carry(near, targets.clone(), faults.clone()));
         if !targets.is_empty() {
             targets.rotate_left(1);
