@@ -57,6 +57,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleetmend_control::{Control, Transaction};
 use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_identity::authority::{HostRequest, IssuedCertificate};
 use fleetmend_identity::{
@@ -64,7 +65,6 @@ use fleetmend_identity::{
     TrustedTime, tls,
 };
 use rustls::ServerConfig;
-use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 pub use alarm::{FindingSink, spawn_alarms};
 pub use audit::{Audit, AuditKind, AuditRow};
@@ -76,6 +76,9 @@ pub use service::serve;
 pub use standing::{Laggard, Standing};
 pub use tokens::{TokenState, token_id};
 
+/// Signal that hosts were revoked or removed.
+const HOSTS: &str = "ingest.hosts";
+
 /// Issues tokens and certificates; see the module. Clones are the same enroller.
 #[derive(Debug, Clone)]
 pub struct Enroller {
@@ -84,7 +87,7 @@ pub struct Enroller {
 
 #[derive(Debug)]
 struct Inner {
-    pool: SqlitePool,
+    pool: Control,
     authority: LiveAuthority,
     time: Arc<TrustedTime>,
     revocations: Revocations,
@@ -112,10 +115,10 @@ pub struct HostFacts {
 }
 
 impl Enroller {
-    /// Makes the tables that are missing and loads the revoked hosts. The pool must keep its promises over a
-    /// power cut (`synchronous=FULL`), or a used token can come back.
+    /// Makes the tables that are missing and loads the revoked hosts. The database must keep its promises over
+    /// a power cut, or a used token can come back.
     pub async fn open(
-        pool: SqlitePool,
+        pool: Control,
         authority: Arc<CollectorAuthority>,
         config: EnrolConfig,
     ) -> Result<Self, EnrolError> {
@@ -124,7 +127,7 @@ impl Enroller {
 
     /// As [`Enroller::open`], with another time than the system's.
     pub async fn open_with(
-        pool: SqlitePool,
+        pool: Control,
         authority: Arc<CollectorAuthority>,
         config: EnrolConfig,
         time: Arc<TrustedTime>,
@@ -200,9 +203,12 @@ impl Enroller {
     /// Revokes a host: its certificate is refused from now on and its streams are closed. False when there is
     /// no such host.
     pub async fn revoke_host(&self, host: HostId, reason: &str) -> Result<bool, EnrolError> {
-        let Some(key) = hosts::revoke(&self.inner.pool, host, self.now()).await? else {
+        let mut transaction = self.inner.pool.begin("ingest").await?;
+        let Some(key) = hosts::revoke(&mut transaction, host, self.now()).await? else {
             return Ok(false);
         };
+        transaction.signal(HOSTS).await?;
+        transaction.commit().await?;
         self.inner.revocations.revoke(host, key);
         tracing::info!(%host, reason, "host revoked");
         self.inner
@@ -372,7 +378,7 @@ impl Enroller {
 
     async fn issue(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &mut Transaction,
         host: HostId,
         request: &[u8],
         now: TimeMicros,
@@ -409,9 +415,9 @@ impl Enroller {
         outcome
     }
 
-    async fn write(&self) -> Result<Transaction<'static, Sqlite>, Refusal> {
-        // Takes the write lock at once: two requests cannot both read a token as unused.
-        Ok(self.inner.pool.begin_with("BEGIN IMMEDIATE").await?)
+    async fn write(&self) -> Result<Transaction, Refusal> {
+        // Excludes others at once, also those of another collector: two requests cannot both read a token as unused.
+        Ok(self.inner.pool.begin("ingest").await?)
     }
 
     fn now(&self) -> TimeMicros {

@@ -60,6 +60,19 @@ impl Revocations {
         self.0.send_replace(Arc::new(set));
     }
 
+    /// Adds what is missing of a set. Nobody who watches is woken when nothing is.
+    pub fn add(&self, set: &RevokedSet) {
+        self.0.send_if_modified(|present| {
+            let is_new = !(set.hosts.is_subset(&present.hosts) && set.keys.is_subset(&present.keys));
+            if is_new {
+                let present = Arc::make_mut(present);
+                present.hosts.extend(&set.hosts);
+                present.keys.extend(set.keys.iter().cloned());
+            }
+            is_new
+        });
+    }
+
     /// Adds one host.
     pub fn revoke(&self, host: HostId, key: Fingerprint) {
         self.0.send_modify(|set| Arc::make_mut(set).insert(host, key));

@@ -11,11 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use fleetmend_control::{self as control, Control, Row, Transaction};
 use fleetmend_event::table::{Finding, FindingKind, FindingState, Severity, SubjectKind};
 use fleetmend_event::{FindingId, HostId, TimeMicros};
 use fleetmend_shutdown::{BoxError, TaskKind, Tasks};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
 use tokio::sync::Notify;
 
 use super::{EnrolError, Enroller, metrics};
@@ -145,35 +144,35 @@ impl Enroller {
 
 /// Writes sightings into the table, and closes what is over.
 async fn write_down(
-    pool: &SqlitePool,
+    pool: &Control,
     sighted: &BTreeMap<HostId, Sighting>,
     now: TimeMicros,
 ) -> Result<(), EnrolError> {
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = pool.begin("ingest").await?;
     for (host, sighting) in sighted {
         sight(&mut transaction, *host, sighting, now).await?;
     }
-    sqlx::query(
-        "UPDATE ingest_alarms SET open = 0, told = 0 WHERE open = 1 AND (last_time < ?
+    control::query(
+        "UPDATE ingest_alarms SET open = 0, told = 0 WHERE open = 1 AND (last_time < $1
              OR host_id IN (SELECT host_id FROM ingest_hosts WHERE revoked_at IS NOT NULL))",
     )
     .bind(before(now, QUIET).0)
-    .execute(&mut *transaction)
+    .execute(&mut transaction)
     .await?;
     Ok(transaction.commit().await?)
 }
 
 async fn sight(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     host: HostId,
     sighting: &Sighting,
     now: TimeMicros,
 ) -> Result<(), EnrolError> {
     // A finding that is over stays over: the next is another one, unless the store was not told yet.
-    sqlx::query(
+    control::query(
         "INSERT INTO ingest_alarms (host_id, finding_id, open, first_time, last_time, count, detail, told, told_at)
-         VALUES (?1, ?2, 1, ?3, ?3, ?4, ?5, 0, 0)
-         ON CONFLICT (host_id) DO UPDATE SET open = 1, last_time = ?3, count = count + ?4, detail = ?5,
+         VALUES ($1, $2, 1, $3, $3, $4, $5, 0, 0)
+         ON CONFLICT (host_id) DO UPDATE SET open = 1, last_time = $3, count = ingest_alarms.count + $4, detail = $5,
              told = 0",
     )
     .bind(host.to_string())
@@ -187,10 +186,10 @@ async fn sight(
 }
 
 /// What the store is to be told now.
-async fn untold(pool: &SqlitePool, now: TimeMicros) -> Result<Vec<(HostId, Finding)>, EnrolError> {
-    let rows = sqlx::query(
-        "SELECT * FROM ingest_alarms WHERE told = 0 AND (open = 0 OR told_at <= ? OR told_at > ?)
-         ORDER BY host_id LIMIT ?",
+async fn untold(pool: &Control, now: TimeMicros) -> Result<Vec<(HostId, Finding)>, EnrolError> {
+    let rows = control::query(
+        "SELECT host_id, finding_id, open, first_time, count, detail FROM ingest_alarms WHERE told = 0 AND (open = 0 OR told_at <= $1 OR told_at > $2)
+         ORDER BY host_id LIMIT $3",
     )
     .bind(before(now, AGAIN).0)
     // Told by a clock that was ahead.
@@ -202,25 +201,25 @@ async fn untold(pool: &SqlitePool, now: TimeMicros) -> Result<Vec<(HostId, Findi
 }
 
 async fn told_now(
-    pool: &SqlitePool,
+    pool: &Control,
     host: HostId,
     open: bool,
     count: u64,
     now: TimeMicros,
 ) -> Result<(), EnrolError> {
     let done = if open {
-        sqlx::query("UPDATE ingest_alarms SET told = (count = ?), told_at = ? WHERE host_id = ? AND open = 1")
+        control::query("UPDATE ingest_alarms SET told = CASE WHEN count = $1 THEN 1 ELSE 0 END, told_at = $2 WHERE host_id = $3 AND open = 1")
             .bind(i64::try_from(count).unwrap_or(i64::MAX))
             .bind(now.0)
     } else {
-        sqlx::query("DELETE FROM ingest_alarms WHERE host_id = ? AND open = 0")
+        control::query("DELETE FROM ingest_alarms WHERE host_id = $1 AND open = 0")
     };
     done.bind(host.to_string()).execute(pool).await?;
     Ok(())
 }
 
-fn finding_of(row: &SqliteRow, now: TimeMicros) -> Result<(HostId, Finding), EnrolError> {
-    let text = |column: &str| row.try_get::<String, _>(column);
+fn finding_of(row: &Row, now: TimeMicros) -> Result<(HostId, Finding), EnrolError> {
+    let text = |column: &str| row.try_get::<String>(column);
     let host: HostId = text("host_id")?
         .parse()
         .map_err(|_| EnrolError::Damaged("host id"))?;
@@ -240,7 +239,7 @@ fn finding_of(row: &SqliteRow, now: TimeMicros) -> Result<(HostId, Finding), Enr
             FindingState::Resolved
         },
         first_time: TimeMicros(row.try_get("first_time")?),
-        count: u64::try_from(row.try_get::<i64, _>("count")?).unwrap_or(0),
+        count: u64::try_from(row.try_get::<i64>("count")?).unwrap_or(0),
         score: None,
         subject_kind: SubjectKind::Host,
         subject: host.to_string(),

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fleetmend_control::{self as control, Control, Row};
 use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_identity::{PeerIdentity, TrustedTime};
-use sqlx::{Row as _, SqlitePool};
 
 use super::alarm::Alarms;
 use super::sightings::Sightings;
@@ -104,7 +104,7 @@ pub struct AuditRow {
 /// Writes the audit. Clones write the same one.
 #[derive(Debug, Clone)]
 pub struct Audit {
-    pool: SqlitePool,
+    pool: Control,
     rows_max: u32,
     window: Arc<Mutex<Window>>,
     time: Arc<TrustedTime>,
@@ -123,7 +123,7 @@ struct Window {
 }
 
 impl Audit {
-    pub(super) fn new(pool: SqlitePool, rows_max: u32, time: Arc<TrustedTime>) -> Self {
+    pub(super) fn new(pool: Control, rows_max: u32, time: Arc<TrustedTime>) -> Self {
         let window = Window {
             begun: time.since_boot(),
             total: 0,
@@ -183,12 +183,12 @@ impl Audit {
 
     /// The newest rows before a time, newest first.
     pub async fn before(&self, before: TimeMicros, limit: u32) -> Result<Vec<AuditRow>, EnrolError> {
-        let rows = sqlx::query("SELECT * FROM ingest_audit WHERE at < ? ORDER BY at DESC, id DESC LIMIT ?")
+        let rows = control::query("SELECT id, at, kind, refused, source, host_id, detail, suppressed FROM ingest_audit WHERE at < $1 ORDER BY at DESC, id DESC LIMIT $2")
             .bind(before.0)
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?;
-        let row_of = |row: &sqlx::sqlite::SqliteRow| {
+        let row_of = |row: &Row| {
             Ok(AuditRow {
                 id: row.try_get("id")?,
                 at: TimeMicros(row.try_get("at")?),
@@ -196,7 +196,7 @@ impl Audit {
                 refused: row.try_get("refused")?,
                 source: row.try_get("source")?,
                 host: row
-                    .try_get::<Option<String>, _>("host_id")?
+                    .try_get::<Option<String>>("host_id")?
                     .and_then(|text| text.parse().ok()),
                 detail: row.try_get("detail")?,
                 suppressed: row.try_get("suppressed")?,
@@ -223,9 +223,9 @@ impl Audit {
             .filter(|character| !character.is_control())
             .take(DETAIL_CHARS_MAX)
             .collect();
-        let written = sqlx::query(
+        let written = control::query(
             "INSERT INTO ingest_audit (at, kind, refused, source, host_id, detail, suppressed)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(self.time.now().0.0)
         .bind(kind.as_str())
@@ -247,7 +247,7 @@ impl Audit {
 
     async fn prune(&self) {
         let pruned =
-            sqlx::query("DELETE FROM ingest_audit WHERE id <= (SELECT max(id) FROM ingest_audit) - ?")
+            control::query("DELETE FROM ingest_audit WHERE id <= (SELECT max(id) FROM ingest_audit) - $1")
                 .bind(i64::from(self.rows_max))
                 .execute(&self.pool)
                 .await;

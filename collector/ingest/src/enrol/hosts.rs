@@ -1,9 +1,8 @@
 //! The table of hosts.
 
+use fleetmend_control::{self as control, Control, Executor, Row, Transaction};
 use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_identity::{Fingerprint, PeerIdentity, RevokedSet};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 use super::{EnrolError, HostFacts};
 
@@ -37,10 +36,14 @@ pub struct EnrolledHost {
     pub bundle_seen: u64,
 }
 
-fn host_of(row: &SqliteRow) -> Result<EnrolledHost, EnrolError> {
-    let text = |column: &str| row.try_get::<String, _>(column);
+/// In words, because a connection that was open when a column was added may still know the table without it.
+const COLUMNS: &str = "host_id, key, hostname, enrolled_at, revoked_at, removed_at, serial, not_after, latest_end, bundle_sent, \
+    bundle_seen";
+
+fn host_of(row: &Row) -> Result<EnrolledHost, EnrolError> {
+    let text = |column: &str| row.try_get::<String>(column);
     let version = |column: &str| -> Result<u64, EnrolError> {
-        u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| EnrolError::Damaged("bundle version"))
+        u64::try_from(row.try_get::<i64>(column)?).map_err(|_| EnrolError::Damaged("bundle version"))
     };
     Ok(EnrolledHost {
         host: text("host_id")?
@@ -51,8 +54,8 @@ fn host_of(row: &SqliteRow) -> Result<EnrolledHost, EnrolError> {
             .map_err(|_| EnrolError::Damaged("key fingerprint"))?,
         hostname: text("hostname")?,
         enrolled_at: TimeMicros(row.try_get("enrolled_at")?),
-        revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(TimeMicros),
-        removed_at: row.try_get::<Option<i64>, _>("removed_at")?.map(TimeMicros),
+        revoked_at: row.try_get::<Option<i64>>("revoked_at")?.map(TimeMicros),
+        removed_at: row.try_get::<Option<i64>>("removed_at")?.map(TimeMicros),
         serial: text("serial")?,
         not_after: TimeMicros(row.try_get("not_after")?),
         latest_end: TimeMicros(row.try_get("latest_end")?),
@@ -62,10 +65,10 @@ fn host_of(row: &SqliteRow) -> Result<EnrolledHost, EnrolError> {
 }
 
 pub(super) async fn by_key(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     key: &Fingerprint,
 ) -> Result<Option<EnrolledHost>, EnrolError> {
-    let row = sqlx::query("SELECT * FROM ingest_hosts WHERE key = ?")
+    let row = control::composed(format!("SELECT {COLUMNS} FROM ingest_hosts WHERE key = $1"))
         .bind(key.to_string())
         .fetch_optional(connection)
         .await?;
@@ -73,26 +76,28 @@ pub(super) async fn by_key(
 }
 
 pub(super) async fn by_id(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     host: HostId,
 ) -> Result<Option<EnrolledHost>, EnrolError> {
-    let row = sqlx::query("SELECT * FROM ingest_hosts WHERE host_id = ?")
+    let row = control::composed(format!("SELECT {COLUMNS} FROM ingest_hosts WHERE host_id = $1"))
         .bind(host.to_string())
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(host_of).transpose()
 }
 
-pub(super) async fn all(pool: &SqlitePool) -> Result<Vec<EnrolledHost>, EnrolError> {
-    let rows = sqlx::query("SELECT * FROM ingest_hosts ORDER BY enrolled_at, host_id")
-        .fetch_all(pool)
-        .await?;
+pub(super) async fn all(pool: &Control) -> Result<Vec<EnrolledHost>, EnrolError> {
+    let rows = control::composed(format!(
+        "SELECT {COLUMNS} FROM ingest_hosts ORDER BY enrolled_at, host_id"
+    ))
+    .fetch_all(pool)
+    .await?;
     rows.iter().map(host_of).collect()
 }
 
 /// Adds the host, or takes over what it now says of itself.
 pub(super) async fn put(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     host: HostId,
     peer: &PeerIdentity,
     facts: &HostFacts,
@@ -105,10 +110,10 @@ pub(super) async fn put(
             .take(FACT_CHARS_MAX)
             .collect()
     };
-    sqlx::query(
+    control::query(
         "INSERT INTO ingest_hosts (host_id, key, hostname, machine_id_digest, enrolled_at, serial, not_after,
              latest_end, bundle_sent, bundle_seen)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0)
          ON CONFLICT (host_id) DO UPDATE SET
              hostname = excluded.hostname, machine_id_digest = excluded.machine_id_digest",
     )
@@ -126,21 +131,22 @@ pub(super) async fn put(
     Ok(())
 }
 
-/// A version as SQLite holds it.
+/// A version as the database holds it.
 pub(super) fn stored(version: u64) -> i64 {
     i64::try_from(version).unwrap_or(i64::MAX)
 }
 
 /// Records the host's new certificate and the bundle that goes with it.
 pub(super) async fn issued(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     host: HostId,
     peer: &PeerIdentity,
     bundle: u64,
 ) -> Result<(), EnrolError> {
-    sqlx::query(
-        "UPDATE ingest_hosts SET serial = ?, not_after = ?, latest_end = max(latest_end, ?), bundle_sent = ?
-         WHERE host_id = ?",
+    control::query(
+        "UPDATE ingest_hosts SET serial = $1, not_after = $2, bundle_sent = $4,
+             latest_end = CASE WHEN latest_end > $3 THEN latest_end ELSE $3 END
+         WHERE host_id = $5",
     )
     .bind(&peer.serial)
     .bind(peer.not_after.0)
@@ -154,29 +160,12 @@ pub(super) async fn issued(
 
 /// Marks the host as revoked and returns its key; `None` when there is no such host.
 pub(super) async fn revoke(
-    pool: &SqlitePool,
+    connection: impl Executor,
     host: HostId,
     now: TimeMicros,
 ) -> Result<Option<Fingerprint>, EnrolError> {
-    let row = sqlx::query(
-        "UPDATE ingest_hosts SET revoked_at = coalesce(revoked_at, ?) WHERE host_id = ? RETURNING key",
-    )
-    .bind(now.0)
-    .bind(host.to_string())
-    .fetch_optional(pool)
-    .await?;
-    row.map(key_of).transpose()
-}
-
-/// Takes the host out of the fleet, its key included, and returns the key; `None` when there is no such host.
-pub(super) async fn remove(
-    connection: &mut SqliteConnection,
-    host: HostId,
-    now: TimeMicros,
-) -> Result<Option<Fingerprint>, EnrolError> {
-    let row = sqlx::query(
-        "UPDATE ingest_hosts SET revoked_at = coalesce(revoked_at, ?1), removed_at = coalesce(removed_at, ?1)
-         WHERE host_id = ?2 RETURNING key",
+    let row = control::query(
+        "UPDATE ingest_hosts SET revoked_at = coalesce(revoked_at, $1) WHERE host_id = $2 RETURNING key",
     )
     .bind(now.0)
     .bind(host.to_string())
@@ -185,17 +174,36 @@ pub(super) async fn remove(
     row.map(key_of).transpose()
 }
 
-fn key_of(row: SqliteRow) -> Result<Fingerprint, EnrolError> {
-    row.try_get::<String, _>("key")?
+/// Takes the host out of the fleet, its key included, and returns the key; `None` when there is no such host.
+pub(super) async fn remove(
+    connection: impl Executor,
+    host: HostId,
+    now: TimeMicros,
+) -> Result<Option<Fingerprint>, EnrolError> {
+    let row = control::query(
+        "UPDATE ingest_hosts SET revoked_at = coalesce(revoked_at, $1), removed_at = coalesce(removed_at, $1)
+         WHERE host_id = $2 RETURNING key",
+    )
+    .bind(now.0)
+    .bind(host.to_string())
+    .fetch_optional(connection)
+    .await?;
+    row.map(key_of).transpose()
+}
+
+fn key_of(row: Row) -> Result<Fingerprint, EnrolError> {
+    row.try_get::<String>("key")?
         .parse()
         .map_err(|_| EnrolError::Damaged("key fingerprint"))
 }
 
 /// The hosts that are revoked.
-pub(super) async fn revoked(pool: &SqlitePool) -> Result<RevokedSet, EnrolError> {
-    let rows = sqlx::query("SELECT * FROM ingest_hosts WHERE revoked_at IS NOT NULL")
-        .fetch_all(pool)
-        .await?;
+pub(super) async fn revoked(pool: &Control) -> Result<RevokedSet, EnrolError> {
+    let rows = control::composed(format!(
+        "SELECT {COLUMNS} FROM ingest_hosts WHERE revoked_at IS NOT NULL"
+    ))
+    .fetch_all(pool)
+    .await?;
     let mut set = RevokedSet::default();
     for row in &rows {
         let host = host_of(row)?;

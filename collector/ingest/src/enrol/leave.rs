@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use fleetmend_event::HostId;
 use fleetmend_identity::PeerIdentity;
 
-use super::{AuditKind, EnrolError, Enroller, HostFacts, Refusal, hosts};
+use super::{AuditKind, EnrolError, Enroller, HOSTS, HostFacts, Refusal, hosts};
 
 /// Longest reason, in characters.
 const REASON_CHARS_MAX: usize = 200;
@@ -19,11 +19,12 @@ impl Enroller {
     /// Either nothing happened, or the host is removed and asking again finishes what follows.
     pub async fn remove_host(&self, host: HostId, reason: &str) -> Result<bool, EnrolError> {
         let now = self.now();
-        let mut connection = self.inner.pool.acquire().await?;
-        let Some(key) = hosts::remove(&mut connection, host, now).await? else {
+        let mut transaction = self.inner.pool.begin("ingest").await?;
+        let Some(key) = hosts::remove(&mut transaction, host, now).await? else {
             return Ok(false);
         };
-        drop(connection);
+        transaction.signal(HOSTS).await?;
+        transaction.commit().await?;
         self.inner.revocations.revoke(host, key);
         tracing::info!(%host, reason, "host removed");
         self.audit()
@@ -65,6 +66,7 @@ impl Enroller {
             None => hosts::put(&mut transaction, host, peer, &HostFacts::default(), now, 0).await?,
         }
         hosts::remove(&mut transaction, host, now).await?;
+        transaction.signal(HOSTS).await?;
         transaction.commit().await?;
         Ok(host)
     }

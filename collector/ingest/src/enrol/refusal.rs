@@ -8,17 +8,7 @@ use tonic::{Code, Status};
 pub enum EnrolError {
     /// The tables could not be read or written.
     #[error("could not use the enrolment tables")]
-    Store(#[from] sqlx::Error),
-    /// The tables were made by a newer version.
-    #[error(
-        "the enrolment tables are of version {found}, this collector knows up to {known}; run the newer one"
-    )]
-    Newer {
-        /// In the database.
-        found: i64,
-        /// In this program.
-        known: i64,
-    },
+    Store(#[from] fleetmend_control::ControlError),
     /// A row holds something that is none of ours.
     #[error("the enrolment tables hold an invalid {0}")]
     Damaged(&'static str),
@@ -121,8 +111,8 @@ impl Refusal {
     }
 }
 
-impl From<sqlx::Error> for Refusal {
-    fn from(error: sqlx::Error) -> Self {
+impl From<fleetmend_control::ControlError> for Refusal {
+    fn from(error: fleetmend_control::ControlError) -> Self {
         Refusal::Store(EnrolError::Store(error))
     }
 }

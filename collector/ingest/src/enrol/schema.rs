@@ -1,12 +1,12 @@
-//! Tables of the room, made step by step; each step runs once, in its own transaction.
+//! Tables of the room, and the steps that made them what they are.
 
-use sqlx::{Row as _, SqlitePool};
-
-use super::EnrolError;
+use fleetmend_control::{Control, ControlError, Migrations};
 
 /// Never edited once released: a change is a new step.
-const STEPS: [&str; 4] = [
-    "
+const TABLES: Migrations = Migrations {
+    room: "ingest",
+    steps: &[
+        "
 CREATE TABLE ingest_enrolment_tokens (
     digest TEXT PRIMARY KEY,
     created_at INTEGER NOT NULL,
@@ -42,16 +42,16 @@ CREATE TABLE ingest_audit (
     suppressed INTEGER NOT NULL
 ) STRICT;
 ",
-    "ALTER TABLE ingest_enrolment_tokens ADD COLUMN created_by TEXT NOT NULL DEFAULT '';",
-    // Until when a host may recover counts from the latest end that any certificate of it ever had: those issued
-    // while the collector's clock was behind end too early.
-    "
+        "ALTER TABLE ingest_enrolment_tokens ADD COLUMN created_by TEXT NOT NULL DEFAULT '';",
+        // Until when a host may recover counts from the latest end that any certificate of it ever had: those issued
+        // while the collector's clock was behind end too early.
+        "
 ALTER TABLE ingest_hosts ADD COLUMN bundle_sent INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE ingest_hosts ADD COLUMN bundle_seen INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE ingest_hosts ADD COLUMN latest_end INTEGER NOT NULL DEFAULT 0;
 UPDATE ingest_hosts SET latest_end = not_after;
 ",
-    "
+        "
 ALTER TABLE ingest_hosts ADD COLUMN removed_at INTEGER;
 CREATE TABLE ingest_alarms (
     host_id TEXT PRIMARY KEY,
@@ -65,31 +65,10 @@ CREATE TABLE ingest_alarms (
     told_at INTEGER NOT NULL
 ) STRICT;
 ",
-];
+    ],
+};
 
 /// Runs the steps that were not run yet.
-pub(super) async fn migrate(pool: &SqlitePool) -> Result<(), EnrolError> {
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::raw_sql(
-        "CREATE TABLE IF NOT EXISTS ingest_migrations (step INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT",
-    )
-    .execute(&mut *transaction)
-    .await?;
-    let done: i64 = sqlx::query("SELECT coalesce(max(step), 0) FROM ingest_migrations")
-        .fetch_one(&mut *transaction)
-        .await?
-        .try_get(0)?;
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
-    if done > known {
-        return Err(EnrolError::Newer { found: done, known });
-    }
-    for (step, sql) in (1_i64..).zip(STEPS).skip(usize::try_from(done).unwrap_or(0)) {
-        sqlx::raw_sql(sql).execute(&mut *transaction).await?;
-        sqlx::query("INSERT INTO ingest_migrations (step, at) VALUES (?, ?)")
-            .bind(step)
-            .bind(fleetmend_event::TimeMicros::now().0)
-            .execute(&mut *transaction)
-            .await?;
-    }
-    Ok(transaction.commit().await?)
+pub(super) async fn migrate(control: &Control) -> Result<(), ControlError> {
+    control.migrate(&TABLES).await
 }

@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fleetmend_control::{self as control, Control};
 use fleetmend_event::HostId;
 use fleetmend_identity::PeerIdentity;
-use sqlx::SqlitePool;
 
 use super::{EnrolError, hosts};
 
@@ -52,27 +52,27 @@ impl Sightings {
     /// # Cancel safety
     ///
     /// What was not written is seen again at the host's next connection.
-    pub(super) async fn flush(&self, pool: &SqlitePool) -> Result<(), EnrolError> {
+    pub(super) async fn flush(&self, pool: &Control) -> Result<(), EnrolError> {
         let waiting = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         if waiting.is_empty() {
             return Ok(());
         }
-        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = pool.begin("ingest").await?;
         for (host, sighting) in waiting {
             let query = match sighting {
-                Sighting::Showed(serial) => sqlx::query(
+                Sighting::Showed(serial) => control::query(
                     "UPDATE ingest_hosts SET bundle_seen = bundle_sent
-                     WHERE host_id = ? AND serial = ? AND bundle_seen < bundle_sent",
+                     WHERE host_id = $1 AND serial = $2 AND bundle_seen < bundle_sent",
                 )
                 .bind(host.to_string())
                 .bind(serial),
-                Sighting::Said(version) => sqlx::query(
-                    "UPDATE ingest_hosts SET bundle_seen = ?2 WHERE host_id = ?1 AND bundle_seen < ?2",
+                Sighting::Said(version) => control::query(
+                    "UPDATE ingest_hosts SET bundle_seen = $2 WHERE host_id = $1 AND bundle_seen < $2",
                 )
                 .bind(host.to_string())
                 .bind(hosts::stored(version)),
             };
-            query.execute(&mut *transaction).await?;
+            query.execute(&mut transaction).await?;
         }
         Ok(transaction.commit().await?)
     }

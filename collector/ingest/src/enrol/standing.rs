@@ -1,15 +1,14 @@
 //! How far the fleet has followed a rotation of keys.
 
-use std::path::Path;
-
+use fleetmend_control::{self as control, Control, Row};
 use fleetmend_event::{HostId, TimeMicros};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Row as _, SqliteConnection};
 
 use super::{EnrolConfig, EnrolError, hosts, later};
 
 /// Laggards that are named.
 const NAMED_MAX: i64 = 20;
+/// The step of the tables that notes who has seen which bundle.
+const STEP_OF_BUNDLES: i64 = 3;
 
 /// A host that has not seen a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,63 +35,48 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Reads from the control database at `path` how many hosts have seen bundle `version`. No database is the
-    /// same as no host. The collector may be running.
+    /// Reads from the control database how many hosts have seen bundle `version`. A database in which no collector
+    /// of this version has run yet is the same as no host. The collector may be running.
     pub async fn read(
-        path: &Path,
+        pool: &Control,
         config: &EnrolConfig,
         version: u64,
         now: TimeMicros,
     ) -> Result<Self, EnrolError> {
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let options = SqliteConnectOptions::new().filename(path).read_only(true);
-        let mut connection = options.connect().await?;
-        Self::of(&mut connection, config, version, now).await
-    }
-
-    pub(super) async fn of(
-        connection: &mut SqliteConnection,
-        config: &EnrolConfig,
-        version: u64,
-        now: TimeMicros,
-    ) -> Result<Self, EnrolError> {
-        let table = sqlx::query("SELECT 1 FROM pragma_table_info('ingest_hosts') WHERE name = 'bundle_seen'");
-        if table.fetch_optional(&mut *connection).await?.is_none() {
-            // The collector of this version has never run here.
+        if pool.steps_applied("ingest").await? < STEP_OF_BUNDLES {
             return Ok(Self::default());
         }
         // Whose certificates ended before this cannot come back.
         let gone = now.plus_micros(now.micros_since(later(now, config.recovery_grace())));
         let counted = "revoked_at IS NULL AND latest_end >= ?1";
-        let counts =
-            format!("SELECT count(*), coalesce(sum(bundle_seen < ?2), 0) FROM ingest_hosts WHERE {counted}");
-        let row = sqlx::query(sqlx::AssertSqlSafe(counts))
+        let counts = format!(
+            "SELECT count(*), coalesce(sum(CASE WHEN bundle_seen < $2 THEN 1 ELSE 0 END), 0) FROM ingest_hosts WHERE {counted}"
+        );
+        let row = control::composed(counts)
             .bind(gone.0)
             .bind(hosts::stored(version))
-            .fetch_one(&mut *connection)
+            .fetch_one(pool)
             .await?;
         let count = |index: usize| -> Result<u64, EnrolError> {
-            u64::try_from(row.try_get::<i64, _>(index)?).map_err(|_| EnrolError::Damaged("count"))
+            u64::try_from(row.try_get::<i64>(index)?).map_err(|_| EnrolError::Damaged("count"))
         };
         let (all, behind) = (count(0)?, count(1)?);
         let names = format!(
             "SELECT host_id, hostname, bundle_seen, not_after FROM ingest_hosts
-             WHERE {counted} AND bundle_seen < ?2 ORDER BY not_after, host_id LIMIT ?3"
+             WHERE {counted} AND bundle_seen < $2 ORDER BY not_after, host_id LIMIT $3"
         );
-        let rows = sqlx::query(sqlx::AssertSqlSafe(names))
+        let rows = control::composed(names)
             .bind(gone.0)
             .bind(hosts::stored(version))
             .bind(NAMED_MAX)
-            .fetch_all(connection)
+            .fetch_all(pool)
             .await?;
-        let laggard = |row: &sqlx::sqlite::SqliteRow| -> Result<Laggard, EnrolError> {
-            let host = row.try_get::<String, _>("host_id")?;
+        let laggard = |row: &Row| -> Result<Laggard, EnrolError> {
+            let host = row.try_get::<String>("host_id")?;
             Ok(Laggard {
                 host: host.parse().map_err(|_| EnrolError::Damaged("host id"))?,
                 hostname: row.try_get("hostname")?,
-                seen: u64::try_from(row.try_get::<i64, _>("bundle_seen")?).unwrap_or(0),
+                seen: u64::try_from(row.try_get::<i64>("bundle_seen")?).unwrap_or(0),
                 not_after: TimeMicros(row.try_get("not_after")?),
             })
         };

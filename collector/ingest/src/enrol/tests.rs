@@ -1,4 +1,4 @@
-//! Enrolment over its real listener: TLS, gRPC, SQLite on disk.
+//! Enrolment over its real listener: TLS, gRPC, the control database on both engines.
 
 mod hostile;
 mod leave;
@@ -9,15 +9,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fleetmend_control::ControlConfig;
 use fleetmend_identity::host::Grant;
 use fleetmend_identity::{HostIdentity, HostKey, PeerKind, Signed};
 use fleetmend_proto::v1::enrolment_client::EnrolmentClient;
 use fleetmend_proto::{PROTOCOL_VERSION, v1};
 use fleetmend_shutdown::Tasks;
-use fleetmend_testkit::{TestFleet, wait_for};
+use fleetmend_testkit::postgres::Ending;
+use fleetmend_testkit::{PostgresServer, TestControl, TestFleet, on_postgresql_too, wait_for};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -30,22 +31,11 @@ const HOUR: Duration = Duration::from_hours(1);
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 struct Scene {
+    control: TestControl,
     fleet: TestFleet,
     enroller: Enroller,
     address: SocketAddr,
     tasks: Tasks,
-}
-
-async fn pool(fleet: &TestFleet) -> SqlitePool {
-    let options = SqliteConnectOptions::new()
-        .filename(fleet.folder().join("control.sqlite"))
-        .create_if_missing(true)
-        .busy_timeout(PATIENCE);
-    SqlitePoolOptions::new()
-        .max_connections(8)
-        .connect_with(options)
-        .await
-        .unwrap()
 }
 
 impl Scene {
@@ -54,7 +44,7 @@ impl Scene {
     }
 
     async fn with(config: EnrolConfig) -> Self {
-        let fleet = TestFleet::new().unwrap();
+        let (control, fleet) = (TestControl::new().unwrap(), TestFleet::new().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let config = EnrolConfig {
@@ -63,12 +53,13 @@ impl Scene {
         };
         // As a collector opens it, so that a rotation is found in its folder.
         let authority = CollectorAuthority::open(&fleet.folder().join("collector")).unwrap();
-        let enroller = Enroller::open(pool(&fleet).await, Arc::new(authority), config)
+        let enroller = Enroller::open(control.open().await.unwrap(), Arc::new(authority), config)
             .await
             .unwrap();
         let tasks = Tasks::new();
         serve(enroller.clone(), listener, &tasks).unwrap();
         Self {
+            control,
             fleet,
             enroller,
             address,
@@ -317,9 +308,13 @@ async fn a_revoked_host_gets_no_certificate_any_more_and_stays_revoked_over_a_re
     );
 
     let authority = scene.fleet.authority().clone();
-    let again = Enroller::open(pool(&scene.fleet).await, authority, EnrolConfig::default())
-        .await
-        .unwrap();
+    let again = Enroller::open(
+        scene.control.open().await.unwrap(),
+        authority,
+        EnrolConfig::default(),
+    )
+    .await
+    .unwrap();
     assert!(again.revocations().current().contains(&peer));
     scene.still_serves().await;
 }
@@ -397,7 +392,7 @@ async fn an_expired_host_recovers_within_the_grace_and_not_after() {
         ..short
     };
     let authority = scene.fleet.authority().clone();
-    let strict = Enroller::open(pool(&scene.fleet).await, authority, unforgiving)
+    let strict = Enroller::open(scene.control.open().await.unwrap(), authority, unforgiving)
         .await
         .unwrap();
     let late = async || {
@@ -414,4 +409,70 @@ async fn an_expired_host_recovers_within_the_grace_and_not_after() {
         strict.recover(HERE, HostId::random(), &request).await,
         Err(Refusal::HostUnknown)
     ));
+}
+
+#[test]
+fn enrolment_on_postgresql_too() {
+    on_postgresql_too("enrol::", "enrol::tests::enrolment_on_postgresql_too").unwrap();
+}
+
+#[tokio::test]
+async fn a_host_revoked_on_one_collector_is_refused_by_the_other_at_once() {
+    let scene = Scene::new().await;
+    let (key, facts, token) = (
+        HostKey::generate().unwrap(),
+        HostFacts::default(),
+        scene.token().await,
+    );
+    let request = key.request().unwrap();
+    let secret = token.secret().expose();
+    let host = scene
+        .enroller
+        .enrol(HERE, secret, &request, &facts)
+        .await
+        .unwrap();
+    let database = scene.control.open().await.unwrap();
+    database.serve_signals(&scene.tasks);
+    let authority = scene.fleet.authority().clone();
+    let other = Enroller::open(database, authority, EnrolConfig::default())
+        .await
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serve(other.clone(), listener, &scene.tasks).unwrap();
+    let peer = host.certificate.peer.clone();
+    let closed = other.revocations().revoked(&peer);
+    scene.enroller.revoke_host(host.host, "stolen").await.unwrap();
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    let refused = other.renew(HERE, &peer, &request).await.unwrap_err();
+    assert!(matches!(refused, Refusal::HostRevoked), "{refused}");
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_hosts_are_judged_by_what_was_last_read() {
+    let server = PostgresServer::start().unwrap();
+    let mut config = ControlConfig::of(server.url("postgres"));
+    config.password_file = Some(server.password_file());
+    let fleet = TestFleet::new().unwrap();
+    let database = Control::open(&config, "/".as_ref()).await.unwrap();
+    let authority = fleet.authority().clone();
+    let enroller = Enroller::open(database, authority, EnrolConfig::default())
+        .await
+        .unwrap();
+    let token = enroller.issue_token("ada", HOUR, 2).await.unwrap();
+    let (secret, facts) = (token.secret().expose(), HostFacts::default());
+    let request = HostKey::generate().unwrap().request().unwrap();
+    let revoked = enroller.enrol(HERE, secret, &request, &facts).await.unwrap();
+    enroller.revoke_host(revoked.host, "stolen").await.unwrap();
+    let request = HostKey::generate().unwrap().request().unwrap();
+    let host = enroller.enrol(HERE, secret, &request, &facts).await.unwrap();
+    let peer = &host.certificate.peer;
+    server.stop(Ending::Immediate).unwrap();
+    let known = enroller.revocations().current();
+    assert!(known.contains(&revoked.certificate.peer) && !known.contains(peer));
+    enroller.carrier_tls().unwrap();
+    let refused = enroller.renew(HERE, peer, &request).await.unwrap_err();
+    assert_eq!(Status::from(refused).code(), Code::Unavailable);
+    server.restart().unwrap();
+    let renew = async || enroller.renew(HERE, peer, &request).await.is_ok();
+    wait_for(PATIENCE, renew, |renewed| *renewed).await.unwrap();
 }

@@ -6,15 +6,16 @@ use std::time::Duration;
 use fleetmend_identity::CollectorAuthority;
 use fleetmend_shutdown::{TaskKind, Tasks};
 
-use super::{AuditKind, EnrolError, Enroller};
+use super::{AuditKind, EnrolError, Enroller, HOSTS};
 
 /// How soon a rotation, a sighting or a jump of the clock is noticed.
 const EVERY: Duration = Duration::from_secs(10);
 /// A clock that is set by more than this jumped; less is its daily business.
 const JUMP_MICROS: i64 = 60 * 1_000_000;
 
-/// Runs [`Enroller::look_after`] as a task of `tasks`.
+/// Runs [`Enroller::look_after`] as a task of `tasks`, and follows what other collectors revoke.
 pub(super) fn spawn(enroller: &Enroller, tasks: &Tasks) {
+    follow_revocations(enroller, tasks);
     let (enroller, token) = (enroller.clone(), tasks.token());
     tasks.spawn("enrolment-upkeep", TaskKind::BestEffort, async move {
         let mut clock = Clock::of(&enroller);
@@ -37,7 +38,33 @@ pub(super) fn spawn(enroller: &Enroller, tasks: &Tasks) {
     });
 }
 
+/// A host that was revoked on another collector is refused, and its streams closed, here too.
+fn follow_revocations(enroller: &Enroller, tasks: &Tasks) {
+    let (enroller, token) = (enroller.clone(), tasks.token());
+    let mut signalled = enroller.inner.pool.follow(HOSTS);
+    tasks.spawn("enrolment-revocations", TaskKind::BestEffort, async move {
+        let follow = async {
+            loop {
+                if let Err(error) = enroller.read_revocations().await {
+                    tracing::warn!(%error, "revoked hosts could not be read; they are read again");
+                    tokio::time::sleep(EVERY).await;
+                } else if signalled.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        token.run_until_cancelled(follow).await;
+        Ok::<(), EnrolError>(())
+    });
+}
+
 impl Enroller {
+    async fn read_revocations(&self) -> Result<(), EnrolError> {
+        let revoked = super::hosts::revoked(&self.inner.pool).await?;
+        self.inner.revocations.add(&revoked);
+        Ok(())
+    }
+
     /// Writes down which hosts hold which trust bundle, takes over keys that a rotation has put into the authority's
     /// folder, and shows when certificates end. The task of [`super::serve`] does this every ten seconds.
     ///

@@ -3,7 +3,6 @@
 use fleetmend_identity::{LiveIdentity, TrustedTime, tls};
 use fleetmend_testkit::{TestFleet, wait_for};
 use rustls::ClientConfig;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt as _;
@@ -25,11 +24,7 @@ impl Scene {
     async fn new(handshake_timeout: Duration) -> Self {
         let fleet = TestFleet::new().unwrap();
         let file = fleet.folder().join("control.sqlite");
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .create_if_missing(true)
-            .busy_timeout(PATIENCE);
-        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let pool = fleetmend_control::Control::sqlite(&file).await.unwrap();
         let enroller = Enroller::open(pool, fleet.authority().clone(), EnrolConfig::default())
             .await
             .unwrap();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use fleetmend_identity::time::Clocks;
 use fleetmend_identity::{CollectorAuthority, FleetRoot, TrustedTime};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use fleetmend_testkit::TestControl;
 
 use super::*;
 use crate::enrol::{AuditKind, EnrolConfig};
@@ -52,7 +52,7 @@ impl FindingSink for Sink {
 }
 
 struct Scene {
-    folder: tempfile::TempDir,
+    control: TestControl,
     clock: Moved,
     enroller: Enroller,
     sink: Sink,
@@ -60,10 +60,10 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let (folder, clock) = (tempfile::tempdir().unwrap(), Moved::default());
+        let (control, clock) = (TestControl::new().unwrap(), Moved::default());
         Self {
-            enroller: open(&folder, &clock).await,
-            folder,
+            enroller: open(&control, &clock).await,
+            control,
             clock,
             sink: Sink::default(),
         }
@@ -87,11 +87,8 @@ impl Scene {
     }
 }
 
-async fn open(folder: &tempfile::TempDir, clock: &Moved) -> Enroller {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.path().join("control.sqlite"))
-        .create_if_missing(true);
-    let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+async fn open(control: &TestControl, clock: &Moved) -> Enroller {
+    let pool = control.open().await.unwrap();
     let root = FleetRoot::in_memory("lab".parse().unwrap()).unwrap();
     let authority = CollectorAuthority::in_memory(&root, "c1".parse().unwrap()).unwrap();
     let time = TrustedTime::over(Box::new(clock.clone()));
@@ -134,7 +131,7 @@ async fn what_the_store_did_not_take_is_told_later_also_after_a_restart() {
     scene.sink.broken.store(true, Ordering::Relaxed);
     scene.sighted(host).await;
     assert_eq!(scene.turn().await, []);
-    scene.enroller = open(&scene.folder, &scene.clock).await;
+    scene.enroller = open(&scene.control, &scene.clock).await;
     assert_eq!(scene.turn().await, []);
     scene.sink.broken.store(false, Ordering::Relaxed);
     let [(true, 1, finding)] = scene.turn().await[..] else {

@@ -15,10 +15,10 @@ async fn enrolled(scene: &Scene) -> (HostKey, Enrolled) {
 }
 
 async fn counted(scene: &Scene) -> u64 {
-    let path = scene.fleet.folder().join("control.sqlite");
+    let control = scene.control.open().await.unwrap();
     let version = scene.enroller.authority().bundle().version;
     let config = EnrolConfig::default();
-    let standing = Standing::read(&path, &config, version + 1, TimeMicros::now()).await;
+    let standing = Standing::read(&control, &config, version + 1, TimeMicros::now()).await;
     standing.unwrap().hosts
 }
 
@@ -92,12 +92,12 @@ async fn a_removed_host_stays_out_over_a_restart_and_over_a_restored_database() 
     );
     assert_eq!(counted(&scene).await, 0);
     let authority = scene.fleet.authority().clone();
-    let pool = pool(&scene.fleet).await;
+    let pool = scene.control.open().await.unwrap();
     let again = Enroller::open(pool.clone(), authority.clone(), EnrolConfig::default());
     assert!(again.await.unwrap().revocations().current().contains(&peer));
 
     // As restored from before it enrolled: its certificate is all that is known of it.
-    sqlx::query("DELETE FROM ingest_hosts")
+    fleetmend_control::query("DELETE FROM ingest_hosts")
         .execute(&pool)
         .await
         .unwrap();

@@ -32,7 +32,7 @@ impl Scene {
 
     async fn behind(&self) -> u64 {
         let version = self.enroller.authority().bundle().version;
-        let database = self.fleet.folder().join("control.sqlite");
+        let database = self.control.open().await.unwrap();
         let config = EnrolConfig::default();
         let standing = Standing::read(&database, &config, version, TimeMicros::now()).await;
         standing.unwrap().behind

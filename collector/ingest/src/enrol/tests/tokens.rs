@@ -120,10 +120,16 @@ impl Clocks for Moved {
 
 #[tokio::test]
 async fn a_token_holds_until_its_very_end_and_not_after_it() {
-    let (fleet, clock) = (TestFleet::new().unwrap(), Moved::default());
+    let (control, fleet) = (TestControl::new().unwrap(), TestFleet::new().unwrap());
+    let clock = Moved::default();
     let time = TrustedTime::over(Box::new(clock.clone()));
     let authority = fleet.authority().clone();
-    let enroller = Enroller::open_with(pool(&fleet).await, authority, EnrolConfig::default(), time);
+    let enroller = Enroller::open_with(
+        control.open().await.unwrap(),
+        authority,
+        EnrolConfig::default(),
+        time,
+    );
     let enroller = enroller.await.unwrap();
     let token = enroller.issue_token("ada", HOUR, 5).await.unwrap();
     let facts = HostFacts::default();
