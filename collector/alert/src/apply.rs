@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use fleetmend_control::{ControlError, Transaction};
 use fleetmend_event::table::{ActionEvent, Finding, FindingState};
 use fleetmend_event::{FindingId, HostId, TimeMicros};
-use sqlx::SqliteConnection;
 
 use crate::finding_rule::{is_own, wanted_by};
 use crate::flood::{Gate, Telling};
@@ -47,10 +47,10 @@ impl Policy<'_> {
 
 /// Takes over the steps of transactions.
 pub(crate) async fn actions(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     steps: &[Stored<ActionEvent>],
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     for step in steps {
         let known = store::tried_one(connection, step.host_id, step.row.action_id).await?;
         let mut tried = known.clone().unwrap_or_else(|| Tried::begin(&step.row, now));
@@ -64,11 +64,11 @@ pub(crate) async fn actions(
 
 /// Takes over rows of findings, in their order.
 pub(crate) async fn findings(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     policy: &Policy<'_>,
     rows: &[Stored<Finding>],
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     for finding in rows {
         if is_own(finding) {
             metrics::counter!(crate::metrics::IGNORED, "reason" => "own").increment(1);
@@ -87,10 +87,10 @@ pub(crate) async fn findings(
 
 /// Decides about every finding that waits.
 pub(crate) async fn decide_waiting(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     policy: &Policy<'_>,
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     for mut alert in store::in_state(connection, State::Waiting, None).await? {
         let (Some(host), Some(finding)) = (alert.host_id, alert.finding_id) else {
             continue;
@@ -124,12 +124,12 @@ pub(crate) async fn decide_waiting(
 }
 
 async fn begin(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     policy: &Policy<'_>,
     key: String,
     finding: &Stored<Finding>,
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     if finding.row.state == FindingState::Resolved {
         metrics::counter!(crate::metrics::IGNORED, "reason" => "resolved").increment(1);
         return Ok(());
@@ -181,12 +181,12 @@ async fn begin(
 
 /// A further row of a finding that has an alert.
 async fn change(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     policy: &Policy<'_>,
     mut alert: Alert,
     finding: &Stored<Finding>,
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     let row = &finding.row;
     alert.row_time = row.time;
     alert.row_ingested_at = finding.ingested_at;

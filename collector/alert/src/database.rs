@@ -1,12 +1,12 @@
-//! The room's tables in the shared SQLite, and the steps that made them what they are.
+//! The room's tables in the control database, and the steps that made them what they are.
 
-use sqlx::SqlitePool;
+use fleetmend_control::{Control, ControlError, Migrations};
 
-use crate::AlertError;
-
-/// Applied in order, each once. Never edited after a release: a change is a new step.
-const STEPS: &[&str] = &[
-    "CREATE TABLE alert_cursors (
+/// Never edited after a release: a change is a new step.
+const TABLES: Migrations = Migrations {
+    room: "alert",
+    steps: &[
+        "CREATE TABLE alert_cursors (
         name TEXT PRIMARY KEY, ingested_at INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE alert_alerts (
@@ -34,37 +34,14 @@ const STEPS: &[&str] = &[
     ) STRICT;
     CREATE INDEX alert_deliveries_alert ON alert_deliveries(alert_id);
     CREATE INDEX alert_deliveries_due ON alert_deliveries(state, next_attempt_at);",
-    // Rows that were applied before this step are behind the cursor.
-    "ALTER TABLE alert_alerts ADD COLUMN row_ingested_at INTEGER NOT NULL DEFAULT 0;
+        // Rows that were applied before this step are behind the cursor.
+        "ALTER TABLE alert_alerts ADD COLUMN row_ingested_at INTEGER NOT NULL DEFAULT 0;
     UPDATE alert_alerts SET row_ingested_at =
         coalesce((SELECT ingested_at FROM alert_cursors WHERE name = 'findings'), 0);",
-];
+    ],
+};
 
 /// Brings the tables up to date.
-pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), AlertError> {
-    run(pool)
-        .await
-        .map_err(AlertError::database("bring the tables up to date"))
-}
-
-async fn run(pool: &SqlitePool) -> Result<(), sqlx::Error> {
-    let table = "CREATE TABLE IF NOT EXISTS alert_migrations (step INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT";
-    sqlx::raw_sql(table).execute(pool).await?;
-    for (index, step) in (1_i64..).zip(STEPS) {
-        let mut transaction = pool.begin().await?;
-        let done: Option<i64> = sqlx::query_scalar("SELECT step FROM alert_migrations WHERE step = ?")
-            .bind(index)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        if done.is_none() {
-            sqlx::raw_sql(*step).execute(&mut *transaction).await?;
-            sqlx::query("INSERT INTO alert_migrations (step, applied_at) VALUES (?, ?)")
-                .bind(index)
-                .bind(fleetmend_event::TimeMicros::now().0)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-    }
-    Ok(())
+pub(crate) async fn migrate(control: &Control) -> Result<(), ControlError> {
+    control.migrate(&TABLES).await
 }

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use fleetmend_control::{self as control, Control, ControlError};
 use fleetmend_event::TimeMicros;
 use fleetmend_shutdown::CancellationToken;
-use sqlx::{Row as _, SqlitePool};
 
 use crate::error::AlertError;
 use crate::task::Shared;
@@ -55,62 +55,91 @@ pub(crate) async fn round(
     let receivers = names(shared, receiving);
     let now = TimeMicros::now();
     for message in due(&shared.pool, &receivers, now).await.map_err(wrap())? {
-        if token.is_cancelled() {
+        let turn_is_over = shared.tenure.get().is_some_and(|tenure| tenure.held().is_none());
+        if token.is_cancelled() || turn_is_over {
             break;
         }
         if !attempt(shared, receiving, message).await? {
             return Ok(Pause::Whole(AFTER_REFUSAL));
         }
     }
-    let next: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-        "SELECT min(next_attempt_at) FROM alert_deliveries d WHERE {FIRST}"
-    )))
-    .bind(&receivers.0)
-    .bind(receivers.1)
-    .fetch_one(&shared.pool)
-    .await
-    .map_err(wrap())?;
-    let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM alert_deliveries WHERE state = 'waiting'")
-        .fetch_one(&shared.pool)
+    let text = format!(
+        "SELECT min(next_attempt_at) FROM alert_deliveries d WHERE {}",
+        receivers.first()
+    );
+    let next: Option<Option<i64>> = control::composed(text)
+        .bind_all(receivers.values())
+        .fetch_value(&shared.pool)
         .await
         .map_err(wrap())?;
-    metrics::gauge!(crate::metrics::WAITING).set(f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)));
-    let until = next.map_or(IDLE, |next| {
+    let waiting: Option<i64> =
+        control::query("SELECT count(*) FROM alert_deliveries WHERE state = 'waiting'")
+            .fetch_value(&shared.pool)
+            .await
+            .map_err(wrap())?;
+    metrics::gauge!(crate::metrics::WAITING)
+        .set(f64::from(u32::try_from(waiting.unwrap_or(0)).unwrap_or(u32::MAX)));
+    let until = next.flatten().map_or(IDLE, |next| {
         let micros = TimeMicros(next).micros_since(TimeMicros::now()).max(0);
         Duration::from_micros(micros.unsigned_abs())
     });
     Ok(Pause::Until(until.clamp(Duration::from_millis(20), IDLE)))
 }
 
-/// The names as JSON, and whether the receiver is one of them.
-fn names(shared: &Shared, receiving: Receiving) -> (String, bool) {
-    let all = shared.receiver_names();
-    let (names, among) = match receiving {
-        Receiving::Webhook(index) => (all.get(index).cloned().into_iter().collect(), true),
-        Receiving::Others => (all, false),
-    };
-    (serde_json::json!(names).to_string(), among)
+/// Receivers by name, and whether these or all others are meant.
+struct Names {
+    names: Vec<String>,
+    among: bool,
 }
 
-/// Messages that wait, of one alert and receiver only the oldest.
-const FIRST: &str =
-    "state = 'waiting' AND (receiver IN (SELECT value FROM json_each(?1))) = ?2 AND NOT EXISTS
-   (SELECT 1 FROM alert_deliveries e WHERE e.alert_id = d.alert_id AND e.receiver = d.receiver
-    AND e.state = 'waiting' AND (e.created_at, e.delivery_id) < (d.created_at, d.delivery_id))";
+impl Names {
+    /// Messages that wait, of one alert and receiver only the oldest; the names are its first values.
+    fn first(&self) -> String {
+        let marks: Vec<String> = (1..=self.names.len()).map(|mark| format!("${mark}")).collect();
+        let of_receivers = match (marks.is_empty(), self.among) {
+            (true, true) => "false".to_owned(),
+            (true, false) => "true".to_owned(),
+            (false, true) => format!("receiver IN ({})", marks.join(", ")),
+            (false, false) => format!("receiver NOT IN ({})", marks.join(", ")),
+        };
+        format!(
+            "state = 'waiting' AND {of_receivers} AND NOT EXISTS
+             (SELECT 1 FROM alert_deliveries e WHERE e.alert_id = d.alert_id AND e.receiver = d.receiver
+              AND e.state = 'waiting' AND (e.created_at, e.delivery_id) < (d.created_at, d.delivery_id))"
+        )
+    }
+
+    fn values(&self) -> impl Iterator<Item = control::Value> {
+        self.names.iter().map(Into::into)
+    }
+}
+
+fn names(shared: &Shared, receiving: Receiving) -> Names {
+    let all = shared.receiver_names();
+    match receiving {
+        Receiving::Webhook(index) => Names {
+            names: all.get(index).cloned().into_iter().collect(),
+            among: true,
+        },
+        Receiving::Others => Names {
+            names: all,
+            among: false,
+        },
+    }
+}
 
 /// Due messages, oldest first.
-async fn due(
-    pool: &SqlitePool,
-    receivers: &(String, bool),
-    now: TimeMicros,
-) -> Result<Vec<Due>, sqlx::Error> {
-    let query = format!(
+async fn due(pool: &Control, receivers: &Names, now: TimeMicros) -> Result<Vec<Due>, ControlError> {
+    let after = receivers.names.len();
+    let text = format!(
         "SELECT delivery_id, body, attempts, created_at FROM alert_deliveries d
-         WHERE {FIRST} AND next_attempt_at <= ?3 ORDER BY created_at, delivery_id LIMIT ?4"
+         WHERE {} AND next_attempt_at <= ${} ORDER BY created_at, delivery_id LIMIT ${}",
+        receivers.first(),
+        after + 1,
+        after + 2
     );
-    let rows = sqlx::query(sqlx::AssertSqlSafe(query))
-        .bind(&receivers.0)
-        .bind(receivers.1)
+    let rows = control::composed(text)
+        .bind_all(receivers.values())
         .bind(now.0)
         .bind(BATCH)
         .fetch_all(pool)
@@ -150,7 +179,7 @@ async fn attempt(shared: &Shared, receiving: Receiving, message: Due) -> Result<
     Ok(accepted)
 }
 
-async fn note(shared: &Shared, receiver: &str, message: &Due, outcome: Outcome) -> Result<(), sqlx::Error> {
+async fn note(shared: &Shared, receiver: &str, message: &Due, outcome: Outcome) -> Result<(), ControlError> {
     let now = TimeMicros::now();
     let attempts = message.attempts.saturating_add(1);
     let age = now.micros_since(message.created_at);
@@ -177,9 +206,9 @@ async fn note(shared: &Shared, receiver: &str, message: &Due, outcome: Outcome) 
         }
     };
     metrics::counter!(crate::metrics::DELIVERIES, "outcome" => state).increment(1);
-    sqlx::query(
-        "UPDATE alert_deliveries SET state = ?, attempts = ?, last_status = ?, last_error = ?, next_attempt_at = ?,
-         delivered_at = ? WHERE delivery_id = ?",
+    control::query(
+        "UPDATE alert_deliveries SET state = $1, attempts = $2, last_status = $3, last_error = $4, next_attempt_at = $5,
+         delivered_at = $6 WHERE delivery_id = $7",
     )
     .bind(state)
     .bind(attempts)

@@ -42,13 +42,13 @@ pub enum AlertError {
         /// Why.
         reason: String,
     },
-    /// SQLite refused.
+    /// The control database refused.
     #[error("cannot {attempt} in the state of alerting")]
     Database {
         /// What was attempted, as a verb phrase.
         attempt: &'static str,
         /// The engine's word.
-        source: sqlx::Error,
+        source: fleetmend_control::ControlError,
     },
     /// The facts cannot be read.
     #[error("cannot read facts")]
@@ -64,7 +64,9 @@ pub enum AlertError {
 }
 
 impl AlertError {
-    pub(crate) fn database(attempt: &'static str) -> impl FnOnce(sqlx::Error) -> AlertError {
+    pub(crate) fn database(
+        attempt: &'static str,
+    ) -> impl FnOnce(fleetmend_control::ControlError) -> AlertError {
         move |source| AlertError::Database { attempt, source }
     }
 }

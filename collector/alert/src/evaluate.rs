@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fleetmend_control::{Control, ControlError, Transaction};
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{ActionEvent, Finding, Table};
-use sqlx::{SqliteConnection, SqlitePool};
 
 use crate::apply::{self, Policy};
 use crate::error::AlertError;
@@ -25,19 +25,17 @@ const KEEP_US: i64 = 90 * 24 * 3_600 * 1_000_000;
 /// Reads new findings and actions and applies them. `true` when there is more to read at once.
 pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
     let wrap = || AlertError::database("read how far the facts were read");
-    let mut connection = shared.pool.acquire().await.map_err(wrap())?;
     // Where nothing was ever read, what is older would be late anyway.
     let oldest = TimeMicros::now()
         .plus_micros(-i64::try_from(shared.config.late_after.get().as_micros()).unwrap_or(0));
-    let actions_from = store::cursor(&mut connection, ActionEvent::NAME)
+    let actions_from = store::cursor(&shared.pool, ActionEvent::NAME)
         .await
         .map_err(wrap())?
         .unwrap_or(oldest);
-    let findings_from = store::cursor(&mut connection, Finding::NAME)
+    let findings_from = store::cursor(&shared.pool, Finding::NAME)
         .await
         .map_err(wrap())?
         .unwrap_or(oldest);
-    drop(connection);
 
     // Findings first: an action that is read without its finding waits for it, which is harmless; the other way
     // round a finding could be decided without the steps that were there.
@@ -58,7 +56,8 @@ pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
     };
     let now = TimeMicros::now();
     let write = async {
-        let mut transaction = shared.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = shared.pool.begin("alert").await?;
+        shared.confirm(&mut transaction).await?;
         apply::actions(&mut transaction, &actions, now).await?;
         apply::findings(&mut transaction, &policy, &findings, now).await?;
         if !more {
@@ -123,12 +122,12 @@ fn place(last: TimeMicros, from: TimeMicros, full: bool) -> TimeMicros {
 }
 
 async fn advance(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     name: &str,
     from: TimeMicros,
     to: TimeMicros,
-) -> Result<(), sqlx::Error> {
-    if to > from || from == to && store::cursor(connection, name).await?.is_none() {
+) -> Result<(), ControlError> {
+    if to > from || from == to && store::cursor(&mut *connection, name).await?.is_none() {
         store::put_cursor(connection, name, to).await?;
     }
     Ok(())
@@ -153,7 +152,8 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
     let values = metric_rule::values(&shared.sql.sql(&metric_rule::query(rule, now), limits).await?)?;
     let gaps = metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?);
     let write = async {
-        let mut transaction = shared.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = shared.pool.begin("alert").await?;
+        shared.confirm(&mut transaction).await?;
         metric_rule::apply(
             &mut transaction,
             rule,
@@ -170,9 +170,9 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
 }
 
 /// Closes alerts of metric rules that are not there any more.
-pub(crate) async fn retire(pool: &SqlitePool, rules: &[MetricRule]) -> Result<(), AlertError> {
+pub(crate) async fn retire(pool: &Control, rules: &[MetricRule]) -> Result<(), AlertError> {
     let write = async {
-        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = pool.begin("alert").await?;
         metric_rule::retire(&mut transaction, rules, TimeMicros::now()).await?;
         transaction.commit().await
     };
@@ -185,7 +185,8 @@ pub(crate) async fn retire(pool: &SqlitePool, rules: &[MetricRule]) -> Result<()
 pub(crate) async fn sweep(shared: &Shared) -> Result<(), AlertError> {
     let before = TimeMicros::now().plus_micros(-KEEP_US);
     let sweep = async {
-        let mut transaction = shared.pool.begin().await?;
+        let mut transaction = shared.pool.begin("alert").await?;
+        shared.confirm(&mut transaction).await?;
         store::sweep(&mut transaction, before).await?;
         transaction.commit().await
     };

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use fleetmend_control::{ControlError, Transaction};
 use fleetmend_event::table::Severity;
 use fleetmend_event::{HostId, TimeMicros};
-use sqlx::SqliteConnection;
 
 use crate::apply::become_state;
 use crate::message::{self, Event};
@@ -84,11 +84,11 @@ impl Gate {
 
 /// Tells what was left out, and when that is over.
 pub(crate) async fn tell(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     gate: &Gate,
     receivers: &[String],
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     let left_out = std::mem::take(&mut gate.window().left_out);
     for (host, count) in left_out {
         let key = format!("flood {host}");

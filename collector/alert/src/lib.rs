@@ -13,7 +13,7 @@
 //! resolves by it, and the time does not count towards `for`.
 //!
 //! # Invariants
-//! - What is read, what it changes, the messages that follow and the place read up to are one SQLite transaction:
+//! - What is read, what it changes, the messages that follow and the place read up to are one transaction:
 //!   over a restart nothing is missed and nothing is doubled. Rows are read again over a short overlap, because
 //!   rows become visible in another order than they are stamped; applying a row twice changes nothing.
 //! - One alert per finding, whatever number of its rows arrive; so many alerts of one host a minute, and one more
@@ -22,10 +22,13 @@
 //!   reach a rule.
 //! - A message is sent until it is accepted with 2xx, for a day, under one delivery id, so that the receiver can
 //!   tell a repetition. Redirects are not followed. The secret is in no log and in no table.
+//! - Of several collectors that share a control database in PostgreSQL one evaluates and delivers: who has the lease
+//!   `alert`. Each round confirms it in its transaction, so that a collector that was stopped for a while writes
+//!   nothing when it goes on. A message may be sent twice around such a moment, under the same delivery id.
 //!
 //! # Tasks and channels
 //! [`Alerting::spawn`] starts `alert-evaluate` (each second) and one `alert-deliver` for each receiver (when something
-//! is due), all critical: a round that fails is done again by itself. They share nothing but SQLite and one `watch`,
+//! is due), all critical: a round that fails is done again by itself. They share nothing but the control database and one `watch`,
 //! by which evaluating wakes delivering.
 //!
 //! # Not there yet

@@ -1,8 +1,8 @@
 //! What a message says, and how it is written down to be delivered.
 
+use fleetmend_control::{self as control, ControlError, Transaction};
 use fleetmend_event::TimeMicros;
 use serde_json::{Value, json};
-use sqlx::SqliteConnection;
 
 use crate::heal_first::Tried;
 use crate::store::Alert;
@@ -27,19 +27,19 @@ impl Event {
 
 /// Writes one message per receiver, to be sent when the transaction is committed.
 pub(crate) async fn queue(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     alert: &Alert,
     event: Event,
     tried: &[Tried],
     receivers: &[String],
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     for receiver in receivers {
         let delivery_id = uuid::Uuid::now_v7().to_string();
-        sqlx::query(
+        control::query(
             "INSERT INTO alert_deliveries
              (delivery_id, alert_id, receiver, event, body, state, attempts, created_at, next_attempt_at)
-             VALUES (?, ?, ?, ?, ?, 'waiting', 0, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, 'waiting', 0, $6, $7)",
         )
         .bind(&delivery_id)
         .bind(&alert.alert_id)
@@ -56,17 +56,18 @@ pub(crate) async fn queue(
 
 /// Receivers that were told that an alert fires since `since`.
 pub(crate) async fn told(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     alert_id: &str,
     since: TimeMicros,
-) -> Result<Vec<String>, sqlx::Error> {
-    let query = "SELECT DISTINCT receiver FROM alert_deliveries WHERE alert_id = ? AND event = 'firing'
-        AND created_at >= ? ORDER BY receiver";
-    sqlx::query_scalar(query)
+) -> Result<Vec<String>, ControlError> {
+    let query = "SELECT DISTINCT receiver FROM alert_deliveries WHERE alert_id = $1 AND event = 'firing'
+        AND created_at >= $2 ORDER BY receiver";
+    let rows = control::query(query)
         .bind(alert_id)
         .bind(since.0)
         .fetch_all(connection)
-        .await
+        .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 fn body(delivery_id: &str, alert: &Alert, event: Event, tried: &[Tried]) -> Value {

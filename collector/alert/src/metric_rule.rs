@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use fleetmend_control::{ControlError, Transaction};
 use fleetmend_event::{HostId, TimeMicros};
-use sqlx::SqliteConnection;
 
 use crate::apply::{become_state, receivers_of};
 use crate::error::AlertError;
@@ -97,14 +97,14 @@ pub(crate) fn hosts(batches: &[RecordBatch]) -> BTreeSet<HostId> {
 
 /// Moves every series of a rule by what was judged now.
 pub(crate) async fn apply(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     rule: &MetricRule,
     gate: &Gate,
     all_receivers: &[String],
     values: &BTreeMap<SeriesId, f64>,
     gaps: &BTreeSet<HostId>,
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     let mut active: BTreeMap<String, Alert> = BTreeMap::new();
     for state in [State::Pending, State::Firing] {
         let alerts = store::in_state(connection, state, Some(&rule.name)).await?;
@@ -150,10 +150,10 @@ pub(crate) async fn apply(
 /// Closes what rules left behind that are not there any more: nobody judges it, so whether it holds is not known.
 /// Whoever was told that it fires is told that it is over.
 pub(crate) async fn retire(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     rules: &[MetricRule],
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     for state in [State::Pending, State::Firing] {
         for mut alert in store::in_state(connection, state, None).await? {
             let of_rule = alert.key.starts_with(KEY_PREFIX);
@@ -193,13 +193,13 @@ fn judge(rule: &MetricRule, value: Option<f64>, gap: bool) -> Judged {
 }
 
 async fn one(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     name: Naming<'_>,
     all_receivers: &[String],
     alert: Option<Alert>,
     judged: Judged,
     now: TimeMicros,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), ControlError> {
     let before = alert.as_ref().map(|alert| Active {
         phase: if alert.state == State::Firing {
             Phase::Firing

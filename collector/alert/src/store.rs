@@ -1,9 +1,9 @@
-//! Alerts, what was tried, and cursors, in SQLite. Every function works inside the caller's transaction.
+//! Alerts, what was tried, and cursors, in the control database. Every function works inside the caller's transaction.
 
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::{ActionId, FindingId, HostId, TimeMicros};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+
+use fleetmend_control::{self as control, ControlError, Executor, Row, Transaction};
 
 use crate::heal_first::Tried;
 
@@ -82,14 +82,14 @@ impl State {
         }
     }
 
-    fn of(word: &str) -> Result<Self, sqlx::Error> {
+    fn of(word: &str) -> Result<Self, ControlError> {
         let found = Self::ALL.into_iter().find(|state| state.as_str() == word);
         found.ok_or_else(|| stored("a state"))
     }
 }
 
-fn stored(what: &str) -> sqlx::Error {
-    sqlx::Error::Protocol(format!("a stored value is not {what}"))
+const fn stored(what: &'static str) -> ControlError {
+    ControlError::Stored(what)
 }
 
 /// In the order of [`alert_of`]. Named wherever alerts are read: a connection that was open when a column was added
@@ -98,11 +98,11 @@ pub(crate) const COLUMNS: &str = "alert_id, key, rule, state, severity, host_id,
     value, started_at, since, judged_at, unknown_since, row_time, deadline_us, receivers, fired_at, resolved_at, changed_at, \
     row_ingested_at";
 
-pub(crate) fn alert_of(row: &SqliteRow) -> Result<Alert, sqlx::Error> {
-    let optional_time = |index: usize| -> Result<Option<TimeMicros>, sqlx::Error> {
-        Ok(row.try_get::<Option<i64>, _>(index)?.map(TimeMicros))
+pub(crate) fn alert_of(row: &Row) -> Result<Alert, ControlError> {
+    let optional_time = |index: usize| -> Result<Option<TimeMicros>, ControlError> {
+        Ok(row.try_get::<Option<i64>>(index)?.map(TimeMicros))
     };
-    let time = |index: usize| -> Result<TimeMicros, sqlx::Error> { Ok(TimeMicros(row.try_get(index)?)) };
+    let time = |index: usize| -> Result<TimeMicros, ControlError> { Ok(TimeMicros(row.try_get(index)?)) };
     Ok(Alert {
         alert_id: row.try_get(0)?,
         key: row.try_get(1)?,
@@ -130,32 +130,29 @@ pub(crate) fn alert_of(row: &SqliteRow) -> Result<Alert, sqlx::Error> {
     })
 }
 
-fn id<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, sqlx::Error> {
+fn id<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, ControlError> {
     text.map(|text| text.parse().map_err(|_| stored("an id")))
         .transpose()
 }
 
 /// The last alert of a key.
-pub(crate) async fn by_key(
-    connection: &mut SqliteConnection,
-    key: &str,
-) -> Result<Option<Alert>, sqlx::Error> {
-    let query = format!("SELECT {COLUMNS} FROM alert_alerts WHERE key = ? ORDER BY started_at DESC LIMIT 1");
-    let query = sqlx::query(sqlx::AssertSqlSafe(query));
+pub(crate) async fn by_key(connection: &mut Transaction, key: &str) -> Result<Option<Alert>, ControlError> {
+    let query = format!("SELECT {COLUMNS} FROM alert_alerts WHERE key = $1 ORDER BY started_at DESC LIMIT 1");
+    let query = control::composed(query);
     let row = query.bind(key).fetch_optional(connection).await?;
     row.as_ref().map(alert_of).transpose()
 }
 
 /// Alerts in this state, of one rule or of all.
 pub(crate) async fn in_state(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     state: State,
     rule: Option<&str>,
-) -> Result<Vec<Alert>, sqlx::Error> {
+) -> Result<Vec<Alert>, ControlError> {
     let query = format!(
-        "SELECT {COLUMNS} FROM alert_alerts WHERE state = ? AND (?2 IS NULL OR rule = ?2) ORDER BY alert_id"
+        "SELECT {COLUMNS} FROM alert_alerts WHERE state = $1 AND ($2 IS NULL OR rule = $2) ORDER BY alert_id"
     );
-    let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+    let rows = control::composed(query)
         .bind(state.as_str())
         .bind(rule)
         .fetch_all(connection)
@@ -164,42 +161,51 @@ pub(crate) async fn in_state(
 }
 
 /// Writes an alert, new or changed.
-pub(crate) async fn put(connection: &mut SqliteConnection, alert: &Alert) -> Result<(), sqlx::Error> {
+pub(crate) async fn put(connection: &mut Transaction, alert: &Alert) -> Result<(), ControlError> {
     let receivers = serde_json::to_string(&alert.receivers).unwrap_or_else(|_| "[]".to_owned());
-    let marks = vec!["?"; COLUMNS.split(',').count()].join(", ");
-    let statement = format!("INSERT OR REPLACE INTO alert_alerts ({COLUMNS}) VALUES ({marks})");
-    sqlx::query(sqlx::AssertSqlSafe(statement))
-        .bind(&alert.alert_id)
-        .bind(&alert.key)
-        .bind(&alert.rule)
-        .bind(alert.state.as_str())
-        .bind(&alert.severity)
-        .bind(alert.host_id.map(|id| id.to_string()))
-        .bind(alert.finding_id.map(|id| id.to_string()))
-        .bind(alert.action_id.map(|id| id.to_string()))
-        .bind(&alert.subject)
-        .bind(&alert.title)
-        .bind(&alert.summary)
-        .bind(alert.value)
-        .bind(alert.started_at.0)
-        .bind(alert.since.0)
-        .bind(alert.judged_at.0)
-        .bind(alert.unknown_since.map(|time| time.0))
-        .bind(alert.row_time.0)
-        .bind(alert.deadline_us)
-        .bind(receivers)
-        .bind(alert.fired_at.map(|time| time.0))
-        .bind(alert.resolved_at.map(|time| time.0))
-        .bind(alert.changed_at.0)
-        .bind(alert.row_ingested_at.0)
-        .execute(connection)
-        .await?;
+    let marks: Vec<String> = (1..=COLUMNS.split(',').count())
+        .map(|mark| format!("${mark}"))
+        .collect();
+    let others = COLUMNS.split(", ").skip(1);
+    let taken: Vec<String> = others
+        .map(|column| format!("{column} = excluded.{column}"))
+        .collect();
+    control::composed(format!(
+        "INSERT INTO alert_alerts ({COLUMNS}) VALUES ({}) ON CONFLICT (alert_id) DO UPDATE SET {}",
+        marks.join(", "),
+        taken.join(", ")
+    ))
+    .bind(&alert.alert_id)
+    .bind(&alert.key)
+    .bind(&alert.rule)
+    .bind(alert.state.as_str())
+    .bind(&alert.severity)
+    .bind(alert.host_id.map(|id| id.to_string()))
+    .bind(alert.finding_id.map(|id| id.to_string()))
+    .bind(alert.action_id.map(|id| id.to_string()))
+    .bind(&alert.subject)
+    .bind(&alert.title)
+    .bind(&alert.summary)
+    .bind(alert.value)
+    .bind(alert.started_at.0)
+    .bind(alert.since.0)
+    .bind(alert.judged_at.0)
+    .bind(alert.unknown_since.map(|time| time.0))
+    .bind(alert.row_time.0)
+    .bind(alert.deadline_us)
+    .bind(receivers)
+    .bind(alert.fired_at.map(|time| time.0))
+    .bind(alert.resolved_at.map(|time| time.0))
+    .bind(alert.changed_at.0)
+    .bind(alert.row_ingested_at.0)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
 /// Removes an alert that never was one: pending, and over.
-pub(crate) async fn remove(connection: &mut SqliteConnection, alert_id: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM alert_alerts WHERE alert_id = ?")
+pub(crate) async fn remove(connection: &mut Transaction, alert_id: &str) -> Result<(), ControlError> {
+    control::query("DELETE FROM alert_alerts WHERE alert_id = $1")
         .bind(alert_id)
         .execute(connection)
         .await?;
@@ -208,14 +214,14 @@ pub(crate) async fn remove(connection: &mut SqliteConnection, alert_id: &str) ->
 
 /// What was tried for a finding, oldest first.
 pub(crate) async fn tried(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     host: HostId,
     finding: FindingId,
-) -> Result<Vec<Tried>, sqlx::Error> {
+) -> Result<Vec<Tried>, ControlError> {
     let query =
         "SELECT action_id, remedy, target, refused, would_act, ending, reason, seen_at FROM alert_tried
-        WHERE host_id = ? AND finding_id = ? ORDER BY seen_at, action_id";
-    let rows = sqlx::query(query)
+        WHERE host_id = $1 AND finding_id = $2 ORDER BY seen_at, action_id";
+    let rows = control::query(query)
         .bind(host.to_string())
         .bind(finding.to_string())
         .fetch_all(connection)
@@ -225,14 +231,14 @@ pub(crate) async fn tried(
 
 /// One transaction, when a step of it was read before.
 pub(crate) async fn tried_one(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     host: HostId,
     action: ActionId,
-) -> Result<Option<Tried>, sqlx::Error> {
+) -> Result<Option<Tried>, ControlError> {
     let query =
         "SELECT action_id, remedy, target, refused, would_act, ending, reason, seen_at FROM alert_tried
-        WHERE host_id = ? AND action_id = ?";
-    let row = sqlx::query(query)
+        WHERE host_id = $1 AND action_id = $2";
+    let row = control::query(query)
         .bind(host.to_string())
         .bind(action.to_string())
         .fetch_optional(connection)
@@ -240,7 +246,7 @@ pub(crate) async fn tried_one(
     row.as_ref().map(tried_of).transpose()
 }
 
-fn tried_of(row: &SqliteRow) -> Result<Tried, sqlx::Error> {
+fn tried_of(row: &Row) -> Result<Tried, ControlError> {
     let ending: Option<&str> = row.try_get(5)?;
     let ending = ending
         .map(str::parse::<Ending>)
@@ -261,15 +267,18 @@ fn tried_of(row: &SqliteRow) -> Result<Tried, sqlx::Error> {
 
 /// Writes what is known of a transaction.
 pub(crate) async fn put_tried(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     host: HostId,
     finding: FindingId,
     tried: &Tried,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT OR REPLACE INTO alert_tried
+) -> Result<(), ControlError> {
+    control::query(
+        "INSERT INTO alert_tried
          (host_id, action_id, finding_id, remedy, target, refused, would_act, ending, reason, seen_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (host_id, action_id) DO UPDATE SET finding_id = excluded.finding_id, remedy = excluded.remedy,
+             target = excluded.target, refused = excluded.refused, would_act = excluded.would_act,
+             ending = excluded.ending, reason = excluded.reason, seen_at = excluded.seen_at",
     )
     .bind(host.to_string())
     .bind(tried.action_id.to_string())
@@ -288,23 +297,25 @@ pub(crate) async fn put_tried(
 
 /// Up to where a table was read.
 pub(crate) async fn cursor(
-    connection: &mut SqliteConnection,
+    connection: impl Executor,
     name: &str,
-) -> Result<Option<TimeMicros>, sqlx::Error> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT ingested_at FROM alert_cursors WHERE name = ?")
+) -> Result<Option<TimeMicros>, ControlError> {
+    let found: Option<i64> = control::query("SELECT ingested_at FROM alert_cursors WHERE name = $1")
         .bind(name)
-        .fetch_optional(connection)
+        .fetch_value(connection)
         .await?;
     Ok(found.map(TimeMicros))
 }
 
 /// Notes up to where a table was read.
 pub(crate) async fn put_cursor(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     name: &str,
     place: TimeMicros,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT OR REPLACE INTO alert_cursors (name, ingested_at) VALUES (?, ?)")
+) -> Result<(), ControlError> {
+    let put = "INSERT INTO alert_cursors (name, ingested_at) VALUES ($1, $2)
+        ON CONFLICT (name) DO UPDATE SET ingested_at = excluded.ingested_at";
+    control::query(put)
         .bind(name)
         .bind(place.0)
         .execute(connection)
@@ -313,15 +324,18 @@ pub(crate) async fn put_cursor(
 }
 
 /// Forgets what is long over.
-pub(crate) async fn sweep(connection: &mut SqliteConnection, before: TimeMicros) -> Result<(), sqlx::Error> {
-    let over = "DELETE FROM alert_alerts WHERE changed_at < ? AND state IN ('resolved', 'healed', 'late', 'unknown')";
-    sqlx::query(over).bind(before.0).execute(&mut *connection).await?;
-    let orphans = "DELETE FROM alert_deliveries WHERE created_at < ? AND alert_id NOT IN (SELECT alert_id FROM alert_alerts)";
-    sqlx::query(orphans)
+pub(crate) async fn sweep(connection: &mut Transaction, before: TimeMicros) -> Result<(), ControlError> {
+    let over = "DELETE FROM alert_alerts WHERE changed_at < $1 AND state IN ('resolved', 'healed', 'late', 'unknown')";
+    control::query(over)
         .bind(before.0)
         .execute(&mut *connection)
         .await?;
-    sqlx::query("DELETE FROM alert_tried WHERE seen_at < ?")
+    let orphans = "DELETE FROM alert_deliveries WHERE created_at < $1 AND alert_id NOT IN (SELECT alert_id FROM alert_alerts)";
+    control::query(orphans)
+        .bind(before.0)
+        .execute(&mut *connection)
+        .await?;
+    control::query("DELETE FROM alert_tried WHERE seen_at < $1")
         .bind(before.0)
         .execute(&mut *connection)
         .await?;

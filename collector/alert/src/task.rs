@@ -1,11 +1,11 @@
 //! The tasks of the room.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use fleetmend_control::{Control, ControlError, Engine, Leases, Tenure, Transaction};
 use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
-use sqlx::SqlitePool;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -25,6 +25,11 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// Rounds may fail for this long, a restart of the store for instance, before alerting counts as broken.
 const BROKEN_AFTER: Duration = Duration::from_secs(60);
 
+/// Whoever of several collectors has this lease evaluates and delivers.
+const LEASE: &str = "alert";
+/// How long another waits for one that died without giving the lease up.
+const LEASE_LIFE: Duration = Duration::from_secs(15);
+
 /// Alerting, ready to run.
 #[derive(Clone)]
 pub struct Alerting {
@@ -34,7 +39,7 @@ pub struct Alerting {
 pub(crate) struct Shared {
     pub(crate) config: AlertConfig,
     pub(crate) rules: Rules,
-    pub(crate) pool: SqlitePool,
+    pub(crate) pool: Control,
     pub(crate) sql: Arc<dyn SqlQuery>,
     pub(crate) webhooks: Vec<Webhook>,
     pub(crate) gate: Gate,
@@ -42,11 +47,38 @@ pub(crate) struct Shared {
     pub(crate) unreadable_told: AtomicBool,
     /// When a round last succeeded; opening counts as one.
     pub(crate) round_at: watch::Sender<Instant>,
+    /// Where several collectors may alert: whether it is this one's turn.
+    pub(crate) tenure: OnceLock<Tenure>,
     /// Told when a round may have written messages.
     pub(crate) wake: watch::Sender<()>,
 }
 
 impl Shared {
+    /// Waits until it is this collector's turn; false when it never comes, because of the end.
+    async fn leads(&self, token: &CancellationToken) -> bool {
+        let Some(tenure) = self.tenure.get() else {
+            return true;
+        };
+        if tenure.held().is_some() {
+            return true;
+        }
+        let mut tenure = tenure.clone();
+        let leads = token.run_until_cancelled(tenure.wait()).await.flatten().is_some();
+        if leads {
+            self.round_at.send_replace(Instant::now());
+        }
+        leads
+    }
+
+    /// Makes sure, inside the transaction of a round, that the turn has not gone to another.
+    pub(crate) async fn confirm(&self, transaction: &mut Transaction) -> Result<(), ControlError> {
+        match self.tenure.get().map(Tenure::held) {
+            None => Ok(()),
+            Some(Some(held)) => held.confirm(transaction).await,
+            Some(None) => Err(ControlError::LeaseLost(LEASE.to_owned())),
+        }
+    }
+
     pub(crate) fn receiver_names(&self) -> Vec<String> {
         self.webhooks.iter().map(|webhook| webhook.name.clone()).collect()
     }
@@ -56,10 +88,10 @@ impl Alerting {
     /// Reads the rules, prepares the receivers and brings the tables up to date.
     ///
     /// # Errors
-    /// When a rule or a receiver cannot be used, or SQLite refuses.
+    /// When a rule or a receiver cannot be used, or the control database refuses.
     pub async fn open(
         config: AlertConfig,
-        pool: SqlitePool,
+        pool: Control,
         sql: Arc<dyn SqlQuery>,
     ) -> Result<Self, AlertError> {
         let rules = Rules::load(&config)?;
@@ -68,7 +100,8 @@ impl Alerting {
             .iter()
             .map(Webhook::new)
             .collect::<Result<Vec<_>, _>>()?;
-        database::migrate(&pool).await?;
+        let wrap = AlertError::database("bring the tables up to date");
+        database::migrate(&pool).await.map_err(wrap)?;
         evaluate::retire(&pool, &rules.metrics).await?;
         crate::metrics::describe();
         Ok(Self {
@@ -79,6 +112,7 @@ impl Alerting {
                 pool,
                 sql,
                 webhooks,
+                tenure: OnceLock::new(),
                 unreadable_told: AtomicBool::new(false),
                 round_at: watch::Sender::new(Instant::now()),
                 wake: watch::Sender::new(()),
@@ -88,6 +122,15 @@ impl Alerting {
 
     /// Why nobody would be alerted now: the facts could not be read, or the state not be written, for a while.
     pub fn fault(&self) -> Option<String> {
+        if self
+            .shared
+            .tenure
+            .get()
+            .is_some_and(|tenure| tenure.held().is_none())
+        {
+            // Another collector alerts.
+            return None;
+        }
         let allowed = BROKEN_AFTER + self.shared.config.poll.get();
         let broken = self.shared.round_at.borrow().elapsed() > allowed;
         broken.then(|| {
@@ -98,6 +141,10 @@ impl Alerting {
 
     /// Starts evaluating, and delivering to each receiver; all end when `tasks` drains, between two transactions.
     pub fn spawn(&self, tasks: &Tasks) {
+        if self.shared.pool.engine() == Engine::Postgres {
+            let leases = Leases::new(self.shared.pool.clone(), LEASE, LEASE_LIFE);
+            self.shared.tenure.get_or_init(|| leases.hold(LEASE, tasks));
+        }
         let (shared, token) = (self.shared.clone(), tasks.token());
         tasks.spawn("alert-evaluate", TaskKind::Critical, async move {
             evaluating(&shared, &token).await;
@@ -118,7 +165,7 @@ impl Alerting {
 async fn evaluating(shared: &Shared, token: &CancellationToken) {
     let mut metrics_at = Instant::now();
     let mut sweep_at = Instant::now() + SWEEP_EVERY;
-    loop {
+    while shared.leads(token).await {
         // Each part for itself: what stops one does not stop the others.
         let pause = match evaluate::findings(shared).await {
             Ok(more) => {
@@ -157,7 +204,7 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
 
 async fn delivering(shared: &Shared, receiving: Receiving, token: &CancellationToken) {
     let mut wake = shared.wake.subscribe();
-    loop {
+    while shared.leads(token).await {
         wake.mark_unchanged();
         let pause = match deliver::round(shared, receiving, token).await {
             Ok(pause) => pause,
@@ -178,7 +225,10 @@ async fn delivering(shared: &Shared, receiving: Receiving, token: &CancellationT
 
 fn failed(what: &'static str, error: &AlertError) {
     metrics::counter!(crate::metrics::FAILURES, "what" => what).increment(1);
-    let cause = std::error::Error::source(error).map(ToString::to_string);
+    let cause = match error {
+        AlertError::Database { source, .. } => Some(source.chain()),
+        error => std::error::Error::source(error).map(ToString::to_string),
+    };
     tracing::warn!(what, %error, cause, "a round of alerting failed; it is done again");
 }
 
@@ -188,7 +238,6 @@ mod tests {
 
     use arrow::array::RecordBatch;
     use async_trait::async_trait;
-    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
     use super::*;
     use crate::query::{QueryError, QueryLimits};
@@ -210,10 +259,9 @@ mod tests {
     #[tokio::test]
     async fn rounds_that_fail_for_long_are_a_fault_until_one_succeeds() {
         let folder = tempfile::tempdir().unwrap();
-        let options = SqliteConnectOptions::new()
-            .filename(folder.path().join("control.sqlite"))
-            .create_if_missing(true);
-        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let pool = Control::sqlite(&folder.path().join("control.sqlite"))
+            .await
+            .unwrap();
         let store = Arc::new(Busy::default());
         let config = AlertConfig {
             default_rules: false,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use fleetmend_control::{self as control, ControlError};
 use fleetmend_event::{ActionId, FindingId, HostId, TimeMicros};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use crate::error::AlertError;
 use crate::store::{COLUMNS, alert_of};
@@ -93,37 +93,39 @@ impl Alerting {
     /// Alerts, newest change first.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// When the control database refuses.
     pub async fn alerts(&self, filter: AlertFilter) -> Result<Vec<AlertView>, AlertError> {
         self.read(filter)
             .await
             .map_err(AlertError::database("list alerts"))
     }
 
-    async fn read(&self, filter: AlertFilter) -> Result<Vec<AlertView>, sqlx::Error> {
-        let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {COLUMNS} FROM alert_alerts WHERE true"));
+    async fn read(&self, filter: AlertFilter) -> Result<Vec<AlertView>, ControlError> {
+        let mut text = format!("SELECT {COLUMNS} FROM alert_alerts WHERE true");
+        let mut values: Vec<control::Value> = Vec::new();
+        let mut mark = |value: control::Value| {
+            values.push(value);
+            format!("${}", values.len())
+        };
         if let Some(state) = filter.state {
-            query.push(" AND state = ").push_bind(state);
+            text += &format!(" AND state = {}", mark(state.into()));
         }
         if let Some(host) = filter.host_id {
-            query.push(" AND host_id = ").push_bind(host.to_string());
+            text += &format!(" AND host_id = {}", mark(host.to_string().into()));
         }
         if let Some(finding) = filter.finding_id {
-            query.push(" AND finding_id = ").push_bind(finding.to_string());
+            text += &format!(" AND finding_id = {}", mark(finding.to_string().into()));
         }
         if let Some((time, id)) = filter.after {
-            query
-                .push(" AND (changed_at, alert_id) < (")
-                .push_bind(time.0)
-                .push(", ")
-                .push_bind(id)
-                .push(")");
+            let (time, id) = (mark(time.0.into()), mark(id.into()));
+            text += &format!(" AND (changed_at, alert_id) < ({time}, {id})");
         }
-        let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-        query
-            .push(" ORDER BY changed_at DESC, alert_id DESC LIMIT ")
-            .push_bind(limit);
-        let rows = query.build().fetch_all(&self.shared.pool).await?;
+        let limit = mark(i64::try_from(filter.limit).unwrap_or(i64::MAX).into());
+        text += &format!(" ORDER BY changed_at DESC, alert_id DESC LIMIT {limit}");
+        let rows = control::composed(text)
+            .bind_all(values)
+            .fetch_all(&self.shared.pool)
+            .await?;
         let mut views = Vec::with_capacity(rows.len());
         for row in &rows {
             let alert = alert_of(row)?;
@@ -156,35 +158,39 @@ impl Alerting {
     async fn deliveries(
         &self,
         views: &[AlertView],
-    ) -> Result<BTreeMap<String, Vec<DeliveryView>>, sqlx::Error> {
+    ) -> Result<BTreeMap<String, Vec<DeliveryView>>, ControlError> {
         let mut all: BTreeMap<String, Vec<DeliveryView>> = BTreeMap::new();
         if views.is_empty() {
             return Ok(all);
         }
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let marks: Vec<String> = (1..=views.len()).map(|mark| format!("${mark}")).collect();
+        let text = format!(
             "SELECT alert_id, delivery_id, receiver, event, state, attempts, created_at, next_attempt_at,
-             delivered_at, last_status, last_error FROM alert_deliveries WHERE alert_id IN (",
+             delivered_at, last_status, last_error FROM alert_deliveries WHERE alert_id IN ({})
+             ORDER BY created_at, delivery_id",
+            marks.join(", ")
         );
-        let mut ids = query.separated(", ");
-        for view in views {
-            ids.push_bind(view.alert_id.clone());
-        }
-        query.push(") ORDER BY created_at, delivery_id");
-        for row in query.build().fetch_all(&self.shared.pool).await? {
-            let time = |index: usize| row.get::<Option<i64>, _>(index).map(TimeMicros);
-            let of_alert = all.entry(row.get(0)).or_default();
+        let ids = views.iter().map(|view| view.alert_id.as_str().into());
+        for row in control::composed(text)
+            .bind_all(ids)
+            .fetch_all(&self.shared.pool)
+            .await?
+        {
+            let time =
+                |index: usize| Ok::<_, ControlError>(row.try_get::<Option<i64>>(index)?.map(TimeMicros));
+            let of_alert = all.entry(row.try_get(0)?).or_default();
             if of_alert.len() < DELIVERIES_MAX {
                 of_alert.push(DeliveryView {
-                    delivery_id: row.get(1),
-                    receiver: row.get(2),
-                    event: row.get(3),
-                    state: row.get(4),
-                    attempts: row.get(5),
-                    created_at: TimeMicros(row.get(6)),
-                    next_attempt_at: time(7),
-                    delivered_at: time(8),
-                    last_status: row.get(9),
-                    last_error: row.get(10),
+                    delivery_id: row.try_get(1)?,
+                    receiver: row.try_get(2)?,
+                    event: row.try_get(3)?,
+                    state: row.try_get(4)?,
+                    attempts: row.try_get(5)?,
+                    created_at: TimeMicros(row.try_get(6)?),
+                    next_attempt_at: time(7)?,
+                    delivered_at: time(8)?,
+                    last_status: row.try_get(9)?,
+                    last_error: row.try_get(10)?,
                 });
             }
         }

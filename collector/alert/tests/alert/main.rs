@@ -1,4 +1,4 @@
-//! Alerting on a real store and a real SQLite, with a real HTTP server as the receiver.
+//! Alerting on a real store and a real control database, SQLite and PostgreSQL, with a real HTTP server as the receiver.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +9,13 @@
 )]
 
 mod findings;
+mod leader;
 mod metrics;
 mod receiver;
 mod testbed;
 mod webhook;
+
+#[test]
+fn alerting_on_postgresql_too() {
+    fleetmend_testkit::on_postgresql_too("", "alerting_on_postgresql_too").unwrap();
+}

@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +6,7 @@ use async_trait::async_trait;
 use collector_alert::{AlertConfig, AlertFilter, AlertView, Alerting, QueryError, QueryLimits, SqlQuery};
 use collector_store::{Store, StoreConfig};
 use fleetmend_config::{HumanDuration, Secret};
+use fleetmend_control::Control;
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::*;
@@ -14,9 +14,7 @@ use fleetmend_event::{
     ActionId, Fact, FindingId, Frame, HostId, RecordId, Sequence, SpoolEpoch, TableInfo, TimeMicros,
 };
 use fleetmend_shutdown::Tasks;
-use fleetmend_testkit::wait_for;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use fleetmend_testkit::{TestControl, wait_for};
 
 use crate::receiver::{Receiver, SECRET};
 
@@ -48,7 +46,8 @@ pub(crate) struct Testbed {
     /// Ends the store and the receiver with the test.
     _tasks: Tasks,
     running: Tasks,
-    pool: SqlitePool,
+    control: TestControl,
+    pool: Control,
     folder: tempfile::TempDir,
 }
 
@@ -62,24 +61,21 @@ pub(crate) fn quick() -> AlertConfig {
     }
 }
 
-async fn pool(folder: &Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join("control.sqlite"))
-        .create_if_missing(true);
-    SqlitePoolOptions::new()
-        .max_connections(4)
-        .connect_with(options)
-        .await
-        .unwrap()
-}
-
 impl Testbed {
     pub(crate) async fn start(config: AlertConfig) -> Self {
         Self::start_with(config, |_| String::new()).await
     }
 
     /// `rules` writes a rule file for the host.
-    pub(crate) async fn start_with(mut config: AlertConfig, rules: impl FnOnce(HostId) -> String) -> Self {
+    pub(crate) async fn start_with(config: AlertConfig, rules: impl FnOnce(HostId) -> String) -> Self {
+        Self::start_over(TestControl::new().unwrap(), config, rules).await
+    }
+
+    pub(crate) async fn start_over(
+        control: TestControl,
+        mut config: AlertConfig,
+        rules: impl FnOnce(HostId) -> String,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
         let store_config = StoreConfig {
@@ -100,7 +96,7 @@ impl Testbed {
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, rules(host)).unwrap();
         config.rules.push(file);
-        let pool = pool(folder.path()).await;
+        let pool = control.open().await.unwrap();
         let alerting = Alerting::open(config.clone(), pool.clone(), Arc::new(StoreAsSql(store.clone())))
             .await
             .unwrap();
@@ -114,6 +110,7 @@ impl Testbed {
             alerting,
             _tasks: tasks,
             running,
+            control,
             pool,
             folder,
         }
@@ -123,13 +120,25 @@ impl Testbed {
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.pool.close().await;
-        self.pool = pool(self.folder.path()).await;
+        self.pool = self.control.open().await.unwrap();
         let sql = Arc::new(StoreAsSql(self.store.clone()));
         self.alerting = Alerting::open(self.config.clone(), self.pool.clone(), sql)
             .await
             .unwrap();
         self.running = Tasks::new();
         self.alerting.spawn(&self.running);
+    }
+
+    /// Another collector with the same control database, receivers and facts; it runs until its tasks drain.
+    pub(crate) async fn another(&self) -> (Alerting, Tasks) {
+        let (pool, sql) = (
+            self.control.open().await.unwrap(),
+            Arc::new(StoreAsSql(self.store.clone())),
+        );
+        let alerting = Alerting::open(self.config.clone(), pool, sql).await.unwrap();
+        let running = Tasks::new();
+        alerting.spawn(&running);
+        (alerting, running)
     }
 
     /// Empties the rule file; it is read at the next start.
