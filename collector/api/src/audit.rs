@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use fleetmend_control::{self as control, Control, ControlError, Row};
 use fleetmend_event::TimeMicros;
 use parking_lot::Mutex;
-use sqlx::{Row as _, SqlitePool};
 
 use crate::backend::AuditRow;
 use crate::error::StateError;
@@ -35,7 +35,7 @@ pub(crate) struct AuditEntry<'a> {
 }
 
 pub(crate) struct Audit {
-    pool: SqlitePool,
+    pool: Control,
     /// Refusals kept, and other rows kept.
     rows_max: u32,
     window: Mutex<Window>,
@@ -50,7 +50,7 @@ struct Window {
 }
 
 impl Audit {
-    pub(crate) fn new(pool: SqlitePool, rows_max: u32) -> Self {
+    pub(crate) fn new(pool: Control, rows_max: u32) -> Self {
         let window = Mutex::new(Window {
             begun: Instant::now(),
             total: 0,
@@ -96,32 +96,34 @@ impl Audit {
 
     /// Entries before `before`, newest first.
     pub(crate) async fn rows(&self, before: TimeMicros, limit: usize) -> Result<Vec<AuditRow>, StateError> {
-        let rows = sqlx::query(
+        let rows = control::query(
             "SELECT id, time, actor, action, subject, outcome, detail, remote_address FROM api_audit
-             WHERE time < ? ORDER BY time DESC, id DESC LIMIT ?",
+             WHERE time < $1 ORDER BY time DESC, id DESC LIMIT $2",
         )
         .bind(before.0)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(&self.pool)
         .await
         .map_err(StateError::database("read the audit trail"))?;
-        let row = |row: sqlx::sqlite::SqliteRow| AuditRow {
-            id: format!("api-{}", row.get::<i64, _>(0)),
-            time: TimeMicros(row.get(1)),
-            actor: row.get(2),
-            action: row.get(3),
-            subject: row.get(4),
-            outcome: row.get(5),
-            detail: row.get(6),
-            remote_address: row.get(7),
+        let row = |row: &Row| {
+            Ok(AuditRow {
+                id: format!("api-{}", row.try_get::<i64>(0)?),
+                time: TimeMicros(row.try_get(1)?),
+                actor: row.try_get(2)?,
+                action: row.try_get(3)?,
+                subject: row.try_get(4)?,
+                outcome: row.try_get(5)?,
+                detail: row.try_get(6)?,
+                remote_address: row.try_get(7)?,
+            })
         };
-        Ok(rows.into_iter().map(row).collect())
+        rows.iter().map(row).collect()
     }
 
     async fn write(&self, outcome: &str, entry: AuditEntry<'_>) -> Result<(), StateError> {
-        sqlx::query(
+        control::query(
             "INSERT INTO api_audit (time, actor, action, subject, outcome, detail, remote_address)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(TimeMicros::now().0)
         .bind(entry.actor)
@@ -141,13 +143,13 @@ impl Audit {
     }
 
     /// Refusals and the rest apart: a flood of refusals must not push the orders out.
-    async fn prune(&self) -> Result<(), sqlx::Error> {
+    async fn prune(&self) -> Result<(), ControlError> {
         for of_class in ["outcome = 'refused'", "outcome <> 'refused'"] {
             let statement = format!(
                 "DELETE FROM api_audit WHERE {of_class} AND id <=
-                 (SELECT id FROM api_audit WHERE {of_class} ORDER BY id DESC LIMIT 1 OFFSET ?)"
+                 (SELECT id FROM api_audit WHERE {of_class} ORDER BY id DESC LIMIT 1 OFFSET $1)"
             );
-            sqlx::query(sqlx::AssertSqlSafe(statement))
+            control::composed(statement)
                 .bind(i64::from(self.rows_max))
                 .execute(&self.pool)
                 .await?;
@@ -186,10 +188,7 @@ mod tests {
     use super::*;
 
     async fn audit(folder: &std::path::Path, rows_max: u32) -> Audit {
-        let options = sqlx::sqlite::SqliteConnectOptions::new()
-            .filename(folder.join("control.sqlite"))
-            .create_if_missing(true);
-        let pool = SqlitePool::connect_with(options).await.unwrap();
+        let pool = Control::sqlite(&folder.join("control.sqlite")).await.unwrap();
         crate::database::migrate(&pool).await.unwrap();
         Audit::new(pool, rows_max)
     }

@@ -1,19 +1,21 @@
-//! The API's tables in the shared SQLite, and the steps that made them what they are.
+//! The API's tables in the control database, and the steps that made them what they are.
 
-use sqlx::SqlitePool;
+use fleetmend_control::{Control, Migrations};
 
 use crate::StateError;
 
-/// Applied in order, each once. Never edited after a release: a change is a new step.
-const STEPS: &[&str] = &["CREATE TABLE api_users (
+/// Never edited after a release: a change is a new step.
+const TABLES: Migrations = Migrations {
+    room: "api",
+    steps: &["CREATE TABLE api_users (
         name TEXT PRIMARY KEY, password_hash TEXT NOT NULL, role TEXT NOT NULL,
         created_at INTEGER NOT NULL, last_login_at INTEGER
     ) STRICT;
     CREATE TABLE api_sessions (
-        session_id TEXT PRIMARY KEY, user TEXT NOT NULL REFERENCES api_users(name) ON DELETE CASCADE,
+        session_id TEXT PRIMARY KEY, \"user\" TEXT NOT NULL REFERENCES api_users(name) ON DELETE CASCADE,
         created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL
     ) STRICT;
-    CREATE INDEX api_sessions_user ON api_sessions(user);
+    CREATE INDEX api_sessions_user ON api_sessions(\"user\");
     CREATE TABLE api_tokens (
         hash BLOB PRIMARY KEY, session_id TEXT NOT NULL REFERENCES api_sessions(session_id) ON DELETE CASCADE,
         kind TEXT NOT NULL CHECK (kind IN ('access', 'refresh')), expires_at INTEGER NOT NULL, used_at INTEGER
@@ -25,7 +27,7 @@ const STEPS: &[&str] = &["CREATE TABLE api_users (
         subject TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL, remote_address TEXT
     ) STRICT;
     CREATE INDEX api_audit_time ON api_audit(time);",
-    "ALTER TABLE api_users ADD COLUMN scoped INTEGER NOT NULL DEFAULT 0;
+        "ALTER TABLE api_users ADD COLUMN scoped INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE api_groups (
         name TEXT PRIMARY KEY, created_at INTEGER NOT NULL, created_by TEXT NOT NULL
     ) STRICT;
@@ -34,32 +36,12 @@ const STEPS: &[&str] = &["CREATE TABLE api_users (
     ) STRICT;
     CREATE TABLE api_user_groups (
         user_name TEXT NOT NULL, group_name TEXT NOT NULL, PRIMARY KEY (user_name, group_name)
-    ) STRICT;"];
+    ) STRICT;",
+    ],
+};
 
 /// Brings the tables up to date.
-pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), StateError> {
+pub(crate) async fn migrate(control: &Control) -> Result<(), StateError> {
     let wrap = StateError::database("bring the tables up to date");
-    run(pool).await.map_err(wrap)
-}
-
-async fn run(pool: &SqlitePool) -> Result<(), sqlx::Error> {
-    let table = "CREATE TABLE IF NOT EXISTS api_migrations (step INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT";
-    sqlx::raw_sql(table).execute(pool).await?;
-    for (index, step) in (1_i64..).zip(STEPS) {
-        let mut transaction = pool.begin().await?;
-        let done: Option<i64> = sqlx::query_scalar("SELECT step FROM api_migrations WHERE step = ?")
-            .bind(index)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        if done.is_none() {
-            sqlx::raw_sql(*step).execute(&mut *transaction).await?;
-            sqlx::query("INSERT INTO api_migrations (step, applied_at) VALUES (?, ?)")
-                .bind(index)
-                .bind(fleetmend_event::TimeMicros::now().0)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-    }
-    Ok(())
+    control.migrate(&TABLES).await.map_err(wrap)
 }

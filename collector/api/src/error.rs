@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use fleetmend_control::ControlError;
+
 use crate::config::ConfigFault;
 
-/// The API's own state in SQLite could not be read or written.
+/// The API's own state could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// SQLite refused.
+    /// The control database refused.
     #[error("cannot {attempt} in the API's state")]
     Database {
         /// What was attempted, as a verb phrase.
         attempt: &'static str,
         /// The engine's word.
-        source: sqlx::Error,
+        source: ControlError,
     },
     /// A stored value is none of ours.
     #[error("the API's state holds {what} that cannot be read")]
@@ -43,8 +45,17 @@ pub enum StateError {
 }
 
 impl StateError {
-    pub(crate) fn database(attempt: &'static str) -> impl FnOnce(sqlx::Error) -> StateError {
+    pub(crate) fn database(attempt: &'static str) -> impl FnOnce(ControlError) -> StateError {
         move |source| StateError::Database { attempt, source }
+    }
+}
+
+impl From<ControlError> for StateError {
+    fn from(source: ControlError) -> Self {
+        Self::Database {
+            attempt: "read a stored value",
+            source,
+        }
     }
 }
 

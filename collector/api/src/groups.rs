@@ -4,8 +4,8 @@
 //! hosts of the user's groups. Being scoped is a mark of its own, so that whoever loses the last group, or whose group
 //! is removed, sees nothing rather than everything. Admins see every host: they could lift their own bounds.
 
+use fleetmend_control::{self as control, Control, ControlError, Transaction};
 use fleetmend_event::{HostId, HostScope, TimeMicros};
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 use crate::StateError;
 
@@ -28,30 +28,30 @@ pub(crate) struct GroupView {
 
 #[derive(Clone)]
 pub(crate) struct Groups {
-    pool: SqlitePool,
+    pool: Control,
 }
 
 impl Groups {
-    pub(crate) fn new(pool: SqlitePool) -> Self {
+    pub(crate) fn new(pool: Control) -> Self {
         Self { pool }
     }
 
     /// Every group, by name.
     pub(crate) async fn list(&self) -> Result<Vec<GroupView>, StateError> {
         let list = async {
-            let names = sqlx::query("SELECT name FROM api_groups ORDER BY name")
+            let names = control::query("SELECT name FROM api_groups ORDER BY name")
                 .fetch_all(&self.pool)
                 .await?;
             let mut groups = Vec::with_capacity(names.len());
             for row in names {
-                let name: String = row.get(0);
+                let name: String = row.try_get(0)?;
                 let hosts =
-                    sqlx::query("SELECT host FROM api_group_hosts WHERE group_name = ? ORDER BY host")
+                    control::query("SELECT host FROM api_group_hosts WHERE group_name = $1 ORDER BY host")
                         .bind(&name)
                         .fetch_all(&self.pool)
                         .await?;
-                let users = sqlx::query(
-                    "SELECT user_name FROM api_user_groups WHERE group_name = ? ORDER BY user_name",
+                let users = control::query(
+                    "SELECT user_name FROM api_user_groups WHERE group_name = $1 ORDER BY user_name",
                 )
                 .bind(&name)
                 .fetch_all(&self.pool)
@@ -68,9 +68,9 @@ impl Groups {
                     name,
                     hosts: hosts
                         .iter()
-                        .map(|row| host_of(row.get(0)))
+                        .map(|row| host_of(row.try_get(0)?))
                         .collect::<Result<_, _>>()?,
-                    users: users.iter().map(|row| row.get(0)).collect(),
+                    users: users.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
                 })
             })
             .collect()
@@ -86,33 +86,33 @@ impl Groups {
             )));
         }
         let set = async {
-            let mut transaction = self.pool.begin().await?;
-            let others: i64 = sqlx::query_scalar("SELECT count(*) FROM api_groups WHERE name <> ?")
+            let mut transaction = self.pool.begin("api").await?;
+            let others: i64 = control::query("SELECT count(*) FROM api_groups WHERE name <> $1")
                 .bind(name)
-                .fetch_one(&mut *transaction)
+                .fetch_one(&mut transaction)
                 .await?;
-            if others >= GROUPS_MAX {
+            if others >= Some(GROUPS_MAX) {
                 return Ok(false);
             }
-            sqlx::query(
-                "INSERT INTO api_groups (name, created_at, created_by) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
+            control::query(
+                "INSERT INTO api_groups (name, created_at, created_by) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
             )
             .bind(name)
             .bind(TimeMicros::now().0)
             .bind(by)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-            sqlx::query("DELETE FROM api_group_hosts WHERE group_name = ?")
+            control::query("DELETE FROM api_group_hosts WHERE group_name = $1")
                 .bind(name)
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await?;
             for host in hosts {
-                sqlx::query(
-                    "INSERT INTO api_group_hosts (group_name, host) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                control::query(
+                    "INSERT INTO api_group_hosts (group_name, host) VALUES ($1, $2) ON CONFLICT DO NOTHING",
                 )
                 .bind(name)
                 .bind(host.to_string())
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await?;
             }
             transaction.commit().await?;
@@ -130,21 +130,20 @@ impl Groups {
     /// Removes a group; `false` when there is none of that name. Its users stay scoped.
     pub(crate) async fn remove(&self, name: &str) -> Result<bool, StateError> {
         let remove = async {
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.pool.begin("api").await?;
             for statement in [
-                "DELETE FROM api_user_groups WHERE group_name = ?",
-                "DELETE FROM api_group_hosts WHERE group_name = ?",
+                "DELETE FROM api_user_groups WHERE group_name = $1",
+                "DELETE FROM api_group_hosts WHERE group_name = $1",
             ] {
-                sqlx::query(statement)
+                control::query(statement)
                     .bind(name)
-                    .execute(&mut *transaction)
+                    .execute(&mut transaction)
                     .await?;
             }
-            let removed = sqlx::query("DELETE FROM api_groups WHERE name = ?")
+            let removed = control::query("DELETE FROM api_groups WHERE name = $1")
                 .bind(name)
-                .execute(&mut *transaction)
-                .await?
-                .rows_affected();
+                .execute(&mut transaction)
+                .await?;
             transaction.commit().await?;
             Ok(removed > 0)
         };
@@ -159,10 +158,10 @@ impl Groups {
             )));
         }
         let give = async {
-            let mut transaction = self.pool.begin().await?;
-            let role: Option<String> = sqlx::query_scalar("SELECT role FROM api_users WHERE name = ?")
+            let mut transaction = self.pool.begin("api").await?;
+            let role: Option<String> = control::query("SELECT role FROM api_users WHERE name = $1")
                 .bind(user)
-                .fetch_optional(&mut *transaction)
+                .fetch_value(&mut transaction)
                 .await?;
             let given = match role.as_deref() {
                 None => Given::NoUser,
@@ -189,19 +188,19 @@ impl Groups {
     /// The groups of a user; `None` for one who sees every host.
     pub(crate) async fn of_user(&self, user: &str) -> Result<Option<Vec<String>>, StateError> {
         let of_user = async {
-            let scoped: Option<i64> = sqlx::query_scalar("SELECT scoped FROM api_users WHERE name = ?")
+            let scoped: Option<i64> = control::query("SELECT scoped FROM api_users WHERE name = $1")
                 .bind(user)
-                .fetch_optional(&self.pool)
+                .fetch_value(&self.pool)
                 .await?;
             if scoped == Some(0) {
                 return Ok(None);
             }
             let rows =
-                sqlx::query("SELECT group_name FROM api_user_groups WHERE user_name = ? ORDER BY group_name")
+                control::query("SELECT group_name FROM api_user_groups WHERE user_name = $1 ORDER BY group_name")
                     .bind(user)
                     .fetch_all(&self.pool)
                     .await?;
-            Ok(Some(rows.iter().map(|row| row.get(0)).collect()))
+            rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map(Some)
         };
         of_user
             .await
@@ -211,16 +210,16 @@ impl Groups {
     /// What a user may see now. A user who is not there sees nothing.
     pub(crate) async fn scope_of(&self, user: &str) -> Result<HostScope, StateError> {
         let scope_of = async {
-            let scoped: Option<i64> = sqlx::query_scalar("SELECT scoped FROM api_users WHERE name = ?")
+            let scoped: Option<i64> = control::query("SELECT scoped FROM api_users WHERE name = $1")
                 .bind(user)
-                .fetch_optional(&self.pool)
+                .fetch_value(&self.pool)
                 .await?;
             if scoped == Some(0) {
                 return Ok(None);
             }
-            let rows = sqlx::query(
+            let rows = control::query(
                 "SELECT DISTINCT h.host FROM api_user_groups u JOIN api_group_hosts h ON h.group_name = u.group_name
-                 WHERE u.user_name = ?",
+                 WHERE u.user_name = $1",
             )
             .bind(user)
             .fetch_all(&self.pool)
@@ -235,7 +234,7 @@ impl Groups {
         };
         let hosts: Vec<HostId> = rows
             .iter()
-            .map(|row| host_of(row.get(0)))
+            .map(|row| host_of(row.try_get(0)?))
             .collect::<Result<_, _>>()?;
         Ok(HostScope::only(hosts))
     }
@@ -249,26 +248,26 @@ enum Given {
 }
 
 async fn write_groups(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     user: &str,
     groups: Option<&[String]>,
-) -> Result<Given, sqlx::Error> {
+) -> Result<Given, ControlError> {
     forget_user(connection, user).await?;
-    sqlx::query("UPDATE api_users SET scoped = ? WHERE name = ?")
+    control::query("UPDATE api_users SET scoped = $1 WHERE name = $2")
         .bind(i64::from(groups.is_some()))
         .bind(user)
         .execute(&mut *connection)
         .await?;
     for name in groups.unwrap_or_default() {
-        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM api_groups WHERE name = ?")
+        let known: i64 = control::query("SELECT count(*) FROM api_groups WHERE name = $1")
             .bind(name)
             .fetch_one(&mut *connection)
             .await?;
-        if known == 0 {
+        if known == Some(0) {
             return Ok(Given::NoGroup(name.clone()));
         }
-        sqlx::query(
-            "INSERT INTO api_user_groups (user_name, group_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        control::query(
+            "INSERT INTO api_user_groups (user_name, group_name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
         )
         .bind(user)
         .bind(name)
@@ -279,8 +278,8 @@ async fn write_groups(
 }
 
 /// Takes a user's groups away, so that one made later under the same name does not inherit them.
-pub(crate) async fn forget_user(connection: &mut SqliteConnection, user: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM api_user_groups WHERE user_name = ?")
+pub(crate) async fn forget_user(connection: &mut Transaction, user: &str) -> Result<(), ControlError> {
+    control::query("DELETE FROM api_user_groups WHERE user_name = $1")
         .bind(user)
         .execute(connection)
         .await?;

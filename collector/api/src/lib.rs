@@ -14,7 +14,7 @@
 //!
 //! # Seams
 //! What the API reads and orders stands behind the traits of [`backend`]; the binary's wiring adapts the store,
-//! ingest and alert to them. Its own state (users, sessions, audit) lies in the shared SQLite, tables `api_…`.
+//! ingest and alert to them. Its own state (users, sessions, audit) lies in the shared control database, tables `api_…`.
 //!
 //! # Tasks and channels
 //! [`Api::serve`] starts `api-accept` (critical) and one `api-connection` each (best effort, at most

@@ -5,9 +5,9 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fleetmend_control::{self as control, Control, ControlError, Row, Transaction};
 use fleetmend_event::{HostScope, TimeMicros};
 use rand::RngCore as _;
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
 use crate::auth::Caller;
 use crate::groups::Groups;
@@ -19,7 +19,7 @@ const SESSIONS_PER_USER_MAX: i64 = 50;
 
 #[derive(Clone)]
 pub(crate) struct Sessions {
-    pool: SqlitePool,
+    pool: Control,
     groups: Groups,
     access: Duration,
     refresh: Duration,
@@ -46,7 +46,7 @@ pub(crate) enum Refreshed {
 }
 
 impl Sessions {
-    pub(crate) fn new(pool: SqlitePool, config: &ApiConfig) -> Self {
+    pub(crate) fn new(pool: Control, config: &ApiConfig) -> Self {
         Self {
             groups: Groups::new(pool.clone()),
             pool,
@@ -59,18 +59,18 @@ impl Sessions {
     /// Begins a session for a user whose password was found right.
     pub(crate) async fn begin(&self, user: &str, role: Role) -> Result<Granted, StateError> {
         let begin = async {
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.pool.begin("api").await?;
             let now = TimeMicros::now();
             let session = uuid::Uuid::now_v7().to_string();
             let ends = after(now, self.whole);
-            sqlx::query(
-                "INSERT INTO api_sessions (session_id, user, created_at, expires_at) VALUES (?, ?, ?, ?)",
+            control::query(
+                "INSERT INTO api_sessions (session_id, \"user\", created_at, expires_at) VALUES ($1, $2, $3, $4)",
             )
             .bind(&session)
             .bind(user)
             .bind(now.0)
             .bind(ends.0)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
             sweep(&mut transaction, user, now).await?;
             let granted = self
@@ -87,34 +87,34 @@ impl Sessions {
         let now = TimeMicros::now();
         let hash = hash_of(token);
         let refresh = async {
-            let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-            let found = sqlx::query(
-                "SELECT t.session_id, t.used_at, t.expires_at, s.user, s.expires_at, u.role FROM api_tokens t
-                 JOIN api_sessions s USING (session_id) JOIN api_users u ON u.name = s.user
-                 WHERE t.hash = ? AND t.kind = 'refresh'",
+            let mut transaction = self.pool.begin("api").await?;
+            let found = control::query(
+                "SELECT t.session_id, t.used_at, t.expires_at, s.\"user\", s.expires_at, u.role FROM api_tokens t
+                 JOIN api_sessions s USING (session_id) JOIN api_users u ON u.name = s.\"user\"
+                 WHERE t.hash = $1 AND t.kind = 'refresh'",
             )
             .bind(&hash)
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(&mut transaction)
             .await?;
             let Some(row) = found else {
                 return Ok(Found::Unknown);
             };
-            let (session, user): (String, String) = (row.get(0), row.get(3));
-            if row.get::<Option<i64>, _>(1).is_some() {
+            let (session, user): (String, String) = (row.try_get(0)?, row.try_get(3)?);
+            if row.try_get::<Option<i64>>(1)?.is_some() {
                 remove(&mut transaction, &session).await?;
                 transaction.commit().await?;
                 return Ok(Found::Reused(user));
             }
-            let ends = TimeMicros(row.get(4));
-            if row.get::<i64, _>(2) <= now.0 || ends <= now {
+            let ends = TimeMicros(row.try_get(4)?);
+            if row.try_get::<i64>(2)? <= now.0 || ends <= now {
                 return Ok(Found::Unknown);
             }
-            sqlx::query("UPDATE api_tokens SET used_at = ? WHERE hash = ?")
+            control::query("UPDATE api_tokens SET used_at = $1 WHERE hash = $2")
                 .bind(now.0)
                 .bind(&hash)
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await?;
-            let Ok(role) = role_of(row.get(5)) else {
+            let Ok(role) = role_of(row.try_get(5)?) else {
                 return Ok(Found::Unknown);
             };
             let granted = self
@@ -135,10 +135,10 @@ impl Sessions {
     /// Who has this access token, if anybody.
     pub(crate) async fn caller(&self, token: &str) -> Result<Option<Caller>, StateError> {
         let now = TimeMicros::now();
-        let row = sqlx::query(
-            "SELECT s.session_id, s.user, s.expires_at, u.role FROM api_tokens t JOIN api_sessions s USING (session_id)
-             JOIN api_users u ON u.name = s.user
-             WHERE t.hash = ? AND t.kind = 'access' AND t.expires_at > ?2 AND s.expires_at > ?2",
+        let row = control::query(
+            "SELECT s.session_id, s.\"user\", s.expires_at, u.role FROM api_tokens t JOIN api_sessions s USING (session_id)
+             JOIN api_users u ON u.name = s.\"user\"
+             WHERE t.hash = $1 AND t.kind = 'access' AND t.expires_at > $2 AND s.expires_at > $2",
         )
         .bind(hash_of(token))
         .bind(now.0)
@@ -150,9 +150,9 @@ impl Sessions {
 
     /// The caller of a session that still stands.
     pub(crate) async fn by_id(&self, session: &str) -> Result<Option<Caller>, StateError> {
-        let row = sqlx::query(
-            "SELECT s.session_id, s.user, s.expires_at, u.role FROM api_sessions s JOIN api_users u ON u.name = s.user
-             WHERE s.session_id = ? AND s.expires_at > ?",
+        let row = control::query(
+            "SELECT s.session_id, s.\"user\", s.expires_at, u.role FROM api_sessions s JOIN api_users u ON u.name = s.\"user\"
+             WHERE s.session_id = $1 AND s.expires_at > $2",
         )
         .bind(session)
         .bind(TimeMicros::now().0)
@@ -165,7 +165,7 @@ impl Sessions {
     /// Ends a session.
     pub(crate) async fn end(&self, session: &str) -> Result<(), StateError> {
         let end = async {
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.pool.begin("api").await?;
             remove(&mut transaction, session).await?;
             transaction.commit().await
         };
@@ -173,16 +173,16 @@ impl Sessions {
     }
 
     /// The caller with what the caller may see now.
-    async fn caller_of(&self, row: Option<sqlx::sqlite::SqliteRow>) -> Result<Option<Caller>, StateError> {
+    async fn caller_of(&self, row: Option<Row>) -> Result<Option<Caller>, StateError> {
         let Some(row) = row else {
             return Ok(None);
         };
-        let (user, role): (String, Role) = (row.get(1), role_of(row.get(3))?);
+        let (user, role): (String, Role) = (row.try_get(1)?, role_of(row.try_get(3)?)?);
         let scope = self.scope_of(&user, role).await?;
         Ok(Some(Caller {
-            session_id: row.get(0),
+            session_id: row.try_get(0)?,
             user,
-            session_expires_at: TimeMicros(row.get(2)),
+            session_expires_at: TimeMicros(row.try_get(2)?),
             role,
             scope,
         }))
@@ -198,13 +198,13 @@ impl Sessions {
 
     async fn grant(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &mut Transaction,
         session: &str,
         user: &str,
         role: Role,
         now: TimeMicros,
         ends: TimeMicros,
-    ) -> Result<Granted, sqlx::Error> {
+    ) -> Result<Granted, ControlError> {
         let expires_at = after(now, self.access).min(ends);
         let refresh_expires_at = after(now, self.refresh).min(ends);
         let granted = Granted {
@@ -220,13 +220,15 @@ impl Sessions {
             (&granted.refresh_token, "refresh", refresh_expires_at),
         ];
         for (token, kind, until) in tokens {
-            sqlx::query("INSERT INTO api_tokens (hash, session_id, kind, expires_at) VALUES (?, ?, ?, ?)")
-                .bind(hash_of(token))
-                .bind(session)
-                .bind(kind)
-                .bind(until.0)
-                .execute(&mut *connection)
-                .await?;
+            control::query(
+                "INSERT INTO api_tokens (hash, session_id, kind, expires_at) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(hash_of(token))
+            .bind(session)
+            .bind(kind)
+            .bind(until.0)
+            .execute(&mut *connection)
+            .await?;
         }
         Ok(granted)
     }
@@ -239,18 +241,18 @@ enum Found {
 }
 
 /// Removes what has expired, and the oldest sessions of a user who has too many.
-async fn sweep(connection: &mut SqliteConnection, user: &str, now: TimeMicros) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM api_sessions WHERE expires_at <= ?1 OR (user = ?2 AND session_id NOT IN
-         (SELECT session_id FROM api_sessions WHERE user = ?2 ORDER BY created_at DESC LIMIT ?3))",
+async fn sweep(connection: &mut Transaction, user: &str, now: TimeMicros) -> Result<(), ControlError> {
+    control::query(
+        "DELETE FROM api_sessions WHERE expires_at <= $1 OR (\"user\" = $2 AND session_id NOT IN
+         (SELECT session_id FROM api_sessions WHERE \"user\" = $2 ORDER BY created_at DESC LIMIT $3))",
     )
     .bind(now.0)
     .bind(user)
     .bind(SESSIONS_PER_USER_MAX)
     .execute(&mut *connection)
     .await?;
-    sqlx::query(
-        "DELETE FROM api_tokens WHERE expires_at <= ? OR session_id NOT IN (SELECT session_id FROM api_sessions)",
+    control::query(
+        "DELETE FROM api_tokens WHERE expires_at <= $1 OR session_id NOT IN (SELECT session_id FROM api_sessions)",
     )
     .bind(now.0)
     .execute(&mut *connection)
@@ -258,12 +260,12 @@ async fn sweep(connection: &mut SqliteConnection, user: &str, now: TimeMicros) -
     Ok(())
 }
 
-async fn remove(connection: &mut SqliteConnection, session: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM api_tokens WHERE session_id = ?")
+async fn remove(connection: &mut Transaction, session: &str) -> Result<(), ControlError> {
+    control::query("DELETE FROM api_tokens WHERE session_id = $1")
         .bind(session)
         .execute(&mut *connection)
         .await?;
-    sqlx::query("DELETE FROM api_sessions WHERE session_id = ?")
+    control::query("DELETE FROM api_sessions WHERE session_id = $1")
         .bind(session)
         .execute(&mut *connection)
         .await?;

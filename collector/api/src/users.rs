@@ -1,7 +1,7 @@
 //! Who may log in.
 
+use fleetmend_control::{self as control, Control, ControlError, Transaction};
 use fleetmend_event::TimeMicros;
-use sqlx::{Row as _, SqlitePool};
 
 use crate::password::Passwords;
 use crate::{StateError, database};
@@ -59,7 +59,7 @@ pub struct UserView {
 /// The accounts; also what a start without any user needs.
 #[derive(Clone)]
 pub struct Accounts {
-    pool: SqlitePool,
+    pool: Control,
     pub(crate) passwords: Passwords,
 }
 
@@ -70,7 +70,7 @@ impl Accounts {
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub async fn open(pool: SqlitePool) -> Result<Self, StateError> {
+    pub async fn open(pool: Control) -> Result<Self, StateError> {
         database::migrate(&pool).await?;
         Ok(Self {
             pool,
@@ -86,8 +86,8 @@ impl Accounts {
         check_name(name)?;
         let hash = self.passwords.hash(password).await?;
         let created_at = TimeMicros::now();
-        let made = sqlx::query(
-            "INSERT INTO api_users (name, password_hash, role, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        let made = control::query(
+            "INSERT INTO api_users (name, password_hash, role, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
         )
         .bind(name)
         .bind(hash)
@@ -96,7 +96,7 @@ impl Accounts {
         .execute(&self.pool)
         .await
         .map_err(StateError::database("make a user"))?;
-        if made.rows_affected() == 0 {
+        if made == 0 {
             return Err(StateError::UserExists(name.to_owned()));
         }
         Ok(UserView {
@@ -124,16 +124,16 @@ impl Accounts {
         let hash = self.passwords.hash(password).await?;
         let wrap = StateError::database("set a user's password");
         let set = async {
-            let mut transaction = self.pool.begin().await?;
-            sqlx::query(
-                "INSERT INTO api_users (name, password_hash, role, created_at) VALUES (?, ?, ?, ?)
+            let mut transaction = self.pool.begin("api").await?;
+            control::query(
+                "INSERT INTO api_users (name, password_hash, role, created_at) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (name) DO UPDATE SET password_hash = excluded.password_hash, role = excluded.role",
             )
             .bind(name)
             .bind(hash)
             .bind(role.as_str())
             .bind(TimeMicros::now().0)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
             end_sessions(&mut transaction, name).await?;
             transaction.commit().await
@@ -146,11 +146,11 @@ impl Accounts {
     /// # Errors
     /// When SQLite refuses.
     pub async fn is_empty(&self) -> Result<bool, StateError> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM api_users")
-            .fetch_one(&self.pool)
+        let count: Option<i64> = control::query("SELECT count(*) FROM api_users")
+            .fetch_value(&self.pool)
             .await
             .map_err(StateError::database("count users"))?;
-        Ok(count == 0)
+        Ok(count == Some(0))
     }
 
     /// Every user, by name.
@@ -158,17 +158,18 @@ impl Accounts {
     /// # Errors
     /// When SQLite refuses.
     pub async fn list(&self) -> Result<Vec<UserView>, StateError> {
-        let rows = sqlx::query("SELECT name, role, created_at, last_login_at FROM api_users ORDER BY name")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(StateError::database("list users"))?;
+        let rows =
+            control::query("SELECT name, role, created_at, last_login_at FROM api_users ORDER BY name")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(StateError::database("list users"))?;
         rows.into_iter()
             .map(|row| {
                 Ok(UserView {
-                    name: row.get(0),
-                    role: role_of(row.get(1))?,
-                    created_at: TimeMicros(row.get(2)),
-                    last_login_at: row.get::<Option<i64>, _>(3).map(TimeMicros),
+                    name: row.try_get(0)?,
+                    role: role_of(row.try_get(1)?)?,
+                    created_at: TimeMicros(row.try_get(2)?),
+                    last_login_at: row.try_get::<Option<i64>>(3)?.map(TimeMicros),
                 })
             })
             .collect()
@@ -181,25 +182,24 @@ impl Accounts {
     pub async fn remove(&self, name: &str) -> Result<bool, StateError> {
         let wrap = StateError::database("remove a user");
         let remove = async {
-            let mut transaction = self.pool.begin().await?;
-            let removed = sqlx::query(
-                "DELETE FROM api_users WHERE name = ?1 AND (role <> 'admin' OR EXISTS
-                 (SELECT 1 FROM api_users WHERE role = 'admin' AND name <> ?1))",
+            let mut transaction = self.pool.begin("api").await?;
+            let removed = control::query(
+                "DELETE FROM api_users WHERE name = $1 AND (role <> 'admin' OR EXISTS
+                 (SELECT 1 FROM api_users WHERE role = 'admin' AND name <> $1))",
             )
             .bind(name)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
-            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM api_users WHERE name = ?")
+            .execute(&mut transaction)
+            .await?;
+            let left: Option<i64> = control::query("SELECT count(*) FROM api_users WHERE name = $1")
                 .bind(name)
-                .fetch_one(&mut *transaction)
+                .fetch_value(&mut transaction)
                 .await?;
             if removed > 0 {
                 crate::groups::forget_user(&mut transaction, name).await?;
                 end_sessions(&mut transaction, name).await?;
             }
             transaction.commit().await?;
-            Ok((removed > 0, left > 0))
+            Ok((removed > 0, left > Some(0)))
         };
         match remove.await.map_err(wrap)? {
             (false, true) => Err(StateError::LastAdmin(name.to_owned())),
@@ -226,16 +226,17 @@ impl Accounts {
 
     /// The hash of a user's password, and the role.
     pub(crate) async fn stored(&self, name: &str) -> Result<Option<(String, Role)>, StateError> {
-        let row = sqlx::query("SELECT password_hash, role FROM api_users WHERE name = ?")
+        let row = control::query("SELECT password_hash, role FROM api_users WHERE name = $1")
             .bind(name)
             .fetch_optional(&self.pool)
             .await
             .map_err(StateError::database("find a user"))?;
-        row.map(|row| Ok((row.get(0), role_of(row.get(1))?))).transpose()
+        row.map(|row| Ok((row.try_get(0)?, role_of(row.try_get(1)?)?)))
+            .transpose()
     }
 
     pub(crate) async fn note_login(&self, name: &str) -> Result<(), StateError> {
-        sqlx::query("UPDATE api_users SET last_login_at = ? WHERE name = ?")
+        control::query("UPDATE api_users SET last_login_at = $1 WHERE name = $2")
             .bind(TimeMicros::now().0)
             .bind(name)
             .execute(&self.pool)
@@ -244,20 +245,20 @@ impl Accounts {
         Ok(())
     }
 
-    pub(crate) fn pool(&self) -> &SqlitePool {
+    pub(crate) fn pool(&self) -> &Control {
         &self.pool
     }
 }
 
-/// Foreign keys may be off in the shared pool, so that nothing here counts on a cascade.
-async fn end_sessions(connection: &mut sqlx::SqliteConnection, user: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM api_tokens WHERE session_id IN (SELECT session_id FROM api_sessions WHERE user = ?)",
+/// In words: nothing here counts on a cascade.
+async fn end_sessions(connection: &mut Transaction, user: &str) -> Result<(), ControlError> {
+    control::query(
+        "DELETE FROM api_tokens WHERE session_id IN (SELECT session_id FROM api_sessions WHERE \"user\" = $1)",
     )
     .bind(user)
     .execute(&mut *connection)
     .await?;
-    sqlx::query("DELETE FROM api_sessions WHERE user = ?")
+    control::query("DELETE FROM api_sessions WHERE \"user\" = $1")
         .bind(user)
         .execute(&mut *connection)
         .await?;

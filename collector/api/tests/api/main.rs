@@ -1,4 +1,4 @@
-//! The API over HTTP, on a real store and a real SQLite.
+//! The API over HTTP, on a real store and a real control database, SQLite and PostgreSQL.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,3 +18,8 @@ mod scope;
 mod session;
 mod testbed;
 mod tls;
+
+#[test]
+fn the_api_on_postgresql_too() {
+    fleetmend_testkit::on_postgresql_too("", "the_api_on_postgresql_too").unwrap();
+}

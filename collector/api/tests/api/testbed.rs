@@ -9,11 +9,10 @@ use collector_api::*;
 use collector_store::{Store, StoreConfig};
 use fleetmend_event::{Fact, HostId, HostScope, TimeMicros};
 use fleetmend_shutdown::{TaskKind, Tasks};
+use fleetmend_testkit::TestControl;
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::sync::broadcast;
 
 pub(crate) const ADMIN_PASSWORD: &str = "an admin's password";
@@ -29,6 +28,7 @@ pub(crate) struct Testbed {
     pub(crate) certificate: Certificate,
     pub(crate) tasks: Tasks,
     folder: tempfile::TempDir,
+    _control: TestControl,
 }
 
 struct StoreAsSql(Store);
@@ -367,17 +367,6 @@ impl Operations for FakeOperations {
     }
 }
 
-pub(crate) async fn pool(folder: &std::path::Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join("control.sqlite"))
-        .create_if_missing(true);
-    SqlitePoolOptions::new()
-        .max_connections(4)
-        .connect_with(options)
-        .await
-        .unwrap()
-}
-
 impl Testbed {
     pub(crate) async fn start() -> Self {
         Self::start_with(ApiConfig::default(), None).await
@@ -387,7 +376,7 @@ impl Testbed {
         mut config: ApiConfig,
         certificate: Option<Arc<rustls::ServerConfig>>,
     ) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let (control, folder) = (TestControl::new().unwrap(), tempfile::tempdir().unwrap());
         let tasks = Tasks::new();
         let store_config = StoreConfig {
             folder: folder.path().join("store"),
@@ -395,7 +384,7 @@ impl Testbed {
         };
         let store = Store::open(store_config).await.unwrap();
         store.run(&tasks.child("store")).unwrap();
-        let accounts = Accounts::open(pool(folder.path()).await).await.unwrap();
+        let accounts = Accounts::open(control.open().await.unwrap()).await.unwrap();
         accounts
             .create("admin", ADMIN_PASSWORD, Role::Admin)
             .await
@@ -444,6 +433,7 @@ impl Testbed {
             certificate,
             tasks,
             folder,
+            _control: control,
         }
     }
 
