@@ -19,6 +19,7 @@ use fleetmend_identity::{CollectorAuthority, Fingerprint, FleetRoot, Signed, Tru
 
 use crate::ConfigArguments;
 use crate::config::CollectorConfig;
+use crate::control;
 
 /// Arguments of `authority`.
 #[derive(Debug, clap::Args)]
@@ -298,15 +299,19 @@ fn standing(config: &CollectorConfig, version: u64) -> Result<Standing> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let database = config.control_database();
+    if config.control.url.is_none() && !config.control_database().exists() {
+        // No collector has run here yet.
+        return Ok(Standing::default());
+    }
+    let read = async {
+        let pool = control::open(config).await?;
+        let standing = Standing::read(&pool, &config.enrolment, version, TimeMicros::now()).await;
+        pool.close().await;
+        anyhow::Ok(standing?)
+    };
     runtime
-        .block_on(Standing::read(
-            &database,
-            &config.enrolment,
-            version,
-            TimeMicros::now(),
-        ))
-        .with_context(|| format!("ask {} which hosts have followed", database.display()))
+        .block_on(read)
+        .context("ask the control database which hosts have followed")
 }
 
 fn verify(

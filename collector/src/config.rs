@@ -12,6 +12,7 @@ use collector_ingest::IngestConfig;
 use collector_ingest::enrol::EnrolConfig;
 use collector_store::StoreConfig;
 use fleetmend_config::{ConfigFaults, Faults, Validate};
+use fleetmend_control::ControlConfig;
 use fleetmend_telemetry::LogFormat;
 use serde::Deserialize;
 
@@ -33,6 +34,8 @@ pub(crate) struct CollectorConfig {
     pub(crate) carrier_listen: SocketAddr,
     /// Where hosts enrol.
     pub(crate) enrolment_listen: SocketAddr,
+    /// Where users, tokens, hosts and alerts are kept: SQLite in `state_dir`, or PostgreSQL.
+    pub(crate) control: ControlConfig,
     /// What enrolment allows.
     pub(crate) enrolment: EnrolConfig,
     /// What ingest allows.
@@ -56,6 +59,7 @@ impl Default for CollectorConfig {
             log_format: LogFormat::default(),
             carrier_listen: SocketAddr::from(([0, 0, 0, 0], 7444)),
             enrolment_listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
+            control: ControlConfig::default(),
             enrolment: EnrolConfig::default(),
             ingest: IngestConfig::default(),
             store: StoreConfig::default(),
@@ -86,7 +90,7 @@ impl CollectorConfig {
         self.state_dir.join("authority")
     }
 
-    /// The control database: users, tokens, hosts, alerts.
+    /// The control database where the configuration names no other: users, tokens, hosts, alerts.
     pub(crate) fn control_database(&self) -> PathBuf {
         self.state_dir.join("control.sqlite")
     }
@@ -99,6 +103,7 @@ impl Validate for CollectorConfig {
             "state_dir",
             "must be an absolute path",
         );
+        faults.section("control", |faults| self.control.validate(faults));
         faults.section("enrolment", |faults| add_all(faults, self.enrolment.faults()));
         faults.section("ingest", |faults| self.ingest.validate(faults));
         faults.section("store", |faults| add_all(faults, self.store.faults()));

@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<ExitCode> {
         .build()
         .context("start the runtime")?;
     let made = runtime.block_on(async {
-        let pool = control::open(&config.control_database()).await?;
+        let pool = control::open(&config).await?;
         let accounts = Accounts::open(pool).await.context("open the accounts")?;
         if !accounts.is_empty().await.context("look for users")? {
             return Ok::<bool, anyhow::Error>(false);
@@ -154,6 +154,8 @@ fn first_password() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use fleetmend_testkit::PostgresServer;
+
     use super::*;
 
     fn arguments(folder: &Path) -> InitArguments {
@@ -204,5 +206,28 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_fleet_is_made_on_postgresql_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = arguments(folder.path());
+        let database = PostgresServer::shared().unwrap().database().unwrap();
+        let config = format!(
+            "state_dir = '{}'\n[control]\nurl = '{}'\npassword_file = '{}'\n",
+            folder.path().join("state").display(),
+            database.url(),
+            database.server().password_file().display()
+        );
+        std::fs::write(&arguments.config.config, config).unwrap();
+        run(&arguments).unwrap();
+        let users = database.psql("SELECT name, role FROM api_users").unwrap();
+        assert_eq!(users, "admin|admin");
+        let password = folder.path().join("state").join(PASSWORD_FILE);
+        std::fs::remove_file(&password).unwrap();
+        // Once more, as on the second collector: there is a user.
+        run(&arguments).unwrap();
+        assert!(!password.exists());
+        assert!(!folder.path().join("state/control.sqlite").exists());
     }
 }

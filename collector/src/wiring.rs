@@ -76,8 +76,8 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
         );
     }
     let authority = CollectorAuthority::open(&config.authority_dir()).context("open the collector's keys")?;
-    let pool = control::open(&config.control_database()).await?;
-    let readiness = Readiness::new(&["store", "alerting"]);
+    let pool = control::open(&config).await?;
+    let readiness = Readiness::new(&["store", "alerting", control::CONDITION]);
     let ready = readiness.clone();
 
     let store = Store::open(config.store.clone())
@@ -87,6 +87,7 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
     store.run(&tasks).context("start the store")?;
     follow_store(store.as_ref(), &readiness, &tasks);
 
+    control::follow(&pool, &readiness, &tasks);
     let rooms = tasks.child("rooms");
     backup::spawn(&config, path, store.clone(), &rooms);
     let reader = StoreAdapter::new(store.clone());

@@ -7,11 +7,11 @@ use std::time::Duration;
 use collector_ingest::enrol::{self, AuditRow, EnrolConfig, Enroller};
 use collector_ingest::{HostOrderResult, HostsLive, Ingest, IngestConfig};
 use fleetmend_config::HumanDuration;
+use fleetmend_control::Control;
 use fleetmend_event::HostId;
 use fleetmend_identity::{CollectorAuthority, EnrolmentToken};
 use fleetmend_shutdown::Tasks;
 use fleetmend_testkit::{TestFleet, wait_for};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -46,11 +46,8 @@ impl Collector {
         address: SocketAddr,
         config: IngestConfig,
     ) -> Self {
-        let options = SqliteConnectOptions::new()
-            .filename(fleet.folder().join("control.sqlite"))
-            .create_if_missing(true)
-            .busy_timeout(PATIENCE);
-        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let file = fleet.folder().join("control.sqlite");
+        let pool = Control::sqlite(&file).await.unwrap();
         // As a collector opens it, so that a rotation is found in its folder.
         let authority = CollectorAuthority::open(&fleet.folder().join("collector")).unwrap();
         let enroller = Enroller::open(pool, Arc::new(authority), EnrolConfig::default())

@@ -24,13 +24,8 @@ where
         + Sync
         + 'static,
 {
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(fleet.folder().join("served.sqlite"))
-        .create_if_missing(true);
-    let pool = sqlx::sqlite::SqlitePoolOptions::new()
-        .connect_with(options)
-        .await
-        .unwrap();
+    let file = fleet.folder().join("served.sqlite");
+    let pool = fleetmend_control::Control::sqlite(&file).await.unwrap();
     let enroller = Enroller::open(pool, fleet.authority().clone(), EnrolConfig::default())
         .await
         .unwrap();

@@ -7,13 +7,13 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use collector_ingest::enrol::{AuditKind, EnrolConfig, Enroller, HostFacts, Standing};
+use fleetmend_control::Control;
 use fleetmend_event::TimeMicros;
 use fleetmend_identity::authority::{Rotated, Stage};
 use fleetmend_identity::host::Grant;
 use fleetmend_identity::tls::TlsFault;
 use fleetmend_identity::{CollectorAuthority, FleetRoot, HostIdentity, HostKey, PeerIdentity, TrustedTime};
 use rustls::{ClientConfig, ServerConfig};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::clocks::{Truth, folder};
 use crate::handshake::shake;
@@ -29,6 +29,7 @@ pub(crate) struct Collector {
     config: EnrolConfig,
     root: FleetRoot,
     pub(crate) new_root: Option<FleetRoot>,
+    database: Control,
     folder: tempfile::TempDir,
 }
 
@@ -39,15 +40,7 @@ impl Collector {
         let place = folder.path().join("authority");
         CollectorAuthority::create(&place, &root, "c1".parse().unwrap()).unwrap();
         let authority = Arc::new(CollectorAuthority::open(&place).unwrap());
-        // Nothing of this has to outlive a power cut.
-        let options = SqliteConnectOptions::new()
-            .filename(folder.path().join("control.sqlite"))
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Off);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(2)
-            .connect_with(options)
+        let pool = Control::sqlite(&folder.path().join("control.sqlite"))
             .await
             .unwrap();
         let config = EnrolConfig {
@@ -58,7 +51,7 @@ impl Collector {
         };
         let offset = Arc::new(AtomicI64::new(0));
         let time = TrustedTime::over(Box::new(truth.machine(&offset)));
-        let enroller = Enroller::open_with(pool, authority, config.clone(), time)
+        let enroller = Enroller::open_with(pool.clone(), authority, config.clone(), time)
             .await
             .unwrap();
         Self {
@@ -70,6 +63,7 @@ impl Collector {
             config,
             root,
             new_root: None,
+            database: pool,
             folder,
         }
     }
@@ -133,9 +127,8 @@ impl Collector {
 
     /// How many hosts have not seen the present bundle.
     pub(crate) async fn behind(&self) -> u64 {
-        let database = self.folder.path().join("control.sqlite");
         let version = self.enroller.authority().bundle().version;
-        Standing::read(&database, &self.config, version, self.truth.now())
+        Standing::read(&self.database, &self.config, version, self.truth.now())
             .await
             .unwrap()
             .behind

@@ -11,6 +11,7 @@ use agent_stream::enrol::{HostFacts, bundles_since, enroll};
 use agent_stream::network::Dialer;
 use async_trait::async_trait;
 use collector_ingest::enrol::{EnrolConfig, Enroller, serve};
+use fleetmend_control::Control;
 use fleetmend_event::TimeMicros;
 use fleetmend_healer::clock::SystemClock;
 use fleetmend_healer::engine::{Healer, Options};
@@ -23,7 +24,6 @@ use fleetmend_identity::{
     CollectorAuthority, Context, FleetRoot, HostIdentity, LiveIdentity, Signed, TrustBundle, TrustedTime,
 };
 use fleetmend_shutdown::{BoxError, Tasks};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::net::TcpListener;
 
 struct Scene {
@@ -70,10 +70,9 @@ impl Scene {
             address: listener.local_addr().unwrap().to_string(),
             ..EnrolConfig::default()
         };
-        let options = SqliteConnectOptions::new()
-            .filename(folder.path().join("control.sqlite"))
-            .create_if_missing(true);
-        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let pool = Control::sqlite(&folder.path().join("control.sqlite"))
+            .await
+            .unwrap();
         let authority = Arc::new(CollectorAuthority::open(&place).unwrap());
         let enroller = Enroller::open(pool, authority, config).await.unwrap();
         serve(enroller.clone(), listener, &tasks).unwrap();

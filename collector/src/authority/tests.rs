@@ -68,7 +68,7 @@ impl Scene {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let pool = control::open(&self.config.control_database()).await.unwrap();
+            let pool = control::open(&self.config).await.unwrap();
             let enroller = Enroller::open(pool, self.present().into(), EnrolConfig::default())
                 .await
                 .unwrap();

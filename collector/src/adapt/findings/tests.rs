@@ -12,7 +12,7 @@ use fleetmend_shutdown::Tasks;
 
 use super::*;
 use crate::adapt::StoreAdapter;
-use crate::control;
+use fleetmend_control::Control;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -34,7 +34,7 @@ impl Scene {
         });
         let store = store.await.unwrap();
         store.run(&tasks).unwrap();
-        let pool = control::open(&folder.path().join("control.sqlite"))
+        let pool = Control::sqlite(&folder.path().join("control.sqlite"))
             .await
             .unwrap();
         let root = FleetRoot::in_memory("lab".parse().unwrap()).unwrap();
