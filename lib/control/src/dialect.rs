@@ -29,7 +29,6 @@ const REFUSED: &[&str] = &[
     "RANDOMBLOB",
     "REPLACE",
     "ROWID",
-    "SERIAL",
     "STRFTIME",
     "TIMESTAMP",
     "USER",

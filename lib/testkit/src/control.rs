@@ -21,7 +21,7 @@ pub struct TestControl {
     config: ControlConfig,
     path: PathBuf,
     database: Option<TestDatabase>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl TestControl {
@@ -47,7 +47,7 @@ impl TestControl {
             config,
             path,
             database,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -59,6 +59,18 @@ impl TestControl {
     /// How it is opened.
     pub fn config(&self) -> &ControlConfig {
         &self.config
+    }
+
+    /// Everything that is kept, as bytes to look for a secret in.
+    pub fn dump(&self) -> Result<Vec<u8>> {
+        if let Some(database) = &self.database {
+            return database.server().dump(database.name());
+        }
+        let mut bytes = Vec::new();
+        for entry in std::fs::read_dir(self.folder.path())? {
+            bytes.extend(std::fs::read(entry?.path())?);
+        }
+        Ok(bytes)
     }
 
     /// The database, where it is one of PostgreSQL.

@@ -338,6 +338,21 @@ impl PostgresServer {
         Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
     }
 
+    /// All rows of a database as text; bytes that are letters stand as letters.
+    pub fn dump(&self, database: &str) -> Result<Vec<u8>> {
+        let dumped = Command::new(Path::new(PROGRAMS).join("pg_dump"))
+            .args(["--inserts", "--host=127.0.0.1", "--username=fleetmend"])
+            .args([format!("--port={}", self.port), format!("--dbname={database}")])
+            .env("PGPASSWORD", &self.password)
+            .env("PGOPTIONS", "-c bytea_output=escape")
+            .output()
+            .context("run pg_dump")?;
+        if !dumped.status.success() {
+            bail!("pg_dump failed: {}", String::from_utf8_lossy(&dumped.stderr));
+        }
+        Ok(dumped.stdout)
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))

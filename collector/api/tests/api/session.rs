@@ -91,13 +91,7 @@ async fn a_session_ends_with_logout_and_with_its_user() {
 async fn a_session_survives_a_restart_and_tokens_are_kept_only_as_hashes() {
     let testbed = Testbed::start().await;
     let session = testbed.login("admin", ADMIN_PASSWORD).await;
-    let folder = testbed.folder();
-    let bytes: Vec<u8> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_file())
-        .flat_map(|path| std::fs::read(path).unwrap())
-        .collect();
+    let bytes = testbed.control.dump().unwrap();
     for secret in ["access_token", "refresh_token"] {
         let secret = session[secret].as_str().unwrap().as_bytes();
         assert!(!bytes.windows(secret.len()).any(|window| window == secret));

@@ -28,7 +28,7 @@ pub(crate) struct Testbed {
     pub(crate) certificate: Certificate,
     pub(crate) tasks: Tasks,
     folder: tempfile::TempDir,
-    _control: TestControl,
+    pub(crate) control: TestControl,
 }
 
 struct StoreAsSql(Store);
@@ -433,7 +433,7 @@ impl Testbed {
             certificate,
             tasks,
             folder,
-            _control: control,
+            control,
         }
     }
 
