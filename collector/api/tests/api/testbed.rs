@@ -27,7 +27,7 @@ pub(crate) struct Testbed {
     pub(crate) accounts: Accounts,
     pub(crate) certificate: Certificate,
     pub(crate) tasks: Tasks,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub(crate) control: TestControl,
 }
 
@@ -432,13 +432,9 @@ impl Testbed {
             accounts,
             certificate,
             tasks,
-            folder,
+            _folder: folder,
             control,
         }
-    }
-
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
     }
 
     pub(crate) async fn add(&self, facts: Vec<Fact>) {
