@@ -33,6 +33,14 @@
 //! Tokens are judged by it too: those that ended under a clock that was ahead are good again after it. A host that
 //! was given a certificate under a clock ahead may recover for that much longer. Jumps are audited.
 //!
+//! # Several collectors, and a control database that is away
+//!
+//! Collectors that share a control database in PostgreSQL are one enroller: what one takes from a token is taken for
+//! all, and a host that one revokes is refused, and its streams closed, by the others at once (the signal
+//! `ingest.hosts`; the set of revoked hosts only grows). While the database is away, whoever has a certificate is let
+//! in and streams on, judged by what was last read; enrolment, renewal, recovery, revocation and the lists are refused
+//! as unavailable, rows of the audit are in the log instead, and findings about hosts wait.
+//!
 //! # What is thin
 //!
 //! Keys are not rotated at renewal: the same key gets a new certificate. Tokens carry no policy (group, name).
