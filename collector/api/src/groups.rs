@@ -195,12 +195,16 @@ impl Groups {
             if scoped == Some(0) {
                 return Ok(None);
             }
-            let rows =
-                control::query("SELECT group_name FROM api_user_groups WHERE user_name = $1 ORDER BY group_name")
-                    .bind(user)
-                    .fetch_all(&self.pool)
-                    .await?;
-            rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map(Some)
+            let rows = control::query(
+                "SELECT group_name FROM api_user_groups WHERE user_name = $1 ORDER BY group_name",
+            )
+            .bind(user)
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter()
+                .map(|row| row.try_get(0))
+                .collect::<Result<_, _>>()
+                .map(Some)
         };
         of_user
             .await

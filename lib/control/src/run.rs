@@ -18,6 +18,15 @@ fn is_static(text: &Cow<'static, str>) -> bool {
     matches!(text, Cow::Borrowed(_))
 }
 
+/// SQLite would take it, and PostgreSQL would not.
+fn check(query: &Query) -> Result<(), sqlx::Error> {
+    if query.text.contains('?') {
+        let reason = "the values of a statement are $1, $2, …, not question marks";
+        return Err(sqlx::Error::InvalidArgument(reason.to_owned()));
+    }
+    Ok(())
+}
+
 fn finite(value: Option<f64>) -> Option<f64> {
     // SQLite has no NaN; neither does this.
     value.filter(|value| !value.is_nan())
@@ -27,6 +36,7 @@ pub(crate) async fn on_sqlite(
     connection: &mut SqliteConnection,
     query: &Query,
 ) -> Result<Answer, sqlx::Error> {
+    check(query)?;
     let mut prepared = sqlx::query::<Sqlite>(AssertSqlSafe(query.text.clone().into_owned()))
         .persistent(is_static(&query.text));
     for value in query.values.iter().cloned() {
@@ -56,6 +66,7 @@ pub(crate) async fn on_sqlite(
 }
 
 pub(crate) async fn on_postgres(connection: &mut PgConnection, query: &Query) -> Result<Answer, sqlx::Error> {
+    check(query)?;
     let mut prepared = sqlx::query::<Postgres>(AssertSqlSafe(query.text.clone().into_owned()))
         .persistent(is_static(&query.text));
     for value in query.values.iter().cloned() {

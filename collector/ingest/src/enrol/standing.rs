@@ -48,7 +48,7 @@ impl Standing {
         }
         // Whose certificates ended before this cannot come back.
         let gone = now.plus_micros(now.micros_since(later(now, config.recovery_grace())));
-        let counted = "revoked_at IS NULL AND latest_end >= ?1";
+        let counted = "revoked_at IS NULL AND latest_end >= $1";
         let counts = format!(
             "SELECT count(*), coalesce(sum(CASE WHEN bundle_seen < $2 THEN 1 ELSE 0 END), 0) FROM ingest_hosts WHERE {counted}"
         );

@@ -226,3 +226,17 @@ async fn a_statement_that_takes_too_long_ends_at_its_deadline() {
     query("SELECT 1").fetch_one(&control).await.unwrap();
     assert_eq!(Value::from(3_u32), Value::Integer(Some(3)));
 }
+
+#[tokio::test]
+async fn marks_of_one_engine_are_refused_by_both() {
+    for engine in ENGINES {
+        let testbed = Testbed::new(engine);
+        let control = testbed.open().await;
+        let marked = query("SELECT ?1")
+            .bind(1_i64)
+            .fetch_one(&control)
+            .await
+            .unwrap_err();
+        assert!(marked.chain().contains("question marks"), "{}", marked.chain());
+    }
+}
