@@ -87,9 +87,9 @@ impl Groups {
         }
         let set = async {
             let mut transaction = self.pool.begin("api").await?;
-            let others: i64 = control::query("SELECT count(*) FROM api_groups WHERE name <> $1")
+            let others: Option<i64> = control::query("SELECT count(*) FROM api_groups WHERE name <> $1")
                 .bind(name)
-                .fetch_one(&mut transaction)
+                .fetch_value(&mut transaction)
                 .await?;
             if others >= Some(GROUPS_MAX) {
                 return Ok(false);
@@ -263,9 +263,9 @@ async fn write_groups(
         .execute(&mut *connection)
         .await?;
     for name in groups.unwrap_or_default() {
-        let known: i64 = control::query("SELECT count(*) FROM api_groups WHERE name = $1")
+        let known: Option<i64> = control::query("SELECT count(*) FROM api_groups WHERE name = $1")
             .bind(name)
-            .fetch_one(&mut *connection)
+            .fetch_value(&mut *connection)
             .await?;
         if known == Some(0) {
             return Ok(Given::NoGroup(name.clone()));
