@@ -147,6 +147,7 @@ pub(crate) fn pump_live_facts(adapter: &StoreAdapter, tasks: &Tasks) {
                 received = committed.recv() => received,
             };
             let told = match received {
+                Ok(facts) if facts.withheld => LiveFact::Skipped(1),
                 Ok(facts) => LiveFact::Committed(Arc::new(CommittedFacts {
                     host_id: facts.host,
                     table: facts.table.name,

@@ -27,7 +27,7 @@
 //! # Tasks
 //! - `store-writer`, a thread, critical: takes commands from one `mpsc` (1,024 and
 //!   [`StoreConfig::queue_bytes_max`]), writes groups, tells a `broadcast` of [`Committed`] (1,024, a slow subscriber
-//!   misses the oldest, and frames of more than 1 MiB decoded are not told). At the drain it finishes what is queued and seals; it ends after maintenance.
+//!   misses the oldest, and of frames of more than 1 MiB decoded it is told without their rows). At the drain it finishes what is queued and seals; it ends after maintenance.
 //! - `store-maintenance`, critical: sets aside, compacts, merges, deletes what expired, checks every file's digest
 //!   once a day. Woken by a sealed segment, else by its interval. A step that fails is tried again.
 //! - The query engine has a runtime of its own, so that queries that read files do not hold up anybody else; it ends

@@ -37,8 +37,10 @@ pub struct Committed {
     pub host: HostId,
     /// Their table.
     pub table: &'static TableInfo,
-    /// The rows, with the columns of [`TableInfo::schema`]; metrics as chunks.
+    /// The rows, with the columns of [`TableInfo::schema`]; metrics as chunks. Empty when they are withheld.
     pub batch: RecordBatch,
+    /// Whether the rows are too many to be told, so that who wants them has to ask for them.
+    pub withheld: bool,
     /// When the store took them.
     pub ingested_at: TimeMicros,
 }

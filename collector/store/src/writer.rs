@@ -10,6 +10,7 @@ mod group;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use fleetmend_event::TimeMicros;
 use fleetmend_shutdown::CancellationToken;
 use metrics::{counter, histogram};
@@ -28,7 +29,7 @@ pub(crate) use group::Group;
 
 /// Bytes of entries that one group holds at most, unless a single commit is larger.
 const GROUP_BYTES_MAX: usize = 8 << 20;
-/// Decoded bytes of a frame that subscribers are told of; they hold many at once.
+/// Decoded bytes of a frame whose rows subscribers are told; they hold many at once.
 const TOLD_BYTES_MAX: u64 = 1 << 20;
 /// How often the free space of the file system is looked at.
 const FREE_SPACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -273,15 +274,20 @@ pub(crate) fn tell(
     if committed.receiver_count() == 0 {
         return;
     }
-    if rows.bytes > TOLD_BYTES_MAX {
+    let withheld = rows.bytes > TOLD_BYTES_MAX;
+    if withheld {
         counter!(names::UNTOLD).increment(1);
-        return;
     }
     if let Some(table) = sql_tables().get(table).map(|table| table.info) {
         let facts = Committed {
             host: origin.host,
             table,
-            batch: rows.batch.clone(),
+            batch: if withheld {
+                RecordBatch::new_empty(rows.batch.schema())
+            } else {
+                rows.batch.clone()
+            },
+            withheld,
             ingested_at: origin.ingested_at,
         };
         // Fails only when the last subscriber has just gone.
