@@ -28,6 +28,9 @@ pub const JOB_LABEL: &str = "job";
 /// Label that holds the name of a metric.
 pub const METRIC_NAME: &str = "__name__";
 
+/// Unit of what a recording rule of the collector gave: its name and labels are Prometheus' already, and stay.
+pub const RECORDED_UNIT: &str = "{recorded}";
+
 /// Labels by name, [`METRIC_NAME`] not among them.
 pub type Labels = BTreeMap<String, String>;
 
@@ -73,6 +76,11 @@ pub fn attribute_label(name: &str) -> Cow<'_, str> {
     } else {
         label
     }
+}
+
+/// Whether a recording rule gave a series: its unit says so, and it is of the collector itself, host zero.
+pub fn is_recorded(unit: &str, host: HostId) -> bool {
+    unit == RECORDED_UNIT && host.as_bytes() == &[0; 16]
 }
 
 /// The labels of a series of `host`, whose name is `instance`.
@@ -163,6 +171,13 @@ mod tests {
         for unknown in [None, Some("")] {
             assert_eq!(labels_of_json("{}", host, unknown)["instance"], host.to_string());
         }
+    }
+
+    #[test]
+    fn only_the_collector_records() {
+        assert!(is_recorded(RECORDED_UNIT, HostId::from_bytes([0; 16])));
+        assert!(!is_recorded(RECORDED_UNIT, HostId::from_bytes([7; 16])));
+        assert!(!is_recorded("1", HostId::from_bytes([0; 16])));
     }
 
     #[test]

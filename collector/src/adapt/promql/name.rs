@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use collector_promql::{LabelMatcher, Labels, METRIC_NAME, MatchOp};
 use collector_store::{OWN_HOST, SeriesKey};
+pub(crate) use fleetmend_event::prometheus_names::RECORDED_UNIT;
 use fleetmend_event::prometheus_names::{attribute_label, labels_of_json, metric_name};
 
-/// Unit of what a recording rule gave: its name and labels are already Prometheus'.
-pub(crate) const RECORDED_UNIT: &str = "{recorded}";
 /// Label that tells apart what would be the same series.
 pub(crate) const ORIGINAL: &str = "original_name";
 
