@@ -1,0 +1,292 @@
+//! The room's tables in the control database, and the steps that made them what they are.
+//!
+//! `export_targets` says since when a target is fed, `export_hosts` what it has of each host ([`crate::marks`]),
+//! `export_rows` how far each table was sent, `export_skips` what was left out because it was too old. A target that
+//! is not configured any more keeps its rows for 30 days, so that one that comes back goes on where it was.
+
+use std::collections::HashMap;
+
+use fleetmend_control::{Control, ControlError, Migrations, Row, composed, query};
+use fleetmend_event::{HostId, TimeMicros};
+
+use crate::error::ExportError;
+use crate::marks::HostMarks;
+use crate::source::RowKey;
+
+const ROOM: &str = "export";
+
+/// Never edited after a release: a change is a new step.
+const TABLES: Migrations = Migrations {
+    room: ROOM,
+    steps: &["CREATE TABLE export_targets (
+        target TEXT PRIMARY KEY, begun_at INTEGER NOT NULL, used_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE export_hosts (
+        target TEXT NOT NULL, host_id TEXT NOT NULL, marks BLOB NOT NULL, PRIMARY KEY (target, host_id)
+    ) STRICT;
+    CREATE TABLE export_rows (
+        target TEXT NOT NULL, table_name TEXT NOT NULL, ingested_at INTEGER NOT NULL, seen BLOB NOT NULL,
+        PRIMARY KEY (target, table_name)
+    ) STRICT;
+    CREATE TABLE export_skips (
+        skip_id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, subject TEXT NOT NULL,
+        from_time INTEGER NOT NULL, to_time INTEGER NOT NULL, noticed_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX export_skips_target ON export_skips(target, skip_id);"],
+};
+
+/// How long a target that is not configured keeps its place.
+const UNUSED_MICROS_MAX: i64 = 30 * 86_400_000_000;
+/// Skips that are kept of a target; all are counted.
+const SKIPS_MAX: i64 = 1_000;
+
+/// What was left out.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Skip {
+    /// Host or table it is of.
+    pub subject: String,
+    /// From when.
+    pub from_time: TimeMicros,
+    /// Until when.
+    pub to_time: TimeMicros,
+    /// When it was noticed.
+    pub noticed_at: TimeMicros,
+}
+
+/// How far a table was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowsPlace {
+    pub(crate) ingested_at: TimeMicros,
+    /// Hashes of rows near that, and when each was stored.
+    pub(crate) seen: HashMap<u64, i64>,
+}
+
+/// The room's state.
+#[derive(Clone)]
+pub(crate) struct State {
+    control: Control,
+}
+
+impl State {
+    /// Brings the tables up to date, and forgets targets that are long gone.
+    pub(crate) async fn open(control: Control) -> Result<Self, ExportError> {
+        let brought = control.migrate(&TABLES).await;
+        brought.map_err(ExportError::database("bring the tables up to date"))?;
+        let state = Self { control };
+        let forgotten = state.forget_unused().await;
+        forgotten.map_err(ExportError::database("forget targets of former times"))?;
+        Ok(state)
+    }
+
+    async fn forget_unused(&self) -> Result<(), ControlError> {
+        let before = TimeMicros::now().plus_micros(-UNUSED_MICROS_MAX).0;
+        let mut transaction = self.control.begin(ROOM).await?;
+        for table in ["export_hosts", "export_rows", "export_skips"] {
+            let statement = format!(
+                "DELETE FROM {table} WHERE target IN (SELECT target FROM export_targets WHERE used_at < $1)"
+            );
+            composed(statement).bind(before).execute(&mut transaction).await?;
+        }
+        query("DELETE FROM export_targets WHERE used_at < $1")
+            .bind(before)
+            .execute(&mut transaction)
+            .await?;
+        transaction.commit().await
+    }
+
+    /// Since when a target is fed: now, when it is new.
+    pub(crate) async fn begin(&self, target: &str, now: TimeMicros) -> Result<TimeMicros, ExportError> {
+        let statement = "INSERT INTO export_targets (target, begun_at, used_at) VALUES ($1, $2, $2)
+             ON CONFLICT (target) DO UPDATE SET used_at = excluded.used_at RETURNING begun_at";
+        let begun = query(statement)
+            .bind(target)
+            .bind(now.0)
+            .fetch_value(&self.control)
+            .await
+            .map_err(ExportError::database("begin a target"))?;
+        Ok(begun.map_or(now, TimeMicros))
+    }
+
+    /// What a target has of each host. Marks that cannot be read are left out and counted.
+    pub(crate) async fn marks(
+        &self,
+        target: &str,
+    ) -> Result<(HashMap<HostId, HostMarks>, usize), ExportError> {
+        let rows = query("SELECT host_id, marks FROM export_hosts WHERE target = $1")
+            .bind(target)
+            .fetch_all(&self.control)
+            .await
+            .map_err(ExportError::database("read what a target has"))?;
+        let (mut marks, mut damaged) = (HashMap::new(), 0_usize);
+        for row in rows {
+            let host: Result<String, _> = row.try_get(0);
+            let bytes: Result<Vec<u8>, _> = row.try_get(1);
+            let (Ok(host), Ok(bytes)) = (host, bytes) else {
+                damaged = damaged.saturating_add(1);
+                continue;
+            };
+            match (host.parse(), HostMarks::from_bytes(&bytes)) {
+                (Ok(host), Ok(read)) => {
+                    marks.insert(host, read);
+                }
+                (_, Err(error)) => {
+                    tracing::warn!(target_name = target, host, %error, "cannot read what an export target has of a host");
+                    damaged = damaged.saturating_add(1);
+                }
+                (Err(_), _) => damaged = damaged.saturating_add(1),
+            }
+        }
+        Ok((marks, damaged))
+    }
+
+    /// Keeps what a target has of these hosts, all or none.
+    pub(crate) async fn put_marks(
+        &self,
+        target: &str,
+        marks: Vec<(HostId, Vec<u8>)>,
+    ) -> Result<(), ExportError> {
+        let written = self.write_marks(target, marks).await;
+        written.map_err(ExportError::database("keep what a target has"))
+    }
+
+    async fn write_marks(&self, target: &str, marks: Vec<(HostId, Vec<u8>)>) -> Result<(), ControlError> {
+        let mut transaction = self.control.begin(ROOM).await?;
+        for (host, bytes) in marks {
+            let statement = "INSERT INTO export_hosts (target, host_id, marks) VALUES ($1, $2, $3)
+                 ON CONFLICT (target, host_id) DO UPDATE SET marks = excluded.marks";
+            query(statement)
+                .bind(target)
+                .bind(host.to_string())
+                .bind(bytes)
+                .execute(&mut transaction)
+                .await?;
+        }
+        query("UPDATE export_targets SET used_at = $1 WHERE target = $2")
+            .bind(TimeMicros::now().0)
+            .bind(target)
+            .execute(&mut transaction)
+            .await?;
+        transaction.commit().await
+    }
+
+    /// How far a table was sent.
+    pub(crate) async fn rows_place(
+        &self,
+        target: &str,
+        table: &str,
+    ) -> Result<Option<RowsPlace>, ExportError> {
+        let wrap = || ExportError::database("read how far a table was sent");
+        let read = query("SELECT ingested_at, seen FROM export_rows WHERE target = $1 AND table_name = $2")
+            .bind(target)
+            .bind(table)
+            .fetch_optional(&self.control)
+            .await;
+        let place = |row: Row| {
+            let seen: Vec<u8> = row.try_get(1)?;
+            Ok(RowsPlace {
+                ingested_at: TimeMicros(row.try_get(0)?),
+                seen: seen_of(&seen),
+            })
+        };
+        read.map_err(wrap())?.map(place).transpose().map_err(wrap())
+    }
+
+    /// Keeps how far a table was sent.
+    pub(crate) async fn put_rows_place(
+        &self,
+        target: &str,
+        table: &str,
+        place: &RowsPlace,
+    ) -> Result<(), ExportError> {
+        let statement = "INSERT INTO export_rows (target, table_name, ingested_at, seen) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (target, table_name) DO UPDATE SET ingested_at = excluded.ingested_at, seen = excluded.seen";
+        query(statement)
+            .bind(target)
+            .bind(table)
+            .bind(place.ingested_at.0)
+            .bind(seen_bytes(&place.seen))
+            .execute(&self.control)
+            .await
+            .map_err(ExportError::database("keep how far a table was sent"))?;
+        Ok(())
+    }
+
+    /// Notes what is left out.
+    pub(crate) async fn put_skip(&self, target: &str, skip: &Skip) -> Result<(), ExportError> {
+        let written = self.write_skip(target, skip).await;
+        written.map_err(ExportError::database("note what is left out"))
+    }
+
+    async fn write_skip(&self, target: &str, skip: &Skip) -> Result<(), ControlError> {
+        let insert = "INSERT INTO export_skips (target, subject, from_time, to_time, noticed_at)
+             VALUES ($1, $2, $3, $4, $5)";
+        query(insert)
+            .bind(target)
+            .bind(skip.subject.as_str())
+            .bind(skip.from_time.0)
+            .bind(skip.to_time.0)
+            .bind(skip.noticed_at.0)
+            .execute(&self.control)
+            .await?;
+        let prune = "DELETE FROM export_skips WHERE target = $1 AND skip_id <=
+             (SELECT max(skip_id) FROM export_skips) - CAST($2 AS BIGINT)";
+        query(prune)
+            .bind(target)
+            .bind(SKIPS_MAX)
+            .execute(&self.control)
+            .await?;
+        Ok(())
+    }
+
+    /// What was left out, the newest first.
+    pub(crate) async fn skips(&self, target: &str, limit: u32) -> Result<Vec<Skip>, ExportError> {
+        let wrap = || ExportError::database("read what was left out");
+        let read = "SELECT subject, from_time, to_time, noticed_at FROM export_skips WHERE target = $1
+             ORDER BY skip_id DESC LIMIT $2";
+        let rows = query(read)
+            .bind(target)
+            .bind(limit)
+            .fetch_all(&self.control)
+            .await
+            .map_err(wrap())?;
+        let skip = |row: &Row| {
+            Ok(Skip {
+                subject: row.try_get(0)?,
+                from_time: TimeMicros(row.try_get(1)?),
+                to_time: TimeMicros(row.try_get(2)?),
+                noticed_at: TimeMicros(row.try_get(3)?),
+            })
+        };
+        rows.iter().map(skip).collect::<Result<_, _>>().map_err(wrap())
+    }
+}
+
+impl RowsPlace {
+    /// Where the next reading begins: a little before, as rows may become visible in another order than stamped.
+    pub(crate) fn reading_from(&self, overlap_micros: i64) -> RowKey {
+        RowKey {
+            ingested_at: self.ingested_at.plus_micros(-overlap_micros),
+            host: HostId::from_bytes([0; 16]),
+            time: TimeMicros(i64::MIN / 2),
+        }
+    }
+}
+
+/// Pairs of `hash u64 LE, stored i64 LE`; a rest that is no pair is left out, as a row sent twice is all that comes of it.
+fn seen_of(bytes: &[u8]) -> HashMap<u64, i64> {
+    let pair = |pair: &[u8]| {
+        let (hash, stored) = pair.split_first_chunk::<8>()?;
+        let stored = stored.first_chunk::<8>()?;
+        Some((u64::from_le_bytes(*hash), i64::from_le_bytes(*stored)))
+    };
+    bytes.chunks_exact(16).filter_map(pair).collect()
+}
+
+fn seen_bytes(seen: &HashMap<u64, i64>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(seen.len().saturating_mul(16));
+    for (hash, stored) in seen {
+        bytes.extend(hash.to_le_bytes());
+        bytes.extend(stored.to_le_bytes());
+    }
+    bytes
+}

@@ -1,0 +1,184 @@
+//! Rows of tables on their way: typed, with whose they are.
+
+use arrow::array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::row::{RowConverter, SortField};
+use fleetmend_event::table::{
+    ActionEvent, Finding, Gap, HostInfo, LedgerEntry, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
+    ProcessSnapshot, SiteProbe, Table, TableInfo, UnitState, table_by_name,
+};
+use fleetmend_event::{Fact, HostId, TimeMicros};
+use serde_json::{Map, Value};
+
+use crate::deliver::Parcel;
+use crate::error::SourceError;
+use crate::sample::Names;
+use crate::source::RowKey;
+
+/// A stored row.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its table.
+    pub table: &'static TableInfo,
+    /// Whose.
+    pub host: HostId,
+    /// When the collector took it.
+    pub ingested_at: TimeMicros,
+    /// When it was true, by the host's clock.
+    pub time: TimeMicros,
+    /// Of all its columns: the same row has the same in every reading.
+    pub hash: u64,
+    /// The row.
+    pub fact: Fact,
+}
+
+/// Rows of one request, all of one table.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) records: Vec<Record>,
+    pub(crate) names: Names,
+}
+
+impl Record {
+    /// Its place in the order of reading.
+    pub(crate) fn key(&self) -> RowKey {
+        RowKey {
+            ingested_at: self.ingested_at,
+            host: self.host,
+            time: self.time,
+        }
+    }
+
+    /// An id that is the same however often the record is sent.
+    pub fn id(&self) -> String {
+        let host = self.host.to_string();
+        let short: String = host.chars().filter(|c| *c != '-').take(12).collect();
+        format!("{short}-{:x}-{:016x}", self.ingested_at.0, self.hash)
+    }
+
+    /// The columns of the row as JSON.
+    pub fn columns(&self) -> Map<String, Value> {
+        let value = match &self.fact {
+            Fact::Metrics(_) => Ok(Value::Null),
+            Fact::ProcessEvent(row) => serde_json::to_value(row),
+            Fact::NetworkEvent(row) => serde_json::to_value(row),
+            Fact::ProcessSnapshot(row) => serde_json::to_value(row),
+            Fact::UnitState(row) => serde_json::to_value(row),
+            Fact::SiteProbe(row) => serde_json::to_value(row),
+            Fact::ProbeStatus(row) => serde_json::to_value(row),
+            Fact::Finding(row) => serde_json::to_value(row),
+            Fact::Action(row) => serde_json::to_value(row),
+            Fact::Ledger(row) => serde_json::to_value(row),
+            Fact::Gap(row) => serde_json::to_value(row),
+            Fact::HostInfo(row) => serde_json::to_value(row),
+            Fact::ModelStatus(row) => serde_json::to_value(row),
+        };
+        match value {
+            Ok(Value::Object(columns)) => columns,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// The rows of batches of `table` as the source answers them, and how many cannot be read.
+pub fn records_of(table: &str, batches: &[RecordBatch]) -> Result<(Vec<Record>, u64), SourceError> {
+    let shape = |reason: String| SourceError::Shape {
+        table: table.to_owned(),
+        reason,
+    };
+    let info = table_by_name(table).ok_or_else(|| shape("there is no such table".to_owned()))?;
+    let (mut records, mut unreadable) = (Vec::new(), 0_u64);
+    for batch in batches {
+        let hashes = hashes(batch).map_err(|error| shape(error.to_string()))?;
+        let column = |name: &str| {
+            let found = batch.column_by_name(name);
+            found.ok_or_else(|| shape(format!("there is no column {name}")))
+        };
+        let hosts = column("host_id")?.as_any().downcast_ref::<StringArray>();
+        let hosts = hosts.ok_or_else(|| shape("host_id is no text".to_owned()))?;
+        let ingested = times(column("ingested_at")?.as_ref())
+            .ok_or_else(|| shape("ingested_at is no time".to_owned()))?;
+        let made = times(column("time")?.as_ref()).ok_or_else(|| shape("time is no time".to_owned()))?;
+        for (row, fact) in facts(info, batch).into_iter().enumerate() {
+            let host = (!hosts.is_null(row))
+                .then(|| hosts.value(row).parse().ok())
+                .flatten();
+            let (Some(fact), Some(host)) = (fact, host) else {
+                unreadable = unreadable.saturating_add(1);
+                continue;
+            };
+            records.push(Record {
+                table: info,
+                host,
+                ingested_at: TimeMicros(ingested.value(row)),
+                time: TimeMicros(made.value(row)),
+                hash: hashes.get(row).copied().unwrap_or_default(),
+                fact,
+            });
+        }
+    }
+    Ok((records, unreadable))
+}
+
+fn times(array: &dyn Array) -> Option<&TimestampMicrosecondArray> {
+    array.as_any().downcast_ref::<TimestampMicrosecondArray>()
+}
+
+fn hashes(batch: &RecordBatch) -> Result<Vec<u64>, arrow::error::ArrowError> {
+    let schema = batch.schema();
+    let fields = schema.fields().iter();
+    let converter = RowConverter::new(
+        fields
+            .map(|field| SortField::new(field.data_type().clone()))
+            .collect(),
+    )?;
+    let rows = converter.convert_columns(batch.columns())?;
+    let hash = |row: arrow::row::Row<'_>| twox_hash::XxHash64::oneshot(0, row.as_ref());
+    Ok(rows.iter().map(hash).collect())
+}
+
+/// Each row as a fact; none where it holds what this build does not know.
+fn facts(info: &TableInfo, batch: &RecordBatch) -> Vec<Option<Fact>> {
+    fn all<T: Table + Into<Fact>>(batch: &RecordBatch) -> Vec<Option<Fact>> {
+        let read = |batch: &RecordBatch| T::from_batch(batch);
+        if let Ok(rows) = read(batch) {
+            return rows.into_iter().map(|row| Some(row.into())).collect();
+        }
+        // One row that a newer agent wrote does not take the others with it.
+        let one = |row: usize| read(&batch.slice(row, 1)).ok()?.pop().map(Into::into);
+        (0..batch.num_rows()).map(one).collect()
+    }
+    match info.name {
+        ProcessEvent::NAME => all::<ProcessEvent>(batch),
+        NetworkEvent::NAME => all::<NetworkEvent>(batch),
+        ProcessSnapshot::NAME => all::<ProcessSnapshot>(batch),
+        UnitState::NAME => all::<UnitState>(batch),
+        SiteProbe::NAME => all::<SiteProbe>(batch),
+        ProbeStatus::NAME => all::<ProbeStatus>(batch),
+        Finding::NAME => all::<Finding>(batch),
+        ActionEvent::NAME => all::<ActionEvent>(batch),
+        LedgerEntry::NAME => all::<LedgerEntry>(batch),
+        Gap::NAME => all::<Gap>(batch),
+        HostInfo::NAME => all::<HostInfo>(batch),
+        ModelStatus::NAME => all::<ModelStatus>(batch),
+        _ => vec![None; batch.num_rows()],
+    }
+}
+
+impl Parcel for Records {
+    fn count(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    fn oldest(&self) -> Option<TimeMicros> {
+        self.records.iter().map(|record| record.ingested_at).min()
+    }
+
+    fn halve(mut self) -> Result<(Self, Self), Self> {
+        if self.records.len() < 2 {
+            return Err(self);
+        }
+        let records = self.records.split_off(self.records.len() / 2);
+        let names = self.names.clone();
+        Ok((self, Self { records, names }))
+    }
+}
