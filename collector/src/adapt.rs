@@ -3,6 +3,8 @@
 mod alerts;
 mod blame;
 mod enrolments;
+mod export;
+mod exports;
 mod findings;
 mod operations;
 mod promql;
@@ -12,6 +14,8 @@ mod store;
 pub(crate) use alerts::AlertAdapter;
 pub(crate) use blame::name_refused_rows;
 pub(crate) use enrolments::EnrolmentAdapter;
+pub(crate) use export::ExportAdapter;
+pub(crate) use exports::ExportsAdapter;
 pub(crate) use findings::FindingAdapter;
 pub(crate) use operations::OperationsAdapter;
 pub(crate) use promql::{PromqlAdapter, PromqlConfig};

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use collector_alert::AlertConfig;
 use collector_api::ApiConfig;
+use collector_export::ExportConfig;
 use collector_ingest::IngestConfig;
 use collector_ingest::enrol::EnrolConfig;
 use collector_store::StoreConfig;
@@ -48,6 +49,8 @@ pub(crate) struct CollectorConfig {
     pub(crate) alert: AlertConfig,
     /// API and dashboard.
     pub(crate) api: ApiConfig,
+    /// Where facts are sent in addition.
+    pub(crate) export: ExportConfig,
     /// Limits of queries in PromQL.
     pub(crate) promql: PromqlConfig,
 }
@@ -66,6 +69,7 @@ impl Default for CollectorConfig {
             backup: BackupConfig::default(),
             alert: AlertConfig::default(),
             api: ApiConfig::default(),
+            export: ExportConfig::default(),
             promql: PromqlConfig::default(),
         }
     }
@@ -108,6 +112,7 @@ impl Validate for CollectorConfig {
         faults.section("ingest", |faults| self.ingest.validate(faults));
         faults.section("store", |faults| add_all(faults, self.store.faults()));
         faults.section("backup", |faults| self.backup.validate(faults));
+        faults.section("export", |faults| self.export.validate(faults));
         faults.section("alert", |faults| self.alert.validate(faults));
         faults.section("promql", |faults| self.promql.validate(faults));
         faults.section("api", |faults| {

@@ -6,6 +6,7 @@ mod backup;
 mod config;
 mod control;
 mod descriptors;
+mod export;
 mod init;
 mod memory;
 mod wiring;
@@ -37,6 +38,8 @@ enum Command {
     Restore(backup::RestoreArguments),
     /// Read backups back and see whether they can be restored
     Verify(backup::VerifyArguments),
+    /// Write facts to files, while the collector does not run
+    Export(export::ExportArguments),
     /// Read the configuration and report every fault
     Check(ConfigArguments),
 }
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => backup::restore(&arguments),
         Command::Verify(arguments) => backup::verify(&arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Check(arguments) => config::check(&arguments.config),
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! agents ═▶ ingest ──commit──▶ store ──live──▶ api ═▶ dashboard, CLI
-//!                                └────SQL────▶ alert ═▶ webhooks
+//!                                ├────SQL────▶ alert ═▶ webhooks
+//!                                └──live,SQL─▶ export ═▶ remote write, OTLP, NDJSON
 //! ```
 //!
 //! | channel | capacity | when full |
 //! |---|---|---|
 //! | store's commit queue | `store.queue_bytes_max` | the stream waits: backpressure to the agent's spool |
 //! | live facts to the API | 256 batches | the slowest client skips and is told |
+//! | live metrics to an export target | 32 MiB decoded | forgotten: the target is fed from the store, from where it stands |
 //! | refused rows to the audit | the store's 1,024 | skipped: who goes on is named later |
 //! | messages to an agent | 16 | the order or hint is refused |
 //! | answers to orders | 64 | dropped and counted by ingest |
@@ -23,9 +25,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use collector_alert::Alerting;
 use collector_api::{Accounts, Api, Backends, Certificate, EmbeddedAssets};
+use collector_export::Export;
 use collector_ingest::enrol::Enroller;
 use collector_ingest::{HostOrderResult, Ingest, enrol};
 use collector_store::{FactStore, Health, Store};
+use fleetmend_control::Control;
 use fleetmend_identity::CollectorAuthority;
 use fleetmend_shutdown::{TaskKind, Tasks};
 use fleetmend_telemetry::{MetricsHandle, Readiness, State, init_logs, install_metrics};
@@ -34,8 +38,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::adapt::{
-    AlertAdapter, EnrolmentAdapter, FindingAdapter, LiveHostsAdapter, OperationsAdapter, PromqlAdapter,
-    SinkAdapter, StoreAdapter, name_refused_rows, pump_live_facts,
+    AlertAdapter, EnrolmentAdapter, ExportAdapter, ExportsAdapter, FindingAdapter, LiveHostsAdapter,
+    OperationsAdapter, PromqlAdapter, SinkAdapter, StoreAdapter, name_refused_rows, pump_live_facts,
 };
 use crate::config::CollectorConfig;
 use crate::{backup, control, descriptors};
@@ -108,6 +112,7 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
     let alerting = Alerting::open(config.alert.clone(), pool.clone(), Arc::new(reader.clone()))
         .await
         .context("open alerting")?;
+    let (export, facts) = open_export(&config, &pool, &store, &enroller).await?;
     let accounts = Accounts::open(pool).await.context("open the accounts")?;
     let promql = PromqlAdapter::new(store.clone(), &config.promql, rooms.token());
     let backends = Backends {
@@ -117,6 +122,7 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
         hosts: Arc::new(LiveHostsAdapter(ingest.hosts())),
         enrolments: Arc::new(EnrolmentAdapter::new(enroller.clone())),
         alerts: Arc::new(AlertAdapter(alerting.clone())),
+        exports: Arc::new(ExportsAdapter::new(export.clone(), facts, rooms.child("export"))),
         operations: Arc::new(OperationsAdapter {
             metrics: metrics.clone(),
             readiness,
@@ -127,6 +133,7 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
         .await
         .context("open the API")?;
     info!(address = %api.address(), scheme = api.scheme(), "API and dashboard");
+    export.spawn(&rooms);
     alerting.spawn(&rooms);
     follow_alerting(alerting, ready, &rooms);
     reload_certificate(reload, api.certificate(), &tasks);
@@ -145,6 +152,20 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Export has its place in the control database, and reads the store by way of its adapter.
+async fn open_export(
+    config: &CollectorConfig,
+    control: &Control,
+    store: &Arc<dyn FactStore>,
+    enroller: &Enroller,
+) -> Result<(Export, Arc<ExportAdapter>)> {
+    let facts = Arc::new(ExportAdapter::new(store.clone(), Some(enroller.clone())));
+    let export = Export::open(&config.export, control.clone(), facts.clone())
+        .await
+        .context("open export")?;
+    Ok((export, facts))
 }
 
 async fn start_ingest(

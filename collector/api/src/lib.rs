@@ -32,6 +32,7 @@ mod certificate;
 mod config;
 mod database;
 mod error;
+mod exports;
 mod groups;
 mod headers;
 mod json;
@@ -60,6 +61,7 @@ pub use backend::{
 pub use certificate::Certificate;
 pub use config::{ApiConfig, ApiTls, ConfigFault};
 pub use error::{BuildError, ServeError, StateError};
+pub use exports::{Exports, ParquetWanted, RecordsAnswer, RecordsWanted};
 pub use problem::{Code, Problem};
 pub use promql::{
     PromAlert, PromAlerting, PromAnswer, PromBounds, PromData, PromError, PromLabels, PromList, PromMetric,

@@ -4,6 +4,7 @@ mod actions;
 mod admin;
 mod alerts;
 mod certificates;
+mod export;
 mod extract;
 mod findings;
 mod gaps;
@@ -114,6 +115,10 @@ pub(crate) fn api() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(sql::run))
         .routes(routes!(queries::list))
         .routes(routes!(queries::cancel))
+        .routes(routes!(export::targets))
+        .routes(routes!(export::test))
+        .routes(routes!(export::records))
+        .routes(routes!(export::parquet))
         .routes(routes!(live::stream))
         .routes(routes!(live::ticket))
         .routes(routes!(admin::create_token, admin::tokens))

@@ -27,6 +27,7 @@ use crate::assets::{self, Assets};
 use crate::audit::Audit;
 use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, SqlQuery};
 use crate::certificate::Certificate;
+use crate::exports::Exports;
 use crate::limit::RateLimits;
 use crate::problem::{Code, Problem};
 use crate::promql::Promql;
@@ -67,6 +68,8 @@ pub struct Backends {
     pub enrolments: Arc<dyn Enrolments>,
     /// Alerts.
     pub alerts: Arc<dyn Alerts>,
+    /// Export.
+    pub exports: Arc<dyn Exports>,
     /// The process itself.
     pub operations: Arc<dyn Operations>,
     /// The dashboard: [`crate::EmbeddedAssets`].
@@ -303,6 +306,7 @@ fn state(
         hosts: backends.hosts,
         enrolments: backends.enrolments,
         alerts: backends.alerts,
+        exports: backends.exports,
         operations: backends.operations,
         assets: backends.assets,
         audit: Audit::new(accounts.pool().clone(), config.audit_rows_max),

@@ -11,6 +11,7 @@ use crate::audit::Audit;
 use crate::auth::Caller;
 use crate::backend::{Alerts, Enrolments, HostsLive, LiveFacts, Operations, QueryLimits, SqlQuery};
 use crate::certificate::Certificate;
+use crate::exports::Exports;
 use crate::groups::Groups;
 use crate::limit::RateLimits;
 use crate::promql::Promql;
@@ -28,6 +29,7 @@ pub(crate) struct ApiState {
     pub(crate) hosts: Arc<dyn HostsLive>,
     pub(crate) enrolments: Arc<dyn Enrolments>,
     pub(crate) alerts: Arc<dyn Alerts>,
+    pub(crate) exports: Arc<dyn Exports>,
     pub(crate) operations: Arc<dyn Operations>,
     pub(crate) assets: Arc<dyn Assets>,
     pub(crate) accounts: Accounts,

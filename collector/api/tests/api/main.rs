@@ -11,6 +11,7 @@
 mod access;
 mod admin;
 mod dashboard;
+mod export;
 mod facts;
 mod live;
 mod prometheus;

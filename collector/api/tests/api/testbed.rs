@@ -208,6 +208,59 @@ impl HostsLive for FakeLive {
     }
 }
 
+/// One target, two records, and a file in two pieces.
+struct FakeExports;
+
+#[async_trait]
+impl Exports for FakeExports {
+    async fn targets(&self) -> Result<Vec<Value>, BackendError> {
+        Ok(vec![
+            json!({ "name": "there", "kind": "otlp", "signals": [], "skips": [] }),
+        ])
+    }
+
+    async fn test(&self, name: &str) -> Result<Value, BackendError> {
+        match name {
+            "there" => Ok(json!({ "accepted": true, "reason": "" })),
+            _ => Err(BackendError::NotFound("export target")),
+        }
+    }
+
+    async fn records(&self, wanted: RecordsWanted) -> Result<RecordsAnswer, BackendError> {
+        let record = |number: u32| json!({ "format": wanted.format, "table": wanted.table, "n": number });
+        match wanted.cursor.as_deref() {
+            None => Ok(RecordsAnswer {
+                records: vec![record(1), record(2)],
+                next_cursor: "after-2".to_owned(),
+                more: false,
+            }),
+            Some("after-2") => Ok(RecordsAnswer {
+                records: Vec::new(),
+                next_cursor: "after-2".to_owned(),
+                more: false,
+            }),
+            Some(_) => Err(BackendError::Invalid(
+                "cursor is no cursor of an answer".to_owned(),
+            )),
+        }
+    }
+
+    fn parquet(
+        &self,
+        wanted: ParquetWanted,
+    ) -> tokio::sync::mpsc::Receiver<Result<axum::body::Bytes, BackendError>> {
+        let (to, pieces) = tokio::sync::mpsc::channel(2);
+        if wanted.table == "ledger" {
+            to.try_send(Err(BackendError::Invalid("too many at once".to_owned())))
+                .unwrap();
+        } else {
+            to.try_send(Ok("PAR1".into())).unwrap();
+            to.try_send(Ok("PAR1".into())).unwrap();
+        }
+        pieces
+    }
+}
+
 struct NoAlerts;
 
 #[async_trait]
@@ -407,6 +460,7 @@ impl Testbed {
             hosts: Arc::new(FakeLive(host)),
             enrolments: enrolments.clone(),
             alerts: Arc::new(NoAlerts),
+            exports: Arc::new(FakeExports),
             operations: Arc::new(FakeOperations),
             assets: Arc::new(EmbeddedAssets),
         };
