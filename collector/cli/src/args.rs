@@ -161,6 +161,9 @@ pub(crate) enum Command {
     },
     /// Rows as they arrive.
     Tail(Tail),
+    /// Facts for others: files, records in their words, and the targets that the collector sends to.
+    #[command(subcommand)]
+    Export(Export),
     /// Certificates and when they end, soonest first: of hosts, and the collector's own.
     Certs {
         /// Only those that end within so many days (30 when left out) or have ended; revoked ones are left out.
@@ -260,6 +263,59 @@ pub(crate) struct Tail {
     /// End after so many rows.
     #[arg(short = 'n', long, value_parser = at_least_one::<u64>)]
     pub(crate) count: Option<u64>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Export {
+    /// How each target that the collector sends to stands.
+    Status,
+    /// Send a target an empty request.
+    Test {
+        /// Its name.
+        #[arg(value_parser = given())]
+        name: String,
+    },
+    /// Records in the Elastic Common Schema, one JSON document a line.
+    Ecs(Records),
+    /// Records in the Open Cybersecurity Schema Framework, one JSON event a line.
+    Ocsf(Records),
+    /// Rows as one Parquet file.
+    Parquet {
+        /// Table.
+        #[arg(long, value_parser = tables())]
+        table: String,
+        /// From then, by the hosts' clocks: RFC 3339, or an offset such as -1d.
+        #[arg(long, default_value = "-1h", allow_hyphen_values = true)]
+        from: String,
+        /// Until then, itself left out.
+        #[arg(long, default_value = "now", allow_hyphen_values = true)]
+        to: String,
+        /// Only of this host: id or name.
+        #[arg(long)]
+        host: Option<String>,
+        /// File to write; it is not there before it is whole.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Records {
+    /// Table.
+    #[arg(long, default_value = "findings", value_parser = tables())]
+    pub(crate) table: String,
+    /// Stored since then: RFC 3339, or an offset such as -1d.
+    #[arg(long, default_value = "-1h", allow_hyphen_values = true)]
+    pub(crate) from: String,
+    /// Stored until then.
+    #[arg(long, allow_hyphen_values = true, conflicts_with = "follow")]
+    pub(crate) to: Option<String>,
+    /// Only of this host: id or name.
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// Go on with what is stored from now on.
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Subcommand)]

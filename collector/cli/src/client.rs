@@ -214,6 +214,16 @@ impl Client {
         self.checked(request).await
     }
 
+    /// An answer that is no JSON, unread.
+    pub(crate) async fn raw(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Failure> {
+        self.checked(self.request(Method::GET, path).query(query)).await
+    }
+
+    /// What broke while an answer was read.
+    pub(crate) fn broken(&self, error: &reqwest::Error) -> Failure {
+        Failure::of_request(&self.url, error)
+    }
+
     /// The id of a host that was given by id or name.
     pub(crate) async fn host(&self, given: &str) -> Result<String, Failure> {
         if given.parse::<fleetmend_event::HostId>().is_ok() {

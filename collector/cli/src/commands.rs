@@ -3,6 +3,7 @@
 mod actions;
 mod alerts;
 mod certs;
+mod export;
 mod findings;
 mod groups;
 mod hosts;
@@ -60,6 +61,7 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
         Command::Sites => sites::all(&client, output).await,
         Command::Gaps => sites::gaps(&client, output).await,
         Command::Sql { query, rows_max } => sql::run(&client, output, query, rows_max).await,
+        Command::Export(wanted) => export::run(&client, output, wanted).await,
         Command::Tail(tail) => tail::run(&client, output, tail).await,
         Command::Certs { expiring } => certs::all(&client, output, expiring).await,
         Command::Token(token) => tokens::run(&client, output, token).await,
