@@ -9,6 +9,7 @@
     reason = "helpers of a test fail loudly, as the test does"
 )]
 
+mod export;
 mod instance;
 mod leave;
 
