@@ -73,7 +73,7 @@ pub(crate) fn run(quick: bool, arguments: &BackupArguments) -> Result<Report> {
     bench.run(&mut report, wanted)?;
     report.figure(
         "rss_peak_mib",
-        peak_rss_mib().context("read the peak of the memory")?,
+        peak_rss_mib(std::process::id()).context("read the peak of the memory")?,
         Bar::None,
     );
     Ok(report)
