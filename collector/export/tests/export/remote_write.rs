@@ -171,14 +171,14 @@ async fn a_target_that_was_away_is_caught_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_older_than_the_bound_is_left_out_and_said() {
     let testbed = Testbed::start().await;
-    let config = testbed.remote_write(json!({ "backfill": "1h", "catch_up_max": "10m" }));
+    let config = testbed.remote_write(with_past());
     let now = lately();
     let running = testbed.run(&config).await;
     testbed.add([now - 1_800_000, now - 1_799_000]).await;
-    // Live rows are not old to be refused: they have just become durable.
     testbed.arrived([now - 1_800_000, now - 1_799_000]).await;
     running.end().await;
     testbed.add([now - 1_200_000, now]).await;
+    let config = testbed.remote_write(json!({ "backfill": "1h", "catch_up_max": "10m" }));
     let running = testbed.run(&config).await;
     testbed.arrived([now - 1_800_000, now - 1_799_000, now]).await;
     let status = running.export.status().await.unwrap();
