@@ -28,7 +28,7 @@ use collector_api::{Accounts, Api, Backends, Certificate, EmbeddedAssets};
 use collector_export::Export;
 use collector_ingest::enrol::Enroller;
 use collector_ingest::{HostOrderResult, Ingest, enrol};
-use collector_store::{FactStore, Health, Store};
+use collector_store::{FactStore, Health};
 use fleetmend_control::Control;
 use fleetmend_identity::CollectorAuthority;
 use fleetmend_shutdown::{TaskKind, Tasks};
@@ -84,10 +84,8 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
     let readiness = Readiness::new(&["store", "alerting", control::CONDITION]);
     let ready = readiness.clone();
 
-    let store = Store::open(config.store.clone())
-        .await
-        .context("open the store")?;
-    let store: Arc<dyn FactStore> = Arc::new(store);
+    let opened = collector_store::open(config.store.clone(), pool.clone()).await;
+    let store = opened.context("open the store")?;
     store.run(&tasks).context("start the store")?;
     follow_store(store.as_ref(), &readiness, &tasks);
 

@@ -44,6 +44,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
         );
         tests.env("FLEETMEND_ONNXRUNTIME", setup::onnxruntime()?);
         tests.env("FLEETMEND_PROMETHEUS", setup::unpacked("prometheus")?);
+        tests.env("FLEETMEND_CHDB_PYTHON", setup::chdb_python()?);
         if std::env::var_os("CI").is_some() && std::env::var_os(PROPERTY_SEED).is_none() {
             // A change is judged by what it did: new inputs are looked for where somebody is looking on.
             tests.env(PROPERTY_SEED, "1");

@@ -226,6 +226,15 @@ pub(crate) fn wheel_tool(program: &str, requirement: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The ClickHouse engine for tests, as a Python package (about 600 MB on the disk).
+const CHDB: &str = "chdb==4.4.0";
+
+/// Python that has the ClickHouse engine; installed once.
+pub(crate) fn chdb_python() -> Result<PathBuf> {
+    wheel_folder("chdb", CHDB)?;
+    python_venv()
+}
+
 /// Folder of a Python package that carries programs, at a fixed version; installed once.
 pub(crate) fn wheel_folder(module: &str, requirement: &str) -> Result<PathBuf> {
     let python = python_venv()?;

@@ -8,14 +8,19 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use fleetmend_control::Control;
 use fleetmend_event::table::Gap;
 use fleetmend_event::{Fact, Frame, HostId, Mark, RecordId, TimeMicros};
 use fleetmend_shutdown::Tasks;
 use tokio::sync::{broadcast, watch};
 
+use crate::clickhouse::ClickHouseStore;
+use crate::clickhouse::config::StoreUrl;
 use crate::clock::ClockAhead;
-use crate::error::{CommitError, QueryError};
+use crate::config::StoreConfig;
+use crate::error::{CommitError, OpenError, QueryError};
 use crate::inner::Health;
+use crate::memory::MemoryStore;
 use crate::own::OWN_HOST;
 use crate::query::{Answer, QueryLimits, RunningQuery};
 use crate::select::{SeriesAnswer, SeriesKey, SeriesSelect};
@@ -118,6 +123,22 @@ pub trait FactStore: Debug + Send + Sync + 'static {
     fn embedded(&self) -> Option<&Store> {
         None
     }
+}
+
+/// Opens the store that `config` chooses by its address. One in ClickHouse keeps its marks in `control`.
+///
+/// # Errors
+/// [`OpenError`] says what stands in the way.
+pub async fn open(config: StoreConfig, control: Control) -> Result<Arc<dyn FactStore>, OpenError> {
+    let wrong = |reason| OpenError::Config {
+        key: "url".to_owned(),
+        reason,
+    };
+    Ok(match config.address().map_err(wrong)? {
+        StoreUrl::Embedded => Arc::new(Store::open(config).await?),
+        StoreUrl::Memory => Arc::new(MemoryStore::new(config)?),
+        StoreUrl::ClickHouse(url) => Arc::new(ClickHouseStore::open(config, url, control).await?),
+    })
 }
 
 #[async_trait]

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::clickhouse::config::{ClickHouseConfig, StoreUrl};
+
 /// Configuration of the store; every key has a default but the folder.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Folder that holds segments, Parquet files and the catalogue.
+    /// Where facts are kept: `embedded` in the folder, `memory`, or
+    /// `clickhouse+https://host:8443/database?cluster=name`.
+    pub url: String,
+    /// Folder that holds segments, Parquet files and the catalogue; elsewhere than embedded, what queries spill.
     pub folder: PathBuf,
     /// Bytes after which a segment is sealed.
     pub segment_bytes_max: u64,
@@ -38,11 +43,14 @@ pub struct StoreConfig {
     pub retention: RetentionConfig,
     /// The store in memory, where it is chosen.
     pub memory: MemoryConfig,
+    /// How ClickHouse is spoken to, where it is chosen.
+    pub clickhouse: ClickHouseConfig,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
+            url: "embedded".to_owned(),
             folder: PathBuf::from("/var/lib/fleetmend-collector/store"),
             segment_bytes_max: 16 << 20,
             segment_age_s_max: 600,
@@ -57,6 +65,7 @@ impl Default for StoreConfig {
             query: QueryConfig::default(),
             retention: RetentionConfig::default(),
             memory: MemoryConfig::default(),
+            clickhouse: ClickHouseConfig::default(),
         }
     }
 }
@@ -175,6 +184,10 @@ impl StoreConfig {
         least("query.timeout_ms_max", self.query.timeout_ms_max, 1);
         least("memory.bytes_max", self.memory.bytes_max, 1 << 20);
         least("retention.age_days", self.retention.age_days.into(), 1);
+        faults.extend(self.clickhouse.faults());
+        if let Err(reason) = self.address() {
+            faults.push(("url".to_owned(), reason));
+        }
         for name in self.retention.tables.keys() {
             if fleetmend_event::table::table_by_name(name).is_none() {
                 faults.push((
@@ -184,6 +197,14 @@ impl StoreConfig {
             }
         }
         faults
+    }
+
+    /// Where facts are kept.
+    ///
+    /// # Errors
+    /// What is wrong with `url`.
+    pub fn address(&self) -> Result<StoreUrl, String> {
+        self.url.parse()
     }
 
     pub(crate) fn commit_timeout(&self) -> Duration {

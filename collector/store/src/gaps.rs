@@ -71,6 +71,19 @@ impl Gaps {
         latest.push_back(HostGap { host_id, gap });
     }
 
+    /// Adds a gap that is stored, unless it is at hand.
+    pub(crate) fn add_new(&self, host_id: HostId, gap: Gap) {
+        let held = HostGap { host_id, gap };
+        let mut latest = self.latest.lock();
+        if latest.contains(&held) {
+            return;
+        }
+        if latest.len() >= GAPS_MAX {
+            latest.pop_front();
+        }
+        latest.push_back(held);
+    }
+
     /// Adds the gaps in `batch`, when it is of their table.
     pub(crate) fn note(&self, host: HostId, table: usize, batch: &RecordBatch) {
         if sql_tables()

@@ -108,7 +108,7 @@ pub(crate) struct Parts {
 /// Facts a subscriber may fall behind before it is told that it missed some.
 pub(crate) const SUBSCRIBER_BACKLOG: usize = 1_024;
 /// Commits that may wait for the writer; their bytes are bounded too.
-const COMMANDS_MAX: usize = 1_024;
+pub(crate) const COMMANDS_MAX: usize = 1_024;
 
 impl Inner {
     pub(crate) fn new(parts: Parts) -> (Arc<Self>, mpsc::Receiver<Command>) {

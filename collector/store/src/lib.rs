@@ -1,6 +1,12 @@
 //! The store: it makes frames durable, answers SQL over them, and keeps them as long as it is told to.
 //!
-//! It is the only room that links DataFusion. Rows come as frames of [`fleetmend_event`] and are gone through
+//! It is the only room that links DataFusion. What the others need of a store is [`FactStore`]; [`open`] gives the one
+//! that `store.url` chooses: [`Store`], which keeps facts in a folder and is what the rest of this text is about,
+//! [`MemoryStore`], or [`ClickHouseStore`]. One conformance suite (`tests/conformance`) holds all three to the same.
+//! What a commit stores is decided in one place (`commit.rs`, `admit.rs`), and queries are planned by one engine that
+//! asks each for the rows of tables (`query/stock.rs`).
+//!
+//! Rows come as frames of [`fleetmend_event`] and are gone through
 //! three forms: *hot* in append-only segments (`segment.rs` is their specification), then *compacted* in sorted
 //! Parquet files, then deleted. The catalogue, a SQLite file of the store's own, says which files there are.
 //!
@@ -49,6 +55,7 @@ pub mod query;
 mod admit;
 mod catalogue;
 mod chunk;
+pub mod clickhouse;
 mod clock;
 mod commit;
 mod compact;
@@ -68,7 +75,9 @@ mod task;
 mod view;
 mod writer;
 
-pub use backend::FactStore;
+pub use backend::{FactStore, open};
+pub use clickhouse::ClickHouseStore;
+pub use clickhouse::config::{ClickHouseConfig, ClickHouseUrl, StoreUrl};
 pub use clock::ClockAhead;
 pub use config::StoreConfig;
 pub use error::{CommitError, OpenError, QueryError};

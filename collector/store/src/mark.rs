@@ -173,6 +173,11 @@ impl Marks {
         self.get(key).map(|stream| stream.seen_at).filter(|at| at.0 > 0)
     }
 
+    /// Forgets all of a host: somebody else keeps its marks now.
+    pub(crate) fn forget_host(&mut self, host: HostId) {
+        self.hosts.remove(&host);
+    }
+
     /// Forgets streams not heard of since `before`; returns how many.
     pub(crate) fn forget_before(&mut self, before: TimeMicros) -> usize {
         let mut forgotten = 0_usize;

@@ -34,10 +34,11 @@ mod table;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::max;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use fleetmend_event::HostScope;
+use fleetmend_event::{HostScope, TimeMicros};
 use futures::StreamExt;
 use metrics::{counter, histogram};
 use tokio::runtime::Runtime;
@@ -45,13 +46,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{QueryConfig, StoreConfig};
 use crate::error::{OpenError, QueryError};
-use crate::gaps::gaps_of;
-use crate::inner::Inner;
+use crate::gaps::{Gaps, gaps_of};
 use crate::metrics as names;
 use crate::select::Deadline;
 pub(crate) use answer::failure;
 pub use answer::{Answer, to_json_rows};
 pub(crate) use hot::Shown;
+pub(crate) use prune::Prune;
 pub use running::RunningQuery;
 pub(crate) use session::Scope;
 pub(crate) use stock::{Scan, Stock, TableSource};
@@ -151,7 +152,8 @@ impl Engine {
             .worker_threads(config.query.threads)
             .thread_name("store-query")
             .thread_stack_size(STACK_BYTES)
-            .enable_time()
+            // Some stores are read over the network.
+            .enable_all()
             .build()
             .map_err(|error| failed(&error))?;
         let state = session::base_state(config).map_err(|error| failed(&error))?;
@@ -247,6 +249,27 @@ impl Engine {
         outcome
     }
 
+    /// Does work of its threads, in turn with the queries of its class.
+    pub(crate) async fn in_turn<T: Send + 'static>(
+        &self,
+        limits: QueryLimits,
+        work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let limits = limits.within(&self.caps);
+        let started = Instant::now();
+        let turn = self.turn(&limits).await?;
+        let left = limits.timeout.saturating_sub(started.elapsed());
+        let work = self.on_threads(async move {
+            let _turn = turn;
+            work.await
+        });
+        let timeout = limits.timeout;
+        let outcome = tokio::time::timeout(left, work).await;
+        let outcome = outcome.unwrap_or(Err(QueryError::Timeout { timeout })).flatten();
+        note_outcome(outcome.is_ok(), started);
+        outcome
+    }
+
     /// Waits for a turn.
     async fn turn(&self, limits: &QueryLimits) -> Result<OwnedSemaphorePermit, QueryError> {
         let turns = match limits.class {
@@ -258,22 +281,34 @@ impl Engine {
         turn.map_err(|_| QueryError::Closed)
     }
 
-    /// Keeps the newest gaps at hand.
-    pub(crate) async fn load_gaps(&self, inner: &Arc<Inner>) -> Result<(), QueryError> {
-        let query = "SELECT * FROM gaps ORDER BY time DESC LIMIT 10000";
+    /// Keeps the newest gaps that were stored after a time at hand; gives the time of the newest.
+    pub(crate) async fn load_gaps(
+        &self,
+        stock: &Stock,
+        gaps_at_hand: &Gaps,
+        after: TimeMicros,
+    ) -> Result<TimeMicros, QueryError> {
+        let query = format!(
+            "SELECT * FROM gaps WHERE ingested_at >= to_timestamp_micros({}) ORDER BY time DESC LIMIT 10000",
+            after.0
+        );
         let limits = QueryLimits {
             class: QueryClass::System,
             ..QueryLimits::default()
         };
-        let answer = self.sql(&Stock::Folder(inner.clone()), query, limits).await?;
+        let answer = self.sql(stock, &query, limits).await?;
         let failed = |reason: String| QueryError::Failed { reason };
+        let mut newest = after;
         for batch in answer.batches.iter().rev() {
             let hosts = crate::shape::typed::<arrow::array::StringArray>(batch, crate::shape::HOST_ID);
             let hosts = hosts.map_err(|error| failed(error.to_string()))?;
+            let stored = crate::shape::typed::<TimestampMicrosecondArray>(batch, crate::shape::INGESTED_AT);
+            let stored = stored.map_err(|error| failed(error.to_string()))?;
+            newest = newest.max(TimeMicros(max(stored).unwrap_or(newest.0)));
             let (gaps, unknown) = gaps_of(batch);
             for (row, gap) in gaps.into_iter().rev() {
                 if let Ok(host) = hosts.value(row).parse() {
-                    inner.gaps.add(host, gap);
+                    gaps_at_hand.add_new(host, gap);
                 }
             }
             if unknown > 0 {
@@ -283,7 +318,7 @@ impl Engine {
                 );
             }
         }
-        Ok(())
+        Ok(newest)
     }
 
     /// A session over exactly `scope`, for merging files; spilling and memory as for a query.

@@ -411,7 +411,12 @@ impl Store {
 
     /// Brings back the gaps that are compacted already; those in segments were read by recovery.
     async fn load_gaps(&self) {
-        if let Err(error) = self.engine.load_gaps(&self.inner).await {
+        let stock = Stock::Folder(self.inner.clone());
+        if let Err(error) = self
+            .engine
+            .load_gaps(&stock, &self.inner.gaps, TimeMicros(0))
+            .await
+        {
             tracing::warn!(%error, "cannot read the gaps of former times; answers do not name them");
         }
     }

@@ -54,6 +54,16 @@ impl Prune {
         self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
+    /// The hosts that can matter, where not all can.
+    pub(crate) fn hosts(&self) -> Option<&HashSet<String>> {
+        self.hosts.as_ref()
+    }
+
+    /// The metrics that can matter, where not all can.
+    pub(crate) fn names(&self) -> Option<&HashSet<String>> {
+        self.names.as_ref()
+    }
+
     fn narrow(&mut self, filter: &Expr) {
         match filter {
             Expr::BinaryExpr(BinaryExpr {
