@@ -20,7 +20,7 @@ use crate::step::{command, run as run_command, step};
 pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
 
 /// Names as in `tests/fuzz/src/main.rs`.
-const TARGETS: [&str; 20] = [
+const TARGETS: [&str; 21] = [
     "frame",
     "batch",
     "relative",
@@ -41,6 +41,7 @@ const TARGETS: [&str; 20] = [
     "tunnel",
     "rule",
     "spool",
+    "chunk",
 ];
 /// What cargo-fuzz asks the compiler for when no sanitizer is wanted.
 const COVERAGE: [&str; 5] = [

@@ -37,6 +37,8 @@ pub(crate) struct FileRow {
     pub(crate) true_from: Option<TimeMicros>,
     pub(crate) true_to: Option<TimeMicros>,
     pub(crate) rows: u64,
+    /// Chunks that hold them, in files of metrics; none in files of one row each.
+    pub(crate) chunks: Option<u64>,
     pub(crate) bytes: u64,
     pub(crate) digest: String,
 }
@@ -52,6 +54,29 @@ pub(crate) struct Change {
     pub(crate) segments: Vec<u64>,
     /// Marks to take over.
     pub(crate) marks: Vec<(HostId, Mark, TimeMicros)>,
+    /// Days, since 1970, whose tiers are to be made anew.
+    pub(crate) dirty: BTreeSet<i64>,
+    /// A day whose tiers were made anew.
+    pub(crate) built: Option<Built>,
+}
+
+/// A day whose tiers are to be made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DirtyDay {
+    /// Days since 1970.
+    pub(crate) day: i64,
+    /// When it was marked first.
+    pub(crate) since: TimeMicros,
+    /// How often it was marked since.
+    pub(crate) marked: i64,
+}
+
+/// A day whose tiers were made anew from what there was when it was read as dirty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Built {
+    pub(crate) dirty: DirtyDay,
+    /// Whether it has windows that are not over yet.
+    pub(crate) is_partial: bool,
 }
 
 /// The catalogue.
@@ -144,6 +169,20 @@ impl Catalogue {
         live_files(&mut connection).await
     }
 
+    /// Every day whose tiers are to be made anew, the longest waiting first.
+    pub(crate) async fn dirty_days(&self) -> Result<Vec<DirtyDay>, CatalogueError> {
+        let rows = sqlx::query("SELECT day, since, marked FROM dirty_days ORDER BY since, day")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("read dirty days"))?;
+        let day = |row: &SqliteRow| DirtyDay {
+            day: row.get(0),
+            since: TimeMicros(row.get(1)),
+            marked: row.get(2),
+        };
+        Ok(rows.iter().map(day).collect())
+    }
+
     /// Segments that are compacted and not yet deleted.
     pub(crate) async fn compacted_segments(&self) -> Result<Vec<u64>, CatalogueError> {
         let mut connection = self
@@ -224,7 +263,7 @@ async fn store_epoch(connection: &mut SqliteConnection) -> Result<[u8; 16], Cata
 
 async fn live_files(connection: &mut SqliteConnection) -> Result<Vec<FileRow>, CatalogueError> {
     const LIVE: &str = "SELECT id, path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, digest, \
-                        true_from, true_to \
+                        true_from, true_to, chunk_count \
                         FROM parquet_files WHERE state = 'live' ORDER BY id";
     let rows = sqlx::query(LIVE)
         .fetch_all(connection)
@@ -243,6 +282,7 @@ async fn live_files(connection: &mut SqliteConnection) -> Result<Vec<FileRow>, C
         digest: row.get(9),
         true_from: row.get::<Option<i64>, _>(10).map(TimeMicros),
         true_to: row.get::<Option<i64>, _>(11).map(TimeMicros),
+        chunks: row.get::<Option<i64>, _>(12).map(unsigned),
     };
     Ok(rows.iter().map(file).collect())
 }
@@ -262,7 +302,7 @@ async fn write_change(
     let mut ids = Vec::with_capacity(change.added.len());
     for file in &change.added {
         const ADD: &str = "INSERT INTO parquet_files (path, table_name, day, from_time, to_time, ingested_to, row_count, \
-                           bytes, digest, true_from, true_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                           bytes, digest, true_from, true_to, chunk_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let done = sqlx::query(ADD)
             .bind(&file.path)
             .bind(&file.table)
@@ -275,6 +315,7 @@ async fn write_change(
             .bind(&file.digest)
             .bind(file.true_from.map(|time| time.0))
             .bind(file.true_to.map(|time| time.0))
+            .bind(file.chunks.map(signed))
             .execute(&mut **transaction)
             .await?;
         ids.push(done.last_insert_rowid());
@@ -305,8 +346,38 @@ async fn write_change(
             .execute(&mut **transaction)
             .await?;
     }
+    for day in &change.dirty {
+        const MARK: &str = "INSERT INTO dirty_days (day, since, marked) VALUES (?, ?, 1) \
+                            ON CONFLICT (day) DO UPDATE SET marked = marked + 1";
+        sqlx::query(MARK)
+            .bind(day)
+            .bind(TimeMicros::now().0)
+            .execute(&mut **transaction)
+            .await?;
+    }
+    if let Some(built) = &change.built {
+        settle_day(transaction, *built).await?;
+    }
     forget_stalest(transaction, change).await?;
     Ok(ids)
+}
+
+/// Takes the mark of a day away, unless samples came meanwhile or windows are not over: then it waits anew.
+async fn settle_day(transaction: &mut Transaction<'_, Sqlite>, built: Built) -> Result<(), sqlx::Error> {
+    let Built { dirty, is_partial } = built;
+    if !is_partial {
+        sqlx::query("DELETE FROM dirty_days WHERE day = ? AND marked = ?")
+            .bind(dirty.day)
+            .bind(dirty.marked)
+            .execute(&mut **transaction)
+            .await?;
+    }
+    sqlx::query("UPDATE dirty_days SET since = ? WHERE day = ?")
+        .bind(TimeMicros::now().0)
+        .bind(dirty.day)
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
 }
 
 /// Keeps the latest epochs of every host whose marks changed, and the store's own.

@@ -1,7 +1,7 @@
 //! Compaction: sealed segments become Parquet files, small Parquet files become larger ones.
 //!
-//! The rows of sealed segments, oldest first, are sorted and written as Parquet files per table and day, compressed
-//! with zstd: metrics by name, labels, host and time, everything else by host and time (`packing.rs` specifies that). A file is written under another
+//! The rows of sealed segments, oldest first, are sorted and written as Parquet files per table and day: metrics as
+//! chunks of series (`chunk.rs`), everything else as rows by host and time (`packing.rs`). A file is written under another
 //! name, synced and renamed; then one transaction registers all files of the step with the marks of its segments,
 //! queries see the files instead of the frames, and the segments are deleted.
 //!
@@ -12,21 +12,24 @@
 //! copy while it is sorted.
 //!
 //! Files of one table and day are merged when enough of them have about the same size, so that a row is rewritten
-//! a few times only. Files that are sorted as their table is are read side by side; others through the query engine,
-//! which spills to disk when it must.
+//! a few times only (`compact/due.rs`). Metrics are read side by side and their chunks joined; other files that are
+//! sorted as their table is are read side by side too, the rest through the query engine, which spills to disk when it
+//! must.
 
+mod due;
 mod merge;
 mod packing;
 mod part;
 mod rows;
 mod weave;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fleetmend_event::{HostId, Mark, Sequence, TimeMicros};
+use fleetmend_event::table::MetricChunk;
+use fleetmend_event::{HostId, Mark, Sequence, Table as _, TimeMicros};
 use metrics::{counter, histogram};
 
 use crate::catalogue::{Change, FileRow};
@@ -35,8 +38,10 @@ use crate::inner::{Inner, SegmentState};
 use crate::mark::StreamKey;
 use crate::metrics as names;
 use crate::store::parquet_file;
+use crate::tier::days;
 use crate::view::{HotFrame, ParquetFile};
 pub(crate) use merge::merge;
+pub(crate) use part::Part;
 
 /// Decoded bytes of the frames that are sorted into one file, by [`crate::shape::Rows::bytes`]. A query that reads a
 /// file decodes it in parts that may be as large.
@@ -58,11 +63,13 @@ pub(crate) async fn compact(inner: &Arc<Inner>) -> Result<(), MaintenanceError> 
         // The gap of a frame that could not be read must outlive the segment that the frame stood in.
         inner.settle_set_aside().await?;
         let rows: u64 = added.iter().map(|file| file.rows).sum();
+        let dirty = dirty_days(&added);
         let change = Change {
             added,
+            dirty,
             segments: numbers.iter().copied().collect(),
             marks: marks_of(inner, &segments),
-            removed: Vec::new(),
+            ..Change::default()
         };
         let files = register(inner, &change).await?;
         inner.view.replace(&numbers, &HashSet::new(), files);
@@ -108,8 +115,17 @@ fn marks_of(inner: &Inner, segments: &BTreeMap<u64, SegmentState>) -> Vec<(HostI
     highest.into_iter().filter_map(row).collect()
 }
 
+/// Days of which samples came.
+fn dirty_days(added: &[FileRow]) -> BTreeSet<i64> {
+    let metrics = added.iter().filter(|file| file.table == MetricChunk::NAME);
+    metrics.flat_map(|file| days(file.from.0, file.to.0)).collect()
+}
+
 /// Registers a change; returns the added files as the view holds them.
-async fn register(inner: &Arc<Inner>, change: &Change) -> Result<Vec<Arc<ParquetFile>>, MaintenanceError> {
+pub(crate) async fn register(
+    inner: &Arc<Inner>,
+    change: &Change,
+) -> Result<Vec<Arc<ParquetFile>>, MaintenanceError> {
     let ids = inner.catalogue.apply(change).await?;
     let folder = inner.config.parquet_folder();
     let named = change

@@ -37,6 +37,13 @@ pub struct StoreConfig {
     pub merge_files_min: usize,
     /// Parquet files of at least this size are not merged any more.
     pub merge_bytes_max: u64,
+    /// Files of metrics with at least so many samples are not merged any more.
+    pub merge_samples_max: u64,
+    /// Seconds after which what is left of a table and day becomes one file, when nothing new came. Longer than a
+    /// segment's age, so that days that still grow are left alone.
+    pub merge_quiet_s: u64,
+    /// Seconds after which samples that came are summed up in the tiers of their day; each time, the day is read anew.
+    pub tier_interval_s: u64,
     /// Limits of queries.
     pub query: QueryConfig,
     /// How long and how much is kept.
@@ -62,6 +69,9 @@ impl Default for StoreConfig {
             maintenance_interval_ms: 5_000,
             merge_files_min: 8,
             merge_bytes_max: 64 << 20,
+            merge_samples_max: 400_000_000,
+            merge_quiet_s: 900,
+            tier_interval_s: 3_600,
             query: QueryConfig::default(),
             retention: RetentionConfig::default(),
             memory: MemoryConfig::default(),
@@ -119,7 +129,8 @@ impl Default for MemoryConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
-    /// Days after which a file is deleted, counted from when its latest row was made, by the store's clock.
+    /// Days after which a file is deleted, counted from when its latest row was made, by the store's clock. Of the tiers
+    /// of metrics it is 180 for `metrics_5m` and 730 for `metrics_1h` unless they have an entry of their own.
     pub age_days: u32,
     /// Bytes of Parquet files a table may hold; the oldest are deleted first.
     pub table_bytes_max: u64,
@@ -189,7 +200,8 @@ impl StoreConfig {
             faults.push(("url".to_owned(), reason));
         }
         for name in self.retention.tables.keys() {
-            if fleetmend_event::table::table_by_name(name).is_none() {
+            let is_tier = crate::tier::tier_by_name(name).is_some();
+            if !is_tier && fleetmend_event::table::table_by_name(name).is_none() {
                 faults.push((
                     format!("retention.tables.{name}"),
                     "no table has this name".to_owned(),

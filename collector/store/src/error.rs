@@ -6,6 +6,8 @@ use std::time::Duration;
 use fleetmend_event::RecordId;
 use fleetmend_event::batch::BatchError;
 
+use crate::chunk::{CodecError, FileError};
+
 /// The store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -201,6 +203,9 @@ pub enum MaintenanceError {
     /// Parquet could not be written.
     #[error("cannot write a Parquet file")]
     Parquet(#[from] parquet::errors::ParquetError),
+    /// Samples could not be written as chunks, or read from them.
+    #[error("cannot make chunks of samples")]
+    Chunk(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A frame could not be read again.
     #[error("cannot read a stored frame again")]
     Frame(#[from] ReadError),
@@ -226,6 +231,18 @@ pub enum MaintenanceError {
     /// A blocking thread was cancelled or panicked.
     #[error("a blocking step did not finish")]
     Blocking(#[from] tokio::task::JoinError),
+}
+
+impl From<FileError> for MaintenanceError {
+    fn from(error: FileError) -> Self {
+        Self::Chunk(Box::new(error))
+    }
+}
+
+impl From<CodecError> for MaintenanceError {
+    fn from(error: CodecError) -> Self {
+        Self::Chunk(Box::new(error))
+    }
 }
 
 /// A stored frame could not be read.

@@ -8,7 +8,8 @@
 //!
 //! Rows come as frames of [`fleetmend_event`] and are gone through
 //! three forms: *hot* in append-only segments (`segment.rs` is their specification), then *compacted* in sorted
-//! Parquet files, then deleted. The catalogue, a SQLite file of the store's own, says which files there are.
+//! Parquet files, metrics as chunks of series (`chunk.rs` is theirs), then deleted; of metrics, tiers are kept longer
+//! (`tier.rs`). The catalogue, a SQLite file of the store's own, says which files there are.
 //!
 //! # Invariants
 //! - [`Store::commit`] returns after an fsync: what was acknowledged survives a kill and a power cut.
@@ -36,13 +37,14 @@
 //!   misses the oldest, and of frames of more than 1 MiB decoded it is told without their rows). At the drain it finishes what is queued and seals; it ends after maintenance.
 //! - `store-maintenance`, critical: sets aside, compacts, merges, deletes what expired, checks every file's digest
 //!   once a day. Woken by a sealed segment, else by its interval. A step that fails is tried again.
+//! - `store-tiers`, critical: sums up the days of which samples came. What fails is tried again.
 //! - The query engine has a runtime of its own, so that queries that read files do not hold up anybody else; it ends
 //!   with the last clone of [`Store`].
 //!
 //! # Limits of today
 //! One store, one process (the folder is locked). Hot rows are found by scanning their list, which suits the minutes
 //! until compaction. Damage inside the newest segment's last group cannot be told from an unfinished write: it is cut
-//! off, and agents that still hold those records send them again. A filled `Parquet` file is not rewritten for a new
+//! off, and agents that still hold those records send them again. A filled file of events is not rewritten for a new
 //! column: older rows show null.
 
 pub mod backend;
@@ -72,10 +74,13 @@ mod series;
 mod shape;
 mod store;
 mod task;
+mod tier;
 mod view;
 mod writer;
 
 pub use backend::{FactStore, open};
+#[doc(hidden)]
+pub use chunk::ChunkBytes;
 pub use clickhouse::ClickHouseStore;
 pub use clickhouse::config::{ClickHouseConfig, ClickHouseUrl, StoreUrl};
 pub use clock::ClockAhead;

@@ -387,6 +387,7 @@ impl FactStore for MemoryStore {
             table: table.info.name,
             files: 0,
             rows: kept.iter().map(|kept| kept.count).sum(),
+            chunks: 0,
             bytes: kept.iter().map(|kept| kept.bytes).sum(),
         };
         Ok(StoreStats {

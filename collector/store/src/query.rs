@@ -27,6 +27,7 @@ mod hot;
 mod interrupt;
 mod prune;
 mod running;
+mod samples;
 mod session;
 mod stock;
 mod table;

@@ -49,7 +49,8 @@ fn expired(config: &RetentionConfig, mut files: Vec<Arc<ParquetFile>>, now: Time
     let mut expired = Vec::new();
     for (table, index) in sql_tables().iter().zip(0_usize..) {
         let own = config.tables.get(table.info.name);
-        let days = own.and_then(|own| own.age_days).unwrap_or(config.age_days);
+        let days = own.and_then(|own| own.age_days).or(table.kept_days);
+        let days = days.unwrap_or(config.age_days);
         let bytes_max = own
             .and_then(|own| own.bytes_max)
             .unwrap_or(config.table_bytes_max);

@@ -32,6 +32,7 @@ use crate::shape::table_index;
 use crate::store::Store;
 pub(crate) use deadline::Deadline;
 pub(crate) use gather::Gather;
+pub(crate) use merge::{Piece, merge};
 
 /// Decides whether a series is wanted, beyond its name and host.
 pub type KeepSeries = Arc<dyn Fn(&SeriesKey) -> bool + Send + Sync>;

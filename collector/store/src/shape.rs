@@ -6,7 +6,8 @@
 //! them, null where nobody knows) and a row's identity within its host: `record_epoch` (text), `record_sequence` and
 //! `record_row`, its place in that record from 0 on; null in files of before. The lane follows from the table. Only `metrics` looks different: a frame holds one row per series and
 //! batch, SQL one row per sample, `time, host_id, name, unit, labels, value, ingested_at, clock_ahead_us`, where a sample that
-//! could not be taken has a null value.
+//! could not be taken has a null value. Of a compacted sample `ingested_at` is that of the latest of its chunk, some
+//! 3,600 samples, and `clock_ahead_us` is true within half a second.
 
 mod expand;
 
@@ -23,7 +24,8 @@ use fleetmend_event::{HostId, RecordId, Table, TimeMicros};
 
 use crate::clock::ClockAhead;
 use crate::error::ReadError;
-pub(crate) use expand::{Chunks, SampleBuilder};
+use crate::tier::{self, tier_by_name};
+pub(crate) use expand::{Chunks, Sample, SampleBuilder};
 
 /// Column that names the host in every table.
 pub(crate) const HOST_ID: &str = "host_id";
@@ -60,6 +62,8 @@ pub(crate) struct SqlTable {
     pub(crate) schema: SchemaRef,
     /// Columns by which its Parquet files are sorted.
     pub(crate) sort: &'static [&'static str],
+    /// Days it is kept where the configuration says nothing of it; that of a tier of metrics, and of no other table.
+    pub(crate) kept_days: Option<u32>,
 }
 
 impl SqlTable {
@@ -69,15 +73,18 @@ impl SqlTable {
     }
 }
 
-/// Every table, in the order of [`tables`].
+/// Every table, in the order of [`tables`], and after these the tiers of metrics.
 pub(crate) fn sql_tables() -> &'static [SqlTable] {
-    static TABLES: LazyLock<Vec<SqlTable>> = LazyLock::new(|| tables().iter().map(sql_table).collect());
+    static TABLES: LazyLock<Vec<SqlTable>> = LazyLock::new(|| {
+        let of_the_wire = tables().iter().map(sql_table);
+        of_the_wire.chain(tier::tables().iter().map(tier_table)).collect()
+    });
     &TABLES
 }
 
-/// Place of the table with this number among [`sql_tables`].
+/// Place of the table with this number among [`sql_tables`]; only of those that frames may bring.
 pub(crate) fn table_index(id: u16) -> Option<usize> {
-    sql_tables().iter().position(|table| table.info.id == id)
+    tables().iter().position(|table| table.id == id)
 }
 
 /// Place of the table with this name among [`sql_tables`].
@@ -112,28 +119,46 @@ fn sql_table(info: &'static TableInfo) -> SqlTable {
         return SqlTable {
             info,
             schema: Arc::new(Schema::new(fields)),
-            sort: &["name", "labels", HOST_ID, TIME],
+            sort: BY_SERIES,
+            kept_days: None,
         };
     }
-    let mut fields: Vec<Field> = info
-        .schema
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone())
-        .collect();
-    fields.push(text(HOST_ID));
-    fields.push(time(INGESTED_AT));
-    fields.push(clock_ahead());
-    // Null in files that were written before they were kept.
-    fields.push(Field::new(RECORD_EPOCH, DataType::Utf8, true));
-    fields.push(Field::new(RECORD_SEQUENCE, DataType::UInt64, true));
-    fields.push(Field::new(RECORD_ROW, DataType::UInt32, true));
+    let system = vec![
+        text(HOST_ID),
+        time(INGESTED_AT),
+        clock_ahead(),
+        // Null in files that were written before they were kept.
+        Field::new(RECORD_EPOCH, DataType::Utf8, true),
+        Field::new(RECORD_SEQUENCE, DataType::UInt64, true),
+        Field::new(RECORD_ROW, DataType::UInt32, true),
+    ];
+    with_fields(info, system)
+}
+
+fn with_fields(info: &'static TableInfo, more: Vec<Field>) -> SqlTable {
+    let own = info.schema.fields().iter().map(|field| field.as_ref().clone());
+    let fields: Vec<Field> = own.chain(more).collect();
     SqlTable {
         info,
         schema: Arc::new(Schema::new(fields)),
         sort: &[HOST_ID, TIME],
+        kept_days: None,
     }
 }
+
+/// A tier's table: its columns, then whose they are and when the latest sample was taken.
+fn tier_table(info: &'static TableInfo) -> SqlTable {
+    let host = Field::new(HOST_ID, DataType::Utf8, false);
+    let ingested_at = Field::new(INGESTED_AT, time_type(), false);
+    SqlTable {
+        sort: BY_SERIES,
+        kept_days: tier_by_name(info.name).map(|tier| tier.age_days),
+        ..with_fields(info, vec![host, ingested_at, clock_ahead()])
+    }
+}
+
+/// How samples are sorted, and what is made of them.
+const BY_SERIES: &[&str] = &["name", "labels", HOST_ID, TIME];
 
 /// What the rows of one record have in common, and SQL shows beside each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,8 +67,10 @@ pub struct TableStats {
     pub table: &'static str,
     /// Files.
     pub files: u64,
-    /// Rows in them.
+    /// Rows in them; of metrics each sample is one.
     pub rows: u64,
+    /// Chunks that hold the samples of metrics; as many of a series as its samples fill.
+    pub chunks: u64,
     /// Their bytes.
     pub bytes: u64,
 }
@@ -176,6 +178,11 @@ impl Store {
             "store-maintenance",
             TaskKind::Critical,
             task::maintain(self.clone(), token),
+        );
+        maintenance.spawn(
+            "store-tiers",
+            TaskKind::Critical,
+            crate::tier::keep(self.inner.clone(), maintenance.token()),
         );
         Ok(())
     }
@@ -381,11 +388,13 @@ impl Store {
                     table: table.info.name,
                     files: 0,
                     rows: 0,
+                    chunks: 0,
                     bytes: 0,
                 };
                 of_table.fold(start, |sum, file| TableStats {
                     files: sum.files.saturating_add(1),
                     rows: sum.rows.saturating_add(file.rows),
+                    chunks: sum.chunks.saturating_add(file.chunks.unwrap_or(0)),
                     bytes: sum.bytes.saturating_add(file.bytes),
                     ..sum
                 })
@@ -500,6 +509,8 @@ pub(crate) fn parquet_file(folder: &Path, row: FileRow) -> Option<ParquetFile> {
         true_from: row.true_from.unwrap_or(row.ingested_to),
         true_to: row.true_to.unwrap_or(row.ingested_to),
         rows: row.rows,
+        chunks: row.chunks,
+        added: std::time::Instant::now(),
         bytes: row.bytes,
         digest: row.digest,
         doomed: std::sync::atomic::AtomicBool::new(false),

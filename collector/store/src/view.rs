@@ -150,6 +150,10 @@ pub(crate) struct ParquetFile {
     pub(crate) true_to: TimeMicros,
     /// Its rows.
     pub(crate) rows: u64,
+    /// Chunks that hold them, in files of metrics.
+    pub(crate) chunks: Option<u64>,
+    /// Since when this process knows it.
+    pub(crate) added: std::time::Instant,
     /// Its size.
     pub(crate) bytes: u64,
     /// SHA-256 of it, in hex.

@@ -1,10 +1,11 @@
-//! Files that others may have written: rules and a damaged spool.
+//! Files that others may have written: rules, a damaged spool, chunks of samples.
 
 use std::fs;
 use std::path::Path;
 
 use agent_detect::sigma::Sigma;
 use agent_spool::{Spool, SpoolConfig};
+use collector_store::ChunkBytes;
 use tempfile::TempDir;
 
 /// Memory, so that the disk is not what is measured.
@@ -35,6 +36,17 @@ pub(crate) fn spool(data: &[u8]) {
         Spool::open(config)
             .map(drop)
             .expect("damage is no reason not to open");
+    }
+}
+
+/// Samples of a stored chunk: damage is an error, and what can be read is what would be written.
+pub(crate) fn chunk(data: &[u8]) {
+    if let Some((times, values)) = ChunkBytes::decode(data) {
+        let again = ChunkBytes::encode(&times, &values).expect("encode what was decoded");
+        let (same_times, same_values) = ChunkBytes::decode(&again).expect("decode what was encoded");
+        assert_eq!(same_times, times);
+        let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&same_values), bits(&values));
     }
 }
 

@@ -25,7 +25,7 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name; each has a seed in [`seeds::write`].
-const TARGETS: [(&str, Target); 20] = [
+const TARGETS: [(&str, Target); 21] = [
     ("frame", fact::frame),
     ("batch", fact::batch),
     ("relative", fact::relative),
@@ -46,6 +46,7 @@ const TARGETS: [(&str, Target); 20] = [
     ("tunnel", enrolment::tunnel),
     ("rule", file::rule),
     ("spool", file::spool),
+    ("chunk", file::chunk),
 ];
 
 fn chosen() -> Target {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use collector_store::ChunkBytes;
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::healer::HealerRequest;
 use fleetmend_event::relative::{Bases, Limits, is_relative};
@@ -67,6 +68,14 @@ pub(crate) fn write(folder: &Path) {
         &serde_json::to_vec(&request).expect("a request"),
     );
     put("rule", RULE.as_bytes());
+    put("chunk", &chunk());
+}
+
+/// Samples of a counter with a pause, enough of them to be packed.
+fn chunk() -> Vec<u8> {
+    let times: Vec<i64> = (0..200).map(|n| n * 1_000_000 + n / 50 * 7_000_000).collect();
+    let values: Vec<f64> = (0..200).map(|n| f64::from(n * 3 + n % 7) / 100.0).collect();
+    ChunkBytes::encode(&times, &values).expect("a chunk")
 }
 
 /// The frame that the seed of `relative` is relative to.

@@ -31,6 +31,9 @@ pub(crate) enum FileError {
     /// Its rows cannot be decoded.
     #[error("cannot read rows of a Parquet file")]
     Arrow(#[from] arrow::error::ArrowError),
+    /// Its samples cannot be decoded.
+    #[error("cannot read a chunk of a Parquet file")]
+    Chunk(#[from] super::codec::CodecError),
     /// Its rows are not what they should be.
     #[error("a Parquet file of metrics holds {what}")]
     Shape {

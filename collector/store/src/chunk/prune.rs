@@ -16,19 +16,20 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Everything.
-    pub(crate) fn all() -> Self {
-        Self {
-            names: None,
-            hosts: None,
-            from: i64::MIN,
-            to: i64::MAX,
-        }
-    }
-
     /// Whether anything between these times can matter.
     pub(crate) fn touches(&self, from: i64, to: i64) -> bool {
         from <= self.to && to >= self.from
+    }
+
+    /// The samples of a chunk between the times.
+    pub(crate) fn cut(&self, mut times: Vec<i64>, mut values: Vec<f64>) -> (Vec<i64>, Vec<f64>) {
+        let end = times.partition_point(|time| *time <= self.to);
+        times.truncate(end);
+        values.truncate(end);
+        let first = times.partition_point(|time| *time < self.from);
+        times.drain(..first);
+        values.drain(..first.min(values.len()));
+        (times, values)
     }
 
     /// Whether a series of this name and host can matter.

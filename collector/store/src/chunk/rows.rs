@@ -8,9 +8,9 @@ use super::prune::Wanted;
 use crate::shape::typed;
 
 /// Rows read at once.
-const BATCH_ROWS: usize = 8 * 1024;
+pub(super) const BATCH_ROWS: usize = 8 * 1024;
 /// The columns, all of them.
-pub(crate) const COLUMNS: [&str; 8] = [
+pub(super) const COLUMNS: [&str; 8] = [
     "time",
     "host_id",
     "name",
@@ -21,7 +21,7 @@ pub(crate) const COLUMNS: [&str; 8] = [
     "clock_ahead_us",
 ];
 /// The column of times.
-const SPANS: (&str, &str) = ("time", "time");
+pub(super) const SPANS: (&str, &str) = ("time", "time");
 
 /// Samples, one in a row.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct SampleRows<'a> {
     pub(crate) values: &'a Float64Array,
     pub(crate) ingested: &'a TimestampMicrosecondArray,
     /// Missing in the oldest files.
-    pub(crate) clocks: Option<&'a Int64Array>,
+    clocks: Option<&'a Int64Array>,
 }
 
 impl<'a> SampleRows<'a> {
@@ -76,6 +76,12 @@ impl<'a> SampleRows<'a> {
         }
     }
 
+    /// How much the clock was ahead that made a row.
+    pub(crate) fn clock(&self, row: usize) -> Option<i64> {
+        let clocks = self.clocks.filter(|clocks| !clocks.is_null(row));
+        clocks.map(|clocks| clocks.value(row))
+    }
+
     fn are_of_one_series(&self, one: usize, other: usize) -> bool {
         [self.hosts, self.names, self.labels, self.units]
             .iter()
@@ -89,8 +95,8 @@ pub(crate) fn read_rows<E: From<FileError>>(
     wanted: &Wanted,
     mut take: impl FnMut(&SampleRows<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    for group in wanted.groups(file.metadata(), SPANS) {
-        for batch in file.read(group, &COLUMNS, None, BATCH_ROWS)? {
+    for group in file.groups(wanted)? {
+        for batch in file.rows(group)? {
             let batch = batch.map_err(FileError::from)?;
             take(&SampleRows::of(&batch)?)?;
         }

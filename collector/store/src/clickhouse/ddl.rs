@@ -1,6 +1,6 @@
 //! The tables in ClickHouse.
 //!
-//! Version 1, of every table of [`crate::shape::sql_tables`]:
+//! Version 1, of every table of [`crate::shape::sql_tables`] but the tiers of metrics:
 //!
 //! | name | what it is |
 //! |---|---|
@@ -134,8 +134,8 @@ fn digest_of(statements: &[String]) -> String {
 
 /// Every statement, in order. Each may be carried out again.
 pub(super) fn statements(client: &Client, retention: &RetentionConfig) -> Vec<String> {
-    sql_tables()
-        .iter()
+    let tables = sql_tables().iter().filter(|table| table.kept_days.is_none());
+    tables
         .flat_map(|table| of_table(client, table, retention))
         .collect()
 }

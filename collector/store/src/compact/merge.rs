@@ -1,31 +1,39 @@
 //! Small files of one table and day become one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures::StreamExt;
 
-use super::part::Part;
+use super::due::due;
+use super::part::{ChunkPart, Part};
 use super::{register, weave};
 use crate::catalogue::{Change, FileRow};
+use crate::chunk::{Source, merge as merge_sources};
 use crate::error::MaintenanceError;
 use crate::inner::Inner;
 use crate::query::{Engine, Scope, failure};
+use crate::select::Deadline;
 use crate::shape::{SqlTable, sql_tables};
 use crate::view::ParquetFile;
 
-/// Files of one size class differ by less than this factor.
-const CLASS_FACTOR: u64 = 8;
-/// Files merged at once, so that one merge stays short.
-const FILES_MAX: usize = 64;
+/// A merge of chunks may take so long. It ends before when nobody waits for it any more.
+const CHUNKS_TIME_MAX: Duration = Duration::from_hours(6);
 
 /// Merges one set of files that is due, if any.
 ///
 /// # Cancel safety
 /// May be dropped: what was not registered is left as it was.
 pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<(), MaintenanceError> {
-    let Some(candidates) = due(inner) else {
+    let candidates = {
+        let unmergeable = inner.unmergeable.lock();
+        let mut files = inner.view.files();
+        files.retain(|file| !unmergeable.contains(&file.id));
+        due(&inner.config, files)
+    };
+    let Some(candidates) = candidates else {
         return Ok(());
     };
     let checker = inner.clone();
@@ -35,20 +43,29 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
         return Ok(());
     }
     let (table, day) = (first.table, first.day);
-    let weaver = (inner.clone(), files.clone());
-    let woven = tokio::task::spawn_blocking(move || write_woven(&weaver.0, table, day, &weaver.1));
-    let written = match woven.await? {
-        Ok(Woven::Written(added)) => Ok(added),
-        Ok(Woven::Unsorted) => {
-            let work = write_merged(inner.clone(), engine.clone(), table, day, files.clone());
-            engine.on_threads(work).await?
+    let written = if sql_tables().get(table).is_some_and(SqlTable::is_metrics) {
+        let (deadline, _guard) = Deadline::after(CHUNKS_TIME_MAX, CHUNKS_TIME_MAX);
+        let (inner, files) = (inner.clone(), files.clone());
+        tokio::task::spawn_blocking(move || merge_chunks(&inner, table, day, &files, &deadline)).await?
+    } else {
+        let weaver = (inner.clone(), files.clone());
+        let woven = tokio::task::spawn_blocking(move || write_woven(&weaver.0, table, day, &weaver.1));
+        match woven.await? {
+            Ok(Woven::Written(added)) => Ok(added),
+            Ok(Woven::Unsorted) => {
+                let work = write_merged(inner.clone(), engine.clone(), table, day, files.clone());
+                engine.on_threads(work).await?
+            }
+            Err(error) => Err(error),
         }
-        Err(error) => Err(error),
     };
     let added = match written {
         Ok(added) => added,
         Err(error) => {
-            if matches!(error, MaintenanceError::Merge(_) | MaintenanceError::Parquet(_)) {
+            if matches!(
+                error,
+                MaintenanceError::Merge(_) | MaintenanceError::Parquet(_) | MaintenanceError::Chunk(_)
+            ) {
                 // They would fail at every turn, and nothing else would be merged any more.
                 inner.unmergeable.lock().extend(files.iter().map(|file| file.id));
             }
@@ -71,32 +88,6 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
         file.doomed.store(true, Ordering::Release);
     }
     Ok(())
-}
-
-/// Files of one table, day and size class, when there are enough of them.
-fn due(inner: &Inner) -> Option<Vec<Arc<ParquetFile>>> {
-    let mut classes: BTreeMap<(usize, i64, u32), Vec<Arc<ParquetFile>>> = BTreeMap::new();
-    let unmergeable = inner.unmergeable.lock();
-    for file in inner.view.files() {
-        if file.bytes < inner.config.merge_bytes_max && !unmergeable.contains(&file.id) {
-            let class = file.bytes.max(1).ilog(CLASS_FACTOR);
-            classes
-                .entry((file.table, file.day, class))
-                .or_default()
-                .push(file);
-        }
-    }
-    let mut due = classes
-        .into_values()
-        .find(|files| files.len() >= inner.config.merge_files_min)?;
-    let is_metrics = |file: &Arc<ParquetFile>| sql_tables().get(file.table).is_some_and(SqlTable::is_metrics);
-    let most = if due.iter().all(is_metrics) {
-        FILES_MAX
-    } else {
-        weave::FILES_MAX
-    };
-    due.truncate(most);
-    Some(due)
 }
 
 /// Damage must not be written anew as if it were whole: every file is checked against its digest first. A file that
@@ -133,9 +124,6 @@ fn write_woven(
     let Some(table) = sql_tables().get(index) else {
         return Ok(Woven::Written(None));
     };
-    if table.is_metrics() {
-        return Ok(Woven::Unsorted);
-    }
     let Some(readers) = weave::open(table, files, inner.config.query.memory_bytes_max)? else {
         return Ok(Woven::Unsorted);
     };
@@ -191,4 +179,27 @@ async fn write_merged(
     }
     check_rows(table, &files, written)?;
     part.finish()
+}
+
+/// Files of metrics, of either layout, become one of chunks. Blocks.
+fn merge_chunks(
+    inner: &Inner,
+    index: usize,
+    day: i64,
+    files: &[Arc<ParquetFile>],
+    deadline: &Deadline,
+) -> Result<Option<FileRow>, MaintenanceError> {
+    let Some(table) = sql_tables().get(index) else {
+        return Ok(None);
+    };
+    let open = |file: &Arc<ParquetFile>| Source::of(inner.footers.open(file)?);
+    let sources = files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let mut part = ChunkPart::begin(&inner.config.parquet_folder(), table, day)?;
+    merge_sources::<MaintenanceError>(sources, |chunk| {
+        deadline.check()?;
+        part.push(&chunk)
+    })?;
+    let merged = part.finish()?;
+    check_rows(table, files, merged.as_ref().map_or(0, |row| row.rows))?;
+    Ok(merged)
 }

@@ -12,33 +12,26 @@ use parquet::arrow::ArrowWriter;
 use super::DAY_MICROS;
 use super::packing::properties;
 use crate::catalogue::FileRow;
+use crate::chunk::{Chunk, ChunkWriter, Extent};
 use crate::clock::ClockAhead;
 use crate::error::MaintenanceError;
 use crate::shape::{CLOCK_AHEAD, INGESTED_AT, SqlTable, TIME, typed};
 use crate::view::digest_of;
 
-/// A file that is being written under another name.
-pub(crate) struct Part {
+/// Where a file goes, while it is written under another name.
+struct Place {
     table: &'static SqlTable,
     day: i64,
     folder: PathBuf,
     name: String,
-    writer: ArrowWriter<BufWriter<File>>,
-    rows: u64,
-    from: i64,
-    to: i64,
-    ingested_to: i64,
-    true_from: TimeMicros,
-    true_to: TimeMicros,
 }
 
-impl Part {
-    /// Begins a file of `table` in the folder of Parquet files.
-    pub(crate) fn begin(
+impl Place {
+    fn begin(
         parquet_folder: &Path,
         table: &'static SqlTable,
         day: i64,
-    ) -> Result<Self, MaintenanceError> {
+    ) -> Result<(Self, BufWriter<File>), MaintenanceError> {
         let folder = parquet_folder.join(table.info.name);
         fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
         let date = jiff::Timestamp::from_microsecond(day.saturating_mul(DAY_MICROS))
@@ -48,52 +41,26 @@ impl Part {
             date.unwrap_or_else(|_| "unknown".to_owned()),
             uuid::Uuid::now_v7().simple()
         );
-        let path = folder.join(&name).with_extension("tmp");
-        let file = File::create(&path).map_err(io_error("make", &path))?;
-        let writer = ArrowWriter::try_new(
-            BufWriter::new(file),
-            table.schema.clone(),
-            Some(properties(table)?),
-        )?;
-        Ok(Self {
+        let place = Self {
             table,
             day,
             folder,
             name,
-            writer,
-            rows: 0,
-            from: i64::MAX,
-            to: i64::MIN,
-            ingested_to: i64::MIN,
-            true_from: TimeMicros(i64::MAX),
-            true_to: TimeMicros(i64::MIN),
-        })
+        };
+        let path = place.temporary();
+        let file = File::create(&path).map_err(io_error("make", &path))?;
+        Ok((place, BufWriter::new(file)))
     }
 
-    /// Adds sorted rows.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), MaintenanceError> {
-        let times = typed::<TimestampMicrosecondArray>(batch, TIME)?;
-        let ingested = typed::<TimestampMicrosecondArray>(batch, INGESTED_AT)?;
-        self.from = self.from.min(min(times).unwrap_or(i64::MAX));
-        self.to = self.to.max(max(times).unwrap_or(i64::MIN));
-        self.ingested_to = self.ingested_to.max(max(ingested).unwrap_or(i64::MIN));
-        let clocks = typed::<Int64Array>(batch, CLOCK_AHEAD)?;
-        for ((time, taken), clock) in times.values().iter().zip(ingested.values()).zip(clocks) {
-            let made = ClockAhead::from_micros(clock).true_time(TimeMicros(*time), TimeMicros(*taken));
-            self.true_from = self.true_from.min(made);
-            self.true_to = self.true_to.max(made);
-        }
-        self.rows = self.rows.saturating_add(batch.num_rows() as u64);
-        self.writer.write(batch)?;
-        Ok(())
+    fn temporary(&self) -> PathBuf {
+        self.folder.join(&self.name).with_extension("tmp")
     }
 
     /// Makes the file durable under its name. A file without rows is deleted.
-    pub(crate) fn finish(self) -> Result<Option<FileRow>, MaintenanceError> {
+    fn finish(self, file: BufWriter<File>, extent: &Extent) -> Result<Option<FileRow>, MaintenanceError> {
+        let temporary = self.temporary();
         let path = self.folder.join(&self.name);
-        let temporary = path.with_extension("tmp");
-        let file = self.writer.into_inner()?;
-        if self.rows == 0 {
+        if extent.rows == 0 {
             fs::remove_file(&temporary).map_err(io_error("delete", &temporary))?;
             return Ok(None);
         }
@@ -111,15 +78,95 @@ impl Part {
             path: format!("{}/{}", self.table.info.name, self.name),
             table: self.table.info.name.to_owned(),
             day: self.day,
-            from: TimeMicros(self.from),
-            to: TimeMicros(self.to),
-            ingested_to: TimeMicros(self.ingested_to),
-            true_from: Some(self.true_from),
-            true_to: Some(self.true_to),
-            rows: self.rows,
+            from: TimeMicros(extent.from),
+            to: TimeMicros(extent.to),
+            ingested_to: TimeMicros(extent.ingested_to),
+            true_from: Some(extent.true_from),
+            true_to: Some(extent.true_to),
+            rows: extent.rows,
+            chunks: extent.chunks,
             bytes,
             digest,
         }))
+    }
+}
+
+/// A file of rows that is being written.
+pub(crate) struct Part {
+    place: Place,
+    writer: ArrowWriter<BufWriter<File>>,
+    extent: Extent,
+}
+
+impl Part {
+    /// Begins a file of `table` in the folder of Parquet files.
+    pub(crate) fn begin(
+        parquet_folder: &Path,
+        table: &'static SqlTable,
+        day: i64,
+    ) -> Result<Self, MaintenanceError> {
+        let (place, file) = Place::begin(parquet_folder, table, day)?;
+        Ok(Self {
+            place,
+            writer: ArrowWriter::try_new(file, table.schema.clone(), Some(properties(table)?))?,
+            extent: Extent::default(),
+        })
+    }
+
+    /// Adds sorted rows.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), MaintenanceError> {
+        let times = typed::<TimestampMicrosecondArray>(batch, TIME)?;
+        let ingested = typed::<TimestampMicrosecondArray>(batch, INGESTED_AT)?;
+        let extent = &mut self.extent;
+        extent.from = extent.from.min(min(times).unwrap_or(i64::MAX));
+        extent.to = extent.to.max(max(times).unwrap_or(i64::MIN));
+        extent.ingested_to = extent.ingested_to.max(max(ingested).unwrap_or(i64::MIN));
+        let clocks = typed::<Int64Array>(batch, CLOCK_AHEAD)?;
+        for ((time, taken), clock) in times.values().iter().zip(ingested.values()).zip(clocks) {
+            let made = ClockAhead::from_micros(clock).true_time(TimeMicros(*time), TimeMicros(*taken));
+            extent.true_from = extent.true_from.min(made);
+            extent.true_to = extent.true_to.max(made);
+        }
+        extent.rows = extent.rows.saturating_add(batch.num_rows() as u64);
+        self.writer.write(batch)?;
+        Ok(())
+    }
+
+    /// Makes the file durable under its name. A file without rows is deleted.
+    pub(crate) fn finish(self) -> Result<Option<FileRow>, MaintenanceError> {
+        self.place.finish(self.writer.into_inner()?, &self.extent)
+    }
+}
+
+/// A file of chunks that is being written.
+pub(crate) struct ChunkPart {
+    place: Place,
+    writer: ChunkWriter<BufWriter<File>>,
+}
+
+impl ChunkPart {
+    /// Begins a file of `table` in the folder of Parquet files.
+    pub(crate) fn begin(
+        parquet_folder: &Path,
+        table: &'static SqlTable,
+        day: i64,
+    ) -> Result<Self, MaintenanceError> {
+        let (place, file) = Place::begin(parquet_folder, table, day)?;
+        Ok(Self {
+            place,
+            writer: ChunkWriter::begin(file)?,
+        })
+    }
+
+    /// Adds a chunk.
+    pub(crate) fn push(&mut self, chunk: &Chunk) -> Result<(), MaintenanceError> {
+        Ok(self.writer.push(chunk)?)
+    }
+
+    /// Makes the file durable under its name. A file without chunks is deleted.
+    pub(crate) fn finish(self) -> Result<Option<FileRow>, MaintenanceError> {
+        let (file, extent) = self.writer.finish()?;
+        self.place.finish(file, &extent)
     }
 }
 

@@ -5,18 +5,17 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 
-use super::part::Part;
+use super::part::{ChunkPart, Part};
 use crate::catalogue::FileRow;
+use crate::chunk::{ClockSpan, Joiner, Span};
 use crate::error::{MaintenanceError, ReadError};
 use crate::inner::Inner;
-use crate::shape::{Chunks, HOST_ID, SampleBuilder, SqlTable, TIME, sql_tables, typed, with_system_columns};
+use crate::select::SeriesKey;
+use crate::shape::{Chunks, HOST_ID, Sample, SqlTable, TIME, sql_tables, typed, with_system_columns};
 use crate::view::HotFrame;
 
 /// Rows handed to the Parquet writer at once.
 const BATCH_ROWS: usize = 32 * 1024;
-
-/// Bytes of names, units and labels handed to the Parquet writer at once, however few rows they are.
-const BATCH_TEXT_BYTES: usize = 16 << 20;
 
 /// Writes frames of one table and day as one file; `None` when they hold no rows.
 pub(crate) fn write_frames(
@@ -41,13 +40,16 @@ pub(crate) fn write_frames(
             Err(error) => inner.lose_frame(frame, index, &error),
         }
     }
-    let mut part = Part::begin(&inner.config.parquet_folder(), table, day)?;
+    let folder = inner.config.parquet_folder();
     if table.is_metrics() {
-        write_samples(&mut part, table, &read)?;
+        let mut part = ChunkPart::begin(&folder, table, day)?;
+        write_samples(&mut part, &read)?;
+        part.finish()
     } else {
+        let mut part = Part::begin(&folder, table, day)?;
         write_rows(&mut part, table, &read)?;
+        part.finish()
     }
-    part.finish()
 }
 
 struct Read {
@@ -85,8 +87,8 @@ fn order_of(all: &RecordBatch) -> Result<UInt32Array, MaintenanceError> {
     Ok(rows.into_iter().map(|(.., row)| row).collect())
 }
 
-/// Samples are sorted chunk by chunk: a chunk is one series, its samples stand in order.
-fn write_samples(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Result<(), MaintenanceError> {
+/// Samples are sorted batch by batch: one of a series stands in order nearly always.
+fn write_samples(part: &mut ChunkPart, read: &[Read]) -> Result<(), MaintenanceError> {
     let mut frames = Vec::with_capacity(read.len());
     for read in read {
         frames.push((Chunks::of(&read.batch)?, read));
@@ -94,27 +96,35 @@ fn write_samples(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Re
     let mut order = Vec::new();
     for (chunks, read) in &frames {
         for row in 0..chunks.len() {
-            order.push((
-                chunks.sample_of(row, &read.host),
-                chunks.start(row),
-                chunks,
-                row,
-                &read.frame,
-            ));
+            let sample = chunks.sample_of(row, &read.host);
+            order.push((sample, chunks.start(row), chunks, row, &read.frame));
         }
     }
-    order.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-    let mut builder = SampleBuilder::new(table.schema.clone());
+    // Of one series and time the one taken first stays before the others.
+    order.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    let mut joiner = Joiner::default();
+    let mut emit = |chunk| part.push(&chunk);
+    let mut series: Option<(Sample<'_>, Arc<SeriesKey>)> = None;
     for (sample, _, chunks, row, frame) in order {
-        for (time, value) in chunks.samples(row) {
-            builder.push(sample, (time, value), (frame.ingested_at, frame.clock));
-            if builder.len() >= BATCH_ROWS || builder.text_bytes() >= BATCH_TEXT_BYTES {
-                part.write(&builder.finish()?)?;
-            }
-        }
+        let key = match series.take() {
+            Some((last, key)) if last == sample => key,
+            _ => Arc::new(SeriesKey {
+                name: sample.name.to_owned(),
+                labels: sample.labels.to_owned(),
+                host: frame.host,
+                unit: sample.unit.to_owned(),
+            }),
+        };
+        series = Some((sample, key.clone()));
+        let (times, values) = chunks.samples(row).unzip();
+        let span = Span {
+            key,
+            ingested_at: frame.ingested_at.0,
+            clock: ClockSpan::of(frame.clock),
+            times,
+            values,
+        };
+        joiner.push::<MaintenanceError>(span, &mut emit)?;
     }
-    if builder.len() > 0 {
-        part.write(&builder.finish()?)?;
-    }
-    Ok(())
+    joiner.finish(&mut emit)
 }

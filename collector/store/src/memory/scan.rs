@@ -39,7 +39,7 @@ impl TableSource for Held {
             table: scan.table,
             schema: schema.clone(),
             projection: scan.projection.cloned(),
-            prune: scan.prune.clone(),
+            filter: scan.filter.clone(),
         };
         let share = rows.len().div_ceil(scan.partitions.max(1));
         let partition = |rows: &[Arc<Kept>]| -> Arc<dyn PartitionStream> {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
-use super::prune::Prune;
+use super::samples::SampleFilter;
 use crate::error::ReadError;
 use crate::inner::Inner;
 use crate::shape::{Chunks, Origin, SampleBuilder, SqlTable, with_system_columns};
@@ -23,7 +23,8 @@ pub(crate) struct HotPartition {
     /// What is given: the projected columns.
     pub(crate) schema: SchemaRef,
     pub(crate) projection: Option<Vec<usize>>,
-    pub(crate) prune: Arc<Prune>,
+    /// Of metrics.
+    pub(crate) filter: Option<Arc<SampleFilter>>,
     pub(crate) inner: Arc<Inner>,
 }
 
@@ -50,7 +51,7 @@ impl PartitionStream for HotPartition {
                 table: self.table,
                 schema: self.schema.clone(),
                 projection: self.projection.clone(),
-                prune: self.prune.clone(),
+                filter: self.filter.clone(),
             },
             inner: self.inner.clone(),
         };
@@ -72,7 +73,8 @@ pub(crate) struct Shown {
     /// What is given: the projected columns.
     pub(crate) schema: SchemaRef,
     pub(crate) projection: Option<Vec<usize>>,
-    pub(crate) prune: Arc<Prune>,
+    /// Of metrics.
+    pub(crate) filter: Option<Arc<SampleFilter>>,
 }
 
 struct Reader {
@@ -114,12 +116,23 @@ impl Shown {
         let chunks = Chunks::of(batch).map_err(external)?;
         let host = origin.host.to_string();
         let mut builder = SampleBuilder::new(self.schema.clone());
+        let filter = self.filter.as_deref();
+        let kept = match filter {
+            Some(filter) => {
+                let hosts = StringArray::from_iter_values(std::iter::repeat_n(&host, chunks.len()));
+                filter.keeps(chunks.texts(), hosts)?
+            }
+            None => None,
+        };
+        let wants_name = |name: &str| filter.is_none_or(|filter| filter.wanted.wants_name(name));
+        let wants_time = |time: i64| filter.is_none_or(|filter| filter.wanted.touches(time, time));
         for row in 0..chunks.len() {
-            if self.prune.wants_name(chunks.name(row)) {
-                let sample = chunks.sample_of(row, &host);
-                for (time, value) in chunks.samples(row) {
-                    builder.push(sample, (time, value), (origin.ingested_at, origin.clock));
-                }
+            if kept.as_ref().is_some_and(|kept| !kept.value(row)) || !wants_name(chunks.name(row)) {
+                continue;
+            }
+            let sample = chunks.sample_of(row, &host);
+            for (time, value) in chunks.samples(row).filter(|(time, _)| wants_time(*time)) {
+                builder.push(sample, (time, value), (origin.ingested_at, origin.clock));
             }
         }
         if builder.len() == 0 {

@@ -7,6 +7,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use fleetmend_event::{HostId, TimeMicros};
 
+use crate::chunk::Wanted;
 use crate::shape::{HOST_ID, TIME};
 
 /// A necessary condition on rows: what does not meet it is left out before it is read. Times are inclusive.
@@ -64,6 +65,39 @@ impl Prune {
         self.names.as_ref()
     }
 
+    /// The same, for files of metrics.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let hosts = self.hosts.as_ref();
+        Wanted {
+            names: self.names.as_ref().map(|names| names.iter().cloned().collect()),
+            hosts: hosts.map(|hosts| hosts.iter().filter_map(|host| host.parse().ok()).collect()),
+            from: self.from.0,
+            to: self.to.0,
+        }
+    }
+
+    /// Whether a filter bounds the time and says nothing else, so that the bounds say all of it.
+    pub(crate) fn is_exact_time(filter: &Expr) -> bool {
+        let is_time = |expression: &Expr| column_of(expression) == Some(TIME);
+        let bounds = |expression: &Expr| literal_of(expression).and_then(micros_of);
+        match filter {
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+                Operator::And => Self::is_exact_time(left) && Self::is_exact_time(right),
+                Operator::Gt | Operator::GtEq | Operator::Lt | Operator::LtEq => {
+                    (is_time(left) && bounds(right).is_some()) || (is_time(right) && bounds(left).is_some())
+                }
+                _ => false,
+            },
+            Expr::Between(between) => {
+                !between.negated
+                    && is_time(&between.expr)
+                    && bounds(&between.low).is_some()
+                    && bounds(&between.high).is_some()
+            }
+            _ => false,
+        }
+    }
+
     fn narrow(&mut self, filter: &Expr) {
         match filter {
             Expr::BinaryExpr(BinaryExpr {
@@ -117,8 +151,10 @@ impl Prune {
                     self.from = self.from.max(floor);
                     self.to = self.to.min(ceiling);
                 }
-                Operator::Gt | Operator::GtEq => self.from = self.from.max(floor),
-                Operator::Lt | Operator::LtEq => self.to = self.to.min(ceiling),
+                Operator::Gt => self.from = self.from.max(floor.plus_micros(1)),
+                Operator::GtEq => self.from = self.from.max(ceiling),
+                Operator::Lt => self.to = self.to.min(ceiling.plus_micros(-1)),
+                Operator::LtEq => self.to = self.to.min(floor),
                 _ => {}
             }
         } else if op == Operator::Eq
@@ -228,14 +264,16 @@ mod tests {
     fn time_is_bounded_by_comparisons_of_any_unit_and_side() {
         assert_eq!(
             span(&[col("time").gt_eq(micros(5)), col("time").lt(micros(9))]),
-            (5, 9)
+            (5, 8)
         );
         assert_eq!(span(&[micros(5).lt_eq(col("time"))]), (5, i64::MAX));
         assert_eq!(
             span(&[cast(col("time"), time_type()).gt(nanos(5_001))]),
-            (5, i64::MAX)
+            (6, i64::MAX)
         );
-        assert_eq!(span(&[col("time").lt_eq(nanos(5_001))]), (i64::MIN, 6));
+        assert_eq!(span(&[col("time").gt(micros(5))]), (6, i64::MAX));
+        assert_eq!(span(&[col("time").lt_eq(nanos(5_001))]), (i64::MIN, 5));
+        assert_eq!(span(&[col("time").eq(nanos(5_001))]), (5, 6));
         assert_eq!(
             span(&[col("time")
                 .between(micros(1), micros(2))
@@ -266,6 +304,21 @@ mod tests {
             Prune::of(&[])
         );
         assert_eq!(Prune::of(&[col("name").not_eq(lit("a"))]), Prune::of(&[]));
+    }
+
+    #[test]
+    fn bounds_say_all_of_a_filter_only_when_it_is_of_the_time_alone() {
+        let bound = || col("time").gt(nanos(5_001));
+        assert!(Prune::is_exact_time(&bound()));
+        assert!(Prune::is_exact_time(
+            &bound().and(col("time").between(micros(1), micros(2)))
+        ));
+        assert!(!Prune::is_exact_time(&bound().and(col("value").gt(lit(1)))));
+        assert!(!Prune::is_exact_time(&bound().or(bound())));
+        assert!(!Prune::is_exact_time(&col("ingested_at").gt(micros(5))));
+        assert!(!Prune::is_exact_time(&col("time").not_eq(micros(5))));
+        let coarser = cast(col("time"), DataType::Date32);
+        assert!(!Prune::is_exact_time(&coarser.lt(micros(5))));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use fleetmend_event::HostScope;
 
 use super::prune::Prune;
+use super::samples::SampleFilter;
 use crate::gaps::{Gaps, HostGap, Reach};
 use crate::inner::Inner;
 use crate::own::OWN_HOST;
@@ -48,6 +49,8 @@ pub(crate) struct Scan<'a> {
     pub(crate) filters: &'a [Expr],
     /// What they say of times, hosts and names.
     pub(crate) prune: Arc<Prune>,
+    /// The same of metrics, and what they ask of a series.
+    pub(crate) filter: Option<Arc<SampleFilter>>,
     /// Streams that are read at once.
     pub(crate) partitions: usize,
 }

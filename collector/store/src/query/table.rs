@@ -24,6 +24,7 @@ use datafusion::physical_plan::union::UnionExec;
 use super::guard::{self, Guarded};
 use super::hot::HotPartition;
 use super::prune::Prune;
+use super::samples::{Group, SampleFilter, SamplePartition, groups, is_exact};
 use super::session::Scope;
 use super::stock::{Scan, Stock};
 use crate::inner::Inner;
@@ -62,8 +63,15 @@ impl FactTable {
         let prune = Arc::new(prune);
         self.scope.note(self.table.info.name, &prune);
         let partitions = state.config().target_partitions();
+        let filter = self
+            .table
+            .is_metrics()
+            .then(|| SampleFilter::of(state, &prune, filters));
+        let filter = filter.transpose()?.map(Arc::new);
         let inner = match &self.scope.stock {
             Stock::Folder(inner) => inner,
+            // Tiers are made of files; whoever has none keeps raw samples for as long as is wanted.
+            Stock::Elsewhere(_) if self.table.kept_days.is_some() => return self.nothing(projection),
             Stock::Elsewhere(source) => {
                 return source.scan(&Scan {
                     index: self.index,
@@ -71,26 +79,34 @@ impl FactTable {
                     projection,
                     filters,
                     prune,
+                    filter,
                     partitions,
                 });
             }
         };
-        let hot = self.hot(inner, &prune, projection, partitions)?;
-        let parquet = self.parquet(inner, state, &prune, projection, filters)?;
+        let hot = self.hot(inner, &prune, filter.as_ref(), projection, partitions)?;
+        let parquet = match &filter {
+            Some(filter) => self.samples(inner, filter, projection, partitions)?,
+            None => self.parquet(inner, state, &prune, projection, filters)?,
+        };
         let plans: Vec<Arc<dyn ExecutionPlan>> = hot.into_iter().chain(parquet).collect();
         if plans.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(project_schema(
-                &self.table.schema,
-                projection,
-            )?)));
+            return self.nothing(projection);
         }
         UnionExec::try_new(plans)
+    }
+
+    /// No rows.
+    fn nothing(&self, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = project_schema(&self.table.schema, projection)?;
+        Ok(Arc::new(EmptyExec::new(schema)))
     }
 
     fn hot(
         &self,
         inner: &Arc<Inner>,
-        prune: &Arc<Prune>,
+        prune: &Prune,
+        filter: Option<&Arc<SampleFilter>>,
         projection: Option<&Vec<usize>>,
         partitions: usize,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
@@ -114,11 +130,57 @@ impl FactTable {
                 frames: frames.to_vec(),
                 schema: schema.clone(),
                 projection: projection.cloned(),
-                prune: prune.clone(),
+                filter: filter.cloned(),
                 inner: inner.clone(),
             })
         };
         let partitions = frames.chunks(share).map(partition).collect();
+        Ok(Some(Arc::new(StreamingTableExec::try_new(
+            schema.clone(),
+            partitions,
+            None,
+            no_order(),
+            false,
+            None,
+        )?)))
+    }
+
+    /// Files of metrics, of either layout.
+    fn samples(
+        &self,
+        inner: &Arc<Inner>,
+        filter: &Arc<SampleFilter>,
+        projection: Option<&Vec<usize>>,
+        partitions: usize,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let view = self.scope.view(self.index);
+        let mut files = Vec::new();
+        for file in &view.files {
+            if filter.wanted.touches(file.from.0, file.to.0) && is_usable(inner, file)? {
+                files.push(file.clone());
+            }
+        }
+        let mut shares = vec![Vec::new(); partitions.max(1)];
+        let groups = groups(inner, &files, filter)?;
+        for (group, share) in groups.into_iter().zip((0..shares.len()).cycle()) {
+            if let Some(share) = shares.get_mut(share) {
+                share.push(group);
+            }
+        }
+        shares.retain(|share| !share.is_empty());
+        if shares.is_empty() {
+            return Ok(None);
+        }
+        let schema = project_schema(&self.table.schema, projection)?;
+        let partition = |groups: Vec<Group>| -> Arc<dyn PartitionStream> {
+            Arc::new(SamplePartition {
+                groups,
+                schema: schema.clone(),
+                filter: filter.clone(),
+                inner: inner.clone(),
+            })
+        };
+        let partitions = shares.into_iter().map(partition).collect();
         Ok(Some(Arc::new(StreamingTableExec::try_new(
             schema.clone(),
             partitions,
@@ -138,10 +200,12 @@ impl FactTable {
         filters: &[Expr],
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let view = self.scope.view(self.index);
-        let touched = view.files.iter().filter(|file| prune.touches(file.from, file.to));
-        let files = touched
-            .filter_map(|file| self.usable(inner, file))
-            .collect::<Result<Vec<_>>>()?;
+        let mut files = Vec::new();
+        for file in &view.files {
+            if prune.touches(file.from, file.to) && is_usable(inner, file)? {
+                files.push(partitioned_file(file)?);
+            }
+        }
         if files.is_empty() {
             return Ok(None);
         }
@@ -149,10 +213,8 @@ impl FactTable {
         if let Some(predicate) = conjunction(filters.to_vec()) {
             let schema = DFSchema::try_from(self.table.schema.as_ref().clone())?;
             source = source.with_predicate(state.create_physical_expr(predicate, &schema)?);
-            if !self.table.is_metrics() {
-                // One event of millions: the columns that are asked for are read of the rows that are it.
-                source = source.with_pushdown_filters(true).with_reorder_filters(true);
-            }
+            // One event of millions: the columns that are asked for are read of the rows that are it.
+            source = source.with_pushdown_filters(true).with_reorder_filters(true);
         }
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
@@ -161,17 +223,18 @@ impl FactTable {
             .build();
         Ok(Some(DataSourceExec::from_data_source(config)))
     }
+}
 
-    /// The file for a scan, unless it is damaged at first sight. One that cannot be looked at fails the query.
-    fn usable(&self, inner: &Inner, file: &Arc<ParquetFile>) -> Option<Result<PartitionedFile>> {
-        match file.fault() {
-            Ok(None) => Some(partitioned_file(file)),
-            Ok(Some(reason)) => {
-                inner.set_aside(file, &reason);
-                None
-            }
-            Err(error) => Some(Err(DataFusionError::IoError(error))),
+/// Whether a file can be read; one that is damaged at first sight is set aside. One that cannot be looked at fails the
+/// query.
+fn is_usable(inner: &Inner, file: &Arc<ParquetFile>) -> Result<bool> {
+    match file.fault() {
+        Ok(None) => Ok(true),
+        Ok(Some(reason)) => {
+            inner.set_aside(file, &reason);
+            Ok(false)
         }
+        Err(error) => Err(DataFusionError::IoError(error)),
     }
 }
 
@@ -215,8 +278,15 @@ impl TableProvider for FactTable {
         guarded.wrap(read, seen)
     }
 
-    /// The filters narrow what is read; the engine applies them to the rows all the same.
+    /// The filters narrow what is read; the engine applies them to the rows all the same, but for those that are met
+    /// exactly. In front of a guard none is, for not all are handed there.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        let is_open = guard::seen(self.scope.hosts(), self.table).is_none();
+        let is_ours = is_open && self.table.is_metrics() && matches!(self.scope.stock, Stock::Folder(_));
+        let support = |filter: &&Expr| match is_ours && is_exact(filter) {
+            true => TableProviderFilterPushDown::Exact,
+            false => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(support).collect())
     }
 }

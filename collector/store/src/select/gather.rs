@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
 use fleetmend_event::{HostId, TimeMicros};
 
 use super::merge::{Piece, merge};
 use super::{Deadline, SeriesKey, SeriesSelect, StoredSeries, Wish};
-use crate::chunk::{FileError, SampleRows, Wanted, read_rows};
+use crate::chunk::{FileError, OpenFile, SampleRows, Wanted, read_rows};
 use crate::commit::chain;
 use crate::error::{QueryError, ReadError};
 use crate::inner::Inner;
@@ -144,10 +144,17 @@ impl Gather {
         {
             deadline.check()?;
             let open = inner.footers.open(file)?;
-            read_rows(&open, &wanted, |rows| {
-                deadline.check()?;
-                self.rows(rows, &wanted)
-            })?;
+            if open.holds_chunks()? {
+                for group in open.groups(&wanted)? {
+                    deadline.check()?;
+                    self.chunks(&open, group, &wanted, deadline)?;
+                }
+            } else {
+                read_rows(&open, &wanted, |rows| {
+                    deadline.check()?;
+                    self.rows(rows, &wanted)
+                })?;
+            }
         }
         Ok(())
     }
@@ -179,6 +186,62 @@ impl Gather {
             };
             let samples = chunks.samples(row).filter(|(time, _)| (from..=to).contains(time));
             self.add(key, origin.ingested_at.0, samples)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the chunks of a row group that are wanted.
+    fn chunks(
+        &mut self,
+        file: &OpenFile,
+        group: usize,
+        wanted: &Wanted,
+        deadline: &Deadline,
+    ) -> Result<(), Halt> {
+        let heads = file.heads(group)?;
+        let mut rows: Vec<(usize, Arc<SeriesKey>)> = Vec::new();
+        // Chunks of one series follow each other.
+        let mut last: Option<(Arc<SeriesKey>, bool)> = None;
+        for row in 0..heads.len() {
+            let head = heads.get(row)?;
+            if !wanted.touches(head.from, head.to) || !wanted.wants(head.name, head.host) {
+                continue;
+            }
+            let (key, keeps) = match last.take() {
+                Some((key, keeps)) if head.is_of(&key) => (key, keeps),
+                _ => {
+                    let key = Arc::new(head.key());
+                    let keeps = self.select.keeps(&key);
+                    (key, keeps)
+                }
+            };
+            if keeps {
+                self.know(&key)?;
+                rows.push((row, key.clone()));
+            }
+            last = Some((key, keeps));
+        }
+        if self.wish == Wish::Keys || rows.is_empty() {
+            return Ok(());
+        }
+        let mut chosen = vec![false; heads.len()];
+        for (row, _) in &rows {
+            if let Some(chosen) = chosen.get_mut(*row) {
+                *chosen = true;
+            }
+        }
+        let mut bytes = file.bytes(group, &BooleanArray::from(chosen))?;
+        for (row, key) in rows {
+            deadline.check()?;
+            let head = heads.get(row)?;
+            let (times, values) = bytes.next(|times, values| head.decode((times, values)))?;
+            let (times, values) = wanted.cut(times, values);
+            let piece = Piece {
+                ingested_at: head.ingested_at,
+                times,
+                values,
+            };
+            self.add_piece(&key, piece)?;
         }
         Ok(())
     }
@@ -226,31 +289,45 @@ impl Gather {
         if samples.peek().is_none() {
             return Ok(());
         }
-        let known = self.series.len();
-        if known >= self.select.series_max && !self.series.contains_key(&key) {
+        let key = Arc::new(key);
+        self.know(&key)?;
+        if self.wish == Wish::Keys {
+            return Ok(());
+        }
+        let left = self.select.samples_max.saturating_sub(self.samples);
+        let (times, values) = samples.take(left.saturating_add(1)).unzip();
+        let piece = Piece {
+            ingested_at,
+            times,
+            values,
+        };
+        self.add_piece(&key, piece)
+    }
+
+    /// Notes that a series is there.
+    fn know(&mut self, key: &Arc<SeriesKey>) -> Result<(), Halt> {
+        if self.series.contains_key(key) {
+            return Ok(());
+        }
+        if self.series.len() >= self.select.series_max {
             return Err(Halt::Refused(QueryError::TooMuch {
                 what: "series",
                 most: self.select.series_max,
             }));
         }
-        let pieces = self.series.entry(Arc::new(key)).or_default();
-        if self.wish == Wish::Keys {
-            return Ok(());
-        }
-        let left = self.select.samples_max.saturating_sub(self.samples);
-        let (times, values): (Vec<i64>, Vec<f64>) = samples.take(left.saturating_add(1)).unzip();
-        if times.len() > left {
+        self.series.insert(key.clone(), Vec::new());
+        Ok(())
+    }
+
+    fn add_piece(&mut self, key: &Arc<SeriesKey>, piece: Piece) -> Result<(), Halt> {
+        self.samples = self.samples.saturating_add(piece.times.len());
+        if self.samples > self.select.samples_max {
             return Err(Halt::Refused(QueryError::TooMuch {
                 what: "samples",
                 most: self.select.samples_max,
             }));
         }
-        self.samples = self.samples.saturating_add(times.len());
-        pieces.push(Piece {
-            ingested_at,
-            times,
-            values,
-        });
+        self.series.entry(key.clone()).or_default().push(piece);
         Ok(())
     }
 }

@@ -16,6 +16,14 @@ use crate::error::ReadError;
 /// Bytes of a sample but for its name, unit and labels: the host, two times, the clock, the value, offsets of the texts.
 const SAMPLE_BYTES: usize = 84;
 
+/// Rows given at once.
+const BATCH_ROWS: usize = 8 * 1024;
+/// Bytes of names, units and labels given at once, however few rows they are.
+const BATCH_TEXT_BYTES: usize = 4 << 20;
+
+/// A series, when the store took samples of it, and by which clock they were made.
+pub(crate) type Whose<'a> = (Sample<'a>, TimeMicros, ClockAhead);
+
 /// The columns of an aligned batch of chunks.
 pub(crate) struct Chunks<'a> {
     name: &'a StringArray,
@@ -86,6 +94,11 @@ impl<'a> Chunks<'a> {
     /// How many chunks.
     pub(crate) fn len(&self) -> usize {
         self.name.len()
+    }
+
+    /// Names, units and labels of all chunks.
+    pub(crate) fn texts(&self) -> [&'a StringArray; 3] {
+        [self.name, self.unit, self.labels]
     }
 
     /// Name of the metric of chunk `row`.
@@ -207,11 +220,6 @@ impl SampleBuilder {
         self.rows
     }
 
-    /// Bytes of names, units and labels so far.
-    pub(crate) fn text_bytes(&self) -> usize {
-        self.text_bytes
-    }
-
     /// Adds one sample: whose it is, its time and value, when the store took it and by which clock it was made.
     pub(crate) fn push(
         &mut self,
@@ -235,6 +243,63 @@ impl SampleBuilder {
         self.rows = self.rows.saturating_add(1);
         let text = [sample.name, sample.unit, sample.labels].map(str::len);
         self.text_bytes = text.into_iter().fold(self.text_bytes, usize::saturating_add);
+    }
+
+    /// Whether it holds as many rows as are given at once.
+    pub(crate) fn is_full(&self) -> bool {
+        self.rows >= BATCH_ROWS || self.text_bytes >= BATCH_TEXT_BYTES
+    }
+
+    /// Samples of this series until it is full; at least one.
+    pub(crate) fn room(&self, sample: Sample<'_>) -> usize {
+        let text = [sample.name, sample.unit, sample.labels]
+            .map(str::len)
+            .iter()
+            .sum::<usize>();
+        let by_text = BATCH_TEXT_BYTES.saturating_sub(self.text_bytes) / text.max(1);
+        by_text.min(BATCH_ROWS.saturating_sub(self.rows)).max(1)
+    }
+
+    /// Adds samples of one series that were taken together.
+    pub(crate) fn push_all(&mut self, whose: Whose<'_>, times: &[i64], values: &[f64]) {
+        self.push_count(whose, times.len());
+        for column in &mut self.columns {
+            match column {
+                SampleColumn::Time(builder) => builder.append_slice(times),
+                SampleColumn::Value(builder) => {
+                    if values.iter().any(|value| value.is_nan()) {
+                        builder.extend(values.iter().map(|value| (!value.is_nan()).then_some(*value)));
+                    } else {
+                        builder.append_slice(values);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds what so many samples of one series share. Their times and values are not shown, or added elsewhere.
+    pub(crate) fn push_count(&mut self, (sample, ingested_at, clock): Whose<'_>, count: usize) {
+        for column in &mut self.columns {
+            match column {
+                SampleColumn::Time(_) | SampleColumn::Value(_) => {}
+                SampleColumn::Host(builder) => builder.append_value_n(sample.host, count),
+                SampleColumn::Name(builder) => builder.append_value_n(sample.name, count),
+                SampleColumn::Unit(builder) => builder.append_value_n(sample.unit, count),
+                SampleColumn::Labels(builder) => builder.append_value_n(sample.labels, count),
+                SampleColumn::IngestedAt(builder) => builder.append_value_n(ingested_at.0, count),
+                SampleColumn::ClockAhead(builder) => match clock.micros() {
+                    Some(ahead) => builder.append_value_n(ahead, count),
+                    None => builder.append_nulls(count),
+                },
+            }
+        }
+        self.rows = self.rows.saturating_add(count);
+        let text = [sample.name, sample.unit, sample.labels]
+            .map(str::len)
+            .iter()
+            .sum::<usize>();
+        self.text_bytes = self.text_bytes.saturating_add(text.saturating_mul(count));
     }
 
     /// The rows since the last call.

@@ -7,7 +7,8 @@ use crate::{QueryLimits, StoreConfig, to_json_rows};
 const QUERIES: [&str; 4] = [
     "SELECT name, count(*) AS n, sum(value) AS total, min(time) AS first FROM metrics GROUP BY 1 ORDER BY 1",
     "SELECT * FROM process_events ORDER BY time, pid, host_id",
-    "SELECT * FROM metrics WHERE name = 'system.metric.002' ORDER BY time, host_id",
+    "SELECT time, host_id, name, unit, labels, value, clock_ahead_us FROM metrics WHERE name = 'system.metric.002' \
+     ORDER BY time, host_id",
     "SELECT count(*) AS n FROM process_events WHERE time >= '2026-01-01T00:00:02Z' AND time < '2026-01-01T00:00:03Z'",
 ];
 

@@ -145,6 +145,7 @@ async fn register_fixture(bed: &Bed, folder: &Path, name: &str) {
         true_from: None,
         true_to: None,
         rows: 12,
+        chunks: None,
         bytes: std::fs::metadata(&path).unwrap().len(),
         digest: digest_of(&path).unwrap(),
     };

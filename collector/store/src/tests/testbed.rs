@@ -201,3 +201,12 @@ pub(super) fn exec(time: i64, pid: u32) -> ProcessEvent {
 pub(super) fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
+
+/// Waits until something that has to be asked for holds.
+pub(super) async fn eventually_async<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "{what} did not come true");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
