@@ -158,11 +158,14 @@ pub(super) async fn stats(client: &Client) -> Result<StoreStats, QueryError> {
             .split('\t')
             .map(|number| number.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
+        let (files, rows, bytes) = (next(), next(), next());
         TableStats {
             table: name,
-            files: next(),
-            rows: next(),
-            bytes: next(),
+            files,
+            rows,
+            // A row of metrics is a chunk here.
+            chunks: if name == MetricChunk::NAME { rows } else { 0 },
+            bytes,
         }
     };
     Ok(StoreStats {
