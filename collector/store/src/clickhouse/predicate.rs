@@ -241,7 +241,7 @@ mod tests {
         ];
         assert_eq!(
             of("metrics", &filters),
-            " WHERE to_time >= fromUnixTimestamp64Micro(5, 'UTC') AND start_time <= fromUnixTimestamp64Micro(9, 'UTC') \
+            " WHERE to_time >= fromUnixTimestamp64Micro(5, 'UTC') AND start_time <= fromUnixTimestamp64Micro(8, 'UTC') \
              AND `name` IN ('cpu') AND `name` = 'cpu'"
         );
     }
