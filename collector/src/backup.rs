@@ -183,6 +183,10 @@ fn make(arguments: &BackupArguments, config: &CollectorConfig) -> Result<ExitCod
         report::bytes(manifest.bytes_added),
         made.elapsed.as_secs_f64()
     );
+    if source::control_file(config)?.is_none() {
+        text.push('\n');
+        text.push_str(source::CONTROL_ELSEWHERE);
+    }
     for missing in &manifest.missing {
         text.push_str(&format!("\nmissing: {}: {}", missing.path, missing.reason));
     }

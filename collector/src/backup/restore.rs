@@ -9,7 +9,7 @@ use fleetmend_event::TimeMicros;
 use serde_json::json;
 
 use super::report::{self, Lines, say};
-use super::source::{AUTHORITY, CONTROL};
+use super::source::{AUTHORITY, CONTROL, CONTROL_ELSEWHERE, control_file};
 use super::{Place, runtime};
 use crate::ConfigArguments;
 use crate::config::CollectorConfig;
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &RestoreArguments) -> Result<ExitCode> {
     if arguments.dry_run {
         return tell_plan(arguments, &chosen);
     }
-    let target = target(arguments, &config);
+    let target = target(arguments, &config)?;
     let lines = Lines::new("restored");
     let runtime = runtime()?;
     let restored = restore(&repository, &chosen, &target, runtime.handle(), &lines)?;
@@ -67,22 +67,22 @@ fn config(arguments: &RestoreArguments) -> Result<CollectorConfig> {
     Ok(CollectorConfig::load(file)?)
 }
 
-fn target(arguments: &RestoreArguments, config: &CollectorConfig) -> RestoreTarget {
-    let control = |path| vec![(CONTROL.to_owned(), path)];
-    match &arguments.into {
+fn target(arguments: &RestoreArguments, config: &CollectorConfig) -> Result<RestoreTarget> {
+    let control = |path| (CONTROL.to_owned(), path);
+    Ok(match &arguments.into {
         Some(folder) => RestoreTarget {
             store: folder.join("store"),
-            databases: control(folder.join("control.sqlite")),
+            databases: vec![control(folder.join("control.sqlite"))],
             files: Some(folder.join("restored-files")),
             displace: arguments.force,
         },
         None => RestoreTarget {
             store: config.store.folder.clone(),
-            databases: control(config.control_database()),
+            databases: control_file(config)?.map(control).into_iter().collect(),
             files: Some(config.state_dir.join("restored-files")),
             displace: arguments.force,
         },
-    }
+    })
 }
 
 /// Puts restored keys where the collector looks for them, unless there are some.
@@ -157,6 +157,10 @@ fn tell(
             "\nmissing in the backup: {}: {}",
             missing.path, missing.reason
         ));
+    }
+    if target.databases.is_empty() {
+        text.push('\n');
+        text.push_str(CONTROL_ELSEWHERE);
     }
     if let Some(files) = target.files.as_ref().filter(|files| files.exists()) {
         let keys = if placed {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use collector_store::backup::{BackupKey, Source};
+use fleetmend_control::ControlUrl;
 
 use crate::config::CollectorConfig;
 
@@ -21,8 +22,7 @@ pub(super) fn source(config: &CollectorConfig, config_file: &Path, with_secrets:
         store: config.store.folder.clone(),
         ..Source::default()
     };
-    let control = config.control_database();
-    if control.exists() {
+    if let Some(control) = control_file(config)?.filter(|file| file.exists()) {
         source.databases.push((CONTROL.to_owned(), control));
     }
     if with_secrets {
@@ -37,6 +37,19 @@ pub(super) fn source(config: &CollectorConfig, config_file: &Path, with_secrets:
     }
     Ok(source)
 }
+
+/// The file of the control database; `None` where a PostgreSQL keeps it, whose own backups hold it then.
+pub(super) fn control_file(config: &CollectorConfig) -> Result<Option<PathBuf>> {
+    let default = config.control_database();
+    Ok(match config.control.address(&default).context("control.url")? {
+        ControlUrl::Sqlite(file) => Some(file),
+        ControlUrl::Postgres(_) => None,
+    })
+}
+
+/// What to say where the control database is not in the backups.
+pub(super) const CONTROL_ELSEWHERE: &str =
+    "control state is in PostgreSQL and not in this backup: use pg_dump and pg_restore (docs/backup.md)";
 
 /// The key in `file`, if one is named.
 pub(super) fn key(file: Option<&PathBuf>) -> Result<Option<BackupKey>> {

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::config::BackupConfig;
 use super::metrics as names;
-use super::source::{key, source};
+use super::source::{CONTROL_ELSEWHERE, control_file, key, source};
 use crate::config::CollectorConfig;
 
 /// Time between two prunings.
@@ -139,6 +139,9 @@ impl Task {
             }
         };
         self.open = self.remembered().await;
+        if matches!(control_file(&self.work.config), Ok(None)) {
+            warn!(folder = %self.work.folder.display(), "{CONTROL_ELSEWHERE}");
+        }
         let interval = Duration::from_secs(self.work.settings().interval_s);
         while !token.is_cancelled() {
             let begin = tokio::time::Instant::now();
