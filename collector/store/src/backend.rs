@@ -137,7 +137,7 @@ pub async fn open(config: StoreConfig, control: Control) -> Result<Arc<dyn FactS
     Ok(match config.address().map_err(wrong)? {
         StoreUrl::Embedded => Arc::new(Store::open(config).await?),
         StoreUrl::Memory => Arc::new(MemoryStore::new(config)?),
-        StoreUrl::ClickHouse(url) => Arc::new(ClickHouseStore::open(config, url, control).await?),
+        StoreUrl::ClickHouse(url) => Arc::new(Box::pin(ClickHouseStore::open(config, url, control)).await?),
     })
 }
 

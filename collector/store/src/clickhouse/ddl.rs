@@ -22,8 +22,6 @@
 //! A partition is a day. Its parts go whole, by `TTL`, when the days of retention have passed. What comes late by more
 //! than a week is in the partition of a week before it came, as in the embedded store.
 
-use std::fmt::Write as _;
-
 use arrow::datatypes::{DataType, TimeUnit};
 use sha2::{Digest as _, Sha256};
 
@@ -124,12 +122,7 @@ fn on_cluster(client: &Client) -> String {
 
 fn digest_of(statements: &[String]) -> String {
     let hash = Sha256::digest(statements.join(";\n").as_bytes());
-    let mut text = String::with_capacity(32);
-    for byte in hash.iter().take(16) {
-        // A string takes everything.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Every statement, in order. Each may be carried out again.

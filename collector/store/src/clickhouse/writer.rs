@@ -113,7 +113,7 @@ impl Writer {
             };
         }
         if group.len() > 0 {
-            settle(&self.shared, group).await;
+            Box::pin(settle(&self.shared, group)).await;
             histogram!(names::GROUP_SECONDS).record(begun.elapsed().as_secs_f64());
         }
         seals.into_iter().for_each(|reply| answer(reply, ()));

@@ -11,7 +11,7 @@ use crate::scene::{PATIENCE, Scene};
 
 const EXECS: &str = "SELECT count(*) FROM process_events";
 
-pub async fn acknowledged_rows_are_shown_with_what_is_known_of_them(scene: &Scene) {
+pub(crate) async fn acknowledged_rows_are_shown_with_what_is_known_of_them(scene: &Scene) {
     let mut host = Host::new();
     let frame = host.execs(2);
     let ahead = ClockAhead::from_micros(Some(-1_500));
@@ -50,7 +50,7 @@ pub async fn acknowledged_rows_are_shown_with_what_is_known_of_them(scene: &Scen
     assert!((before..=after).contains(&taken), "{before} {taken} {after}");
 }
 
-pub async fn record_sent_twice_is_stored_once(scene: &Scene) {
+pub(crate) async fn record_sent_twice_is_stored_once(scene: &Scene) {
     let mut host = Host::new();
     let frames = vec![host.execs(5), host.metrics(2), host.execs(7)];
     scene.commit(host.id, frames.clone()).await;
@@ -65,7 +65,7 @@ pub async fn record_sent_twice_is_stored_once(scene: &Scene) {
     assert_eq!(scene.number("SELECT count(*) FROM gaps").await, 0);
 }
 
-pub async fn other_record_under_a_stored_number_is_refused(scene: &Scene) {
+pub(crate) async fn other_record_under_a_stored_number_is_refused(scene: &Scene) {
     let mut host = Host::new();
     let mut clone = Host::new();
     clone.id = host.id;
@@ -83,7 +83,7 @@ pub async fn other_record_under_a_stored_number_is_refused(scene: &Scene) {
     assert_eq!(scene.number(EXECS).await, 5);
 }
 
-pub async fn skipped_number_is_refused_until_it_is_declared_lost(scene: &Scene) {
+pub(crate) async fn skipped_number_is_refused_until_it_is_declared_lost(scene: &Scene) {
     let mut host = Host::new();
     scene.commit(host.id, vec![host.execs(1)]).await;
     host.skip(Lane::Events, 3);
@@ -110,7 +110,7 @@ pub async fn skipped_number_is_refused_until_it_is_declared_lost(scene: &Scene) 
     assert_eq!(gaps[0]["host_id"], json!(host.id.to_string()));
 }
 
-pub async fn tombstone_takes_its_number_and_shows_no_rows(scene: &Scene) {
+pub(crate) async fn tombstone_takes_its_number_and_shows_no_rows(scene: &Scene) {
     let mut host = Host::new();
     let frames = vec![host.execs(1), host.execs(2).shed(), host.execs(4)];
     let marks = scene.commit(host.id, frames.clone()).await;
@@ -123,7 +123,7 @@ pub async fn tombstone_takes_its_number_and_shows_no_rows(scene: &Scene) {
     assert_eq!(scene.number(EXECS).await, 5);
 }
 
-pub async fn unreadable_rows_become_a_gap_and_stop_nobody(scene: &Scene) {
+pub(crate) async fn unreadable_rows_become_a_gap_and_stop_nobody(scene: &Scene) {
     let mut host = Host::new();
     let mut garbage = host.execs(5);
     garbage.body = bytes::Bytes::from_static(b"not arrow");
@@ -138,7 +138,7 @@ pub async fn unreadable_rows_become_a_gap_and_stop_nobody(scene: &Scene) {
     assert_eq!(scene.number(lost).await, 8);
 }
 
-pub async fn gap_of_a_record_is_stored_once_with_it(scene: &Scene) {
+pub(crate) async fn gap_of_a_record_is_stored_once_with_it(scene: &Scene) {
     let mut host = Host::new();
     let frames = timed(vec![host.execs(2), host.execs(3).shed()]);
     let gaps = vec![(frames[1].0.id, gap(3, "given up"))];
@@ -156,7 +156,7 @@ pub async fn gap_of_a_record_is_stored_once_with_it(scene: &Scene) {
     );
 }
 
-pub async fn gap_before_an_epoch_makes_the_epoch_known(scene: &Scene) {
+pub(crate) async fn gap_before_an_epoch_makes_the_epoch_known(scene: &Scene) {
     let mut host = Host::new();
     let id = RecordId {
         epoch: host.epoch,
@@ -181,7 +181,7 @@ pub async fn gap_before_an_epoch_makes_the_epoch_known(scene: &Scene) {
     assert_eq!(marks[0].sequence, Sequence(1));
 }
 
-pub async fn own_facts_are_stored_and_told(scene: &Scene) {
+pub(crate) async fn own_facts_are_stored_and_told(scene: &Scene) {
     let mut told = scene.store.subscribe();
     scene
         .store
@@ -209,7 +209,7 @@ pub async fn own_facts_are_stored_and_told(scene: &Scene) {
     );
 }
 
-pub async fn reserved_identity_is_refused(scene: &Scene) {
+pub(crate) async fn reserved_identity_is_refused(scene: &Scene) {
     let mut host = Host::new();
     let refused = scene
         .store
@@ -225,7 +225,7 @@ pub async fn reserved_identity_is_refused(scene: &Scene) {
     assert_eq!(refused.unwrap_err(), CommitError::Reserved);
 }
 
-pub async fn samples_of_series_beyond_the_limit_are_a_gap(scene: &Scene) {
+pub(crate) async fn samples_of_series_beyond_the_limit_are_a_gap(scene: &Scene) {
     let mut host = Host::new();
     let frames = vec![host.metrics(60)];
     scene.commit(host.id, frames.clone()).await;
@@ -239,7 +239,7 @@ pub async fn samples_of_series_beyond_the_limit_are_a_gap(scene: &Scene) {
     );
 }
 
-pub async fn series_are_selected_by_name_host_and_time(scene: &Scene) {
+pub(crate) async fn series_are_selected_by_name_host_and_time(scene: &Scene) {
     let (mut one, mut other) = (Host::number(1), Host::number(2));
     scene.commit(one.id, vec![one.metrics(3), one.metrics(3)]).await;
     scene.commit(other.id, vec![other.metrics(2)]).await;
@@ -283,7 +283,7 @@ pub async fn series_are_selected_by_name_host_and_time(scene: &Scene) {
     );
 }
 
-pub async fn answers_name_the_gaps_that_touch_what_they_read(scene: &Scene) {
+pub(crate) async fn answers_name_the_gaps_that_touch_what_they_read(scene: &Scene) {
     let mut host = Host::new();
     let frame = host.execs(1).shed();
     let gaps = vec![(frame.id, gap(1, "told"))];
@@ -307,7 +307,7 @@ pub async fn answers_name_the_gaps_that_touch_what_they_read(scene: &Scene) {
     assert_eq!(asked("SELECT value FROM metrics").await, []);
 }
 
-pub async fn questions_are_answered_and_changes_refused(scene: &Scene) {
+pub(crate) async fn questions_are_answered_and_changes_refused(scene: &Scene) {
     let mut host = Host::new();
     scene.commit(host.id, vec![host.execs(4)]).await;
     for change in [
@@ -349,7 +349,7 @@ pub async fn questions_are_answered_and_changes_refused(scene: &Scene) {
     assert_eq!((none.rows(), none.schema.fields().len()), (0, 2));
 }
 
-pub async fn commit_is_all_or_nothing(scene: &Scene) {
+pub(crate) async fn commit_is_all_or_nothing(scene: &Scene) {
     let mut host = Host::new();
     let first = host.execs(2);
     host.skip(Lane::Events, 1);
@@ -367,7 +367,7 @@ pub async fn commit_is_all_or_nothing(scene: &Scene) {
     assert_eq!(scene.number(EXECS).await, 2);
 }
 
-pub async fn hosts_commit_at_once_and_lose_nothing(scene: &Scene) {
+pub(crate) async fn hosts_commit_at_once_and_lose_nothing(scene: &Scene) {
     let sending = (1..=8).map(async |number| {
         let mut host = Host::number(number);
         for _ in 0..5 {

@@ -7,17 +7,17 @@ use fleetmend_event::table::{
 };
 use fleetmend_event::{Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, Table, TimeMicros};
 
-pub const START: i64 = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
+pub(crate) const START: i64 = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
 
 /// A host with a spool.
-pub struct Host {
-    pub id: HostId,
-    pub epoch: SpoolEpoch,
+pub(crate) struct Host {
+    pub(crate) id: HostId,
+    pub(crate) epoch: SpoolEpoch,
     next: [u64; 3],
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             id: HostId::random(),
             epoch: SpoolEpoch::random(),
@@ -26,7 +26,7 @@ impl Host {
     }
 
     /// The same host in every run.
-    pub fn number(number: u8) -> Self {
+    pub(crate) fn number(number: u8) -> Self {
         Self {
             id: HostId::from_bytes([number; 16]),
             epoch: SpoolEpoch::from_bytes([number; 16]),
@@ -35,7 +35,7 @@ impl Host {
     }
 
     /// The identity that the next record of a lane gets.
-    pub fn next_id(&self, lane: Lane) -> RecordId {
+    pub(crate) fn next_id(&self, lane: Lane) -> RecordId {
         RecordId {
             epoch: self.epoch,
             lane,
@@ -44,18 +44,18 @@ impl Host {
     }
 
     /// Leaves numbers out.
-    pub fn skip(&mut self, lane: Lane, count: u64) {
+    pub(crate) fn skip(&mut self, lane: Lane, count: u64) {
         self.next[usize::from(lane.code())] += count;
     }
 
-    pub fn frame<T: Table>(&mut self, rows: &[T], from: i64, to: i64) -> Frame {
+    pub(crate) fn frame<T: Table>(&mut self, rows: &[T], from: i64, to: i64) -> Frame {
         let id = self.next_id(T::LANE);
         self.skip(T::LANE, 1);
         frame_of(id, rows, from, to)
     }
 
     /// `count` execs, a millisecond apart.
-    pub fn execs(&mut self, count: u32) -> Frame {
+    pub(crate) fn execs(&mut self, count: u32) -> Frame {
         let number = self.next[usize::from(Lane::Events.code())];
         let start = START + i64::try_from(number).unwrap() * 1_000_000;
         let rows: Vec<ProcessEvent> = (0..count)
@@ -65,7 +65,7 @@ impl Host {
     }
 
     /// Ten seconds of `series` metric series.
-    pub fn metrics(&mut self, series: usize) -> Frame {
+    pub(crate) fn metrics(&mut self, series: usize) -> Frame {
         let number = self.next[usize::from(Lane::Metrics.code())];
         let start = START + i64::try_from(number).unwrap() * 10_000_000;
         let rows: Vec<MetricChunk> = (0..series).map(|n| chunk(start, n)).collect();
@@ -74,14 +74,14 @@ impl Host {
 }
 
 /// With nothing known of their clocks.
-pub fn timed(frames: Vec<Frame>) -> Vec<(Frame, ClockAhead)> {
+pub(crate) fn timed(frames: Vec<Frame>) -> Vec<(Frame, ClockAhead)> {
     frames
         .into_iter()
         .map(|frame| (frame, ClockAhead::UNKNOWN))
         .collect()
 }
 
-pub fn frame_of<T: Table>(id: RecordId, rows: &[T], from: i64, to: i64) -> Frame {
+pub(crate) fn frame_of<T: Table>(id: RecordId, rows: &[T], from: i64, to: i64) -> Frame {
     let batch = T::to_batch(rows).unwrap();
     let stamp = Stamp {
         wall: TimeMicros(from),
@@ -91,7 +91,7 @@ pub fn frame_of<T: Table>(id: RecordId, rows: &[T], from: i64, to: i64) -> Frame
     Frame::of_batch(id, &TableInfo::of::<T>(), &batch, stamp, span).unwrap()
 }
 
-pub fn chunk(start: i64, series: usize) -> MetricChunk {
+pub(crate) fn chunk(start: i64, series: usize) -> MetricChunk {
     MetricChunk {
         name: format!("system.metric.{series:03}"),
         unit: "1".into(),
@@ -106,7 +106,7 @@ pub fn chunk(start: i64, series: usize) -> MetricChunk {
     }
 }
 
-pub fn exec(time: i64, pid: u32) -> ProcessEvent {
+pub(crate) fn exec(time: i64, pid: u32) -> ProcessEvent {
     ProcessEvent {
         time: TimeMicros(time),
         boot_ns: 1,
@@ -141,7 +141,7 @@ pub fn exec(time: i64, pid: u32) -> ProcessEvent {
 }
 
 /// A loss of `count` rows of process events in the first minute.
-pub fn gap(count: u64, reason: &str) -> Gap {
+pub(crate) fn gap(count: u64, reason: &str) -> Gap {
     Gap {
         time: TimeMicros(START),
         table: "process_events".into(),

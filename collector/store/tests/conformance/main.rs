@@ -3,6 +3,14 @@
 //! The engines are real: PostgreSQL from Debian, and ClickHouse's engine behind `clickhouse_server.py`, which speaks as
 //! much of its HTTP interface as the store does. `engines.rs` holds what only stores over other engines can meet.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
 mod behaviour;
 mod engines;
 mod faults;

@@ -15,11 +15,11 @@ use tempfile::TempDir;
 use crate::hosts::timed;
 use crate::server::Server;
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store that runs.
-pub struct Scene {
-    pub store: Arc<dyn FactStore>,
+pub(crate) struct Scene {
+    pub(crate) store: Arc<dyn FactStore>,
     tasks: Tasks,
     _folder: TempDir,
     /// Where the store stands on other engines.
@@ -27,15 +27,15 @@ pub struct Scene {
 }
 
 /// The engines that collectors share.
-pub struct Engines {
-    pub clickhouse: tokio::sync::Mutex<Server>,
-    pub clickhouse_port: u16,
-    pub database: TestDatabase,
+pub(crate) struct Engines {
+    pub(crate) clickhouse: tokio::sync::Mutex<Server>,
+    pub(crate) clickhouse_port: u16,
+    pub(crate) database: TestDatabase,
     /// Before PostgreSQL.
-    pub postgres: FaultProxy,
+    pub(crate) postgres: FaultProxy,
 }
 
-pub fn config(folder: &TempDir) -> StoreConfig {
+pub(crate) fn config(folder: &TempDir) -> StoreConfig {
     let mut config = StoreConfig {
         folder: folder.path().to_owned(),
         maintenance_interval_ms: 20,
@@ -51,23 +51,23 @@ pub fn config(folder: &TempDir) -> StoreConfig {
 }
 
 impl Scene {
-    pub async fn memory() -> Self {
+    pub(crate) async fn memory() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = MemoryStore::new(config(&folder)).unwrap();
         Self::of(Arc::new(store), folder, None)
     }
 
-    pub async fn embedded() -> Self {
+    pub(crate) async fn embedded() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(config(&folder)).await.unwrap();
         Self::of(Arc::new(store), folder, None)
     }
 
-    pub async fn clickhouse() -> Self {
+    pub(crate) async fn clickhouse() -> Self {
         Engines::start().await.collector().await
     }
 
-    pub fn of(store: Arc<dyn FactStore>, folder: TempDir, engines: Option<Arc<Engines>>) -> Self {
+    pub(crate) fn of(store: Arc<dyn FactStore>, folder: TempDir, engines: Option<Arc<Engines>>) -> Self {
         let tasks = Tasks::new();
         store.run(&tasks).unwrap();
         Self {
@@ -78,12 +78,12 @@ impl Scene {
         }
     }
 
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         let report = self.tasks.drain(Duration::from_secs(20)).await;
         assert!(report.is_clean(), "{report:?}");
     }
 
-    pub async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Vec<Mark> {
+    pub(crate) async fn commit(&self, host: HostId, frames: Vec<Frame>) -> Vec<Mark> {
         self.store
             .commit_timed(host, timed(frames), Vec::new())
             .await
@@ -91,14 +91,14 @@ impl Scene {
     }
 
     /// The rows of an answer as JSON.
-    pub async fn rows(&self, query: &str) -> Vec<serde_json::Value> {
+    pub(crate) async fn rows(&self, query: &str) -> Vec<serde_json::Value> {
         let answer = self.store.sql(query, QueryLimits::default()).await.expect(query);
         let rows = to_json_rows(&answer.batches).unwrap();
         rows.into_iter().map(serde_json::Value::Object).collect()
     }
 
     /// The single number that a query gives.
-    pub async fn number(&self, query: &str) -> i64 {
+    pub(crate) async fn number(&self, query: &str) -> i64 {
         let rows = self.rows(query).await;
         let row = rows.first().and_then(|row| row.as_object()).expect(query);
         row.values()
@@ -109,12 +109,12 @@ impl Scene {
 }
 
 impl Engines {
-    pub async fn start() -> Arc<Self> {
+    pub(crate) async fn start() -> Arc<Self> {
         Self::start_with(PostgresServer::shared).await
     }
 
     /// With a PostgreSQL that no other test uses.
-    pub async fn start_alone() -> Arc<Self> {
+    pub(crate) async fn start_alone() -> Arc<Self> {
         Self::start_with(|| PostgresServer::start().map(Arc::new)).await
     }
 
@@ -135,11 +135,11 @@ impl Engines {
     }
 
     /// One more collector over them.
-    pub async fn collector(self: &Arc<Self>) -> Scene {
+    pub(crate) async fn collector(self: &Arc<Self>) -> Scene {
         self.collector_with(|_| {}).await
     }
 
-    pub async fn collector_with(self: &Arc<Self>, change: impl FnOnce(&mut StoreConfig)) -> Scene {
+    pub(crate) async fn collector_with(self: &Arc<Self>, change: impl FnOnce(&mut StoreConfig)) -> Scene {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(&folder);
         config.clickhouse.statement_timeout_ms = 3_000;
@@ -149,7 +149,10 @@ impl Engines {
         Scene::of(Arc::new(store), folder, Some(self.clone()))
     }
 
-    pub async fn open(&self, mut config: StoreConfig) -> Result<ClickHouseStore, collector_store::OpenError> {
+    pub(crate) async fn open(
+        &self,
+        mut config: StoreConfig,
+    ) -> Result<ClickHouseStore, collector_store::OpenError> {
         if config.url == "embedded" {
             config.url = format!("clickhouse+http://127.0.0.1:{}/fleet", self.clickhouse_port);
         }

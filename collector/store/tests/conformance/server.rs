@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const PYTHON: &str = "FLEETMEND_CHDB_PYTHON";
 
 /// A running, or killed, server with its data.
-pub struct Server {
+pub(crate) struct Server {
     folder: TempDir,
     port: u16,
     process: Option<Child>,
@@ -19,11 +19,11 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    pub async fn start_with(more: &[&str]) -> Self {
+    pub(crate) async fn start_with(more: &[&str]) -> Self {
         let mut server = Self {
             folder: tempfile::Builder::new()
                 .prefix("fleetmend-ch-")
@@ -43,7 +43,7 @@ impl Server {
     }
 
     /// Starts it again on its data and port.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.kill();
         let mut command = Command::new(python());
         command
@@ -75,32 +75,32 @@ impl Server {
     }
 
     /// Ends it as kill −9 does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
         }
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// `none`, `refuse`, `refuse_inserts`, `insert_then_fail` or `hang`.
-    pub async fn fault(&self, mode: &str) {
+    pub(crate) async fn fault(&self, mode: &str) {
         let url = format!("http://127.0.0.1:{}/fault?mode={mode}", self.port);
         let answer = self.http.post(url).send().await.unwrap();
         assert!(answer.status().is_success());
     }
 
     /// Every statement, with its settings.
-    pub async fn seen(&self) -> Vec<serde_json::Value> {
+    pub(crate) async fn seen(&self) -> Vec<serde_json::Value> {
         let url = format!("http://127.0.0.1:{}/seen", self.port);
         self.http.get(url).send().await.unwrap().json().await.unwrap()
     }
 
     /// Asks the engine itself.
-    pub async fn ask(&self, statement: &str) -> String {
+    pub(crate) async fn ask(&self, statement: &str) -> String {
         let url = format!("http://127.0.0.1:{}/", self.port);
         let answer = self
             .http
