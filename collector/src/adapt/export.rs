@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use collector_export::{FactSource, Live, LiveRows, NewRows, RowSpan, SampleSpan, Series, SourceError, sql};
 use collector_ingest::enrol::Enroller;
 use collector_store::{
-    Committed, FactStore, KeepSeries, OWN_HOST, QueryClass, QueryError, QueryLimits, SeriesSelect, Store,
+    Committed, FactStore, KeepSeries, OWN_HOST, QueryClass, QueryError, QueryLimits, SeriesSelect,
     to_json_rows,
 };
 use fleetmend_event::{HostId, HostScope, TimeMicros};
