@@ -14,8 +14,8 @@ use crate::statement::{Answer, Query, Value, Wanted};
 const REPLACEMENT: &str = "\u{FFFD}";
 
 /// Texts of the program are few and prepared once; composed ones are many.
-fn is_static(text: &Cow<'static, str>) -> bool {
-    matches!(text, Cow::Borrowed(_))
+fn is_static(query: &Query) -> bool {
+    matches!(query.text, Cow::Borrowed(_))
 }
 
 /// SQLite would take it, and PostgreSQL would not.
@@ -37,8 +37,8 @@ pub(crate) async fn on_sqlite(
     query: &Query,
 ) -> Result<Answer, sqlx::Error> {
     check(query)?;
-    let mut prepared = sqlx::query::<Sqlite>(AssertSqlSafe(query.text.clone().into_owned()))
-        .persistent(is_static(&query.text));
+    let mut prepared =
+        sqlx::query::<Sqlite>(AssertSqlSafe(query.text.clone().into_owned())).persistent(is_static(query));
     for value in query.values.iter().cloned() {
         prepared = match value {
             Value::Integer(value) => prepared.bind(value),
@@ -67,8 +67,8 @@ pub(crate) async fn on_sqlite(
 
 pub(crate) async fn on_postgres(connection: &mut PgConnection, query: &Query) -> Result<Answer, sqlx::Error> {
     check(query)?;
-    let mut prepared = sqlx::query::<Postgres>(AssertSqlSafe(query.text.clone().into_owned()))
-        .persistent(is_static(&query.text));
+    let mut prepared =
+        sqlx::query::<Postgres>(AssertSqlSafe(query.text.clone().into_owned())).persistent(is_static(query));
     for value in query.values.iter().cloned() {
         prepared = match value {
             Value::Integer(value) => prepared.bind(value),

@@ -112,7 +112,7 @@ impl Control {
                     }
                 }
             };
-            token.run_until_cancelled(serve).await;
+            Box::pin(token.run_until_cancelled(serve)).await;
             Ok::<(), std::convert::Infallible>(())
         });
     }
