@@ -18,6 +18,6 @@ pub(crate) use export::ExportAdapter;
 pub(crate) use exports::ExportsAdapter;
 pub(crate) use findings::FindingAdapter;
 pub(crate) use operations::OperationsAdapter;
-pub(crate) use promql::{PromqlAdapter, PromqlConfig};
+pub(crate) use promql::{PromqlConfig, check_expression, promql_over};
 pub(crate) use sink::{LiveHostsAdapter, SinkAdapter};
 pub(crate) use store::{StoreAdapter, pump_live_facts};

@@ -17,7 +17,7 @@ use fleetmend_control::ControlConfig;
 use fleetmend_telemetry::LogFormat;
 use serde::Deserialize;
 
-use crate::adapt::PromqlConfig;
+use crate::adapt::{PromqlConfig, check_expression};
 use crate::backup::BackupConfig;
 
 /// Prefix of the environment variables that set keys.
@@ -133,7 +133,11 @@ fn add_all(faults: &mut Faults<'_>, found: Vec<(String, String)>) {
 pub(crate) fn check(path: &Path) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match CollectorConfig::load(path) {
-        Ok(_) => {
+        Ok(config) => {
+            if let Err(error) = collector_alert::Rules::load_checked(&config.alert, check_expression) {
+                writeln!(out, "{:#}", anyhow::Error::from(error)).context("print the faults")?;
+                return Ok(ExitCode::FAILURE);
+            }
             writeln!(out, "{}: no faults", path.display()).context("print the result")?;
             Ok(ExitCode::SUCCESS)
         }

@@ -39,7 +39,8 @@ use tracing::info;
 
 use crate::adapt::{
     AlertAdapter, EnrolmentAdapter, ExportAdapter, ExportsAdapter, FindingAdapter, LiveHostsAdapter,
-    OperationsAdapter, PromqlAdapter, SinkAdapter, StoreAdapter, name_refused_rows, pump_live_facts,
+    OperationsAdapter, SinkAdapter, StoreAdapter, check_expression, name_refused_rows, promql_over,
+    pump_live_facts,
 };
 use crate::config::CollectorConfig;
 use crate::{backup, control, descriptors};
@@ -107,12 +108,14 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
         order_results,
     );
     name_refused_rows(store.as_ref(), &ingest, &rooms);
+    collector_alert::Rules::load_checked(&config.alert, check_expression).context("read the rules")?;
     let alerting = Alerting::open(config.alert.clone(), pool.clone(), Arc::new(reader.clone()))
         .await
         .context("open alerting")?;
     let (export, facts) = open_export(&config, &pool, &store, &enroller).await?;
     let accounts = Accounts::open(pool).await.context("open the accounts")?;
-    let promql = PromqlAdapter::new(store.clone(), &config.promql, rooms.token());
+    let (promql, of_rules) = promql_over(&store, &config.promql, &alerting, rooms.token());
+    alerting.evaluate_with(Arc::new(of_rules));
     let backends = Backends {
         promql: Arc::new(promql),
         sql: Arc::new(reader.clone()),

@@ -12,6 +12,12 @@ use url::{Host, Url};
 pub struct AlertConfig {
     /// Rule files, TOML or YAML, in order: the first rule that wants a finding has it.
     pub rules: Vec<PathBuf>,
+    /// Rule files of Prometheus, YAML: recording rules and rules for alerts.
+    pub prometheus_rules: Vec<PathBuf>,
+    /// After it was down, the collector evaluates recording rules for at most so long a time before now.
+    pub record_catch_up_max: HumanDuration,
+    /// Recording rules are evaluated a second time this long after, for samples that came late; 0 for never.
+    pub record_again_after: HumanDuration,
     /// Whether the built-in rules follow those of the files.
     pub default_rules: bool,
     /// Where messages go.
@@ -58,6 +64,9 @@ impl Default for AlertConfig {
     fn default() -> Self {
         Self {
             rules: Vec::new(),
+            prometheus_rules: Vec::new(),
+            record_catch_up_max: HumanDuration::from_secs(3_600),
+            record_again_after: HumanDuration::from_secs(600),
             default_rules: true,
             receivers: Vec::new(),
             poll: HumanDuration::from_secs(1),

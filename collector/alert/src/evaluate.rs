@@ -149,8 +149,16 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
         timeout: QUERY_TIMEOUT,
     };
     let now = TimeMicros::now();
-    let values = metric_rule::values(&shared.sql.sql(&metric_rule::query(rule, now), limits).await?)?;
-    let gaps = metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?);
+    let (values, gaps) = match &rule.promql {
+        Some(expression) => {
+            let found = shared.expression(&rule.name, expression, now).await?;
+            (metric_rule::values_of(rule, &found), found.unknown)
+        }
+        None => (
+            metric_rule::values(&shared.sql.sql(&metric_rule::query(rule, now), limits).await?)?,
+            metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?),
+        ),
+    };
     let write = async {
         let mut transaction = shared.pool.begin("alert").await?;
         shared.confirm(&mut transaction).await?;

@@ -12,6 +12,12 @@
 //! Where samples are missing or a gap overlaps the window the condition is *unknown*: nothing fires and nothing
 //! resolves by it, and the time does not count towards `for`.
 //!
+//! A rule may have an expression of PromQL in place of a metric and a limit ([`PromQuery`]): it holds for each series
+//! that the expression gives, and is unknown where samples of that series' host are missing; a series of no host in
+//! particular is unknown as soon as samples of any host are. Rule files of Prometheus are read too: their rules for
+//! alerts become such rules, evaluated every `metrics_every` whatever their group's interval, and their recording rules
+//! give series (`record.rs`).
+//!
 //! # Invariants
 //! - What is read, what it changes, the messages that follow and the place read up to are one transaction:
 //!   over a restart nothing is missed and nothing is doubled. Rows are read again over a short overlap, because
@@ -46,18 +52,26 @@ mod heal_first;
 mod message;
 mod metric_rule;
 mod metrics;
+mod promql;
 mod query;
+mod record;
+mod rule_file;
+mod rule_view;
 mod rules;
 mod signature;
 mod store;
 mod task;
+mod template;
 mod threshold;
 mod view;
 mod webhook;
 
 pub use config::{AlertConfig, Receiver};
 pub use error::{AlertError, RuleError};
+pub use promql::{CheckExpression, NO_HOST, PromLabels, PromQuery, PromValues, Recorded};
 pub use query::{QueryError, QueryLimits, SqlQuery};
+pub use rule_file::{PrometheusFile, PrometheusRule, RuleGroup};
+pub use rule_view::{AlertingView, RuleAlert, RuleGroupView, RuleView};
 pub use rules::{FindingRule, MetricRule, RuleFile, Rules};
 pub use signature::{SignatureFault, verify};
 pub use task::Alerting;

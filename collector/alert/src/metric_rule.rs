@@ -11,9 +11,11 @@ use crate::apply::{become_state, receivers_of};
 use crate::error::AlertError;
 use crate::flood::{Gate, Telling};
 use crate::message::{self, Event};
+use crate::promql::{NO_HOST, PromLabels, PromValues};
 use crate::query::{numbers, text, texts, time};
 use crate::rules::{Aggregate, MetricRule};
 use crate::store::{self, Alert, State};
+use crate::template;
 use crate::threshold::{Active, Judged, Phase, Step, step};
 
 /// Series one rule may watch.
@@ -85,6 +87,28 @@ pub(crate) fn values(batches: &[RecordBatch]) -> Result<BTreeMap<SeriesId, f64>,
     Ok(all)
 }
 
+/// The values of an expression, by the host that a series names and by the labels that its alert has.
+pub(crate) fn values_of(rule: &MetricRule, found: &PromValues) -> BTreeMap<SeriesId, f64> {
+    let mut all = BTreeMap::new();
+    for (series, value) in &found.series {
+        let host = series
+            .get("host_id")
+            .and_then(|host| host.parse().ok())
+            .unwrap_or(NO_HOST);
+        let mut labels: PromLabels = series.clone();
+        labels.remove("__name__");
+        for (name, template) in &rule.labels {
+            labels.insert(name.clone(), template::expand(template, series, *value));
+        }
+        labels.retain(|_, value| !value.is_empty());
+        let labels = serde_json::to_string(&labels).unwrap_or_default();
+        if (rule.hosts.is_empty() || rule.hosts.contains(&host)) && all.len() < SERIES_MAX {
+            all.insert((host, labels), *value);
+        }
+    }
+    all
+}
+
 /// Hosts of a result.
 pub(crate) fn hosts(batches: &[RecordBatch]) -> BTreeSet<HostId> {
     batches
@@ -112,6 +136,7 @@ pub(crate) async fn apply(
     }
     for ((host, labels), value) in values {
         let judged = judge(rule, Some(*value), gaps.contains(host));
+        let judged = kept(rule, active.get(&key_of(rule, *host, labels)), judged, now);
         let key = key_of(rule, *host, labels);
         let alert = active.remove(&key);
         let name = Naming {
@@ -125,7 +150,8 @@ pub(crate) async fn apply(
     }
     // What has no samples any more is unknown.
     for (key, alert) in active {
-        let Some(host) = alert.host_id else { continue };
+        let host = alert.host_id.unwrap_or(NO_HOST);
+        let judged = kept(rule, Some(&alert), judge(rule, None, gaps.contains(&host)), now);
         let labels = alert.subject.clone();
         let name = Naming {
             rule,
@@ -134,15 +160,7 @@ pub(crate) async fn apply(
             labels: &labels,
             key,
         };
-        one(
-            connection,
-            name,
-            all_receivers,
-            Some(alert),
-            judge(rule, None, gaps.contains(&host)),
-            now,
-        )
-        .await?;
+        one(connection, name, all_receivers, Some(alert), judged, now).await?;
     }
     Ok(())
 }
@@ -181,11 +199,28 @@ struct Naming<'a> {
     key: String,
 }
 
+/// An alert that is to keep firing is not judged as over yet.
+fn kept(rule: &MetricRule, alert: Option<&Alert>, judged: Judged, now: TimeMicros) -> Judged {
+    let firing = alert.filter(|alert| alert.state == State::Firing);
+    match (judged, firing) {
+        (Judged::HoldsNot(_), Some(alert)) => {
+            let keep = i64::try_from(rule.keep_firing_for.get().as_micros()).unwrap_or(i64::MAX);
+            let over = now.micros_since(alert.unknown_since.unwrap_or(now));
+            if over < keep { Judged::Unknown } else { judged }
+        }
+        _ => judged,
+    }
+}
+
 fn judge(rule: &MetricRule, value: Option<f64>, gap: bool) -> Judged {
+    let (op, limit) = rule.limit();
     let reason = match value {
         _ if gap => "gap",
+        // An expression gives what it holds for, and nothing where it does not hold.
+        Some(value) if rule.promql.is_some() => return Judged::Holds(value),
+        None if rule.promql.is_some() => return Judged::HoldsNot(f64::NAN),
         None => "no_samples",
-        Some(value) if rule.op.holds(value, rule.value) => return Judged::Holds(value),
+        Some(value) if op.holds(value, limit) => return Judged::Holds(value),
         Some(value) => return Judged::HoldsNot(value),
     };
     metrics::counter!(crate::metrics::UNKNOWN, "reason" => reason).increment(1);
@@ -222,16 +257,18 @@ async fn one(
         Step::Begin(active) | Step::Stay(active) => keep(&mut alert, active, judged),
         Step::Fire(active, value) => {
             keep(&mut alert, active, judged);
-            alert.summary = sentence(name.rule, value);
+            alert.summary = sentence(name.rule, name.labels, value);
             alert.fired_at = Some(now);
             become_state(&mut alert, State::Firing, now);
             let receivers = receivers_of(all_receivers, &alert.receivers);
             message::queue(connection, &alert, Event::Firing, &[], receivers, now).await?;
         }
         Step::Resolve(value) => {
-            alert.value = Some(value);
+            alert.value = Some(value).filter(|value| !value.is_nan()).or(alert.value);
             alert.resolved_at = Some(now);
-            alert.summary = sentence(name.rule, value);
+            if name.rule.promql.is_none() {
+                alert.summary = sentence(name.rule, name.labels, value);
+            }
             become_state(&mut alert, State::Resolved, now);
             let receivers =
                 message::told(connection, &alert.alert_id, alert.fired_at.unwrap_or_default()).await?;
@@ -264,11 +301,11 @@ fn new_alert(name: &Naming<'_>, now: TimeMicros) -> Alert {
         rule: rule.name.clone(),
         state: State::Pending,
         severity: rule.severity.as_str().to_owned(),
-        host_id: Some(name.host),
+        host_id: (name.host != NO_HOST).then_some(name.host),
         finding_id: None,
         action_id: None,
         subject: name.labels.to_owned(),
-        title: format!("{} {} {}", rule.metric, rule.op.as_str(), rule.value),
+        title: title(rule),
         summary: String::new(),
         value: None,
         started_at: now,
@@ -285,7 +322,27 @@ fn new_alert(name: &Naming<'_>, now: TimeMicros) -> Alert {
     }
 }
 
-fn sentence(rule: &MetricRule, value: f64) -> String {
+fn title(rule: &MetricRule) -> String {
+    let (op, limit) = rule.limit();
+    match &rule.promql {
+        Some(_) if !rule.metric.is_empty() => rule.metric.clone(),
+        Some(expression) => expression.clone(),
+        None => format!("{} {} {limit}", rule.metric, op.as_str()),
+    }
+}
+
+fn sentence(rule: &MetricRule, labels: &str, value: f64) -> String {
+    if let Some(expression) = &rule.promql {
+        let labels = serde_json::from_str(labels).unwrap_or_default();
+        let said = ["summary", "description", "message"]
+            .iter()
+            .find_map(|name| rule.annotations.get(*name));
+        return said.map_or_else(
+            || format!("{expression} is {value:.4}"),
+            |template| template::expand(template, &labels, value),
+        );
+    }
+    let (op, limit) = rule.limit();
     let how = match rule.agg {
         Aggregate::Last => "last",
         Aggregate::Avg => "average",
@@ -294,10 +351,9 @@ fn sentence(rule: &MetricRule, value: f64) -> String {
     };
     let seconds = rule.window.get().as_secs();
     format!(
-        "{} is {value:.4} ({how} of {seconds} s); the limit is {} {}",
+        "{} is {value:.4} ({how} of {seconds} s); the limit is {} {limit}",
         rule.metric,
-        rule.op.as_str(),
-        rule.value
+        op.as_str(),
     )
 }
 

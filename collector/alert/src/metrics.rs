@@ -12,7 +12,19 @@ pub(crate) const DELIVERIES: &str = "fleetmend_collector_alert_deliveries_total"
 pub(crate) const WAITING: &str = "fleetmend_collector_alert_deliveries_waiting";
 pub(crate) const FAILURES: &str = "fleetmend_collector_alert_evaluations_failed_total";
 
+/// Samples that recording rules gave.
+pub(crate) const RECORDED: &str = "fleetmend_collector_alert_recorded_samples_total";
+/// Those among them that differ from what was recorded before, because samples came late.
+pub(crate) const RECORDED_AGAIN: &str = "fleetmend_collector_alert_recorded_samples_again_total";
+pub(crate) const RECORD_FAILURES: &str = "fleetmend_collector_alert_recordings_failed_total";
+
 pub(crate) fn describe() {
+    describe_counter!(RECORDED, "samples that recording rules gave");
+    describe_counter!(RECORDED_AGAIN, "samples recorded anew because others came late");
+    describe_counter!(
+        RECORD_FAILURES,
+        "evaluations of recording rules that gave nothing"
+    );
     describe_counter!(ROWS, "rows of findings and actions that were read, by table");
     describe_counter!(
         UNREADABLE,

@@ -7,6 +7,8 @@ use fleetmend_event::HostId;
 use fleetmend_event::table::{FindingKind, Severity};
 use serde::Deserialize;
 
+use crate::promql::{self, CheckExpression};
+use crate::rule_file::{self, PrometheusFile, RuleGroup};
 use crate::{AlertConfig, RuleError};
 
 /// A rule file.
@@ -106,9 +108,22 @@ impl Comparison {
 pub struct MetricRule {
     /// Name, unique.
     pub name: String,
-    /// Metric, such as `system.memory.utilization`.
+    /// Metric, such as `system.memory.utilization`; not with `promql`.
+    #[serde(default)]
     pub metric: String,
-    /// Labels a series has to have.
+    /// An expression in place of all that says which samples are judged: it holds for each series that it gives.
+    #[serde(default)]
+    pub promql: Option<String>,
+    /// Texts for a person, such as `summary`: templates. With `promql` only.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// How long an alert keeps firing after the expression held. With `promql` only.
+    #[serde(default)]
+    pub keep_firing_for: HumanDuration,
+    /// The group of a rule file of Prometheus.
+    #[serde(skip)]
+    pub group: Option<String>,
+    /// Labels a series has to have; with `promql`, labels that the alert has in addition.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// How the samples of the window become one value.
@@ -117,10 +132,12 @@ pub struct MetricRule {
     /// How far back samples count.
     #[serde(default = "a_minute")]
     pub window: HumanDuration,
-    /// How the value is compared with `value`.
-    pub op: Comparison,
-    /// The limit.
-    pub value: f64,
+    /// How the value is compared with `value`; not with `promql`.
+    #[serde(default)]
+    pub op: Option<Comparison>,
+    /// The limit; not with `promql`.
+    #[serde(default)]
+    pub value: Option<f64>,
     /// How long it has to hold.
     #[serde(default, rename = "for")]
     pub hold: HumanDuration,
@@ -147,8 +164,25 @@ impl Validate for RuleFile {
     fn validate(&self, faults: &mut Faults<'_>) {
         for (index, rule) in self.metrics.iter().enumerate() {
             let key = |name: &str| format!("metrics[{index}].{name}");
-            faults.require(rule.value.is_finite(), &key("value"), "has to be a number");
-            faults.require(!rule.metric.is_empty(), &key("metric"), "names no metric");
+            match &rule.promql {
+                Some(expression) => {
+                    if let Some(fault) = promql::fault_of(expression) {
+                        faults.add(&key("promql"), fault);
+                    }
+                    let alone = rule.metric.is_empty() && rule.op.is_none() && rule.value.is_none();
+                    faults.require(
+                        alone,
+                        &key("promql"),
+                        "stands in place of `metric`, `op` and `value`",
+                    );
+                }
+                None => {
+                    let number = rule.value.is_some_and(f64::is_finite);
+                    faults.require(number, &key("value"), "has to be a number");
+                    faults.require(rule.op.is_some(), &key("op"), "has to be >, >=, < or <=");
+                    faults.require(!rule.metric.is_empty(), &key("metric"), "names no metric");
+                }
+            }
             let seconds = rule.window.get().as_secs();
             faults.require(
                 (1..=86_400).contains(&seconds),
@@ -164,8 +198,20 @@ impl Validate for RuleFile {
 pub struct Rules {
     /// On findings; the first that matches has it.
     pub findings: Vec<FindingRule>,
-    /// On metrics.
+    /// On metrics, those of Prometheus' files among them.
     pub metrics: Vec<MetricRule>,
+    /// Groups of Prometheus' files.
+    pub groups: Vec<RuleGroup>,
+}
+
+impl MetricRule {
+    /// The comparison and the limit of a rule without an expression.
+    pub(crate) fn limit(&self) -> (Comparison, f64) {
+        (
+            self.op.unwrap_or(Comparison::Greater),
+            self.value.unwrap_or(f64::INFINITY),
+        )
+    }
 }
 
 impl Rules {
@@ -174,6 +220,18 @@ impl Rules {
     /// # Errors
     /// With file and line of every fault of the first file that has one.
     pub fn load(config: &AlertConfig) -> Result<Self, RuleError> {
+        Self::read(config)
+    }
+
+    /// As [`Rules::load`], and checks every expression.
+    ///
+    /// # Errors
+    /// As [`Rules::load`].
+    pub fn load_checked(config: &AlertConfig, check: CheckExpression) -> Result<Self, RuleError> {
+        promql::checking(Some(check), || Self::read(config))
+    }
+
+    fn read(config: &AlertConfig) -> Result<Self, RuleError> {
         let mut rules = Self::default();
         for path in &config.rules {
             let file: Result<RuleFile, ConfigFaults> = fleetmend_config::load_from(Some(path), None, "-", []);
@@ -183,6 +241,21 @@ impl Rules {
             })?;
             rules.findings.extend(file.findings);
             rules.metrics.extend(file.metrics);
+        }
+        let mut names: BTreeSet<String> = rules.metrics.iter().map(|rule| rule.name.clone()).collect();
+        names.extend(rules.findings.iter().map(|rule| rule.name.clone()));
+        for path in &config.prometheus_rules {
+            let file: Result<PrometheusFile, ConfigFaults> =
+                fleetmend_config::load_from(Some(path), None, "-", []);
+            let file = file.map_err(|source| RuleError::File {
+                path: path.clone(),
+                source,
+            })?;
+            for mut group in file.groups {
+                group.file = rule_file::name_of(path);
+                rules.metrics.extend(group.alerts(&mut names));
+                rules.groups.push(group);
+            }
         }
         if config.default_rules {
             rules.findings.extend(built_in());
@@ -275,5 +348,58 @@ mod tests {
         assert!(matches!(twice, RuleError::Twice(_)));
         let nobody = read("rules.toml", "[[findings]]\nname = 'a'\nreceivers = ['x']\n").unwrap_err();
         assert!(matches!(nobody, RuleError::Receiver { .. }));
+    }
+
+    fn read_prometheus(content: &str) -> Result<Rules, RuleError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prometheus.yml");
+        std::fs::write(&path, content).unwrap();
+        let config = AlertConfig {
+            prometheus_rules: vec![path],
+            default_rules: false,
+            ..AlertConfig::default()
+        };
+        Rules::load_checked(&config, |expression| {
+            if expression.contains("sum(") {
+                return Err("parse error: unclosed left parenthesis".to_owned());
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn rule_files_of_prometheus_are_read() {
+        let file = "groups:\n- name: g\n  rules:\n  - alert: Down\n    expr: up == 0\n    for: 5m\n    labels: {severity: warning}\n\
+            \x20 - alert: Down\n    expr: up == 1\n  - record: a:b\n    expr: b\n";
+        let rules = read_prometheus(file).unwrap();
+        let of_alerts: Vec<(&str, Severity)> = rules
+            .metrics
+            .iter()
+            .map(|rule| (rule.name.as_str(), rule.severity))
+            .collect();
+        assert_eq!(
+            of_alerts,
+            [("Down", Severity::Medium), ("Down #2", Severity::High)]
+        );
+        assert_eq!(rules.metrics[0].hold.get().as_secs(), 300);
+        assert_eq!(rules.groups[0].interval.get().as_secs(), 60);
+    }
+
+    #[test]
+    fn faults_of_rule_files_name_file_and_line() {
+        let file = "groups:\n- name: g\n  rules:\n  - record: 9x\n    expr: up\n  - alert: A\n    expr: sum(up\n  - expr: up\n";
+        let error = read_prometheus(file).unwrap_err();
+        let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+        for part in [
+            "prometheus.yml",
+            ":4",
+            ":7",
+            "unclosed left parenthesis",
+            "either `record` or `alert`",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let twice = "groups:\n- {name: g, rules: []}\n- {name: g, rules: []}\n";
+        assert!(read_prometheus(twice).is_err());
     }
 }

@@ -1,11 +1,14 @@
 //! The tasks of the room.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fleetmend_control::{Control, ControlError, Engine, Leases, Tenure, Transaction};
+use fleetmend_event::TimeMicros;
 use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -13,7 +16,9 @@ use crate::config::AlertConfig;
 use crate::deliver::{Pause, Receiving};
 use crate::error::AlertError;
 use crate::flood::Gate;
-use crate::query::SqlQuery;
+use crate::promql::{PromQuery, PromValues};
+use crate::query::{QueryError, SqlQuery};
+use crate::record::{self, Recorder, Status};
 use crate::rules::Rules;
 use crate::webhook::Webhook;
 use crate::{database, deliver, evaluate};
@@ -21,6 +26,9 @@ use crate::{database, deliver, evaluate};
 /// After a round that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Between two looks at what recording rules are due: the shortest interval is a second.
+const RECORD_POLL: Duration = Duration::from_millis(500);
 
 /// Rounds may fail for this long, a restart of the store for instance, before alerting counts as broken.
 const BROKEN_AFTER: Duration = Duration::from_secs(60);
@@ -49,6 +57,10 @@ pub(crate) struct Shared {
     pub(crate) round_at: watch::Sender<Instant>,
     /// Where several collectors may alert: whether it is this one's turn.
     pub(crate) tenure: OnceLock<Tenure>,
+    /// Evaluates expressions; absent where nothing does.
+    pub(crate) promql: OnceLock<Arc<dyn PromQuery>>,
+    /// How the last evaluation of each rule with an expression went.
+    pub(crate) statuses: Mutex<BTreeMap<String, Status>>,
     /// Told when a round may have written messages.
     pub(crate) wake: watch::Sender<()>,
 }
@@ -77,6 +89,34 @@ impl Shared {
             Some(Some(held)) => held.confirm(transaction).await,
             Some(None) => Err(ControlError::LeaseLost(LEASE.to_owned())),
         }
+    }
+
+    /// Whoever evaluates expressions.
+    pub(crate) fn promql(&self) -> Result<&dyn PromQuery, QueryError> {
+        let missing = || QueryError::Unavailable("nothing evaluates PromQL here".to_owned());
+        self.promql.get().map(AsRef::as_ref).ok_or_else(missing)
+    }
+
+    pub(crate) fn note(&self, rule: &str, status: Status) {
+        self.statuses.lock().insert(rule.to_owned(), status);
+    }
+
+    /// The value of a rule's expression, noted as its last evaluation.
+    pub(crate) async fn expression(
+        &self,
+        rule: &str,
+        expression: &str,
+        time: TimeMicros,
+    ) -> Result<PromValues, AlertError> {
+        let began = std::time::Instant::now();
+        let found = self.promql()?.instant(expression, time).await;
+        let status = Status {
+            evaluated_at: time,
+            took: began.elapsed(),
+            fault: found.as_ref().err().map(ToString::to_string),
+        };
+        self.note(rule, status);
+        Ok(found?)
     }
 
     pub(crate) fn receiver_names(&self) -> Vec<String> {
@@ -115,9 +155,16 @@ impl Alerting {
                 tenure: OnceLock::new(),
                 unreadable_told: AtomicBool::new(false),
                 round_at: watch::Sender::new(Instant::now()),
+                promql: OnceLock::new(),
+                statuses: Mutex::default(),
                 wake: watch::Sender::new(()),
             }),
         })
+    }
+
+    /// Names who evaluates expressions, before anything runs; without one, rules with an expression fail.
+    pub fn evaluate_with(&self, promql: Arc<dyn PromQuery>) {
+        self.shared.promql.get_or_init(|| promql);
     }
 
     /// Why nobody would be alerted now: the facts could not be read, or the state not be written, for a while.
@@ -150,6 +197,19 @@ impl Alerting {
             evaluating(&shared, &token).await;
             Ok::<(), AlertError>(())
         });
+        if self
+            .shared
+            .rules
+            .groups
+            .iter()
+            .any(|group| group.rules.iter().any(|rule| rule.record.is_some()))
+        {
+            let (shared, token) = (self.shared.clone(), tasks.token());
+            tasks.spawn("alert-record", TaskKind::Critical, async move {
+                recording(&shared, &token).await;
+                Ok::<(), AlertError>(())
+            });
+        }
         let webhooks = (0..self.shared.webhooks.len()).map(Receiving::Webhook);
         for receiving in webhooks.chain([Receiving::Others]) {
             let (shared, token) = (self.shared.clone(), tasks.token());
@@ -202,6 +262,26 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
     }
 }
 
+/// Evaluates recording rules until it is cancelled. A time that failed is evaluated again.
+async fn recording(shared: &Shared, token: &CancellationToken) {
+    let mut recorder = Recorder::default();
+    while shared.leads(token).await {
+        let pause = match record::round(shared, &mut recorder).await {
+            Ok(true) => Duration::ZERO,
+            Ok(false) => RECORD_POLL,
+            Err(error) => {
+                failed("recording", &error);
+                AFTER_FAILURE
+            }
+        };
+        tokio::select! {
+            biased;
+            () = token.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+    }
+}
+
 async fn delivering(shared: &Shared, receiving: Receiving, token: &CancellationToken) {
     let mut wake = shared.wake.subscribe();
     while shared.leads(token).await {
@@ -240,7 +320,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::query::{QueryError, QueryLimits};
+    use crate::query::QueryLimits;
 
     /// A store whose every turn is taken, until one is not.
     #[derive(Default)]

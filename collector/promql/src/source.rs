@@ -39,6 +39,8 @@ pub struct SourceGap {
     pub from_ms: i64,
     /// Last one.
     pub to_ms: i64,
+    /// Labels that all series concerned have; none where it may be any.
+    pub labels: Labels,
     /// Whose samples, how many and why, for a person.
     pub text: String,
 }

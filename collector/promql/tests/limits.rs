@@ -44,6 +44,7 @@ impl SeriesSource for Plenty {
             gaps: vec![SourceGap {
                 from_ms: 5,
                 to_ms: 9,
+                labels: Labels::default(),
                 text: "host h, 3 samples (spool full)".to_owned(),
             }],
         })

@@ -8,6 +8,7 @@ mod answer;
 mod config;
 mod directory;
 mod name;
+mod rules;
 mod source;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use collector_alert::Alerting;
 use collector_api::{
     PromAnswer, PromBounds, PromError, PromLabels, PromList, PromMetric, PromRuleGroup, PromSelection, Promql,
 };
@@ -30,29 +32,44 @@ use tokio_util::sync::CancellationToken;
 use answer::{fault_of, labels_of, told};
 pub(crate) use config::PromqlConfig;
 use directory::Directory;
-pub(crate) use name::RECORDED_UNIT;
+use name::RECORDED_UNIT;
+pub(crate) use rules::{PromqlRules, check_expression};
 use source::StoreSeries;
 
 /// Answers PromQL over a store.
 pub(crate) struct PromqlAdapter {
     series: StoreSeries,
+    alerting: Alerting,
     options: Options,
     turns: Semaphore,
     ending: CancellationToken,
 }
 
-impl PromqlAdapter {
-    /// `ending` cancels what runs.
-    pub(crate) fn new(store: Arc<dyn FactStore>, config: &PromqlConfig, ending: CancellationToken) -> Self {
-        let directory = Arc::new(Directory::new(store.clone()));
-        Self {
-            series: StoreSeries::new(store, directory, config.timeout.get(), QueryClass::User),
-            options: config.options(),
-            turns: Semaphore::new(config.concurrent_max),
-            ending,
-        }
-    }
+/// The two ways in which PromQL is asked: by users and by rules. `ending` cancels what runs.
+pub(crate) fn promql_over(
+    store: &Arc<dyn FactStore>,
+    config: &PromqlConfig,
+    alerting: &Alerting,
+    ending: CancellationToken,
+) -> (PromqlAdapter, PromqlRules) {
+    let directory = Arc::new(Directory::new(Arc::clone(store)));
+    let rules = PromqlRules::new(Arc::clone(store), Arc::clone(&directory), config, ending.clone());
+    let adapter = PromqlAdapter {
+        series: StoreSeries::new(
+            Arc::clone(store),
+            directory,
+            config.timeout.get(),
+            QueryClass::User,
+        ),
+        alerting: alerting.clone(),
+        options: config.options(),
+        turns: Semaphore::new(config.concurrent_max),
+        ending,
+    };
+    (adapter, rules)
+}
 
+impl PromqlAdapter {
     /// A turn, and what is left of the time.
     async fn turn(&self, bounds: &PromBounds) -> Result<(SemaphorePermit<'_>, Options), PromError> {
         let mut options = self.options.clone();
@@ -256,8 +273,19 @@ impl Promql for PromqlAdapter {
         collector_promql::parse_duration_ms(text).map_err(fault_of)
     }
 
-    async fn rules(&self, _: &HostScope) -> Result<Vec<PromRuleGroup>, PromError> {
-        Ok(Vec::new())
+    async fn rules(&self, hosts: &HostScope) -> Result<Vec<PromRuleGroup>, PromError> {
+        let groups = self.alerting.rule_groups().await;
+        let mut groups = groups.map_err(|error| PromError::Unavailable(error.to_string()))?;
+        for rule in groups.iter_mut().flat_map(|group| &mut group.rules) {
+            if let Some(alerting) = &mut rule.alerting {
+                // What is of no host in particular says something of hosts that are not to be seen.
+                let seen = |host| hosts.sees(host);
+                alerting
+                    .alerts
+                    .retain(|alert| hosts.is_all() || alert.host_id.is_some_and(seen));
+            }
+        }
+        Ok(groups.into_iter().map(answer::group).collect())
     }
 }
 

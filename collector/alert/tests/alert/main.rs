@@ -11,6 +11,7 @@
 mod findings;
 mod leader;
 mod metrics;
+mod promql;
 mod receiver;
 mod testbed;
 mod webhook;

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use arrow::array::{RecordBatch, StringArray};
 use async_trait::async_trait;
-use collector_alert::{AlertConfig, AlertFilter, AlertView, Alerting, QueryError, QueryLimits, SqlQuery};
+use collector_alert::{
+    AlertConfig, AlertFilter, AlertView, Alerting, PromQuery, QueryError, QueryLimits, SqlQuery,
+};
 use collector_store::{Store, StoreConfig};
 use fleetmend_config::{HumanDuration, Secret};
 use fleetmend_control::Control;
@@ -43,6 +45,7 @@ pub(crate) struct Testbed {
     pub(crate) receiver: Receiver,
     pub(crate) config: AlertConfig,
     pub(crate) alerting: Alerting,
+    promql: Option<Arc<dyn PromQuery>>,
     /// Ends the store and the receiver with the test.
     _tasks: Tasks,
     running: Tasks,
@@ -73,8 +76,18 @@ impl Testbed {
 
     pub(crate) async fn start_over(
         control: TestControl,
+        config: AlertConfig,
+        rules: impl FnOnce(HostId) -> String,
+    ) -> Self {
+        Self::start_evaluating(control, config, rules, ("", None)).await
+    }
+
+    /// `prometheus` is a rule file of Prometheus, and `promql` evaluates expressions.
+    pub(crate) async fn start_evaluating(
+        control: TestControl,
         mut config: AlertConfig,
         rules: impl FnOnce(HostId) -> String,
+        (prometheus, promql): (&str, Option<Arc<dyn PromQuery>>),
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
@@ -96,13 +109,22 @@ impl Testbed {
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, rules(host)).unwrap();
         config.rules.push(file);
+        if !prometheus.is_empty() {
+            let file = folder.path().join("prometheus.yml");
+            std::fs::write(&file, prometheus).unwrap();
+            config.prometheus_rules.push(file);
+        }
         let pool = control.open().await.unwrap();
         let alerting = Alerting::open(config.clone(), pool.clone(), Arc::new(StoreAsSql(store.clone())))
             .await
             .unwrap();
         let running = Tasks::new();
+        if let Some(promql) = &promql {
+            alerting.evaluate_with(promql.clone());
+        }
         alerting.spawn(&running);
         Self {
+            promql,
             store,
             host,
             receiver,
@@ -125,6 +147,9 @@ impl Testbed {
         self.alerting = Alerting::open(self.config.clone(), self.pool.clone(), sql)
             .await
             .unwrap();
+        if let Some(promql) = &self.promql {
+            self.alerting.evaluate_with(promql.clone());
+        }
         self.running = Tasks::new();
         self.alerting.spawn(&self.running);
     }

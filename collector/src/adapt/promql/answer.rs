@@ -1,9 +1,14 @@
 //! The evaluator's answers and faults, as the API has them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use collector_api::{PromAnswer, PromData, PromError, PromLabels};
+use collector_alert::{RuleAlert, RuleGroupView, RuleView};
+use collector_api::{
+    PromAlert, PromAlerting, PromAnswer, PromData, PromError, PromLabels, PromRule, PromRuleGroup,
+};
 use collector_promql::{Answer, Data, Labels, QueryError};
+use fleetmend_event::TimeMicros;
 
 pub(super) fn told(answer: Answer) -> PromAnswer {
     let data = match answer.data {
@@ -29,6 +34,51 @@ pub(super) fn told(answer: Answer) -> PromAnswer {
         warnings: answer.annotations.warnings.into_iter().collect(),
         infos: answer.annotations.infos.into_iter().collect(),
     }
+}
+
+/// A group of rules with their alerts.
+pub(super) fn group(group: RuleGroupView) -> PromRuleGroup {
+    let evaluated = group.rules.iter().filter_map(|rule| rule.evaluated);
+    PromRuleGroup {
+        name: group.name,
+        file: group.file,
+        interval: group.interval,
+        limit: group.limit,
+        evaluated_at_ms: evaluated.clone().map(|(at, _)| millis(at)).max(),
+        took: evaluated.map(|(_, took)| took).sum(),
+        rules: group.rules.into_iter().map(rule).collect(),
+    }
+}
+
+fn rule(rule: RuleView) -> PromRule {
+    PromRule {
+        name: rule.name,
+        query: rule.query,
+        labels: rule.labels.into_iter().collect(),
+        fault: rule.fault,
+        evaluated_at_ms: rule.evaluated.map(|(at, _)| millis(at)),
+        took: rule.evaluated.map_or(Duration::ZERO, |(_, took)| took),
+        alerting: rule.alerting.map(|alerting| PromAlerting {
+            hold: alerting.hold,
+            keep_firing: alerting.keep_firing,
+            annotations: alerting.annotations.into_iter().collect(),
+            alerts: alerting.alerts.into_iter().map(alert).collect(),
+        }),
+    }
+}
+
+fn alert(alert: RuleAlert) -> PromAlert {
+    PromAlert {
+        labels: alert.labels.into_iter().collect(),
+        annotations: alert.annotations.into_iter().collect(),
+        state: if alert.firing { "firing" } else { "pending" },
+        active_at_ms: millis(alert.active_at),
+        value: alert.value.unwrap_or(f64::NAN),
+    }
+}
+
+fn millis(time: TimeMicros) -> i64 {
+    time.0.div_euclid(1_000)
 }
 
 pub(super) fn labels_of(labels: &Labels) -> PromLabels {

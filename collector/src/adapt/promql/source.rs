@@ -25,6 +25,9 @@ use super::name::{self, ORIGINAL};
 /// be taken, after which its series is stale.
 pub(crate) const COMPUTED_NAN_BITS: u64 = 0x7ff8_0000_0000_0001;
 
+/// Label with the id of a host.
+pub(crate) const HOST_LABEL: &str = fleetmend_event::prometheus_names::HOST_ID;
+
 /// Is shown labels; `false` when it has enough.
 pub(super) type Note = Arc<dyn Fn(Labels) -> bool + Send + Sync>;
 
@@ -292,6 +295,11 @@ fn gap_of(HostGap { host_id, gap }: &HostGap, hosts: &Hosts) -> SourceGap {
     SourceGap {
         from_ms: gap.from_time.0.div_euclid(1_000),
         to_ms: gap.to_time.0.div_euclid(1_000),
+        labels: if *host_id == OWN_HOST {
+            Labels::default()
+        } else {
+            Labels::new([(HOST_LABEL, host_id.to_string())])
+        },
         text: format!(
             "{} {} of {host} from {} to {} ({}: {})",
             gap.count,
