@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_event::prometheus_names::{label_name, metric_name};
+use fleetmend_event::{HostId, TimeMicros};
 
 use crate::error::AlertError;
 use crate::record::{Status, status_key};

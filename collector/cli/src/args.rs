@@ -150,6 +150,8 @@ pub(crate) enum Command {
     Sites,
     /// Known losses of the last day.
     Gaps,
+    /// Evaluate an expression of PromQL, now or over a range.
+    Query(crate::commands::query::Query),
     /// Run an SQL query. Tables: metrics, process_events, network_events, processes, units, site_probes, probe_status,
     /// findings, actions, ledger, gaps, host_info, model_status.
     Sql {

@@ -9,6 +9,7 @@ mod groups;
 mod hosts;
 mod login;
 mod policy;
+pub(crate) mod query;
 mod queries;
 mod sites;
 mod sql;
@@ -60,6 +61,7 @@ pub(crate) async fn run(arguments: Arguments, output: &mut Output) -> Result<(),
         Command::Alerts { state, limit } => alerts::all(&client, output, state, limit).await,
         Command::Sites => sites::all(&client, output).await,
         Command::Gaps => sites::gaps(&client, output).await,
+        Command::Query(query) => query::run(&client, output, query).await,
         Command::Sql { query, rows_max } => sql::run(&client, output, query, rows_max).await,
         Command::Export(wanted) => export::run(&client, output, wanted).await,
         Command::Tail(tail) => tail::run(&client, output, tail).await,

@@ -38,6 +38,10 @@ impl Failure {
     /// From what `url` answered.
     pub(crate) fn of_problem(url: &str, status: u16, problem: &Value) -> Self {
         let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
+        if !text("errorType").is_empty() {
+            // Prometheus' API has faults of its own form.
+            return Failure::Other(format!("{} ({})", text("error"), text("errorType")));
+        }
         if text("code").is_empty() {
             // A collector always says which problem it is.
             return Failure::Unreachable(format!(

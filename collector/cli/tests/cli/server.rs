@@ -46,6 +46,8 @@ impl Server {
             .route("/findings", get(findings))
             .route("/findings/{host}/{finding}", get(finding))
             .route("/sql", post(sql))
+            .route("/query", get(promql))
+            .route("/query_range", get(promql_range))
             .route("/live", get(live))
             .layer(axum::middleware::from_fn(guard))
             .with_state(shared);
@@ -210,6 +212,25 @@ async fn sql(Json(body): Json<Value>) -> Response {
     let rows = json!([["bash", 3], ["large", "18446744073709551615"], [null, 1]]);
     Json(json!({ "columns": columns, "rows": rows, "truncated": true, "gaps": [], "elapsed_ms": 1.0 }))
         .into_response()
+}
+
+async fn promql(Query(query): Query<std::collections::BTreeMap<String, String>>) -> Response {
+    if query["query"] == "sum(" {
+        let fault = json!({ "status": "error", "errorType": "bad_data", "error": "parse error: unclosed" });
+        return (StatusCode::BAD_REQUEST, Json(fault)).into_response();
+    }
+    assert_eq!((query["time"].as_str(), query["limit"].as_str()), ("7", "2"));
+    let result = json!([{ "metric": { "__name__": "up", "job": "node" }, "value": [7, "0.5"] }]);
+    let data = json!({ "resultType": "vector", "result": result });
+    Json(json!({ "status": "success", "data": data, "infos": ["samples are missing: 3 of web-1"] })).into_response()
+}
+
+async fn promql_range(Query(query): Query<std::collections::BTreeMap<String, String>>) -> Json<Value> {
+    assert_eq!(query["step"], "1800");
+    assert_eq!((query["start"].as_str(), query["end"].as_str()), ("1767319445", "1767323045"));
+    let values = json!([[1_767_319_445, "1"], [1_767_321_245.5, "NaN"]]);
+    let result = json!([{ "metric": {}, "values": values }]);
+    Json(json!({ "status": "success", "data": { "resultType": "matrix", "result": result } }))
 }
 
 async fn live(Query(query): Query<std::collections::BTreeMap<String, String>>) -> Response {
