@@ -28,6 +28,11 @@ impl Drop for Collector {
 
 impl Collector {
     pub(crate) async fn start(series: &[Series], client: &reqwest::Client) -> Self {
+        Self::start_with(series, client, "").await
+    }
+
+    /// `rules` is a rule file of Prometheus.
+    pub(crate) async fn start_with(series: &[Series], client: &reqwest::Client, rules: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         fill(&path("store"), series).await;
@@ -39,6 +44,16 @@ impl Collector {
             path("state"),
             path("store"),
         );
+        let alerting = if rules.is_empty() {
+            String::new()
+        } else {
+            std::fs::write(folder.path().join("rules.yml"), rules).unwrap();
+            format!(
+                "[alert]\nmetrics_every = \"200ms\"\nprometheus_rules = [\"{}\"]\n",
+                path("rules.yml")
+            )
+        };
+        let config = format!("{config}{alerting}");
         std::fs::write(folder.path().join("collector.toml"), config).unwrap();
         let program = env!("CARGO_BIN_EXE_fleetmend-collector");
         let init = Command::new(program)

@@ -9,5 +9,6 @@ mod data;
 mod programs;
 mod promtool;
 mod queries;
+mod rules;
 mod server;
 mod values;

@@ -11,6 +11,7 @@
 mod access;
 mod admin;
 mod dashboard;
+mod evaluator;
 mod export;
 mod facts;
 mod live;

@@ -112,7 +112,10 @@ fn name_of(metric: Option<&Value>) -> String {
 }
 
 fn stamp(seconds: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, reason = "a time of the API is within range")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a time of the API is within range"
+    )]
     let milliseconds = (seconds * 1_000.0).round() as i64;
     Timestamp::from_millisecond(milliseconds).map_or_else(|_| seconds.to_string(), |stamp| stamp.to_string())
 }
@@ -139,7 +142,9 @@ fn seconds(text: &str) -> Result<u64, String> {
     let mut total = 0_u64;
     let mut rest = text;
     while !rest.is_empty() {
-        let end = rest.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(fault)?;
+        let end = rest
+            .find(|letter: char| !letter.is_ascii_digit())
+            .ok_or_else(fault)?;
         let (digits, after) = rest.split_at(end);
         let unit = after.chars().next().ok_or_else(fault)?;
         let each = match unit {
@@ -168,10 +173,19 @@ mod tests {
 
     #[test]
     fn durations_are_read() {
-        for (text, wanted) in [("15s", 15), ("90m", 5_400), ("1h30m", 5_400), ("2d", 172_800), ("60", 60)] {
+        for (text, wanted) in [
+            ("15s", 15),
+            ("90m", 5_400),
+            ("1h30m", 5_400),
+            ("2d", 172_800),
+            ("60", 60),
+        ] {
             assert_eq!(seconds(text), Ok(wanted));
         }
-        for text in ["", "0s", "5", "h", "1y", "1.5h", "99999999999999999999w"].iter().filter(|text| **text != "5") {
+        for text in ["", "0s", "5", "h", "1y", "1.5h", "99999999999999999999w"]
+            .iter()
+            .filter(|text| **text != "5")
+        {
             assert!(seconds(text).is_err(), "{text}");
         }
     }
@@ -180,7 +194,10 @@ mod tests {
     fn series_are_named_as_queries_name_them() {
         let named = |metric: Value| name_of(Some(&metric));
         assert_eq!(named(json!({"__name__": "up"})), "up");
-        assert_eq!(named(json!({"__name__": "up", "job": "a\"b"})), r#"up{job="a\"b"}"#);
+        assert_eq!(
+            named(json!({"__name__": "up", "job": "a\"b"})),
+            r#"up{job="a\"b"}"#
+        );
         assert_eq!(named(json!({})), "{}");
     }
 }

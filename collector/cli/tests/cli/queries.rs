@@ -113,14 +113,36 @@ async fn sql_prints_rows_and_says_that_there_are_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn query_prints_series_points_and_what_is_missing() {
     let (server, home) = (Server::start().await, tempfile::tempdir().unwrap());
-    let ran = run(home.path(), &with(&server), &["query", "up", "--time", "7", "--limit", "2"]).await;
+    let ran = run(
+        home.path(),
+        &with(&server),
+        &["query", "up", "--time", "7", "--limit", "2"],
+    )
+    .await;
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.out.contains("up{job=\"node\"}") && ran.out.contains("0.5"), "{}", ran.out);
+    assert!(
+        ran.out.contains("up{job=\"node\"}") && ran.out.contains("0.5"),
+        "{}",
+        ran.out
+    );
     assert!(ran.err.contains("samples are missing"), "{}", ran.err);
-    let range = ["query", "up", "--time", "2026-01-02T03:04:05Z", "--range", "1h", "--step", "30m"];
+    let range = [
+        "query",
+        "up",
+        "--time",
+        "2026-01-02T03:04:05Z",
+        "--range",
+        "1h",
+        "--step",
+        "30m",
+    ];
     let ran = run(home.path(), &with(&server), &range).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.out.contains("{}") && ran.out.contains("2026-01-02T02:34:05.5Z"), "{}", ran.out);
+    assert!(
+        ran.out.contains("{}") && ran.out.contains("2026-01-02T02:34:05.5Z"),
+        "{}",
+        ran.out
+    );
     let wrong = run(home.path(), &with(&server), &["query", "sum("]).await;
     assert_eq!(wrong.code, 1);
     assert!(wrong.err.contains("unclosed (bad_data)"), "{}", wrong.err);

@@ -222,12 +222,16 @@ async fn promql(Query(query): Query<std::collections::BTreeMap<String, String>>)
     assert_eq!((query["time"].as_str(), query["limit"].as_str()), ("7", "2"));
     let result = json!([{ "metric": { "__name__": "up", "job": "node" }, "value": [7, "0.5"] }]);
     let data = json!({ "resultType": "vector", "result": result });
-    Json(json!({ "status": "success", "data": data, "infos": ["samples are missing: 3 of web-1"] })).into_response()
+    Json(json!({ "status": "success", "data": data, "infos": ["samples are missing: 3 of web-1"] }))
+        .into_response()
 }
 
 async fn promql_range(Query(query): Query<std::collections::BTreeMap<String, String>>) -> Json<Value> {
     assert_eq!(query["step"], "1800");
-    assert_eq!((query["start"].as_str(), query["end"].as_str()), ("1767319445", "1767323045"));
+    assert_eq!(
+        (query["start"].as_str(), query["end"].as_str()),
+        ("1767319445", "1767323045")
+    );
     let values = json!([[1_767_319_445, "1"], [1_767_321_245.5, "NaN"]]);
     let result = json!([{ "metric": {}, "values": values }]);
     Json(json!({ "status": "success", "data": { "resultType": "matrix", "result": result } }))
