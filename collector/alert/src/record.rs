@@ -5,7 +5,7 @@
 //! up for, at most [`crate::AlertConfig::record_catch_up_max`]; what lies before that is never recorded. A series that a
 //! rule does not give any more ends with a marker. So long as
 //! [`crate::AlertConfig::record_again_after`] says, a time is evaluated once more, and values that changed because samples
-//! came late are stored over the first ones.
+//! came late are stored over the first ones. A new group has thereby values for that time before it, too.
 //!
 //! # Limits
 //! Which series a rule gave last is held in memory, so that one that vanishes during a restart has no marker and goes

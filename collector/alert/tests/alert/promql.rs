@@ -166,9 +166,9 @@ const FILE: &str = "groups:
       summary: '{{ $labels.job }} at {{ $value }}'
 ";
 
-async fn with_file(said: &Arc<Said>) -> Testbed {
+async fn with_file(said: &Arc<Said>, again_after: u64) -> Testbed {
     let mut config = quick();
-    config.record_again_after = HumanDuration::from_secs(2);
+    config.record_again_after = HumanDuration::from_secs(again_after);
     let evaluator: Arc<dyn PromQuery> = said.clone();
     Testbed::start_evaluating(
         TestControl::new().unwrap(),
@@ -198,7 +198,7 @@ async fn recording_rules_record_and_end_their_series() {
         "many",
         &[(&[("n", "1")], 1.0), (&[("n", "2")], 1.0), (&[("n", "3")], 1.0)],
     );
-    let testbed = with_file(&said).await;
+    let testbed = with_file(&said, 2).await;
     let series = |job: &str| {
         PromLabels::from(
             [
@@ -234,12 +234,12 @@ async fn recording_rules_record_and_end_their_series() {
     )
     .await
     .unwrap();
-    // Two seconds later the times before are evaluated again, with what is known now.
-    let first = samples[0].0;
+    // Two seconds after a time it is evaluated again, with what is known then.
+    let last = samples[samples.len() - 1].0;
     let changed = async || {
         of("a")
             .into_iter()
-            .find(|(time, _)| *time == first)
+            .find(|(time, _)| *time == last)
             .and_then(|(_, value)| value)
     };
     wait_for(DEADLINE, changed, |value| *value == Some(0.75))
@@ -270,7 +270,7 @@ async fn recording_rules_record_and_end_their_series() {
 async fn a_restart_makes_up_for_what_was_missed() {
     let said = Arc::new(Said::default());
     said.say("avg by (job) (cpu)", &[(&[("job", "a")], 0.5)]);
-    let mut testbed = with_file(&said).await;
+    let mut testbed = with_file(&said, 0).await;
     let times = || -> BTreeSet<TimeMicros> { said.recorded.lock().keys().map(|(_, time)| *time).collect() };
     wait_for(DEADLINE, async || times().len(), |count| *count >= 1)
         .await
@@ -300,7 +300,7 @@ async fn rules_for_alerts_of_prometheus_files_page() {
         "job:cpu:avg > 1",
         &[(&[("__name__", "job:cpu:avg"), ("job", "a")], 1.5)],
     );
-    let testbed = with_file(&said).await;
+    let testbed = with_file(&said, 0).await;
     let alert = testbed.reaches("firing").await;
     assert_eq!(
         (alert.rule.as_str(), alert.severity.as_str()),
