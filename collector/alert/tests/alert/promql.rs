@@ -198,7 +198,7 @@ async fn recording_rules_record_and_end_their_series() {
         "many",
         &[(&[("n", "1")], 1.0), (&[("n", "2")], 1.0), (&[("n", "3")], 1.0)],
     );
-    let testbed = with_file(&said, 2).await;
+    let testbed = with_file(&said, 5).await;
     let series = |job: &str| {
         PromLabels::from(
             [
@@ -234,7 +234,7 @@ async fn recording_rules_record_and_end_their_series() {
     )
     .await
     .unwrap();
-    // Two seconds after a time it is evaluated again, with what is known then.
+    // Five seconds after a time it is evaluated again, with what is known then.
     let last = samples[samples.len() - 1].0;
     let changed = async || {
         of("a")
