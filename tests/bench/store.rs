@@ -78,6 +78,9 @@ pub(crate) struct PhaseArguments {
     /// Part of the generated data, in percent
     #[arg(long, default_value_t = 100)]
     percent: u32,
+    /// Only ask the store of events that an earlier run left in the folder
+    #[arg(long)]
+    again: bool,
 }
 
 /// A part of the benchmark.
@@ -253,6 +256,7 @@ pub(crate) fn work(quick: bool, arguments: &PhaseArguments) -> Result<()> {
         match arguments.phase {
             Phase::Sizes => sizes::measure(folder, &arguments.data).await,
             Phase::Fleet => fleet::measure(folder, size).await,
+            Phase::Events if arguments.again => events::ask_again(folder, size).await,
             Phase::Events => events::measure(folder, size).await,
             Phase::Peers => peers::measure(folder, &arguments.data).await,
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use collector_store::{Answer, QueryLimits, Store, StoreConfig};
+use collector_store::{Answer, OpenError, QueryLimits, Store, StoreConfig};
 use fleetmend_shutdown::Tasks;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ impl Bed {
             maintenance_interval_ms: MAINTENANCE_MS,
             ..StoreConfig::default()
         };
-        let store = Store::open(config).await.context("open the store")?;
+        let store = opened(config).await?;
         let tasks = Tasks::new();
         store.run(&tasks).context("run the store")?;
         Ok(Self {
@@ -128,6 +128,19 @@ impl Bed {
             answer.gaps
         );
         Ok(answer)
+    }
+}
+
+/// Opens the store; one that was closed just now may still check a file, and holds the folder until it has.
+async fn opened(config: StoreConfig) -> Result<Store> {
+    let begun = Instant::now();
+    loop {
+        match Store::open(config.clone()).await {
+            Err(OpenError::Locked { .. }) if begun.elapsed() < DRAIN_WITHIN => {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            opened => return opened.context("open the store"),
+        }
     }
 }
 

@@ -83,6 +83,48 @@ pub(super) async fn measure(folder: &Path, size: Size) -> Result<Found> {
     Ok(found)
 }
 
+/// Times the queries over a store that is there already: the events that are looked for are taken from itself, so that
+/// only times are to be believed.
+pub(super) async fn ask_again(folder: &Path, size: Size) -> Result<Found> {
+    let mut found = Found::default();
+    let bed = Bed::open(folder).await?;
+    let turns = size.of(100_000_000, 400_000) / u64::from(HOSTS) / TURN as u64;
+    let mut known = Vec::new();
+    for number in 0..4 * RUNS {
+        let mut stream = Stream::new(SEED, (number * 37) % HOSTS as usize, Lane::Events);
+        // A turn is a frame of processes and one of connections.
+        stream.next = 1 + 2 * ((number as u64 * 29) % turns.max(1));
+        let (record, row) = (stream.take(), 400 + number);
+        let query = format!(
+            "SELECT * FROM {} WHERE host_id = '{}' AND record_epoch = '{}' AND record_sequence = {} AND record_row = {row}",
+            ProcessEvent::NAME,
+            stream.host,
+            record.epoch,
+            record.sequence,
+        );
+        let answer = bed.sql(&query).await?;
+        for batch in &answer.batches {
+            for event in ProcessEvent::from_batch(batch).context("read an event")? {
+                known.push(Known {
+                    host: stream.host,
+                    record,
+                    row,
+                    event,
+                });
+            }
+        }
+    }
+    ensure!(
+        known.len() == 4 * RUNS,
+        "{} events were found to look for",
+        known.len()
+    );
+    ask(&mut found, &bed, &known).await?;
+    bed.close().await?;
+    bed::note_peak(&mut found, "events")?;
+    Ok(found)
+}
+
 /// A host's next events, as a frame of each table.
 fn send(sender: &mut Sender) -> Result<Option<(HostId, Vec<Frame>)>> {
     let count = TURN.min(usize::try_from(sender.left)?);

@@ -20,7 +20,7 @@ use crate::shape::{SqlTable, sql_tables};
 use crate::view::ParquetFile;
 
 /// A merge of chunks may take so long. It ends before when nobody waits for it any more.
-const CHUNKS_TIME_MAX: Duration = Duration::from_hours(6);
+const MERGE_TIME_MAX: Duration = Duration::from_hours(6);
 
 /// Merges one set of files that is due, if any.
 ///
@@ -44,12 +44,14 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
     }
     let (table, day) = (first.table, first.day);
     let written = if sql_tables().get(table).is_some_and(SqlTable::is_metrics) {
-        let (deadline, _guard) = Deadline::after(CHUNKS_TIME_MAX, CHUNKS_TIME_MAX);
+        let (deadline, _guard) = Deadline::after(MERGE_TIME_MAX, MERGE_TIME_MAX);
         let (inner, files) = (inner.clone(), files.clone());
         tokio::task::spawn_blocking(move || merge_chunks(&inner, table, day, &files, &deadline)).await?
     } else {
+        let (deadline, _guard) = Deadline::after(MERGE_TIME_MAX, MERGE_TIME_MAX);
         let weaver = (inner.clone(), files.clone());
-        let woven = tokio::task::spawn_blocking(move || write_woven(&weaver.0, table, day, &weaver.1));
+        let woven =
+            tokio::task::spawn_blocking(move || write_woven(&weaver.0, table, day, &weaver.1, &deadline));
         match woven.await? {
             Ok(Woven::Written(added)) => Ok(added),
             Ok(Woven::Unsorted) => {
@@ -120,6 +122,7 @@ fn write_woven(
     index: usize,
     day: i64,
     files: &[Arc<ParquetFile>],
+    deadline: &Deadline,
 ) -> Result<Woven, MaintenanceError> {
     let Some(table) = sql_tables().get(index) else {
         return Ok(Woven::Written(None));
@@ -128,7 +131,7 @@ fn write_woven(
         return Ok(Woven::Unsorted);
     };
     let mut part = Part::begin(&inner.config.parquet_folder(), table, day)?;
-    let written = weave::weave(table, readers, &mut part)?;
+    let written = weave::weave(table, readers, &mut part, deadline)?;
     check_rows(table, files, written)?;
     part.finish().map(Woven::Written)
 }

@@ -21,6 +21,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use super::packing::{SORTED_KEY, sorted_by};
 use super::part::Part;
 use crate::error::{MaintenanceError, ReadError};
+use crate::select::Deadline;
 use crate::shape::{HOST_ID, SqlTable, TIME, typed};
 use crate::view::ParquetFile;
 
@@ -91,11 +92,12 @@ fn batch_bytes_max(file: &ParquetMetaData) -> Option<u64> {
     Some(most)
 }
 
-/// Writes the rows of all readers in order; returns how many.
+/// Writes the rows of all readers in order, until `deadline`; returns how many.
 pub(crate) fn weave(
     table: &SqlTable,
     readers: Vec<ParquetRecordBatchReader>,
     part: &mut Part,
+    deadline: &Deadline,
 ) -> Result<u64, MaintenanceError> {
     let mut strands = Vec::with_capacity(readers.len());
     let mut heads: BinaryHeap<Reverse<Head>> = BinaryHeap::new();
@@ -117,6 +119,7 @@ pub(crate) fn weave(
         written: 0,
     };
     while let Some(Reverse((.., place))) = heads.pop() {
+        deadline.check()?;
         let Some(strand) = strands.get_mut(place) else {
             continue;
         };
