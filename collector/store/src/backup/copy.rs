@@ -129,6 +129,9 @@ pub fn back_up(
     })
 }
 
+/// Files of one table and day, with their digests as far as the catalogue's can be read.
+type Digested = Vec<(FileRow, Option<ContentDigest>)>;
+
 /// The Parquet files of one table and day, with those that are not in the repository and where they can be read.
 struct Wanted {
     table: String,
@@ -185,7 +188,7 @@ impl Copy<'_> {
 
     /// The files by table and day; which of them are new.
     fn wanted(&self, files: &[FileRow]) -> Result<Vec<Wanted>, BackupError> {
-        let mut shards: BTreeMap<(String, i64), Vec<(FileRow, Option<ContentDigest>)>> = BTreeMap::new();
+        let mut shards: BTreeMap<(String, i64), Digested> = BTreeMap::new();
         for row in files {
             let mut digest = ContentDigest::default();
             let known = hex::decode_to_slice(&row.digest, &mut digest).is_ok();

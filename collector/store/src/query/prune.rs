@@ -50,11 +50,6 @@ impl Prune {
             .is_none_or(|hosts| hosts.contains(&host.to_string()))
     }
 
-    /// Whether samples of this metric can matter.
-    pub(crate) fn wants_name(&self, name: &str) -> bool {
-        self.names.as_ref().is_none_or(|names| names.contains(name))
-    }
-
     /// The hosts that can matter, where not all can.
     pub(crate) fn hosts(&self) -> Option<&HashSet<String>> {
         self.hosts.as_ref()
@@ -329,7 +324,7 @@ mod tests {
             col("name").eq(lit("b")),
             col("host_id").eq(lit(host.to_string())),
         ]);
-        assert!(prune.wants_name("b") && !prune.wants_name("a"));
+        assert_eq!(prune.names(), Some(&HashSet::from(["b".to_owned()])));
         assert!(prune.wants_host(host) && !prune.wants_host(HostId::from_bytes([2; 16])));
     }
 }
