@@ -59,8 +59,9 @@ impl Watch for Lines {
             return;
         }
         *last = Instant::now();
-        let each_s = done as f64 / self.started.elapsed().as_secs_f64();
-        let each_s = bytes(each_s.max(0.0).round().min(1e15) as u64);
+        let milliseconds = self.started.elapsed().as_millis().max(1);
+        let each_s = u128::from(done).saturating_mul(1_000) / milliseconds;
+        let each_s = bytes(u64::try_from(each_s).unwrap_or(u64::MAX));
         // Nobody reading it is no fault.
         writeln!(
             std::io::stderr(),

@@ -74,8 +74,10 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<ExitCode> {
 
 fn tell(arguments: &VerifyArguments, verified: &Verified, rehearsed: Option<&Value>) -> Result<ExitCode> {
     let mut value = json!(verified);
-    value["seconds"] = json!(verified.elapsed.as_secs_f64());
-    value["rehearsed"] = json!(rehearsed);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("seconds".to_owned(), json!(verified.elapsed.as_secs_f64()));
+        fields.insert("rehearsed".to_owned(), json!(rehearsed));
+    }
     let mut text = format!(
         "{} backups, {} of their {} objects read, {}, {} faults, {:.1} s",
         verified.backups,

@@ -259,7 +259,8 @@ impl Server {
     }
 
     fn event(&mut self, process: Process, what: ProcessEventKind) -> Event {
-        let kind = KINDS.get(process.kind).unwrap_or(&KINDS[0]);
+        #[expect(clippy::indexing_slicing, reason = "a process's kind is a place in this list")]
+        let kind = &KINDS[process.kind];
         let (exec, exit) = (what == ProcessEventKind::Exec, what == ProcessEventKind::Exit);
         // Before its exec a process is its parent.
         let (comm, exe) = match what {

@@ -106,10 +106,10 @@ impl Promql for FakePromql {
     }
 
     fn duration_ms(&self, text: &str) -> Result<i64, PromError> {
-        let seconds: f64 = text
-            .parse()
-            .map_err(|_| PromError::BadData("not a duration".to_owned()))?;
-        Ok((seconds * 1000.0) as i64)
+        let wrong = || PromError::BadData("not a duration".to_owned());
+        let seconds: f64 = text.parse().map_err(|_| wrong())?;
+        let duration = std::time::Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+        i64::try_from(duration.as_millis()).map_err(|_| wrong())
     }
 
     async fn rules(&self, _: &HostScope) -> Result<Vec<PromRuleGroup>, PromError> {

@@ -285,8 +285,9 @@ async fn a_query_ends_when_its_client_goes_away() {
         .bearer_auth(&admin)
         .json(&json!({ "query": ENDLESS }))
         .send();
-    let asked = tokio::spawn(request);
-    running(&testbed, &admin, 1).await;
-    asked.abort();
+    tokio::select! {
+        answer = request => panic!("an endless query was answered: {answer:?}"),
+        () = running(&testbed, &admin, 1) => {}
+    }
     running(&testbed, &admin, 0).await;
 }

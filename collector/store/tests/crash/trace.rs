@@ -95,6 +95,10 @@ impl Record {
 }
 
 /// Runs a test of this program as the child, and records it.
+#[expect(
+    clippy::zombie_processes,
+    reason = "the tracer waits for every process of the group"
+)]
 pub(crate) fn record(child: &str) -> Record {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap().join("store");
