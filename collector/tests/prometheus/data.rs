@@ -72,10 +72,10 @@ fn counters(host: usize, dice: &mut Dice, all: &mut Vec<Series>) {
         let mut samples = Vec::new();
         for at in 0..SAMPLES {
             total += (dice.unit() * 20.0).floor();
-            if dice.next() % 97 == 0 {
+            if dice.next().is_multiple_of(97) {
                 total = 0.0;
             }
-            if dice.next() % 23 != 0 {
+            if !dice.next().is_multiple_of(23) {
                 samples.push((at, total));
             }
         }
@@ -171,9 +171,9 @@ fn oddities(host: usize, dice: &mut Dice, all: &mut Vec<Series>) {
         (0..SAMPLES).map(|at| (at, pick(at))).collect(),
     );
     // A service that comes and goes: its series ends and begins again.
-    let comes = |at: &u32| (at / 60) % 2 == 0;
+    let comes = |at: &u32| (at / 60).is_multiple_of(2);
     let ends = |at: u32| {
-        if (at / 60) % 2 == 1 && at % 60 == 0 {
+        if (at / 60) % 2 == 1 && at.is_multiple_of(60) {
             Some((at, STALE))
         } else {
             None

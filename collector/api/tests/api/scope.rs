@@ -287,7 +287,7 @@ async fn a_query_ends_when_its_client_goes_away() {
         .send();
     tokio::select! {
         answer = request => panic!("an endless query was answered: {answer:?}"),
-        () = running(&testbed, &admin, 1) => {}
+        _ = running(&testbed, &admin, 1) => {}
     }
     running(&testbed, &admin, 0).await;
 }
