@@ -53,7 +53,7 @@ pub(crate) struct Tested {
     reason: String,
 }
 
-#[utoipa::path(post, path = "/export/targets/{name}/test", tag = "export", security(("bearer" = [])),
+#[utoipa::path(post, path = "/export/targets/{name}/test", tag = "admin", security(("bearer" = [])),
     params(("name" = String, Path)),
     responses((status = 200, body = Tested), (status = 404, body = ProblemBody)))]
 pub(crate) async fn test(
