@@ -71,8 +71,10 @@ pub(crate) async fn compact(inner: &Arc<Inner>) -> Result<(), MaintenanceError> 
             marks: marks_of(inner, &segments),
             ..Change::default()
         };
+        let settling = inner.settling.lock().await;
         let files = register(inner, &change).await?;
         inner.view.replace(&numbers, &HashSet::new(), files);
+        drop(settling);
         drop_segments(inner, segments).await?;
         counter!(names::COMPACTED_ROWS).increment(rows);
         histogram!(names::COMPACTION_SECONDS).record(started.elapsed().as_secs_f64());

@@ -69,6 +69,9 @@ pub(crate) struct Inner {
     pub(crate) committed: broadcast::Sender<Arc<Committed>>,
     /// Files whose merge failed, as when it needs more than a query may take; tried again after the next start.
     pub(crate) unmergeable: Mutex<HashSet<i64>>,
+    /// Held from when the catalogue knows files until the view shows them: between the two a day is dirty whose samples
+    /// nobody sees.
+    pub(crate) settling: tokio::sync::Mutex<()>,
     /// Wakes maintenance.
     pub(crate) wake: Notify,
     pub(crate) segments: Mutex<BTreeMap<u64, SegmentState>>,
@@ -127,6 +130,7 @@ impl Inner {
             footers: Footers::default(),
             committed: broadcast::Sender::new(SUBSCRIBER_BACKLOG),
             unmergeable: Mutex::default(),
+            settling: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             segments: Mutex::new(parts.segments),
             marks: Mutex::new(parts.marks),

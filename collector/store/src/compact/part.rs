@@ -33,7 +33,12 @@ impl Place {
         day: i64,
     ) -> Result<(Self, BufWriter<File>), MaintenanceError> {
         let folder = parquet_folder.join(table.info.name);
-        fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
+        if !folder.exists() {
+            fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
+            // A file that is durable in a folder whose own name is not would go with it in a power cut.
+            let synced = File::open(parquet_folder).and_then(|folder| folder.sync_all());
+            synced.map_err(io_error("sync", parquet_folder))?;
+        }
         let date = jiff::Timestamp::from_microsecond(day.saturating_mul(DAY_MICROS))
             .map(|time| time.strftime("%Y-%m-%d").to_string());
         let name = format!(

@@ -60,7 +60,10 @@ async fn build(inner: &Arc<Inner>, dirty: DirtyDay, now: TimeMicros) -> Result<(
     // The last window of the day before says what the first samples grew from.
     let reach = TIERS.iter().map(|tier| tier.window_micros).max().unwrap_or(0);
     let (from, to) = (start.saturating_sub(reach), start.saturating_add(DAY_MICROS));
-    let mut files = inner.view.table(raw).files;
+    let mut files = {
+        let _settled = inner.settling.lock().await;
+        inner.view.table(raw).files
+    };
     files.retain(|file| file.from.0 < to && file.to.0 >= from);
     let (deadline, _guard) = Deadline::after(TIME_MAX, TIME_MAX);
     let maker = inner.clone();
