@@ -31,6 +31,7 @@ mod samples;
 mod session;
 mod stock;
 mod table;
+mod views;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub(crate) use prune::Prune;
 pub use running::RunningQuery;
 pub(crate) use session::Scope;
 pub(crate) use stock::{Scan, Stock, TableSource};
+#[cfg(test)]
+pub(crate) use views::VIEWS;
 
 /// For whom a query is answered: each class has turns of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -329,6 +332,7 @@ impl Engine {
         memory_bytes_max: usize,
     ) -> Result<datafusion::prelude::SessionContext, QueryError> {
         session::context(&self.state, scope, memory_bytes_max)
+            .map(|(context, _)| context)
             .map_err(|error| answer::failure(&error, memory_bytes_max))
     }
 
@@ -399,7 +403,7 @@ async fn attempt(
     let plan = session::plan(&context, query, &limits.hosts)
         .await
         .map_err(Stop::Refused)?;
-    let frame = context.execute_logical_plan(plan).await?;
+    let frame = context.0.execute_logical_plan(plan).await?;
     let mut stream = frame.execute_stream().await?;
     let schema = answer::plain_schema(&stream.schema());
     let mut answer = Answer {

@@ -110,11 +110,21 @@ fn plain_type(data_type: &DataType) -> DataType {
 pub(crate) fn failure(error: &DataFusionError, bytes_max: usize) -> QueryError {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => QueryError::Memory { bytes_max },
-        DataFusionError::SQL(..)
-        | DataFusionError::Plan(_)
-        | DataFusionError::SchemaError(..)
-        | DataFusionError::NotImplemented(_)
-        | DataFusionError::Configuration(_) => QueryError::Invalid { reason: text(error) },
+        DataFusionError::SQL(..) => QueryError::Invalid {
+            reason: format!(
+                "{}; one SELECT is answered, in the dialect of docs/specs/sql.md: check the text near what is named",
+                text(error)
+            ),
+        },
+        DataFusionError::Plan(_) if text(error).contains("not found") => QueryError::Invalid {
+            reason: format!("{}; SHOW TABLES lists tables and views", text(error)),
+        },
+        DataFusionError::SchemaError(..) => QueryError::Invalid {
+            reason: format!("{}; DESCRIBE and the table's name list its columns", text(error)),
+        },
+        DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) | DataFusionError::Configuration(_) => {
+            QueryError::Invalid { reason: text(error) }
+        }
         DataFusionError::ArrowError(inner, _) if is_of_the_query(inner) => {
             QueryError::Invalid { reason: text(error) }
         }

@@ -27,6 +27,7 @@ use super::interrupt::Interruptible;
 use super::prune::Prune;
 use super::stock::Stock;
 use super::table::FactTable;
+use super::views::{self, Planned};
 use crate::config::StoreConfig;
 use crate::error::QueryError;
 use crate::gaps::Reach;
@@ -39,6 +40,18 @@ const QUERY_BYTES_MAX: usize = 32 << 10;
 /// Words and signs of a query. The planner recurses as deep as an expression nests, takes time by the square of
 /// that, and cannot be stopped while it plans.
 const QUERY_TOKENS_MAX: usize = 2_000;
+
+/// Functions that make a text or a list as long as a number says, in one piece that no memory pool sees.
+const AMPLIFIERS: [&str; 7] = [
+    "repeat",
+    "lpad",
+    "rpad",
+    "array_repeat",
+    "array_resize",
+    "range",
+    // As a table function it is there: that gives its rows one batch after the other.
+    "generate_series",
+];
 
 const CATALOG: &str = "fleetmend";
 const SCHEMA: &str = "facts";
@@ -122,6 +135,7 @@ impl Scope {
 #[derive(Debug)]
 struct Facts {
     scope: Arc<Scope>,
+    views: Planned,
 }
 
 #[async_trait]
@@ -130,16 +144,20 @@ impl SchemaProvider for Facts {
         sql_tables()
             .iter()
             .map(|table| table.info.name.to_owned())
+            .chain(self.views.lock().keys().map(|name| (*name).to_owned()))
             .collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some(view) = self.views.lock().get(name) {
+            return Ok(Some(view.clone()));
+        }
         let table = table_index_by_name(name).and_then(|index| FactTable::new(index, &self.scope));
         Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        table_index_by_name(name).is_some()
+        table_index_by_name(name).is_some() || views::is_view(name)
     }
 }
 
@@ -167,6 +185,7 @@ pub(crate) fn base_state(config: &StoreConfig) -> Result<SessionState> {
         .build();
     let context = SessionContext::new_with_state(state);
     context.register_udf(functions::label());
+    AMPLIFIERS.iter().for_each(|name| context.deregister_udf(name));
     Ok(context.state())
 }
 
@@ -175,20 +194,27 @@ pub(crate) fn context(
     base: &SessionState,
     scope: Arc<Scope>,
     memory_bytes_max: usize,
-) -> Result<SessionContext> {
+) -> Result<(SessionContext, Planned)> {
     let pool = Arc::new(FairSpillPool::new(memory_bytes_max));
     let runtime = RuntimeEnvBuilder::from_runtime_env(base.runtime_env())
         .with_memory_pool(pool)
         .build_arc()?;
+    let views = Planned::default();
     let catalog = MemoryCatalogProvider::new();
-    catalog.register_schema(SCHEMA, Arc::new(Facts { scope }))?;
+    catalog.register_schema(
+        SCHEMA,
+        Arc::new(Facts {
+            scope,
+            views: views.clone(),
+        }),
+    )?;
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     let state = SessionStateBuilder::new_from_existing(base.clone())
         .with_catalog_list(Arc::new(catalogs))
         .with_runtime_env(runtime)
         .build();
-    Ok(SessionContext::new_with_state(state))
+    Ok((SessionContext::new_with_state(state), views))
 }
 
 /// The engine's settings name folders of this machine, and are nobody's question.
@@ -238,11 +264,12 @@ pub(crate) fn check_length(query: &str) -> Result<(), QueryError> {
 
 /// The plan of a query; anything else is refused.
 pub(crate) async fn plan(
-    context: &SessionContext,
+    (context, views): &(SessionContext, Planned),
     query: &str,
     hosts: &HostScope,
 ) -> Result<LogicalPlan, QueryError> {
     let invalid = |error: DataFusionError| answer::failure(&error, 0);
+    views::plan_named(context, query, views).await.map_err(invalid)?;
     let plan = context
         .state()
         .create_logical_plan(query)

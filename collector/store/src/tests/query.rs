@@ -84,7 +84,7 @@ async fn tables_join_group_and_compare_times() {
         10
     );
     assert_eq!(
-        bed.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'facts'")
+        bed.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'facts' AND table_type = 'BASE TABLE'")
             .await,
         15
     );
@@ -112,6 +112,25 @@ async fn statement_that_is_no_query_is_refused() {
         "CREATE VIEW v AS SELECT 1",
         "EXPLAIN ANALYZE INSERT INTO gaps SELECT * FROM gaps",
         "BEGIN",
+        "PREPARE p AS SELECT 1",
+        "EXECUTE p",
+        "COPY (SELECT 1) TO '/tmp/one.csv'",
+        "EXPLAIN COPY (SELECT 1) TO '/tmp/one.csv'",
+        "EXPLAIN ANALYZE DELETE FROM gaps",
+        "TRUNCATE TABLE gaps",
+        "SELECT 1; SELECT 2",
+        "SELECT * INTO mine FROM gaps",
+        "SELECT * FROM read_parquet('/etc/passwd')",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM parquet_metadata('/etc/passwd')",
+        "SELECT * FROM 'file:///etc/passwd'",
+        "SELECT * FROM \"http://localhost/x.parquet\"",
+        "SHOW ALL",
+        "SELECT repeat('x', 2000000000)",
+        "SELECT length(lpad('x', 2000000000))",
+        "SELECT array_repeat(1, 2000000000)",
+        "SELECT range(1, 2000000000)",
+        "SELECT generate_series(1, 2000000000)",
     ] {
         let error = bed
             .store
@@ -210,6 +229,70 @@ async fn limits_of_rows_time_and_memory_hold() {
     let error = bed.store.sql(hungry, small).await.unwrap_err();
     assert!(matches!(error, QueryError::Memory { .. }), "{error:?}");
     assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn bomb_ends_within_its_limits_and_leaves_the_store_answering() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    let numbers: Vec<String> = (0..900).map(|number| number.to_string()).collect();
+    let many = format!(
+        "SELECT count(*) FROM process_events WHERE pid IN ({})",
+        numbers.join(",")
+    );
+    let nested = (0..60).fold("SELECT 1 AS n".to_owned(), |inner, _| {
+        format!("SELECT n FROM ({inner})")
+    });
+    let chained: String = (1..100)
+        .map(|n| format!(", c{n} AS (SELECT * FROM c{})", n - 1))
+        .collect();
+    let chained = format!("WITH c0 AS (SELECT 1 AS n){chained} SELECT * FROM c99");
+    let queries = [
+        many.as_str(),
+        nested.as_str(),
+        chained.as_str(),
+        "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r",
+        "SELECT count(*) FROM process_events a, process_events b, process_events c, process_events d, process_events e, \
+         process_events f, process_events g, process_events h, process_events i, process_events j",
+        "SELECT regexp_like(comm, '(((a+)+)+)+$') FROM process_events",
+        "SELECT regexp_like(comm, '((a{1000}){1000}){1000}') FROM process_events",
+        "SELECT count(*) FROM generate_series(1, 100000000000)",
+    ];
+    for query in queries {
+        let limits = QueryLimits {
+            timeout: Duration::from_secs(2),
+            memory_bytes_max: 32 << 20,
+            ..QueryLimits::default()
+        };
+        // Any word of the engine will do; what counts is that there is one.
+        let outcome = tokio::time::timeout(Duration::from_secs(30), bed.store.sql(query, limits)).await;
+        assert!(outcome.is_ok(), "{query} did not end");
+    }
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 10);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn running_query_is_listed_and_ends_when_it_is_cancelled() {
+    let folder = folder();
+    let (bed, _) = filled(folder.path()).await;
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000000000) WHERE value % 7 = 9";
+    let limits = QueryLimits {
+        asker: std::sync::Arc::from("somebody"),
+        ..QueryLimits::default()
+    };
+    let cancel = async {
+        let listed = || bed.store.queries().into_iter().find(|query| query.has_turn);
+        super::testbed::eventually("the query's turn", || listed().is_some()).await;
+        let query = listed().unwrap();
+        assert_eq!((query.asker.as_ref(), query.text.as_str()), ("somebody", endless));
+        assert!(bed.store.cancel(query.id));
+        assert!(!bed.store.cancel(query.id + 1), "there is no other");
+    };
+    let (outcome, ()) = tokio::join!(bed.store.sql(endless, limits), cancel);
+    assert_eq!(outcome.unwrap_err(), QueryError::Cancelled);
+    assert!(bed.store.queries().is_empty());
     bed.close().await;
 }
 
