@@ -2,15 +2,19 @@
 //!
 //! One transaction registers the Parquet files of a compaction, takes the marks of its segments over and marks the
 //! segments as compacted. A segment that is not marked is read again at the next start, a Parquet file that is not
-//! registered is not there: whichever moment a kill chooses, each row is stored once.
+//! registered is not there: whichever moment a kill chooses, each row is stored once. A damaged catalogue is replaced
+//! by its copy (`catalogue/copy.rs`).
+
+mod copy;
 
 mod snapshot;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch, TimeMicros};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
@@ -83,11 +87,13 @@ pub(crate) struct Built {
 #[derive(Debug, Clone)]
 pub(crate) struct Catalogue {
     pool: SqlitePool,
+    path: PathBuf,
 }
 
 impl Catalogue {
     /// Opens or makes the catalogue at `path`; returns whether it was made.
     pub(crate) async fn open(path: &Path) -> Result<(Self, bool), CatalogueError> {
+        copy::repair(path).await?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -100,9 +106,24 @@ impl Catalogue {
             .connect_with(options)
             .await
             .map_err(failed("open"))?;
-        sqlx::migrate!("./migrations").run(&pool).await?;
-        let catalogue = Self { pool };
+        sqlx::migrate!("./migrations")
+            .run(&pool)
+            .await
+            .map_err(|error| match error {
+                MigrateError::VersionMissing(version) => CatalogueError::Newer {
+                    path: path.to_owned(),
+                    version,
+                },
+                other => CatalogueError::Migrate(other),
+            })?;
+        let catalogue = Self {
+            pool,
+            path: path.to_owned(),
+        };
         let made = catalogue.make_identity().await?;
+        if !copy::is_there(path) {
+            copy::write(&catalogue.pool, path).await;
+        }
         Ok((catalogue, made))
     }
 
@@ -136,6 +157,7 @@ impl Catalogue {
             .execute(&self.pool)
             .await
             .map_err(failed("renew the store's identity"))?;
+        copy::write(&self.pool, &self.path).await;
         Ok(())
     }
 
@@ -202,6 +224,9 @@ impl Catalogue {
         let mut transaction = self.pool.begin().await.map_err(failed("register files"))?;
         let ids = write_change(&mut transaction, change).await.map_err(failure)?;
         transaction.commit().await.map_err(failed("register files"))?;
+        if !(change.added.is_empty() && change.removed.is_empty() && change.segments.is_empty()) {
+            copy::write(&self.pool, &self.path).await;
+        }
         Ok(ids)
     }
 

@@ -111,7 +111,7 @@ impl CommitError {
 /// A query was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// The text is no query this store understands; the message is the engine's.
+    /// The text is no query this store understands; the message is the engine's, with what to do next.
     #[error("{reason}")]
     Invalid {
         /// What is wrong with it.
@@ -163,6 +163,37 @@ pub enum QueryError {
 /// The catalogue refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
+    /// A newer program changed it: this one could not say what is live.
+    #[error(
+        "catalogue {path} was written by a newer collector (migration {version} is not known here): install that version, or restore a backup made before the upgrade"
+    )]
+    Newer {
+        /// The catalogue.
+        path: PathBuf,
+        /// The first migration that is not known.
+        version: i64,
+    },
+    /// It is damaged, and so is its copy.
+    #[error(
+        "catalogue {path} is damaged ({fault}) and has no whole copy: restore it from a backup with `fleetmend-collector restore`; without one, move `catalogue*` out of the store's folder, and its Parquet files are set aside at the next start"
+    )]
+    Damaged {
+        /// The catalogue.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// A file of it could not be moved or read.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Its migrations could not be applied.
     #[error("cannot migrate the catalogue")]
     Migrate(#[from] sqlx::migrate::MigrateError),

@@ -212,12 +212,17 @@ async fn rows_of_a_table_that_only_a_newer_build_knows_are_a_gap() {
 }
 
 #[tokio::test]
-async fn files_are_kept_when_the_catalogue_is_lost() {
+async fn files_are_kept_when_the_catalogue_and_its_copy_are_lost() {
     let folder = folder();
     let (bed, _, file) = two_files(folder.path()).await;
     let epoch = bed.store.epoch();
     bed.close().await;
-    for name in ["catalogue.sqlite", "catalogue.sqlite-wal", "catalogue.sqlite-shm"] {
+    for name in [
+        "catalogue.sqlite",
+        "catalogue.sqlite-wal",
+        "catalogue.sqlite-shm",
+        "catalogue.copy.sqlite",
+    ] {
         let path = folder.path().join(name);
         if path.exists() {
             std::fs::remove_file(path).unwrap();
@@ -290,7 +295,7 @@ async fn full_disk_refuses_and_resumes_by_itself() {
     bed.close().await;
 }
 
-struct Unmount(PathBuf);
+pub(super) struct Unmount(pub(super) PathBuf);
 
 impl Drop for Unmount {
     fn drop(&mut self) {
