@@ -128,11 +128,20 @@ pub(crate) fn prepare_all(
         let given_up = gaps.remove(&frame.id);
         let mut prepared = prepare(frame, clock, fits);
         limit_series(&mut prepared, host, series);
-        prepared.gap = prepared.gap.or(given_up);
+        prepared.gap = match prepared.gap.take().or(given_up) {
+            None => told_of_strangers(&prepared, host, series),
+            told => told,
+        };
         prepared
     };
     let prepared = frames.into_iter().map(&mut prepare_next).collect();
     (prepared, gaps.into_iter().collect())
+}
+
+/// The gap of columns that are unknown here, when it is time to tell of them.
+fn told_of_strangers(prepared: &Prepared, host: HostId, series: &SeriesLimit) -> Option<Gap> {
+    let (index, rows) = prepared.rows.as_ref()?;
+    series.strangers.note(host, sql_tables().get(*index)?, rows)
 }
 
 /// Takes samples of series out that are more than the host may have; they become the gap of the frame. The head

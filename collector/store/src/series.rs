@@ -17,6 +17,7 @@ use twox_hash::XxHash64;
 
 use crate::error::ReadError;
 use crate::shape::typed;
+use crate::strangers::Strangers;
 
 /// Reason of the gap.
 pub(crate) const REASON: &str = "series_limit";
@@ -38,6 +39,8 @@ pub(crate) struct SeriesLimit {
     /// Nobody outside knows it, so that nobody makes series that look alike.
     seed: u64,
     hosts: Mutex<HashMap<HostId, Arc<Mutex<Known>>>>,
+    /// Columns that hosts send and nobody here knows.
+    pub(crate) strangers: Strangers,
 }
 
 /// Series of one host, as hashes.
@@ -56,6 +59,7 @@ impl SeriesLimit {
             most,
             seed: rand::random(),
             hosts: Mutex::new(HashMap::new()),
+            strangers: Strangers::default(),
         }
     }
 

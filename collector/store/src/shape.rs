@@ -1,7 +1,7 @@
 //! The shape of rows: what a frame holds, and what SQL shows of it.
 //!
 //! A frame's rows are first aligned to this build's schema of their table: columns by name, unknown columns left
-//! out, missing nullable ones null. SQL shows the aligned columns and, after them, `host_id` (text), `ingested_at`
+//! out and told of (`strangers.rs`), missing nullable ones null. SQL shows the aligned columns and, after them, `host_id` (text), `ingested_at`
 //! (when the store took them), `clock_ahead_us` (how much the host's clock was ahead of the store's when it made
 //! them, null where nobody knows) and a row's identity within its host: `record_epoch` (text), `record_sequence` and
 //! `record_row`, its place in that record from 0 on; null in files of before. The lane follows from the table. Only `metrics` looks different: a frame holds one row per series and
@@ -45,6 +45,8 @@ pub(crate) const TIME: &str = "time";
 /// Rows of one frame. An agent puts at most some thousands into one; a column that a frame lacks is filled with
 /// nulls, so that rows are what a small body could grow by.
 const FRAME_ROWS_MAX: usize = 128 * 1024;
+/// Unknown columns of a batch that are told by name.
+const STRANGERS_MAX: usize = 32;
 /// Bytes that the samples of one frame may take as SQL shows them, where each repeats its series' name and labels.
 /// A full frame of honest series takes half of it.
 const SAMPLES_BYTES_MAX: u64 = 128 << 20;
@@ -184,6 +186,8 @@ pub(crate) struct Rows {
     pub(crate) to: TimeMicros,
     /// How many rows SQL shows.
     pub(crate) count: u64,
+    /// Columns that came with them and are unknown here; at most [`STRANGERS_MAX`].
+    pub(crate) strangers: Vec<String>,
     /// Memory they take, or a share of what they become as samples, whichever is more.
     pub(crate) bytes: u64,
 }
@@ -210,6 +214,12 @@ pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadE
             None => Err(shape(format!("column {} is missing", field.name()))),
         }
     };
+    let is_strange = |field: &&Arc<Field>| table.info.schema.index_of(field.name()).is_err();
+    let strangers = batch.schema_ref().fields().iter().filter(is_strange);
+    let strangers: Vec<String> = strangers
+        .take(STRANGERS_MAX)
+        .map(|field| field.name().clone())
+        .collect();
     let columns = table
         .info
         .schema
@@ -247,6 +257,7 @@ pub(crate) fn align(table: &SqlTable, batch: &RecordBatch) -> Result<Rows, ReadE
     };
     Ok(Rows {
         batch,
+        strangers,
         from,
         to,
         count,
