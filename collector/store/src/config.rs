@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fleetmend_event::Lane;
 use serde::Deserialize;
 
 use crate::clickhouse::config::{ClickHouseConfig, StoreUrl};
@@ -48,6 +49,8 @@ pub struct StoreConfig {
     pub query: QueryConfig,
     /// How long and how much is kept.
     pub retention: RetentionConfig,
+    /// When the disk is an alarm.
+    pub disk_alarm: DiskAlarmConfig,
     /// The store in memory, where it is chosen.
     pub memory: MemoryConfig,
     /// How ClickHouse is spoken to, where it is chosen.
@@ -74,6 +77,7 @@ impl Default for StoreConfig {
             tier_interval_s: 3_600,
             query: QueryConfig::default(),
             retention: RetentionConfig::default(),
+            disk_alarm: DiskAlarmConfig::default(),
             memory: MemoryConfig::default(),
             clickhouse: ClickHouseConfig::default(),
         }
@@ -136,6 +140,30 @@ pub struct RetentionConfig {
     pub table_bytes_max: u64,
     /// Other limits for single tables, by name.
     pub tables: BTreeMap<String, TableRetention>,
+    /// Bytes of Parquet files that the tables of a lane may hold together, by lane; without a limit when left out.
+    pub lanes: BTreeMap<Lane, u64>,
+    /// Bytes that all Parquet files may take; metrics are deleted before events, and events before critical facts,
+    /// each the oldest first. 0 for no limit.
+    pub total_bytes_max: u64,
+}
+
+/// When to raise the alarm for the disk, well before it is full.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskAlarmConfig {
+    /// Below this share of free space, in percent. 0 for never.
+    pub free_percent_min: f64,
+    /// When it will be full in less than this, if it grows on as in the last hours. 0 for never.
+    pub full_within_hours: u32,
+}
+
+impl Default for DiskAlarmConfig {
+    fn default() -> Self {
+        Self {
+            free_percent_min: 10.0,
+            full_within_hours: 48,
+        }
+    }
 }
 
 impl Default for RetentionConfig {
@@ -144,6 +172,8 @@ impl Default for RetentionConfig {
             age_days: 30,
             table_bytes_max: 8 << 30,
             tables: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            total_bytes_max: 0,
         }
     }
 }
@@ -195,6 +225,12 @@ impl StoreConfig {
         least("query.timeout_ms_max", self.query.timeout_ms_max, 1);
         least("memory.bytes_max", self.memory.bytes_max, 1 << 20);
         least("retention.age_days", self.retention.age_days.into(), 1);
+        if !(0.0..100.0).contains(&self.disk_alarm.free_percent_min) {
+            faults.push((
+                "disk_alarm.free_percent_min".to_owned(),
+                "has to be from 0 up to less than 100".to_owned(),
+            ));
+        }
         faults.extend(self.clickhouse.faults());
         if let Err(reason) = self.address() {
             faults.push(("url".to_owned(), reason));

@@ -45,8 +45,30 @@ pub(crate) const HOT_FRAMES: &str = "fleetmend_collector_store_hot_frames_count"
 /// Bytes of Parquet files.
 pub(crate) const PARQUET_BYTES: &str = "fleetmend_collector_store_parquet_bytes";
 
+/// Free bytes of the file system that the store lies on.
+pub(crate) const DISK_FREE_BYTES: &str = "fleetmend_collector_store_disk_free_bytes";
+/// Seconds until that file system is full, at the growth of the last hours; infinite while it does not grow.
+pub(crate) const DISK_FULL_IN_SECONDS: &str = "fleetmend_collector_store_disk_full_in_seconds";
+/// Rows that came with a column which this build does not know, by table.
+pub(crate) const UNKNOWN_COLUMNS: &str = "fleetmend_collector_store_unknown_column_rows_total";
+
 /// Describes every metric to the recorder.
 pub(crate) fn describe() {
+    describe_gauge!(
+        DISK_FREE_BYTES,
+        Unit::Bytes,
+        "free bytes of the store's file system"
+    );
+    describe_gauge!(
+        DISK_FULL_IN_SECONDS,
+        Unit::Seconds,
+        "until the store's file system is full, at the growth of the last hours"
+    );
+    describe_counter!(
+        UNKNOWN_COLUMNS,
+        Unit::Count,
+        "rows with a column that this build does not know, by table"
+    );
     describe_counter!(FRAMES, Unit::Count, "frames made durable");
     describe_counter!(ROWS, Unit::Count, "rows made durable; a metric sample is a row");
     describe_counter!(DUPLICATES, Unit::Count, "frames that were stored already");

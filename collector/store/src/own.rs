@@ -15,6 +15,15 @@ use crate::shape::{Rows, align, sql_tables, table_index};
 /// The host that the store's and the collector's own facts belong to.
 pub const OWN_HOST: HostId = HostId::from_bytes([0; 16]);
 
+/// Who made a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// The host itself, through its agent.
+    Host,
+    /// The store or the collector, which know something of the host, such as a loss.
+    Store,
+}
+
 /// The first bytes of every epoch of a store; the rest is random and new at every start.
 pub(crate) const OWN_EPOCH_PREFIX: [u8; 8] = *b"FMSTORE\0";
 

@@ -22,7 +22,7 @@ use crate::config::StoreConfig;
 use crate::error::{CommitError, OpenError, QueryError};
 use crate::gaps::Gaps;
 use crate::inner::{Health, Inner, Parts, SetAside, gap_of_file};
-use crate::own::{OWN_HOST, is_own_epoch, new_own_epoch};
+use crate::own::{Maker, OWN_HOST, is_own_epoch, new_own_epoch};
 use crate::query::{Answer, Engine, QueryLimits, RunningQuery, Stock};
 use crate::recover::{Recovery, io_error, sweep_parquet};
 use crate::shape::table_index_by_name;
@@ -43,6 +43,8 @@ pub struct Committed {
     pub withheld: bool,
     /// When the store took them.
     pub ingested_at: TimeMicros,
+    /// Who made the record.
+    pub maker: Maker,
 }
 
 /// What the store holds.
@@ -441,6 +443,8 @@ fn make_folders(config: &StoreConfig) -> Result<fs::File, OpenError> {
     ] {
         fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
     }
+    let synced = fs::File::open(&config.folder).and_then(|folder| folder.sync_all());
+    synced.map_err(io_error("sync", &config.folder))?;
     let path = config.folder.join("LOCK");
     let lock = fs::OpenOptions::new()
         .write(true)

@@ -8,6 +8,7 @@ use fleetmend_shutdown::CancellationToken;
 use metrics::{counter, gauge};
 
 use crate::compact::{compact, merge};
+use crate::disk::Disk;
 use crate::error::MaintenanceError;
 use crate::inner::Inner;
 use crate::metrics as names;
@@ -32,6 +33,7 @@ pub(crate) async fn maintain(store: Store, token: CancellationToken) -> Result<(
         began: Instant::now(),
     };
     let mut marks_checked = Instant::now();
+    let mut disk = Disk::default();
     let work = async {
         loop {
             tokio::select! {
@@ -45,6 +47,7 @@ pub(crate) async fn maintain(store: Store, token: CancellationToken) -> Result<(
                 "retain",
                 retain(&store.inner, &store.inner.config.retention).await,
             );
+            note("disk", disk.watch(&store.inner).await);
             note("scrub", scrub.next(&store.inner).await);
             if marks_checked.elapsed() >= MARKS_INTERVAL {
                 marks_checked = Instant::now();

@@ -1,6 +1,7 @@
 //! The store as a whole, on a real disk.
 
 mod backup;
+mod catalogue;
 mod clock;
 mod commit;
 mod compact;
@@ -14,3 +15,4 @@ mod select;
 mod series;
 mod testbed;
 mod tier;
+mod views;

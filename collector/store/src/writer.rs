@@ -22,6 +22,7 @@ use crate::commit::Command;
 use crate::error::CommitError;
 use crate::inner::{Health, Inner};
 use crate::metrics as names;
+use crate::own::{Maker, is_own_epoch};
 use crate::segment::{SegmentFile, SegmentWriter};
 use crate::shape::{Origin, Rows, sql_tables};
 use crate::view::HotFrame;
@@ -289,6 +290,11 @@ pub(crate) fn tell(
             },
             withheld,
             ingested_at: origin.ingested_at,
+            maker: if is_own_epoch(origin.record.epoch) {
+                Maker::Store
+            } else {
+                Maker::Host
+            },
         };
         // Fails only when the last subscriber has just gone.
         drop(committed.send(Arc::new(facts)));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use collector_store::config::{RetentionConfig, TableRetention};
+use collector_store::config::{DiskAlarmConfig, RetentionConfig, TableRetention};
 use collector_store::{Store, StoreConfig};
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::table::{
@@ -48,6 +48,11 @@ pub(crate) fn config(folder: &Path) -> StoreConfig {
         maintenance_interval_ms: 20,
         merge_files_min: 2,
         free_bytes_min: 0,
+        // Its finding would be one more row at a moment of its own.
+        disk_alarm: DiskAlarmConfig {
+            free_percent_min: 0.0,
+            full_within_hours: 0,
+        },
         ..StoreConfig::default()
     }
 }

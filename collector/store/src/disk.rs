@@ -1,0 +1,245 @@
+//! The disk: how full it is, when it will be full, and the alarm well before that.
+//!
+//! Once a minute the file system of the store's folder is measured. From the growth between the oldest measurement
+//! kept (six hours at most) and the newest follows when it will be full, once there are ten minutes to tell by. Below
+//! a share of free space, or close before the end, the store writes a finding about itself under [`crate::OWN_HOST`], which
+//! alerting pages for like any other; when there is room again, it is resolved. Both limits are configured
+//! ([`crate::config::DiskAlarmConfig`]). A full disk itself is no loss: the writer refuses before it is quite full, and
+//! agents keep what they have.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleetmend_event::table::{Finding, FindingKind, FindingState, Severity, SubjectKind};
+use fleetmend_event::{Fact, FindingId, TimeMicros};
+use metrics::gauge;
+use serde_json::json;
+
+use crate::config::DiskAlarmConfig;
+use crate::error::MaintenanceError;
+use crate::inner::Inner;
+use crate::metrics as names;
+use crate::own::OWN_HOST;
+
+const MEASURE_EVERY: Duration = Duration::from_secs(60);
+/// Growth is told from measurements of so long at most.
+const GROWTH_OVER: Duration = Duration::from_secs(6 * 3600);
+/// And of so long at least: a compaction makes a disk look as if it filled in an hour.
+const GROWTH_LEAST: Duration = Duration::from_secs(600);
+/// The alarm ends when there is this much more room than would raise it.
+const ROOM_TO_END: f64 = 1.2;
+const RULE: &str = "store-disk";
+
+/// One measurement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Space {
+    at: Instant,
+    free: u64,
+    total: u64,
+}
+
+/// What the measurements say.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    held: VecDeque<Space>,
+    raised: Option<Finding>,
+    /// A row that is not stored yet.
+    unsaid: Option<Finding>,
+}
+
+impl Disk {
+    /// Measures when it is time, and says what changed.
+    pub(crate) async fn watch(&mut self, inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
+        let now = Instant::now();
+        if self
+            .held
+            .back()
+            .is_none_or(|last| now.duration_since(last.at) >= MEASURE_EVERY)
+        {
+            let stat = rustix::fs::statvfs(&inner.config.folder).map_err(|error| MaintenanceError::Io {
+                action: "measure the file system of",
+                path: inner.config.folder.clone(),
+                source: error.into(),
+            })?;
+            let space = Space {
+                at: now,
+                free: stat.f_bavail.saturating_mul(stat.f_frsize),
+                total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            };
+            let full_in = self.measured(space);
+            gauge!(names::DISK_FREE_BYTES).set(space.free as f64);
+            gauge!(names::DISK_FULL_IN_SECONDS).set(full_in.map_or(f64::INFINITY, |left| left.as_secs_f64()));
+            // One measurement may be of a moment: a start, or a copy that is being made.
+            if self.held.len() > 1 {
+                let folder = inner.config.folder.display().to_string();
+                let said = self.judge(&inner.config.disk_alarm, space, full_in, &folder);
+                self.unsaid = said.or(self.unsaid.take());
+            }
+        }
+        if let Some(finding) = &self.unsaid {
+            inner.append(OWN_HOST, vec![Fact::from(finding.clone())]).await?;
+            self.unsaid = None;
+        }
+        Ok(())
+    }
+
+    /// Keeps a measurement; how long until the disk is full, if it fills.
+    fn measured(&mut self, space: Space) -> Option<Duration> {
+        while self
+            .held
+            .front()
+            .is_some_and(|first| space.at.duration_since(first.at) > GROWTH_OVER)
+        {
+            self.held.pop_front();
+        }
+        self.held.push_back(space);
+        let first = self.held.front()?;
+        let over = space.at.duration_since(first.at);
+        let grown = first.free.saturating_sub(space.free);
+        if over < GROWTH_LEAST || grown == 0 {
+            return None;
+        }
+        let seconds = space.free as f64 / (grown as f64 / over.as_secs_f64());
+        // Beyond a century nobody asks.
+        Some(Duration::from_secs_f64(seconds.min(3.2e9)))
+    }
+
+    /// The row to write, when the alarm begins or ends.
+    fn judge(
+        &mut self,
+        config: &DiskAlarmConfig,
+        space: Space,
+        full_in: Option<Duration>,
+        folder: &str,
+    ) -> Option<Finding> {
+        let percent = space.free as f64 * 100.0 / (space.total.max(1) as f64);
+        let within = Duration::from_secs(u64::from(config.full_within_hours) * 3600);
+        let is_low = |room: f64| percent < config.free_percent_min * room;
+        let is_soon = |room: f64| full_in.is_some_and(|left| left < within.mul_f64(room));
+        match &self.raised {
+            None if is_low(1.0) || is_soon(1.0) => {
+                let finding = finding(space, percent, full_in, folder);
+                tracing::warn!(
+                    folder,
+                    percent,
+                    title = finding.title,
+                    "the store's disk fills up"
+                );
+                self.raised = Some(finding.clone());
+                Some(finding)
+            }
+            Some(raised) if !is_low(ROOM_TO_END) && !is_soon(ROOM_TO_END) => {
+                let resolved = Finding {
+                    time: TimeMicros::now(),
+                    state: FindingState::Resolved,
+                    ..raised.clone()
+                };
+                tracing::info!(folder, percent, "the store's disk has room again");
+                self.raised = None;
+                Some(resolved)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn finding(space: Space, percent: f64, full_in: Option<Duration>, folder: &str) -> Finding {
+    let now = TimeMicros::now();
+    let when = full_in.map_or_else(String::new, |left| {
+        format!(" and it will be full in {:.1} h", left.as_secs_f64() / 3600.0)
+    });
+    Finding {
+        time: now,
+        finding_id: FindingId::random(),
+        kind: FindingKind::Threshold,
+        rule: RULE.to_owned(),
+        title: format!(
+            "the collector's store has {percent:.1} % of its disk left{when}: add space, or keep less (store.retention)"
+        ),
+        severity: Severity::High,
+        state: FindingState::Open,
+        first_time: now,
+        count: 1,
+        score: None,
+        subject_kind: SubjectKind::Filesystem,
+        subject: folder.to_owned(),
+        pid: None,
+        start_boot_ns: None,
+        techniques: Vec::new(),
+        tactics: Vec::new(),
+        factors: "[]".to_owned(),
+        evidence: json!({
+            "free_bytes": space.free,
+            "total_bytes": space.total,
+            "full_in_s": full_in.map(|left| left.as_secs()),
+        })
+        .to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// The states of the findings that measurements make: after so many hours, so many bytes of 1,000 are free.
+    fn said(config: &DiskAlarmConfig, measured: &[(u32, u64)]) -> Vec<FindingState> {
+        let (mut disk, start) = (Disk::default(), Instant::now());
+        let judged = measured.iter().filter_map(|(hours, free)| {
+            let space = Space {
+                at: start + HOUR * *hours,
+                free: *free,
+                total: 1_000,
+            };
+            let full_in = disk.measured(space);
+            disk.judge(config, space, full_in, "/store")
+                .map(|finding| finding.state)
+        });
+        judged.collect()
+    }
+
+    #[test]
+    fn alarm_comes_by_share_and_ends_when_there_is_room_again() {
+        let config = DiskAlarmConfig {
+            free_percent_min: 10.0,
+            full_within_hours: 0,
+        };
+        let measured = [(0, 500), (1, 101), (2, 99), (3, 101), (4, 119), (5, 130), (6, 90)];
+        let (open, resolved) = (FindingState::Open, FindingState::Resolved);
+        assert_eq!(said(&config, &measured), [open, resolved, open]);
+    }
+
+    #[test]
+    fn alarm_comes_a_day_before_the_disk_is_full_at_the_pace_of_the_last_hours() {
+        let config = DiskAlarmConfig {
+            free_percent_min: 0.0,
+            full_within_hours: 24,
+        };
+        // Twenty an hour: 481 last 24 hours and a little, 461 last 23.
+        assert_eq!(said(&config, &[(0, 541), (1, 521), (2, 501), (3, 481)]), []);
+        assert_eq!(
+            said(&config, &[(0, 541), (1, 521), (2, 501), (3, 481), (4, 461)]),
+            [FindingState::Open]
+        );
+        // What stands still is never full, whatever came before the last hours.
+        assert_eq!(
+            said(&config, &[(0, 900), (1, 300), (9, 300), (10, 300)]),
+            [FindingState::Open, FindingState::Resolved]
+        );
+    }
+
+    #[test]
+    fn nothing_is_told_from_less_than_ten_minutes() {
+        let (mut disk, start) = (Disk::default(), Instant::now());
+        let space = |seconds, free| Space {
+            at: start + Duration::from_secs(seconds),
+            free,
+            total: 1_000,
+        };
+        assert_eq!(disk.measured(space(0, 900)), None);
+        assert_eq!(disk.measured(space(500, 100)), None);
+        assert!(disk.measured(space(700, 90)).is_some());
+    }
+}
