@@ -90,13 +90,6 @@ impl Certificate {
     }
 }
 
-/// When a certificate (X.509, DER) ends; none when it cannot be read.
-fn end_of_certificate(der: &[u8]) -> Option<TimeMicros> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
-    let seconds = parsed.validity().not_after.timestamp();
-    Some(TimeMicros(seconds.saturating_mul(1_000_000)))
-}
-
 fn read_tls(files: &ApiTls) -> Result<Served, BuildError> {
     let wrong = |path: &Path, reason: String| BuildError::TlsFile {
         path: path.to_owned(),
@@ -116,7 +109,7 @@ fn read_tls(files: &ApiTls) -> Result<Served, BuildError> {
     let key = read_secret(&files.key).map_err(BuildError::TlsKey)?;
     let key = PrivatePkcs8KeyDer::from_pem_slice(&key)
         .map_err(|error| wrong(&files.key, format!("there is no PKCS #8 key in it: {error}")))?;
-    let not_after = chain.first().and_then(|leaf| end_of_certificate(leaf));
+    let not_after = chain.first().and_then(|leaf| fleetmend_identity::not_after(leaf));
     let config = fleetmend_identity::tls::server_for_web(chain, key).map_err(BuildError::Tls)?;
     Ok(Served {
         acceptor: TlsAcceptor::from(config),

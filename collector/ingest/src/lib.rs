@@ -65,4 +65,5 @@ pub use carrier::{InFlight, Ingest};
 pub use config::IngestConfig;
 pub use error::IngestError;
 pub use hosts::{HostOrderResult, HostsLive, LiveHost, OrderError};
+pub use records::CONFLICT;
 pub use sink::{DurableSink, SinkError, TimedFrame};

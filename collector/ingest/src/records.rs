@@ -12,6 +12,10 @@ use crate::clock::StreamClock;
 use crate::config::MESSAGE_FRAMES_MAX;
 use crate::sink::{DurableSink, SinkError, TimedFrame};
 
+/// Reason of the gap that tells of a record refused because another one has its number. Whoever sent it is named in the
+/// audit at once.
+pub const CONFLICT: &str = "identity_conflict";
+
 /// Messages up to this size are checked where they are; larger ones on a blocking thread.
 const CHECKED_HERE_BYTES: usize = 64 * 1024;
 
@@ -249,15 +253,14 @@ impl Committer<'_> {
 /// The loss of a frame whose number is stored with other content, by the collector's clock. Of a batch of metrics that
 /// two copies of a disk completed, the stored one has the ticks before the copy, and may have all: at least none is lost.
 async fn conflict(refused: TimedFrame) -> Gap {
-    const REASON: &str = "identity_conflict";
     let TimedFrame {
         frame,
         clock_ahead_us,
     } = refused;
     let shed = frame.shed();
-    let counted = tokio::task::spawn_blocking(move || gap(&frame, REASON)).await;
+    let counted = tokio::task::spawn_blocking(move || gap(&frame, CONFLICT)).await;
     // Without the rows, as when the count did not finish.
-    let mut gap = counted.unwrap_or_else(|_| gap(&shed, REASON));
+    let mut gap = counted.unwrap_or_else(|_| gap(&shed, CONFLICT));
     if gap.lane == Lane::Metrics {
         (gap.count, gap.exactness) = (0, Exactness::AtLeast);
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use collector_ingest::Ingest;
-use collector_store::{Committed, FactStore};
+use collector_ingest::{CONFLICT, Ingest};
+use collector_store::{Committed, FactStore, Maker};
 use fleetmend_event::HostId;
 use fleetmend_event::table::{Gap, GapStage, Table as _};
 use fleetmend_shutdown::{TaskKind, Tasks};
@@ -15,9 +15,6 @@ use tokio::sync::broadcast::error::RecvError;
 const NAMED_EVERY: Duration = Duration::from_mins(10);
 /// Hosts and reasons that are remembered for it; with more, some are named again earlier.
 const NAMED_MAX: usize = 4_096;
-
-/// Ingest names who sends it.
-const CONFLICT: &str = "identity_conflict";
 
 /// Follows the gaps that the store writes because rows cannot be read or are too many.
 pub(crate) fn name_refused_rows(store: &dyn FactStore, ingest: &Ingest, tasks: &Tasks) {
@@ -30,7 +27,8 @@ pub(crate) fn name_refused_rows(store: &dyn FactStore, ingest: &Ingest, tasks: &
                 received = committed.recv() => received,
             };
             match received {
-                Ok(facts) if facts.table.id == Gap::ID => {
+                // What a host says of itself accuses nobody.
+                Ok(facts) if facts.table.id == Gap::ID && facts.maker == Maker::Store => {
                     for (host, reason) in named.new_ones(&facts) {
                         ingest.blame(host, &format!("refused_rows: {reason}")).await;
                     }
@@ -58,7 +56,8 @@ impl Named {
         let mut reasons: Vec<String> = of_ingest.map(|gap| gap.reason).collect();
         reasons.sort();
         reasons.dedup();
-        reasons.retain(|reason| self.is_new(facts.host, reason));
+        // A reason may name numbers and columns; its first word is what it is.
+        reasons.retain(|reason| self.is_new(facts.host, code_of(reason)));
         reasons.into_iter().map(|reason| (facts.host, reason)).collect()
     }
 
@@ -75,9 +74,21 @@ impl Named {
     }
 }
 
+/// The word that says what kind of reason it is.
+fn code_of(reason: &str) -> &str {
+    reason.split([' ', ':']).next().unwrap_or(reason)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_that_differ_in_numbers_are_one() {
+        assert_eq!(code_of("commit decodes to more than 7 bytes"), "commit");
+        assert_eq!(code_of("series_limit"), "series_limit");
+        assert_eq!(code_of("corrupt: 12"), "corrupt");
+    }
 
     #[test]
     fn host_is_named_once_for_each_reason() {

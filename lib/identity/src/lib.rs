@@ -77,6 +77,7 @@ pub use root::FleetRoot;
 pub use signed::{Context, SignatureError, Signed};
 pub use time::{SignedTime, TimeSource, TrustedTime};
 pub use token::{EnrolmentToken, TokenError, TokenSecret};
+pub use x509::not_after;
 
 #[cfg(test)]
 mod tests;

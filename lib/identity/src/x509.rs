@@ -93,8 +93,8 @@ pub(crate) fn read_chain_file(path: &Path) -> Result<Vec<CertificateDer<'static>
     }
 }
 
-/// When a certificate ends.
-pub(crate) fn not_after(certificate: &[u8]) -> Option<TimeMicros> {
+/// When a certificate (X.509, DER) ends; `None` when it cannot be read.
+pub fn not_after(certificate: &[u8]) -> Option<TimeMicros> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let seconds = parsed.validity().not_after.timestamp();
     Some(TimeMicros(seconds.saturating_mul(1_000_000)))
