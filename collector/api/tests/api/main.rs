@@ -10,6 +10,7 @@
 
 mod access;
 mod admin;
+mod answers;
 mod dashboard;
 mod evaluator;
 mod export;
