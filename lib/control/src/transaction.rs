@@ -120,6 +120,7 @@ impl Transaction {
                 committed
             }
         };
+        self.failed = committed.is_err();
         committed?;
         self.open = false;
         for name in std::mem::take(&mut self.signals) {
@@ -185,7 +186,14 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         if self.open {
             match &mut self.held {
-                Held::Sqlite(connection) => SqliteManager::start_rollback(connection),
+                Held::Sqlite(connection) => {
+                    if self.failed {
+                        // SQLite may have rolled back by itself, as where the disk is full, and the driver does not
+                        // see it: it would call the transaction open for ever.
+                        connection.close_on_drop();
+                    }
+                    SqliteManager::start_rollback(connection);
+                }
                 Held::Postgres(connection) => PostgresManager::start_rollback(connection),
             }
         }

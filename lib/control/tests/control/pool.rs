@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use fleetmend_control::{ControlError, Migrations, Value, composed, query};
+use fleetmend_control::{ControlError, Engine, Migrations, Value, composed, query};
 
 use super::testbed::{ENGINES, Testbed};
 
@@ -239,4 +239,26 @@ async fn marks_of_one_engine_are_refused_by_both() {
             .unwrap_err();
         assert!(marked.chain().contains("question marks"), "{}", marked.chain());
     }
+}
+
+#[tokio::test]
+async fn a_transaction_that_a_full_disk_ends_leaves_no_connection_in_it() {
+    let mut testbed = Testbed::new(Engine::Sqlite);
+    testbed.config.connections_max = 1;
+    let control = testbed.open().await;
+    control.migrate(&TABLES).await.unwrap();
+    let insert = || query("INSERT INTO probe_kinds (bytes) VALUES ($1)").bind(vec![1_u8; 1 << 20]);
+    // A database that may not grow is what a full disk is to SQLite: it rolls back by itself.
+    query("PRAGMA max_page_count = 1")
+        .fetch_all(&control)
+        .await
+        .unwrap();
+    let mut transaction = control.begin("probe").await.unwrap();
+    let refused = insert().execute(&mut transaction).await;
+    assert!(matches!(refused, Err(ControlError::Refused(_))), "{refused:?}");
+    drop(transaction);
+    // The one connection is another one now, which may.
+    let mut transaction = control.begin("probe").await.unwrap();
+    insert().execute(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
 }
