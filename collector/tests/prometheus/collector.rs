@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use collector_store::config::RetentionConfig;
 use collector_store::{FactStore, Store, StoreConfig};
 use fleetmend_shutdown::Tasks;
 use serde_json::Value;
@@ -26,6 +27,9 @@ impl Drop for Collector {
     }
 }
 
+/// The samples are of a fixed time, long ago.
+const KEPT_DAYS: u32 = 36_500;
+
 impl Collector {
     pub(crate) async fn start(series: &[Series], client: &reqwest::Client) -> Self {
         Self::start_with(series, client, "").await
@@ -40,7 +44,7 @@ impl Collector {
         let config = format!(
             "state_dir = \"{}\"\ncarrier_listen = \"127.0.0.1:{carrier}\"\nenrolment_listen = \"127.0.0.1:{enrolment}\"\n\
              [enrolment]\naddress = \"localhost:{enrolment}\"\ncollectors = [\"localhost:{carrier}\"]\n\
-             [store]\nfolder = \"{}\"\n[api]\nlisten = \"127.0.0.1:{api}\"\nrate_burst = 100000\n",
+             [store]\nfolder = \"{}\"\n[store.retention]\nage_days = {KEPT_DAYS}\n[api]\nlisten = \"127.0.0.1:{api}\"\nrate_burst = 100000\n",
             path("state"),
             path("store"),
         );
@@ -94,6 +98,10 @@ impl Collector {
 async fn fill(folder: &str, series: &[Series]) {
     let config = StoreConfig {
         folder: folder.into(),
+        retention: RetentionConfig {
+            age_days: KEPT_DAYS,
+            ..RetentionConfig::default()
+        },
         ..StoreConfig::default()
     };
     let tasks = Tasks::new();
