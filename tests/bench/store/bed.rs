@@ -34,13 +34,15 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    /// Opens the store with its own defaults but for the interval of maintenance.
+    /// Opens the store with its own defaults but for the interval of maintenance, and without a limit of bytes: what is
+    /// written is to be there when it is counted.
     pub(crate) async fn open(folder: &Path) -> Result<Self> {
-        let config = StoreConfig {
+        let mut config = StoreConfig {
             folder: folder.to_owned(),
             maintenance_interval_ms: MAINTENANCE_MS,
             ..StoreConfig::default()
         };
+        config.retention.table_bytes_max = u64::MAX;
         let store = opened(config).await?;
         let tasks = Tasks::new();
         store.run(&tasks).context("run the store")?;
