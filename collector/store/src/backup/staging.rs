@@ -71,7 +71,8 @@ impl Staging {
         let link = self.folder.join(self.next.to_string());
         match fs::hard_link(path, &link) {
             Ok(()) => Ok(Staged::At(link)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Staged::Gone),
+            // Only when it is the file that is not there, and not the folder, which another one may have swept.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.folder.is_dir() => Ok(Staged::Gone),
             Err(error) => Err(io_error("link", path)(error)),
         }
     }
@@ -99,5 +100,24 @@ pub(crate) fn sweep(store: &Path) {
         {
             tracing::warn!(folder = %path.display(), %error, "cannot delete what an interrupted backup left");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_that_was_swept_is_no_file_that_is_gone() {
+        let store = tempfile::tempdir().unwrap();
+        let file = store.path().join("1.parquet");
+        fs::write(&file, "rows").unwrap();
+        let mut staging = Staging::begin(store.path()).unwrap();
+        assert!(matches!(staging.keep(&file).unwrap(), Staged::At(_)));
+        let gone = staging.keep(&store.path().join("2.parquet"));
+        assert!(matches!(gone.unwrap(), Staged::Gone));
+        fs::remove_dir_all(&staging.folder).unwrap();
+        let error = staging.keep(&file).unwrap_err();
+        assert!(error.to_string().contains("cannot link"), "{error}");
     }
 }
