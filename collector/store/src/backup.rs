@@ -35,16 +35,19 @@
 //!
 //! # Limits of today
 //! A database is held in memory while it is copied, and may have 1 GiB. Objects are compared with their names when
-//! they are read, not at every backup. Rows of one interval of backups that were compacted within it can be restored
-//! only to the moment of a backup. Agents are not told what is backed up: they keep acknowledged records for the time
-//! that they are configured to.
+//! they are read, not at every backup: one that is damaged is not written again. Any moment between two backups can be
+//! restored as long as both and all between them are there and the store could keep its compacted segments for them
+//! (`kept.rs`), and otherwise that of the backup before; a control database is always that of the backup before. Agents
+//! are not told what is backed up: they keep acknowledged records for the time that they are configured to.
 
 mod copy;
 mod cut;
 mod error;
 mod fetch;
+mod kept;
 mod key;
 mod manifest;
+mod plan;
 mod prune;
 mod repository;
 mod restore;
@@ -55,12 +58,14 @@ mod verify;
 
 pub use copy::{Made, back_up};
 pub use error::BackupError;
+pub(crate) use kept::put_away;
 pub use key::BackupKey;
 pub use manifest::{Manifest, Missing};
+pub use plan::{Plan, plan};
 pub use prune::{Keep, Pruned, prune};
 pub use repository::{Listed, Repository};
 pub(crate) use restore::refuse_unfinished;
-pub use restore::{Plan, RestoreTarget, Restored, plan, restore};
+pub use restore::{RestoreTarget, Restored, restore};
 pub use source::Source;
 pub(crate) use staging::sweep;
 pub use verify::{Verified, VerifyExtent, verify};

@@ -205,7 +205,7 @@ impl Catalogue {
         Ok(rows.iter().map(day).collect())
     }
 
-    /// Segments that are compacted and not yet deleted.
+    /// Segments that are compacted and not yet deleted, and the newest that was.
     pub(crate) async fn compacted_segments(&self) -> Result<Vec<u64>, CatalogueError> {
         let mut connection = self
             .pool
@@ -230,16 +230,26 @@ impl Catalogue {
         Ok(ids)
     }
 
-    /// Forgets compacted segments whose files are deleted.
+    /// Forgets compacted segments whose files are deleted. The newest stays known, so that its number is not given
+    /// again: a backup tells by the number whether a segment's rows are in its Parquet files.
     pub(crate) async fn forget_segments(&self, numbers: &[u64]) -> Result<(), CatalogueError> {
+        const FORGET: &str = "DELETE FROM compacted_segments WHERE compacted_at = 0 AND number < \
+                              (SELECT max(number) FROM compacted_segments)";
+        let failure = || failed("forget segments");
+        let mut transaction = self.pool.begin().await.map_err(failure())?;
         for number in numbers {
-            sqlx::query("DELETE FROM compacted_segments WHERE number = ?")
+            // 0 says that the file is deleted.
+            sqlx::query("UPDATE compacted_segments SET compacted_at = 0 WHERE number = ?")
                 .bind(signed(*number))
-                .execute(&self.pool)
+                .execute(&mut *transaction)
                 .await
-                .map_err(failed("forget a segment"))?;
+                .map_err(failure())?;
         }
-        Ok(())
+        sqlx::query(FORGET)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failure())?;
+        transaction.commit().await.map_err(failure())
     }
 
     /// Forgets files that expired, in one transaction.

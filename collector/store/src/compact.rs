@@ -151,9 +151,10 @@ async fn drop_segments(
         .lock()
         .retain(|number, _| !segments.contains_key(number));
     let paths: Vec<PathBuf> = segments.into_values().map(|segment| segment.path).collect();
+    let writer = inner.clone();
     let deleted = tokio::task::spawn_blocking(move || {
         paths.into_iter().try_for_each(|path| {
-            std::fs::remove_file(&path).map_err(|source| MaintenanceError::Io {
+            crate::backup::put_away(&writer.config, &path).map_err(|source| MaintenanceError::Io {
                 action: "delete",
                 path,
                 source,

@@ -267,6 +267,11 @@ impl StoreConfig {
         self.folder.join("segments")
     }
 
+    /// Compacted segments that the next backup wants.
+    pub(crate) fn kept_folder(&self) -> PathBuf {
+        self.folder.join("kept")
+    }
+
     pub(crate) fn parquet_folder(&self) -> PathBuf {
         self.folder.join("parquet")
     }

@@ -87,7 +87,7 @@ impl Recovery<'_> {
         let compacted: HashSet<u64> = compacted.iter().copied().collect();
         for (number, path) in found {
             if compacted.contains(&number) {
-                fs::remove_file(&path).map_err(io_error("delete", &path))?;
+                crate::backup::put_away(self.config, &path).map_err(io_error("delete", &path))?;
             } else {
                 self.segment(&mut recovered, number, &path, Some(number) == newest)?;
             }

@@ -13,11 +13,12 @@ use fleetmend_event::TimeMicros;
 use tokio::runtime::Handle;
 
 use super::error::{BackupError, io_error};
+use super::kept::Kept;
 use super::manifest::{
     BLOCK_BYTES, Blob, CATALOGUE, CHUNK_BYTES_MAX, DatabaseEntry, FORMAT, FileEntry, Link, Manifest, Missing,
     PlainEntry, Shard,
 };
-use super::repository::{Repository, WriteLock};
+use super::repository::{Listed, Repository, WriteLock};
 use super::seal::{ContentDigest, Squeeze, digest_of};
 use super::source::{Look, Source, database, layout, look};
 use super::staging::{Staged, Staging};
@@ -64,35 +65,22 @@ pub fn back_up(
         sequence: listed.sequence,
         digest: listed.digest.clone(),
     });
-    let previous = previous.and_then(|listed| match listed.manifest {
-        Ok(manifest) => Some(manifest),
-        Err(error) => {
-            tracing::error!(sequence = listed.sequence, %error, "the newest manifest cannot be read; everything is compared anew");
-            None
-        }
-    });
+    let previous = previous.and_then(readable);
     let mut staging = Staging::begin(&source.store)?;
-    let mut copy = Copy {
-        repository,
-        lock: &lock,
-        watch,
-        previous: previous.as_ref(),
-        done: Progress { done: 0, total: 0 },
-        added: 0,
-        objects: 0,
-        missing: Vec::new(),
+    let kept = Kept::ask(&source.store, repository.id());
+    let mut copy = Copy::new((repository, &lock), previous.as_ref(), watch);
+    let (look, shards) = copy.settle(source, (&mut staging, &kept), runtime)?;
+    let kept_whole = match &previous {
+        None => false,
+        Some(before) if before.store_epoch == look.epoch => is_whole(&kept, before),
+        Some(_) if adopt || is_restored_from(source, repository) => false,
+        Some(other) => {
+            return Err(BackupError::OtherStore {
+                found: other.store_epoch.clone(),
+                epoch: look.epoch,
+            });
+        }
     };
-    let (look, shards) = copy.settle(source, &mut staging, runtime)?;
-    if let Some(previous) = &previous
-        && previous.store_epoch != look.epoch
-        && !adopt
-        && !is_restored_from(source, repository)
-    {
-        return Err(BackupError::OtherStore {
-            found: previous.store_epoch.clone(),
-            epoch: look.epoch,
-        });
-    }
     copy.done.total = shards
         .iter()
         .flat_map(|shard| &shard.new)
@@ -109,6 +97,9 @@ pub fn back_up(
         previous: link,
         // What goes first is what is gone soonest.
         segments: copy.segments(look.segments)?,
+        kept: copy.segments(look.kept)?,
+        kept_whole,
+        compacted_to: look.compacted_to,
         databases: copy.databases(source, &look.catalogue, runtime)?,
         files: copy.plain_files(source)?,
         shards: copy.shards(shards)?,
@@ -121,12 +112,34 @@ pub fn back_up(
         ..manifest
     };
     let digest = repository.put_manifest(&lock, &manifest)?;
+    let numbers: Vec<u64> = manifest.kept.iter().map(|segment| segment.number).collect();
+    kept.taken(manifest.sequence, &numbers);
     Ok(Made {
         manifest,
         digest,
         objects_added: copy.objects,
         elapsed: started.elapsed(),
     })
+}
+
+fn readable(newest: Listed) -> Option<Manifest> {
+    let sequence = newest.sequence;
+    let told = |error: &BackupError| {
+        tracing::error!(sequence, %error, "the newest manifest cannot be read; everything is compared anew");
+    };
+    newest.manifest.inspect_err(told).ok()
+}
+
+/// Whether all is kept that was compacted since the backup `before`.
+fn is_whole(kept: &Kept, before: &Manifest) -> bool {
+    let is_whole = kept.is_whole_since(before.sequence);
+    if !is_whole {
+        tracing::warn!(
+            since = %before.time,
+            "not every segment was kept that was compacted since; moments between are restored as of then"
+        );
+    }
+    is_whole
 }
 
 /// Files of one table and day, with their digests as far as the catalogue's can be read.
@@ -154,18 +167,35 @@ struct Copy<'a> {
     missing: Vec<Missing>,
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    fn new(
+        (repository, lock): (&'a Repository, &'a WriteLock),
+        previous: Option<&'a Manifest>,
+        watch: &'a dyn Watch,
+    ) -> Self {
+        Self {
+            repository,
+            lock,
+            watch,
+            previous,
+            done: Progress { done: 0, total: 0 },
+            added: 0,
+            objects: 0,
+            missing: Vec::new(),
+        }
+    }
+
     /// Looks until nothing goes away between the look and the links to what is to be copied.
     fn settle(
         &mut self,
         source: &Source,
-        staging: &mut Staging,
+        (staging, kept): (&mut Staging, &Kept),
         runtime: &Handle,
     ) -> Result<(Look, Vec<Wanted>), BackupError> {
         let mut gone_before = HashSet::new();
         for _ in 0..ATTEMPTS_MAX {
             self.go_on()?;
-            if let Some(look) = look(&source.store, runtime)? {
+            if let Some(look) = look(&source.store, kept, runtime)? {
                 let mut shards = self.wanted(&look.files)?;
                 let gone = stage(source, staging, &mut shards)?;
                 // What is gone twice and still registered was not deleted by the store.

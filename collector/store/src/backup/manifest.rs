@@ -122,6 +122,15 @@ pub struct Manifest {
     pub(super) previous: Option<Link>,
     pub(super) shards: Vec<Shard>,
     pub(super) segments: Vec<SegmentEntry>,
+    /// Segments that were compacted since the backup before: for moments between the two.
+    #[serde(default)]
+    pub(super) kept: Vec<SegmentEntry>,
+    /// Whether none is missing there.
+    #[serde(default)]
+    pub(super) kept_whole: bool,
+    /// The newest segment whose rows stand in the Parquet files; those of every segment before it do too.
+    #[serde(default)]
+    pub(super) compacted_to: u64,
     pub(super) databases: Vec<DatabaseEntry>,
     #[serde(default)]
     pub(super) files: Vec<PlainEntry>,
@@ -165,6 +174,12 @@ impl Manifest {
         self.shards.iter().map(|shard| shard.newest).max()
     }
 
+    /// Whether this and the backup `before` together hold every segment that was written between them.
+    pub(super) fn continues(&self, before: &Self) -> bool {
+        let follows = self.previous.as_ref().map(|link| link.sequence);
+        self.kept_whole && follows == Some(before.sequence) && self.store_epoch == before.store_epoch
+    }
+
     /// Whether anything in it could do harm, or is not of manifest `sequence` of `repository`.
     pub(super) fn check(&self, sequence: u64, repository: &str) -> Result<(), String> {
         if self.format != FORMAT {
@@ -192,19 +207,8 @@ impl Manifest {
         self.shards
             .iter()
             .try_for_each(|shard| shard.list.check(LIST_BYTES_MAX))?;
-        for segment in &self.segments {
-            segment
-                .chunks
-                .iter()
-                .try_for_each(|chunk| chunk.check(CHUNK_BYTES_MAX))?;
-            let bytes = segment
-                .chunks
-                .iter()
-                .fold(0_u64, |sum, chunk| sum.saturating_add(chunk.bytes));
-            if bytes != segment.bytes || bytes > CHUNK_BYTES_MAX {
-                return Err(format!("segment {} is not as long as its chunks", segment.number));
-            }
-        }
+        let segments = self.segments.iter().chain(&self.kept);
+        segments.into_iter().try_for_each(SegmentEntry::check)?;
         for database in &self.databases {
             database.blocks.check(LIST_BYTES_MAX)?;
             if database.bytes > DATABASE_BYTES_MAX {
@@ -217,6 +221,19 @@ impl Manifest {
         for file in &self.files {
             file.blob.check(CHUNK_BYTES_MAX)?;
             safe_path(&file.path)?;
+        }
+        Ok(())
+    }
+}
+
+impl SegmentEntry {
+    fn check(&self) -> Result<(), String> {
+        let check = |chunk: &Blob| chunk.check(CHUNK_BYTES_MAX);
+        self.chunks.iter().try_for_each(check)?;
+        let bytes = self.chunks.iter().map(|chunk| chunk.bytes);
+        let bytes = bytes.fold(0, u64::saturating_add);
+        if bytes != self.bytes || bytes > CHUNK_BYTES_MAX {
+            return Err(format!("segment {} is not as long as its chunks", self.number));
         }
         Ok(())
     }

@@ -153,7 +153,8 @@ fn mark(
             );
         }
     }
-    let chunks = manifest.segments.iter().flat_map(|segment| &segment.chunks);
+    let segments = manifest.segments.iter().chain(&manifest.kept);
+    let chunks = segments.flat_map(|segment| &segment.chunks);
     names.extend(chunks.map(|chunk| chunk.name.clone()));
     names.extend(manifest.files.iter().map(|file| file.blob.name.clone()));
     Ok(())

@@ -1,8 +1,5 @@
-//! Restoring: the state of a moment into an empty folder.
-//!
-//! The moment asked for is met exactly where the entries of the segments allow it: the first backup after it is taken
-//! and its segments are cut there, when nothing in it was compacted that is later. Otherwise the last backup before it
-//! is taken as it is.
+//! Restoring: the state of a moment into an empty folder. Which backup and which segments make it up is the plan's
+//! (`plan.rs`).
 //!
 //! A file `RESTORING` stands in the store's folder from before the first byte until after the last; no store is
 //! opened beside it, and a restore that finds it begins anew. What was in the way is renamed before, never deleted.
@@ -28,6 +25,7 @@ use super::cut::bytes_until;
 use super::error::{BackupError, io_error};
 use super::fetch::{blocks_of, fetch, fetch_all, make_folder, parquet_of, sync_folder, write};
 use super::manifest::{CATALOGUE, Manifest, SegmentEntry, safe_path};
+use super::plan::Plan;
 use super::repository::Repository;
 use super::source::layout;
 use crate::catalogue::Catalogue;
@@ -39,17 +37,6 @@ use crate::segment::{file_name, header_of, put_entry};
 const MARKER: &str = "RESTORING";
 /// Bytes that have to be free beyond what is written: catalogue and first segments.
 const SPARE_BYTES: u64 = 64 << 20;
-
-/// What would be restored.
-#[derive(Debug)]
-pub struct Plan {
-    /// The backup that is taken.
-    pub manifest: Manifest,
-    /// Where its segments are cut.
-    pub until: Option<TimeMicros>,
-    /// The state that is restored is that of this moment.
-    pub lands_at: TimeMicros,
-}
 
 /// Where it goes.
 #[derive(Debug, Clone, Default)]
@@ -79,55 +66,6 @@ pub struct Restored {
     pub elapsed: Duration,
 }
 
-/// Chooses what to restore: the newest backup, or the state at `to`.
-///
-/// # Errors
-/// When there is no backup that old, or one that is needed cannot be read.
-pub fn plan(repository: &Repository, to: Option<TimeMicros>) -> Result<Plan, BackupError> {
-    let sequences = repository.sequences()?;
-    let Some(newest) = sequences.last() else {
-        return Err(BackupError::Empty {
-            path: repository.folder().to_owned(),
-        });
-    };
-    let Some(to) = to else {
-        let manifest = repository.manifest(*newest).manifest?;
-        return Ok(Plan {
-            lands_at: manifest.time,
-            manifest,
-            until: None,
-        });
-    };
-    let (mut before, mut oldest) = (None, None);
-    for sequence in sequences {
-        let manifest = repository.manifest(sequence).manifest?;
-        oldest.get_or_insert(manifest.time);
-        if manifest.time <= to {
-            before = Some(manifest);
-            continue;
-        }
-        // Cut there it is exact, unless something later is in a Parquet file.
-        if before.is_some() && manifest.newest_compacted().is_none_or(|newest| newest <= to) {
-            return Ok(Plan {
-                manifest,
-                until: Some(to),
-                lands_at: to,
-            });
-        }
-        break;
-    }
-    let time = |time: TimeMicros| time.to_string();
-    let manifest = before.ok_or_else(|| BackupError::TooEarly {
-        wanted: time(to),
-        oldest: oldest.map(time).unwrap_or_default(),
-    })?;
-    Ok(Plan {
-        lands_at: manifest.time,
-        manifest,
-        until: None,
-    })
-}
-
 /// Restores what `plan` says. Blocks for as long as that takes.
 ///
 /// # Errors
@@ -140,7 +78,6 @@ pub fn restore(
     watch: &dyn Watch,
 ) -> Result<Restored, BackupError> {
     let started = Instant::now();
-    let _reading = repository.lock_shared();
     let manifest = &plan.manifest;
     let entries = parquet_of(repository, manifest)?;
     let total = entries
@@ -148,7 +85,7 @@ pub fn restore(
         .fold(0_u64, |sum, entry| sum.saturating_add(entry.blob.bytes));
     let displaced = clear_the_way(target)?;
     make_folder(&target.store)?;
-    check_space(&target.store, manifest.bytes())?;
+    check_space(&target.store, plan.bytes())?;
     let (_lock, store) = (lock(&target.store)?, layout(&target.store));
     let marker = target.store.join(MARKER);
     write(
@@ -199,7 +136,7 @@ pub fn restore(
     Ok(Restored {
         parquet_files: entries.len() as u64,
         segments: segments.len() as u64,
-        bytes: manifest.bytes(),
+        bytes: plan.bytes(),
         displaced,
         elapsed: started.elapsed(),
     })
@@ -324,7 +261,7 @@ fn check_space(folder: &Path, bytes: u64) -> Result<(), BackupError> {
 
 /// Writes the segments, as far as the plan wants them; their numbers.
 fn segments(repository: &Repository, plan: &Plan, folder: &Path) -> Result<Vec<u64>, BackupError> {
-    let all = &plan.manifest.segments;
+    let all = &plan.segments;
     let last = match plan.until {
         None => all.len(),
         Some(until) => all

@@ -2,10 +2,14 @@
 //!
 //! Segments are opened first, then the catalogue is read in one transaction. A row that was acknowledged before stands
 //! in one of the segments, or was compacted by then and stands in a Parquet file of the catalogue. A segment
-//! that the catalogue calls compacted is left out. It is deleted, and then forgotten by the catalogue, only after that:
-//! when every other segment still has its name after the catalogue was read, none of them was compacted before, and
+//! that the catalogue calls compacted is left out. It is deleted or moved, and then forgotten by the catalogue, only after
+//! that: when every other segment still has its name after the catalogue was read, none of them was compacted before, and
 //! no row is there twice. Otherwise the look is repeated.
+//!
+//! Segments that are compacted but were kept (`kept.rs`) are listed last of all: whatever was compacted when the
+//! catalogue was read, and had been there before, is still open or is found there.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +19,7 @@ use fleetmend_event::TimeMicros;
 use tokio::runtime::Handle;
 
 use super::error::{BackupError, io_error};
+use super::kept::Kept;
 use super::manifest::DATABASE_BYTES_MAX;
 use crate::catalogue::{FileRow, image, snapshot};
 use crate::config::StoreConfig;
@@ -46,6 +51,10 @@ pub(super) struct Look {
     pub(super) epoch: String,
     pub(super) files: Vec<FileRow>,
     pub(super) segments: Vec<OpenSegment>,
+    /// Those that are compacted.
+    pub(super) kept: Vec<OpenSegment>,
+    /// The newest that is compacted, and with it all before it.
+    pub(super) compacted_to: u64,
     pub(super) catalogue: Vec<u8>,
 }
 
@@ -58,7 +67,7 @@ pub(super) fn layout(store: &Path) -> StoreConfig {
 }
 
 /// Looks at the store; `None` when it changed meanwhile.
-pub(super) fn look(store: &Path, runtime: &Handle) -> Result<Option<Look>, BackupError> {
+pub(super) fn look(store: &Path, kept: &Kept, runtime: &Handle) -> Result<Option<Look>, BackupError> {
     let layout = layout(store);
     let moment = TimeMicros::now();
     let Some(segments) = open_segments(&layout.segments_folder())? else {
@@ -69,28 +78,60 @@ pub(super) fn look(store: &Path, runtime: &Handle) -> Result<Option<Look>, Backu
         path: store.to_owned(),
         source,
     })?;
-    let mut kept = Vec::with_capacity(segments.len());
-    for segment in segments {
-        if catalogue.compacted.contains(&segment.number) {
-            continue;
-        }
-        let links = segment
-            .file
-            .metadata()
-            .map_err(io_error("inspect", &segment.path))?
-            .nlink();
-        if links == 0 {
+    let (compacted, segments): (Vec<_>, Vec<_>) = segments
+        .into_iter()
+        .partition(|segment| catalogue.compacted.contains(&segment.number));
+    for segment in &segments {
+        if !has_its_name(segment)? {
             return Ok(None);
         }
-        kept.push(segment);
     }
     Ok(Some(Look {
         moment,
         epoch: hex::encode(catalogue.epoch),
         files: catalogue.files,
-        segments: kept,
+        kept: kept_beside(&segments, compacted, kept)?,
+        segments,
+        compacted_to: catalogue.compacted.into_iter().max().unwrap_or(0),
         catalogue: catalogue.image,
     }))
+}
+
+fn has_its_name(segment: &OpenSegment) -> Result<bool, BackupError> {
+    let failed = || io_error("inspect", &segment.path);
+    let open = segment.file.metadata().map_err(failed())?;
+    match fs::metadata(&segment.path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed()(error)),
+    }
+}
+
+/// The compacted segments that are open, and those that are kept. One that goes meanwhile was given up, which
+/// [`Kept::is_whole_since`] then says.
+fn kept_beside(
+    segments: &[OpenSegment],
+    compacted: Vec<OpenSegment>,
+    kept: &Kept,
+) -> Result<Vec<OpenSegment>, BackupError> {
+    let mut found: BTreeMap<u64, OpenSegment> = BTreeMap::new();
+    let listed = kept
+        .segments()
+        .map_err(io_error("list the segments kept for", &kept.folder))?;
+    for (number, path) in listed {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(io_error("open", &path)(error)),
+        };
+        found.insert(number, OpenSegment { number, path, file });
+    }
+    found.extend(compacted.into_iter().map(|segment| (segment.number, segment)));
+    // Compacted and moved since the catalogue was read.
+    segments.iter().for_each(|segment| {
+        found.remove(&segment.number);
+    });
+    Ok(found.into_values().collect())
 }
 
 /// Opens every segment; `None` when one went meanwhile.

@@ -21,6 +21,9 @@ fn honest(repository: &Repository) -> Manifest {
         previous: None,
         shards: Vec::new(),
         segments: Vec::new(),
+        kept: Vec::new(),
+        kept_whole: false,
+        compacted_to: 0,
         databases: Vec::new(),
         files: Vec::new(),
         missing: Vec::new(),
@@ -66,6 +69,10 @@ fn hostile_manifest_is_refused_before_it_is_used() {
         (
             "segments",
             json!([{"number": 1, "bytes": 1_u64 << 40, "oldest": T, "newest": T, "chunks": [blob(1 << 40)]}]),
+        ),
+        (
+            "kept",
+            json!([{"number": 1, "bytes": 5, "oldest": T, "newest": T, "chunks": [blob(6)]}]),
         ),
         (
             "databases",

@@ -207,7 +207,8 @@ fn need(
             }
         }
     }
-    let chunks = manifest.segments.iter().flat_map(|segment| &segment.chunks);
+    let segments = manifest.segments.iter().chain(&manifest.kept);
+    let chunks = segments.flat_map(|segment| &segment.chunks);
     chunks
         .chain(manifest.files.iter().map(|file| &file.blob))
         .for_each(|blob| {

@@ -16,7 +16,7 @@ pub(crate) struct CatalogueSnapshot {
     pub(crate) epoch: [u8; 16],
     /// Every live Parquet file.
     pub(crate) files: Vec<FileRow>,
-    /// Segments that are compacted and not deleted yet.
+    /// Segments that are compacted and not deleted yet, and the newest that was.
     pub(crate) compacted: Vec<u64>,
     /// The database itself, page by page as its file would be.
     pub(crate) image: Vec<u8>,

@@ -131,11 +131,8 @@ async fn backup_of_a_busy_store_holds_every_acknowledged_row_once() {
             .into_iter()
             .find(|listed| listed.sequence == sequence)
             .unwrap();
-        let plan = Plan {
-            manifest: listed.manifest.unwrap(),
-            until: None,
-            lands_at: fleetmend_event::TimeMicros::now(),
-        };
+        let repository = Repository::open(&place.repository(), place.key.clone()).unwrap();
+        let plan = Plan::whole(&repository, listed.manifest.unwrap());
         let name = format!("target-{sequence}");
         place.restore_plan(plan, &name).await.unwrap();
         let bed = open(&place.target(&name)).await;
