@@ -16,8 +16,9 @@
 //!   segments are still there; it is deleted. When the catalogue itself was made anew, it is moved to `aside`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -394,6 +395,23 @@ fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)?;
     path.parent()
         .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// Makes a folder and those above it; the names of those that are new are durable: without its folder nothing that is
+/// synced within it survives a power cut.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    DirBuilder::new().mode(mode).recursive(true).create(path)?;
+    let above = missing.into_iter().filter_map(Path::parent);
+    above
+        .map(|folder| {
+            if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            }
+        })
+        .try_for_each(|folder| File::open(folder)?.sync_all())
 }
 
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {

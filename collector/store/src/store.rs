@@ -24,7 +24,7 @@ use crate::gaps::Gaps;
 use crate::inner::{Health, Inner, Parts, SetAside, gap_of_file};
 use crate::own::{Maker, OWN_HOST, is_own_epoch, new_own_epoch};
 use crate::query::{Answer, Engine, QueryLimits, RunningQuery, Stock};
-use crate::recover::{Recovery, io_error, sweep_parquet};
+use crate::recover::{Recovery, io_error, make_folder, sweep_parquet};
 use crate::shape::table_index_by_name;
 use crate::task;
 use crate::view::{ParquetFile, View};
@@ -441,7 +441,7 @@ fn make_folders(config: &StoreConfig) -> Result<fs::File, OpenError> {
         config.aside_folder(),
         config.spill_folder(),
     ] {
-        fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
+        make_folder(&folder, 0o777).map_err(io_error("make", &folder))?;
     }
     let synced = fs::File::open(&config.folder).and_then(|folder| folder.sync_all());
     synced.map_err(io_error("sync", &config.folder))?;

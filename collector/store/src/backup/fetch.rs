@@ -1,8 +1,8 @@
 //! Fetching: content of a repository becomes files, each under its name only once it was compared with its digest.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -93,13 +93,9 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), BackupError> {
         .map_err(io_error("write", path))
 }
 
-/// Makes a folder and those above it, for their owner only.
+/// Makes a folder and those above it, for their owner only; the names of those that are new are durable.
 pub(super) fn make_folder(path: &Path) -> Result<(), BackupError> {
-    DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(path)
-        .map_err(io_error("make", path))
+    crate::recover::make_folder(path, 0o700).map_err(io_error("make", path))
 }
 
 /// Makes the names in a folder durable.
@@ -118,9 +114,15 @@ pub(super) fn fetch_all(
     watch: &dyn Watch,
 ) -> Result<(), BackupError> {
     let mut folders = std::collections::BTreeSet::from([folder.to_owned()]);
+    let mut paths = std::collections::HashSet::with_capacity(entries.len());
     for entry in entries {
         let path =
             safe_path(&entry.path).map_err(|reason| BackupError::damaged("a list of files", reason))?;
+        // Two threads would write to it at once, and what was compared would not be what is there.
+        if !paths.insert(path.clone()) {
+            let reason = format!("it names {} twice", path.display());
+            return Err(BackupError::damaged("a list of files", reason));
+        }
         folders.extend(folder.join(path).parent().map(Path::to_owned));
     }
     folders.iter().try_for_each(|folder| make_folder(folder))?;

@@ -13,8 +13,8 @@ use super::error::BackupError;
 
 /// Version of what is written.
 pub(super) const FORMAT: u32 = 1;
-/// Bytes that a manifest or a list may have.
-pub(super) const LIST_BYTES_MAX: u64 = 256 << 20;
+/// Bytes that a manifest or a list may have: a line for each of a few hundred thousand files.
+pub(super) const LIST_BYTES_MAX: u64 = 64 << 20;
 /// Bytes that a database may have.
 pub(super) const DATABASE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of a block of a database.

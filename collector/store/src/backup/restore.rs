@@ -37,6 +37,8 @@ use crate::segment::{file_name, header_of, put_entry};
 const MARKER: &str = "RESTORING";
 /// Bytes that have to be free beyond what is written: catalogue and first segments.
 const SPARE_BYTES: u64 = 64 << 20;
+/// A database of SQLite and what belongs to it, by what follows its name.
+const BESIDE: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Where it goes.
 #[derive(Debug, Clone, Default)]
@@ -83,9 +85,8 @@ pub fn restore(
     let total = entries
         .iter()
         .fold(0_u64, |sum, entry| sum.saturating_add(entry.blob.bytes));
-    let displaced = clear_the_way(target)?;
+    let displaced = clear_the_way(target, plan.bytes())?;
     make_folder(&target.store)?;
-    check_space(&target.store, plan.bytes())?;
     let (_lock, store) = (lock(&target.store)?, layout(&target.store));
     let marker = target.store.join(MARKER);
     write(
@@ -114,12 +115,7 @@ pub fn restore(
         .saturating_add(1);
     tell_gap(&store.segments_folder(), number, plan)?;
     sync_folder(&store.segments_folder())?;
-    for (name, path) in &target.databases {
-        if manifest.databases.iter().any(|database| database.name == *name) {
-            database(repository, manifest, name, path)?;
-            path.parent().map_or(Ok(()), sync_folder)?;
-        }
-    }
+    databases(repository, manifest, target)?;
     if let Some(folder) = &target.files {
         files(repository, manifest, folder)?;
     }
@@ -152,8 +148,8 @@ pub(crate) fn refuse_unfinished(store: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Refuses or renames what stands where something is to be written.
-fn clear_the_way(target: &RestoreTarget) -> Result<Vec<PathBuf>, BackupError> {
+/// Refuses or renames what stands where something is to be written, once it is known that there is room.
+fn clear_the_way(target: &RestoreTarget, bytes: u64) -> Result<Vec<PathBuf>, BackupError> {
     let unfinished = target.store.join(MARKER).exists();
     let mut in_the_way = Vec::new();
     if unfinished {
@@ -165,17 +161,8 @@ fn clear_the_way(target: &RestoreTarget) -> Result<Vec<PathBuf>, BackupError> {
     }
     // What a restore that did not end wrote beside the store may be written again.
     for (_, path) in target.databases.iter().filter(|_| !unfinished) {
-        let beside = |suffix: &str| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        in_the_way.extend(
-            ["", "-wal", "-shm"]
-                .map(beside)
-                .into_iter()
-                .filter(|path| path.exists()),
-        );
+        let all = BESIDE.map(|suffix| beside(path, suffix));
+        in_the_way.extend(all.into_iter().filter(|path| path.exists()));
     }
     if let Some(folder) = target.files.as_ref().filter(|_| !unfinished)
         && is_filled(folder)?
@@ -185,19 +172,43 @@ fn clear_the_way(target: &RestoreTarget) -> Result<Vec<PathBuf>, BackupError> {
     if let (Some(path), false) = (in_the_way.first(), target.displace) {
         return Err(BackupError::TargetInUse { path: path.clone() });
     }
+    check_space(&target.store, bytes)?;
+    displace(in_the_way)
+}
+
+/// Renames all of them or, when one cannot be, none.
+fn displace(in_the_way: Vec<PathBuf>) -> Result<Vec<PathBuf>, BackupError> {
     let stamp = TimeMicros::now().0;
-    let rename = |path: PathBuf| {
-        let mut to = path.clone().into_os_string();
-        to.push(format!(".before-restore-{stamp}"));
-        let to = PathBuf::from(to);
-        match fs::rename(&path, &to) {
-            Ok(()) => Ok(to),
-            // A file system is mounted there.
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(BackupError::TargetInUse { path }),
-            Err(error) => Err(io_error("rename", &path)(error)),
+    let mut done: Vec<(PathBuf, PathBuf)> = Vec::with_capacity(in_the_way.len());
+    for path in in_the_way {
+        let to = beside(&path, &format!(".before-restore-{stamp}"));
+        if let Err(error) = fs::rename(&path, &to) {
+            for (path, to) in done.iter().rev() {
+                fs::rename(to, path).map_err(io_error("rename back to", path))?;
+            }
+            return Err(match error.kind() {
+                // A file system is mounted there.
+                ErrorKind::ResourceBusy => BackupError::TargetInUse { path },
+                _ => io_error("rename", &path)(error),
+            });
         }
-    };
-    in_the_way.into_iter().map(rename).collect()
+        done.push((path, to));
+    }
+    Ok(done.into_iter().map(|(_, to)| to).collect())
+}
+
+/// The path with something after its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn delete(path: &Path) -> Result<(), BackupError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("delete", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn is_filled(folder: &Path) -> Result<bool, BackupError> {
@@ -243,7 +254,10 @@ fn lock(store: &Path) -> Result<File, BackupError> {
     }
 }
 
-fn check_space(folder: &Path, bytes: u64) -> Result<(), BackupError> {
+/// Before the folder is made, and before anything is moved out of its way.
+fn check_space(target: &Path, bytes: u64) -> Result<(), BackupError> {
+    let there = target.ancestors().find(|folder| folder.is_dir());
+    let folder = there.unwrap_or(target);
     let stat = rustix::fs::statvfs(folder).map_err(|error| io_error("inspect", folder)(error.into()))?;
     let (free, needed) = (
         stat.f_bavail.saturating_mul(stat.f_frsize),
@@ -294,6 +308,24 @@ fn fetch_cut(
     let bytes = Bytes::from(bytes);
     let kept = bytes_until(&bytes, until);
     write(path, bytes.get(..kept).unwrap_or_default())
+}
+
+/// The databases beside the store.
+fn databases(
+    repository: &Repository,
+    manifest: &Manifest,
+    target: &RestoreTarget,
+) -> Result<(), BackupError> {
+    let held = |name: &String| manifest.databases.iter().any(|database| database.name == *name);
+    for (name, path) in target.databases.iter().filter(|(name, _)| held(name)) {
+        // Of a restore that did not end, or written since: SQLite would apply them to what is restored.
+        for suffix in BESIDE.iter().filter(|suffix| !suffix.is_empty()) {
+            delete(&beside(path, suffix))?;
+        }
+        database(repository, manifest, name, path)?;
+        path.parent().map_or(Ok(()), sync_folder)?;
+    }
+    Ok(())
 }
 
 fn database(

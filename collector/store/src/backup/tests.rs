@@ -128,6 +128,25 @@ fn path_that_leaves_its_folder_is_not_restored() {
 }
 
 #[test]
+fn list_that_names_a_file_twice_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("repository")).unwrap();
+    let repository = Repository::open_or_create(&folder.path().join("repository"), None).unwrap();
+    let lock = repository.lock().unwrap();
+    let of = |content: &[u8]| {
+        let (blob, _) = repository.put_bytes(&lock, content, seal::Squeeze::No).unwrap();
+        manifest::FileEntry {
+            path: "metrics/1.parquet".to_owned(),
+            blob,
+        }
+    };
+    let target = folder.path().join("target");
+    let fetched = fetch::fetch_all(&repository, &[of(b"one"), of(b"other")], &target, 8, &Unwatched);
+    assert!(fetched.unwrap_err().is_damage());
+    assert!(!target.exists());
+}
+
+#[test]
 fn object_that_is_larger_than_the_manifest_says_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::open_or_create(folder.path(), None).unwrap();

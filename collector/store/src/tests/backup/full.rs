@@ -76,4 +76,27 @@ async fn target_that_is_too_small_is_refused_before_anything_is_written() {
     let error = place.restore("target").await.unwrap_err();
     assert!(matches!(error, BackupError::Space { .. }), "{error}");
     assert_eq!(place.target("target").read_dir().unwrap().count(), 0);
+    // Nor is anything moved out of its way.
+    let old = place.target("target/old");
+    std::fs::create_dir(&old).unwrap();
+    std::fs::write(old.join("catalogue.sqlite"), "").unwrap();
+    let (folder, key) = (place.repository(), place.key.clone());
+    let target = RestoreTarget {
+        store: old.clone(),
+        displace: true,
+        ..RestoreTarget::default()
+    };
+    let restored = blocking(move |runtime| {
+        let repository = Repository::open(&folder, key)?;
+        restore(
+            &repository,
+            &plan(&repository, None)?,
+            &target,
+            runtime,
+            &Unwatched,
+        )
+    });
+    let error = restored.await.unwrap_err();
+    assert!(matches!(error, BackupError::Space { .. }), "{error}");
+    assert!(old.join("catalogue.sqlite").exists());
 }

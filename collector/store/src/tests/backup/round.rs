@@ -251,6 +251,50 @@ async fn databases_and_files_come_back_beside_the_store() {
     assert!(!stored.windows(6).any(|window| window == b"secret"));
 }
 
+/// A log of SQLite beside the database, of whatever was there between two attempts, would be applied to what is restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_restore_leaves_no_log_beside_a_database() {
+    let place = Place::new();
+    open(&place.store()).await.close().await;
+    let (control, target) = (place.target("control.sqlite"), place.target("new"));
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&control)
+        .create_if_missing(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("CREATE TABLE users (name TEXT)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+    let source = Source {
+        store: place.store(),
+        databases: vec![("control".to_owned(), control)],
+        files: Vec::new(),
+    };
+    // What an attempt leaves that did not end, and a collector that was started after it.
+    std::fs::create_dir_all(target.join("store")).unwrap();
+    std::fs::write(target.join("store/RESTORING"), "").unwrap();
+    let logs = ["-wal", "-shm", "-journal"].map(|end| target.join(format!("control.sqlite{end}")));
+    logs.iter()
+        .for_each(|log| std::fs::write(log, "of another").unwrap());
+    let to = RestoreTarget {
+        store: target.join("store"),
+        databases: vec![("control".to_owned(), target.join("control.sqlite"))],
+        ..RestoreTarget::default()
+    };
+    let (folder, key) = (place.repository(), place.key.clone());
+    blocking(move |runtime| {
+        let repository = Repository::open_or_create(&folder, key)?;
+        back_up(&repository, &source, false, runtime, &Unwatched)?;
+        restore(&repository, &plan(&repository, None)?, &to, runtime, &Unwatched)
+    })
+    .await
+    .unwrap();
+    for log in logs {
+        assert!(!log.exists(), "{}", log.display());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn mark_that_was_compacted_away_is_restored() {
     let place = Place::new();
