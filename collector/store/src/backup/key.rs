@@ -121,6 +121,12 @@ impl BackupKey {
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
             .map_err(io_error("write", path))?;
+        // A power cut must not take the key and leave backups that need it.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io_error("sync", folder))?;
         Ok(Self::new(&master))
     }
 

@@ -46,6 +46,13 @@ impl Copy<'_> {
         {
             return Ok(Some(before.clone()));
         }
+        if state.len() > CHUNK_BYTES_MAX {
+            let path = segment.path.display().to_string();
+            self.miss(
+                &path,
+                "the segment has more bytes than a backup takes; see store.segment_bytes_max",
+            );
+        }
         let length = usize::try_from(state.len().min(CHUNK_BYTES_MAX)).unwrap_or(0);
         let mut bytes = vec![0; length];
         let read = read_at_most(&segment.file, &mut bytes).map_err(io_error("read", &segment.path))?;

@@ -1,7 +1,7 @@
 //! Who may write, read and delete.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -20,6 +20,8 @@ impl Repository {
     /// Takes the right to write, and deletes what another one left half-written.
     pub(in crate::backup) fn lock(&self) -> Result<WriteLock, BackupError> {
         let lock = self.open_lock("LOCK")?;
+        // Whoever only reads finds it then, and need not be able to make it.
+        self.open_lock("READERS")?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -30,6 +32,10 @@ impl Repository {
             Err(error) => return Err(io_error("lock", &self.folder.join("LOCK"))(error.into())),
         }
         let folder = self.folder.join("tmp");
+        // Whoever copied the repository may have left an empty folder out.
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700).recursive(true);
+        builder.create(&folder).map_err(io_error("make", &folder))?;
         for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
             let path = entry.map_err(io_error("list", &folder))?.path();
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
@@ -37,9 +43,10 @@ impl Repository {
         Ok(WriteLock(lock))
     }
 
-    /// Keeps objects from being deleted while they are read; a repository that cannot be written needs no such thing.
+    /// Keeps objects from being deleted while they are read. Where there is no file to lock nobody writes, or it was
+    /// mounted so that nothing can be locked.
     pub(in crate::backup) fn lock_shared(&self) -> ReadLock {
-        let lock = self.open_lock("READERS").ok();
+        let lock = File::open(self.folder.join("READERS")).ok();
         ReadLock(lock.filter(|lock| flock(lock, FlockOperation::LockShared).is_ok()))
     }
 

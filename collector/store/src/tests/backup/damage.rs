@@ -250,6 +250,19 @@ async fn file_that_the_store_lost_is_named_and_the_rest_is_backed_up() {
     assert_eq!(place.back_up().await.unwrap().manifest.missing, Vec::new());
 }
 
+/// A verify or a restore as root must not leave a file that the collector could not lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_makes_no_file() {
+    let place = Place::new();
+    filled(&place, 1).await;
+    let readers = place.repository().join("READERS");
+    assert!(readers.exists());
+    fs::remove_file(&readers).unwrap();
+    assert_eq!(place.verify().await.told, Vec::<String>::new());
+    place.restore("target").await.unwrap();
+    assert!(!readers.exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn folder_of_something_else_is_left_alone() {
     let place = Place::new();
