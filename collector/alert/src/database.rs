@@ -2,8 +2,8 @@
 
 use fleetmend_control::{Control, ControlError, Migrations};
 
-/// Never edited after a release: a change is a new step.
-const TABLES: Migrations = Migrations {
+/// Tables of alerting. Never edited after a release: a change is a new step.
+pub const TABLES: Migrations = Migrations {
     room: "alert",
     steps: &[
         "CREATE TABLE alert_cursors (

@@ -72,6 +72,7 @@ pub use promql::{CheckExpression, NO_HOST, PromLabels, PromQuery, PromValues, Re
 pub use query::{QueryError, QueryLimits, SqlQuery};
 pub use rule_file::{PrometheusFile, PrometheusRule, RuleGroup};
 pub use rule_view::{AlertingView, RuleAlert, RuleGroupView, RuleView};
+pub use database::TABLES;
 pub use rules::{FindingRule, MetricRule, RuleFile, Rules};
 pub use signature::{SignatureFault, verify};
 pub use task::Alerting;

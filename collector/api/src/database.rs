@@ -4,8 +4,8 @@ use fleetmend_control::{Control, Migrations};
 
 use crate::StateError;
 
-/// Never edited after a release: a change is a new step.
-const TABLES: Migrations = Migrations {
+/// Tables of the API. Never edited after a release: a change is a new step.
+pub const TABLES: Migrations = Migrations {
     room: "api",
     steps: &["CREATE TABLE api_users (
         name TEXT PRIMARY KEY, password_hash TEXT NOT NULL, role TEXT NOT NULL,

@@ -60,6 +60,7 @@ pub use backend::{
 };
 pub use certificate::Certificate;
 pub use config::{ApiConfig, ApiTls, ConfigFault};
+pub use database::TABLES;
 pub use error::{BuildError, ServeError, StateError};
 pub use exports::{Exports, ParquetWanted, RecordsAnswer, RecordsWanted};
 pub use problem::{Code, Problem};

@@ -15,8 +15,8 @@ use crate::source::RowKey;
 
 const ROOM: &str = "export";
 
-/// Never edited after a release: a change is a new step.
-const TABLES: Migrations = Migrations {
+/// Tables of export. Never edited after a release: a change is a new step.
+pub const TABLES: Migrations = Migrations {
     room: ROOM,
     steps: &["CREATE TABLE export_targets (
         target TEXT PRIMARY KEY, begun_at INTEGER NOT NULL, used_at INTEGER NOT NULL

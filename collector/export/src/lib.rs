@@ -65,7 +65,7 @@ mod summary;
 mod task;
 
 pub use config::{ExportConfig, MetricFilter, Otlp, RecordFormat, RemoteWrite, WebhookStream};
-pub use database::Skip;
+pub use database::{Skip, TABLES};
 pub use error::{ExportError, ParquetError, SourceError};
 pub use record::{Record, records_of};
 pub use source::{FactSource, Live, LiveRows, NewRows, RowKey, RowSpan, SampleSpan, Series, Wants};

@@ -80,6 +80,7 @@ pub use config::EnrolConfig;
 pub use ends::{KeyEnd, KeyKind};
 pub use hosts::EnrolledHost;
 pub use refusal::{EnrolError, Refusal};
+pub use schema::TABLES;
 pub use service::serve;
 pub use standing::{Laggard, Standing};
 pub use tokens::{TokenState, token_id};

@@ -73,6 +73,7 @@ use client::Client;
 use config::ClickHouseUrl;
 use error::EngineError;
 use hosts::Hosts;
+pub use ledger::TABLES as LEDGER_TABLES;
 use ledger::{Ledger, TakeOver};
 use scan::{Origins, Reader, chunk_types};
 use writer::{Command, OwnNumbers, Writer};

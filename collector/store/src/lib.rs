@@ -83,8 +83,8 @@ mod writer;
 pub use backend::{FactStore, open};
 #[doc(hidden)]
 pub use chunk::ChunkBytes;
-pub use clickhouse::ClickHouseStore;
 pub use clickhouse::config::{ClickHouseConfig, ClickHouseUrl, StoreUrl};
+pub use clickhouse::{ClickHouseStore, LEDGER_TABLES};
 pub use clock::ClockAhead;
 pub use config::StoreConfig;
 pub use error::{CommitError, OpenError, QueryError};

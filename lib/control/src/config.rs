@@ -60,7 +60,40 @@ impl ControlConfig {
             Some(text) => text.parse(),
         }
     }
+
+    /// The same settings for another address: what is only for a server is left out of a file's.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn at(&self, url: &str) -> Result<Self, String> {
+        let address: ControlUrl = url
+            .parse()
+            .map_err(|error: UrlError| format!("the address {error}"))?;
+        let mut config = Self {
+            url: Some(url.to_owned()),
+            ..self.clone()
+        };
+        match &address {
+            ControlUrl::Sqlite(path) if path.is_absolute() => {
+                config.password_file = None;
+                config.ca_file = None;
+            }
+            ControlUrl::Sqlite(_) => return Err("the address needs an absolute path".to_owned()),
+            ControlUrl::Postgres(postgres) if config.is_guarded(postgres) => {}
+            ControlUrl::Postgres(_) => return Err(format!("a file of authorities (ca_file) {UNGUARDED}")),
+        }
+        Ok(config)
+    }
+
+    /// Whether it is made sure that the server is the right one, or need not be.
+    fn is_guarded(&self, postgres: &PostgresUrl) -> bool {
+        self.ca_file.is_some() || postgres.is_local() || postgres.tls == Some(Tls::Disable)
+    }
 }
+
+/// What to say of a server that is not made sure of.
+const UNGUARDED: &str = "is needed to know that the PostgreSQL of another host is the right one \
+     (or sslmode=disable in the url, when the network between is trusted)";
 
 impl Validate for ControlConfig {
     fn validate(&self, faults: &mut Faults<'_>) {
@@ -85,14 +118,7 @@ impl Validate for ControlConfig {
                 faults.require(self.ca_file.is_none(), "ca_file", unused);
             }
             Ok(ControlUrl::Postgres(postgres)) => {
-                let guarded =
-                    self.ca_file.is_some() || postgres.is_local() || postgres.tls == Some(Tls::Disable);
-                faults.require(
-                    guarded,
-                    "ca_file",
-                    "is needed to know that the PostgreSQL of another host is the right one \
-                     (or sslmode=disable in the url, when the network between is trusted)",
-                );
+                faults.require(self.is_guarded(&postgres), "ca_file", UNGUARDED);
             }
         }
     }
@@ -263,6 +289,25 @@ mod tests {
         ));
         assert!(matches!(of("sqlite://relative"), Err(UrlError::Form(_))));
         assert!(matches!(of("control.sqlite"), Err(UrlError::Form(_))));
+    }
+
+    #[test]
+    fn settings_are_taken_to_another_address_as_far_as_they_fit() {
+        let mut config = ControlConfig::of("postgres://a@127.0.0.1/d");
+        config.password_file = Some("/etc/password".into());
+        let file = config.at("sqlite:///var/lib/control").unwrap();
+        assert_eq!((file.password_file, file.ca_file), (None, None));
+        assert!(
+            config
+                .at("postgres://a@127.0.0.1/other")
+                .unwrap()
+                .password_file
+                .is_some()
+        );
+        assert!(config.at("postgres://a@db/d").unwrap_err().contains("ca_file"));
+        assert!(config.at("postgres://a:b@db/d").unwrap_err().contains("password"));
+        config.ca_file = Some("/etc/ca.pem".into());
+        assert!(config.at("postgres://a@db/d").is_ok());
     }
 
     #[test]

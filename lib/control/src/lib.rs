@@ -1,7 +1,7 @@
 //! Control state: users, hosts, tokens, alerts, leases, in SQLite or PostgreSQL behind one handle.
 //!
 //! [`Control`] is the pool, [`query`] a statement, [`Control::begin`] a transaction that writes,
-//! [`Control::migrate`] the one runner of the tables' steps, [`Leases`] who may do what only one collector may do,
+//! [`Control::migrate`] the one runner of the tables' steps, [`copy`] the way from one engine to the other, [`Leases`] who may do what only one collector may do,
 //! [`Control::follow`] that something was changed elsewhere. Rooms see no driver.
 //!
 //! # One text for both engines
@@ -41,6 +41,7 @@
 #![warn(missing_docs)]
 
 mod config;
+mod copy;
 mod dialect;
 mod error;
 mod lease;
@@ -54,6 +55,7 @@ mod statement;
 mod transaction;
 
 pub use config::{ControlConfig, ControlUrl, PostgresUrl, Tls};
+pub use copy::{Copied, CopiedTable, CopyError, copy};
 pub use error::{ControlError, UrlError};
 pub use lease::{BATCH, FencingToken, Held, LeaseSet, Leases, Tenure};
 pub use migrate::Migrations;

@@ -70,48 +70,26 @@ impl Row {
         })
     }
 
+    /// Its values in the order of the statement's columns.
+    pub(crate) fn into_cells(self) -> Vec<Cell> {
+        self.cells
+    }
+
     pub(crate) fn of_sqlite(row: &SqliteRow, names: &mut Option<Arc<[String]>>) -> Result<Self, sqlx::Error> {
-        let names = names.get_or_insert_with(|| {
-            row.columns()
-                .iter()
-                .map(|column| column.name().to_owned())
-                .collect()
-        });
-        let cells = (0..names.len()).map(|index| {
-            let raw = row.try_get_raw(index)?;
-            if raw.is_null() {
-                return Ok(Cell::Null);
-            }
-            let kind = raw.type_info().name().to_owned();
-            Ok(match kind.as_str() {
+        Self::of(row, names, |kind, index| {
+            Ok(match kind {
                 "INTEGER" | "BOOLEAN" | "INT4" => Cell::Integer(row.try_get_unchecked(index)?),
                 "REAL" => Cell::Real(row.try_get_unchecked(index)?),
                 "BLOB" => Cell::Bytes(row.try_get_unchecked(index)?),
                 "TEXT" => Cell::Text(row.try_get_unchecked(index)?),
-                _ => return Err(unknown(index, &kind)),
+                _ => return Err(unknown(index, kind)),
             })
-        });
-        let cells = cells.collect::<Result<_, sqlx::Error>>()?;
-        Ok(Self {
-            names: names.clone(),
-            cells,
         })
     }
 
     pub(crate) fn of_postgres(row: &PgRow, names: &mut Option<Arc<[String]>>) -> Result<Self, sqlx::Error> {
-        let names = names.get_or_insert_with(|| {
-            row.columns()
-                .iter()
-                .map(|column| column.name().to_owned())
-                .collect()
-        });
-        let cells = (0..names.len()).map(|index| {
-            let raw = row.try_get_raw(index)?;
-            if raw.is_null() {
-                return Ok(Cell::Null);
-            }
-            let kind = raw.type_info().name().to_owned();
-            Ok(match kind.as_str() {
+        Self::of(row, names, |kind, index| {
+            Ok(match kind {
                 "INT8" => Cell::Integer(row.try_get(index)?),
                 "INT4" => Cell::Integer(i64::from(row.try_get::<i32, _>(index)?)),
                 "INT2" => Cell::Integer(i64::from(row.try_get::<i16, _>(index)?)),
@@ -120,8 +98,29 @@ impl Row {
                 "FLOAT4" => Cell::Real(f64::from(row.try_get::<f32, _>(index)?)),
                 "TEXT" | "VARCHAR" | "NAME" => Cell::Text(row.try_get(index)?),
                 "BYTEA" => Cell::Bytes(row.try_get(index)?),
-                _ => return Err(unknown(index, &kind)),
+                _ => return Err(unknown(index, kind)),
             })
+        })
+    }
+
+    /// A driver's row; `cell` reads a value that is there, by the name of its type and its place.
+    fn of<R>(
+        row: &R,
+        names: &mut Option<Arc<[String]>>,
+        cell: impl Fn(&str, usize) -> Result<Cell, sqlx::Error>,
+    ) -> Result<Self, sqlx::Error>
+    where
+        R: sqlx::Row,
+        usize: sqlx::ColumnIndex<R>,
+    {
+        let columns = || row.columns().iter().map(|column| column.name().to_owned());
+        let names = names.get_or_insert_with(|| columns().collect());
+        let cells = (0..names.len()).map(|index| {
+            let raw = row.try_get_raw(index)?;
+            if raw.is_null() {
+                return Ok(Cell::Null);
+            }
+            cell(raw.type_info().name(), index)
         });
         let cells = cells.collect::<Result<_, sqlx::Error>>()?;
         Ok(Self {

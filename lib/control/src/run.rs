@@ -11,7 +11,7 @@ use crate::row::Row;
 use crate::statement::{Answer, Query, Value, Wanted};
 
 /// What PostgreSQL cannot hold in text is shown as this.
-const REPLACEMENT: &str = "\u{FFFD}";
+pub(crate) const REPLACEMENT: &str = "\u{FFFD}";
 
 /// Texts of the program are few and prepared once; composed ones are many.
 fn is_static(query: &Query) -> bool {
@@ -32,85 +32,61 @@ fn finite(value: Option<f64>) -> Option<f64> {
     value.filter(|value| !value.is_nan())
 }
 
-pub(crate) async fn on_sqlite(
-    connection: &mut SqliteConnection,
-    query: &Query,
-) -> Result<Answer, sqlx::Error> {
-    check(query)?;
-    let mut prepared =
-        sqlx::query::<Sqlite>(AssertSqlSafe(query.text.clone().into_owned())).persistent(is_static(query));
-    for value in query.values.iter().cloned() {
-        prepared = match value {
-            Value::Integer(value) => prepared.bind(value),
-            Value::Real(value) => prepared.bind(finite(value)),
-            Value::Text(value) => prepared.bind(value),
-            Value::Bytes(value) => prepared.bind(value),
-        };
-    }
-    let mut answer = Answer::default();
-    let mut names = None;
-    match query.wanted {
-        Wanted::Nothing => answer.affected = prepared.execute(connection).await?.rows_affected(),
-        Wanted::First | Wanted::All => {
-            // To the end also where one row is wanted: what it changed is durable only then.
-            let mut rows = prepared.fetch(connection);
-            while let Some(row) = rows.try_next().await? {
-                if query.wanted == Wanted::First && !answer.rows.is_empty() {
-                    continue;
-                }
-                answer.rows.push(Row::of_sqlite(&row, &mut names)?);
+/// The drivers have no words in common for what a value may be bound to: the same text, once for each.
+macro_rules! carry_out {
+    ($on:ident, $script:ident, $database:ty, $connection:ty, $row:path, $text:expr) => {
+        pub(crate) async fn $on(connection: &mut $connection, query: &Query) -> Result<Answer, sqlx::Error> {
+            check(query)?;
+            let mut prepared = sqlx::query::<$database>(AssertSqlSafe(query.text.clone().into_owned()))
+                .persistent(is_static(query));
+            for value in query.values.iter().cloned() {
+                prepared = match value {
+                    Value::Integer(value) => prepared.bind(value),
+                    Value::Real(value) => prepared.bind(finite(value)),
+                    Value::Text(value) => prepared.bind(value.map($text)),
+                    Value::Bytes(value) => prepared.bind(value),
+                };
             }
-        }
-    }
-    Ok(answer)
-}
-
-pub(crate) async fn on_postgres(connection: &mut PgConnection, query: &Query) -> Result<Answer, sqlx::Error> {
-    check(query)?;
-    let mut prepared =
-        sqlx::query::<Postgres>(AssertSqlSafe(query.text.clone().into_owned())).persistent(is_static(query));
-    for value in query.values.iter().cloned() {
-        prepared = match value {
-            Value::Integer(value) => prepared.bind(value),
-            Value::Real(value) => prepared.bind(finite(value)),
-            Value::Text(value) => prepared.bind(value.map(|text| text.replace('\0', REPLACEMENT))),
-            Value::Bytes(value) => prepared.bind(value),
-        };
-    }
-    let mut answer = Answer::default();
-    let mut names = None;
-    match query.wanted {
-        Wanted::Nothing => answer.affected = prepared.execute(connection).await?.rows_affected(),
-        Wanted::First | Wanted::All => {
-            // To the end also where one row is wanted: what it changed is durable only then.
-            let mut rows = prepared.fetch(connection);
-            while let Some(row) = rows.try_next().await? {
-                if query.wanted == Wanted::First && !answer.rows.is_empty() {
-                    continue;
+            let mut answer = Answer::default();
+            let mut names = None;
+            match query.wanted {
+                Wanted::Nothing => answer.affected = prepared.execute(connection).await?.rows_affected(),
+                Wanted::First | Wanted::All => {
+                    // To the end also where one row is wanted: what it changed is durable only then.
+                    let mut rows = prepared.fetch(connection);
+                    while let Some(row) = rows.try_next().await? {
+                        if query.wanted == Wanted::First && !answer.rows.is_empty() {
+                            continue;
+                        }
+                        answer.rows.push($row(&row, &mut names)?);
+                    }
                 }
-                answer.rows.push(Row::of_postgres(&row, &mut names)?);
             }
+            Ok(answer)
         }
-    }
-    Ok(answer)
+
+        /// Several statements without values, such as a step of the tables.
+        pub(crate) async fn $script(connection: &mut $connection, text: String) -> Result<(), sqlx::Error> {
+            let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
+            while let Some(Either::Left(_) | Either::Right(_)) = results.try_next().await? {}
+            Ok(())
+        }
+    };
 }
 
-/// Several statements without values, such as a step of the tables.
-pub(crate) async fn script_on_sqlite(
-    connection: &mut SqliteConnection,
-    text: String,
-) -> Result<(), sqlx::Error> {
-    let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
-    while let Some(Either::Left(_) | Either::Right(_)) = results.try_next().await? {}
-    Ok(())
-}
-
-/// As [`script_on_sqlite`].
-pub(crate) async fn script_on_postgres(
-    connection: &mut PgConnection,
-    text: String,
-) -> Result<(), sqlx::Error> {
-    let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
-    while let Some(Either::Left(_) | Either::Right(_)) = results.try_next().await? {}
-    Ok(())
-}
+carry_out!(
+    on_sqlite,
+    script_on_sqlite,
+    Sqlite,
+    SqliteConnection,
+    Row::of_sqlite,
+    std::convert::identity
+);
+carry_out!(
+    on_postgres,
+    script_on_postgres,
+    Postgres,
+    PgConnection,
+    Row::of_postgres,
+    |text: String| text.replace('\0', REPLACEMENT)
+);

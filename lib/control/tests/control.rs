@@ -10,6 +10,7 @@
 
 mod control {
     mod away;
+    mod copy;
     mod lease;
     mod migrate;
     mod pool;

@@ -2,8 +2,8 @@
 
 use fleetmend_control::{Control, ControlError, Migrations};
 
-/// Never edited once released: a change is a new step.
-const TABLES: Migrations = Migrations {
+/// Tables of enrolment. Never edited once released: a change is a new step.
+pub const TABLES: Migrations = Migrations {
     room: "ingest",
     steps: &[
         "

@@ -36,7 +36,10 @@ pub(super) const CLAIMS_KEPT: u64 = 256;
 /// Rows of one statement: engines bound the number of parameters.
 const ROWS_PER_STATEMENT: usize = 500;
 
-const STEPS: &[&str] = &["
+/// Tables of the ledger. Never edited after a release: a change is a new step.
+pub const TABLES: Migrations = Migrations {
+    room: ROOM,
+    steps: &["
 CREATE TABLE ledger_store (
     id INTEGER NOT NULL PRIMARY KEY,
     epoch BLOB NOT NULL,
@@ -67,7 +70,8 @@ CREATE TABLE ledger_claims (
     clock INTEGER NOT NULL,
     PRIMARY KEY (host, epoch, lane, kind, sequence)
 );
-"];
+"],
+};
 
 /// The ledger.
 #[derive(Debug, Clone)]
@@ -118,12 +122,7 @@ pub(super) struct Stepped {
 impl Ledger {
     /// Makes or alters the tables, and the store's identity.
     pub(crate) async fn open(control: Control, lease_s: u64) -> Result<(Self, [u8; 16]), ControlError> {
-        control
-            .migrate(&Migrations {
-                room: ROOM,
-                steps: STEPS,
-            })
-            .await?;
+        control.migrate(&TABLES).await?;
         let fresh = uuid::Uuid::new_v4();
         query(
             "INSERT INTO ledger_store (id, epoch, created_at) VALUES (1, $1, $2) ON CONFLICT (id) DO NOTHING",
