@@ -1,8 +1,8 @@
 //! The audit of the room: what was refused, and what changed who may speak.
 //!
-//! Bounded three ways: rows of one source per minute, rows of everybody per minute, rows kept. What a minute
-//! had too many of is counted, and the count goes into the next row (`suppressed`), so that a flood is seen
-//! and cannot fill the disk.
+//! Bounded three ways: rows of one source per minute, rows of everybody per minute, rows kept (refusals and other
+//! rows apart). What a minute had too many of is counted, and the count goes into the next row (`suppressed`), so that
+//! a flood is seen and cannot fill the disk.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -245,14 +245,20 @@ impl Audit {
         }
     }
 
+    /// Refusals and the rest apart: a flood of refusals must not push out who enrolled and who was revoked.
     async fn prune(&self) {
-        let pruned =
-            control::query("DELETE FROM ingest_audit WHERE id <= (SELECT max(id) FROM ingest_audit) - $1")
-                .bind(i64::from(self.rows_max))
-                .execute(&self.pool)
-                .await;
-        if let Err(error) = pruned {
-            tracing::warn!(%error, "old audit rows could not be deleted");
+        for refused in [true, false] {
+            let pruned = control::query(
+                "DELETE FROM ingest_audit WHERE refused = $1 AND id <=
+                 (SELECT id FROM ingest_audit WHERE refused = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
+            )
+            .bind(refused)
+            .bind(i64::from(self.rows_max))
+            .execute(&self.pool)
+            .await;
+            if let Err(error) = pruned {
+                tracing::warn!(%error, "old audit rows could not be deleted");
+            }
         }
     }
 }
@@ -289,6 +295,29 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn refusals_do_not_push_out_who_was_revoked() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Control::sqlite(&folder.path().join("control.sqlite"))
+            .await
+            .unwrap();
+        super::super::schema::migrate(&pool).await.unwrap();
+        let audit = Audit::new(pool, 10, TrustedTime::system());
+        let revoked = HostId::random();
+        audit
+            .noted(AuditKind::Revoked, None, Some(revoked), "stolen")
+            .await;
+        let sources = (0..).map(|number: u32| IpAddr::V4(number.into()));
+        for source in sources.take(usize::try_from(PRUNE_EVERY).unwrap() - 1) {
+            audit
+                .refused(AuditKind::Enrol, source, None, "token_unknown")
+                .await;
+        }
+        let rows = audit.newest(1_000).await.unwrap();
+        assert_eq!(rows.iter().filter(|row| row.refused).count(), 10);
+        assert!(rows.iter().any(|row| row.host == Some(revoked)));
+    }
 
     #[test]
     fn a_flood_is_counted_not_written() {
