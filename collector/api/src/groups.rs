@@ -14,7 +14,7 @@ pub(crate) const GROUP_HOSTS_MAX: usize = 5_000;
 /// Groups altogether.
 const GROUPS_MAX: i64 = 1_000;
 /// Groups of one user.
-pub(crate) const USER_GROUPS_MAX: usize = 50;
+const USER_GROUPS_MAX: usize = 50;
 const NAME_CHARS_MAX: usize = 64;
 
 /// A group in a list.
@@ -152,37 +152,16 @@ impl Groups {
 
     /// Lets a user see these groups only, or every host when `None`. `false` when there is no such user.
     pub(crate) async fn give(&self, user: &str, groups: Option<&[String]>) -> Result<bool, StateError> {
-        if groups.is_some_and(|groups| groups.len() > USER_GROUPS_MAX) {
-            return Err(StateError::Group(format!(
-                "a user has at most {USER_GROUPS_MAX} groups"
-            )));
-        }
         let give = async {
             let mut transaction = self.pool.begin("api").await?;
-            let role: Option<String> = control::query("SELECT role FROM api_users WHERE name = $1")
-                .bind(user)
-                .fetch_value(&mut transaction)
-                .await?;
-            let given = match role.as_deref() {
-                None => Given::NoUser,
-                Some("admin") if groups.is_some() => Given::Admin,
-                Some(_) => write_groups(&mut transaction, user, groups).await?,
-            };
+            let given = give_groups(&mut transaction, user, groups).await?;
             if matches!(given, Given::Done) {
                 transaction.commit().await?;
             }
             Ok(given)
         };
-        match give.await.map_err(StateError::database("give a user groups"))? {
-            Given::Done => Ok(true),
-            Given::NoUser => Ok(false),
-            Given::Admin => Err(StateError::Group(format!(
-                "{user:?} is an admin, who sees every host; only a viewer can be given groups"
-            ))),
-            Given::NoGroup(name) => Err(StateError::Group(format!(
-                "there is no group {name:?}; make it first with `fleetmend groups set`"
-            ))),
-        }
+        let given = give.await.map_err(StateError::database("give a user groups"))?;
+        given.settle(user)
     }
 
     /// The groups of a user; `None` for one who sees every host.
@@ -244,11 +223,52 @@ impl Groups {
     }
 }
 
-enum Given {
+/// What came of giving a user groups. Nothing is to be committed unless it is done.
+pub(crate) enum Given {
     Done,
     NoUser,
     Admin,
+    TooMany,
     NoGroup(String),
+}
+
+impl Given {
+    /// Whether there is such a user, or why the groups cannot be given.
+    pub(crate) fn settle(self, user: &str) -> Result<bool, StateError> {
+        match self {
+            Given::Done => Ok(true),
+            Given::NoUser => Ok(false),
+            Given::Admin => Err(StateError::Group(format!(
+                "{user:?} is an admin, who sees every host; only a viewer can be given groups"
+            ))),
+            Given::TooMany => Err(StateError::Group(format!(
+                "a user has at most {USER_GROUPS_MAX} groups"
+            ))),
+            Given::NoGroup(name) => Err(StateError::Group(format!(
+                "there is no group {name:?}; make it first with `fleetmend groups set`"
+            ))),
+        }
+    }
+}
+
+/// Lets a user see these groups only, or every host when `None`, once the transaction is committed.
+pub(crate) async fn give_groups(
+    transaction: &mut Transaction,
+    user: &str,
+    groups: Option<&[String]>,
+) -> Result<Given, ControlError> {
+    if groups.is_some_and(|groups| groups.len() > USER_GROUPS_MAX) {
+        return Ok(Given::TooMany);
+    }
+    let role: Option<String> = control::query("SELECT role FROM api_users WHERE name = $1")
+        .bind(user)
+        .fetch_value(&mut *transaction)
+        .await?;
+    match role.as_deref() {
+        None => Ok(Given::NoUser),
+        Some("admin") if groups.is_some() => Ok(Given::Admin),
+        Some(_) => write_groups(transaction, user, groups).await,
+    }
 }
 
 async fn write_groups(

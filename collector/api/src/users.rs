@@ -3,6 +3,7 @@
 use fleetmend_control::{self as control, Control, ControlError, Transaction};
 use fleetmend_event::TimeMicros;
 
+use crate::groups::{Given, give_groups};
 use crate::password::Passwords;
 use crate::{StateError, database};
 
@@ -83,22 +84,51 @@ impl Accounts {
     /// # Errors
     /// When the name is taken or cannot be, or the password is too short.
     pub async fn create(&self, name: &str, password: &str, role: Role) -> Result<UserView, StateError> {
+        self.create_within(name, password, role, None).await
+    }
+
+    /// Makes a user who sees the hosts of these groups only, or every host when `None`.
+    ///
+    /// # Cancel safety
+    /// There is no such user, or one who sees no more than was meant.
+    pub(crate) async fn create_within(
+        &self,
+        name: &str,
+        password: &str,
+        role: Role,
+        groups: Option<&[String]>,
+    ) -> Result<UserView, StateError> {
         check_name(name)?;
         let hash = self.passwords.hash(password).await?;
         let created_at = TimeMicros::now();
-        let made = control::query(
-            "INSERT INTO api_users (name, password_hash, role, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-        )
-        .bind(name)
-        .bind(hash)
-        .bind(role.as_str())
-        .bind(created_at.0)
-        .execute(&self.pool)
-        .await
-        .map_err(StateError::database("make a user"))?;
-        if made == 0 {
-            return Err(StateError::UserExists(name.to_owned()));
-        }
+        let make = async {
+            let mut transaction = self.pool.begin("api").await?;
+            let made = control::query(
+                "INSERT INTO api_users (name, password_hash, role, created_at) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(name)
+            .bind(hash)
+            .bind(role.as_str())
+            .bind(created_at.0)
+            .execute(&mut transaction)
+            .await?;
+            if made == 0 {
+                return Ok(None);
+            }
+            let given = match groups {
+                None => Given::Done,
+                Some(_) => give_groups(&mut transaction, name, groups).await?,
+            };
+            if matches!(given, Given::Done) {
+                transaction.commit().await?;
+            }
+            Ok(Some(given))
+        };
+        let given = make.await.map_err(StateError::database("make a user"))?;
+        given
+            .ok_or_else(|| StateError::UserExists(name.to_owned()))?
+            .settle(name)?;
         Ok(UserView {
             name: name.to_owned(),
             role,
@@ -276,5 +306,71 @@ fn check_name(name: &str) -> Result<(), StateError> {
         Ok(())
     } else {
         Err(StateError::UserName)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use super::*;
+    use crate::groups::Groups;
+
+    /// Gives its future up after so many turns that did not finish it.
+    struct Turns<F> {
+        future: Pin<Box<F>>,
+        left: usize,
+    }
+
+    impl<F: Future> Future for Turns<F> {
+        type Output = Option<F::Output>;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            self.left -= 1;
+            self.future.as_mut().poll(context).map(Some)
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_to_see_some_hosts_never_sees_all_however_far_the_request_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Control::sqlite(&folder.path().join("control.sqlite"))
+            .await
+            .unwrap();
+        let accounts = Accounts::open(pool.clone()).await.unwrap();
+        let groups = Groups::new(pool);
+        groups.set("admin", "web", &[]).await.unwrap();
+        let wanted = ["web".to_owned()];
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            let name = format!("user-{turns}");
+            let create =
+                accounts.create_within(&name, "a good password", Role::Viewer, Some(wanted.as_slice()));
+            let made = Turns {
+                future: Box::pin(create),
+                left: turns,
+            };
+            let made = made.await.transpose().unwrap();
+            if accounts.stored(&name).await.unwrap().is_some() {
+                let seen = groups.of_user(&name).await.unwrap();
+                assert_eq!(seen.as_deref(), Some(wanted.as_slice()), "after {turns} turns");
+            }
+            if made.is_some() {
+                break;
+            }
+            assert!(turns < 1_000, "it never ends");
+        }
+        assert!(turns > 3, "it was given up before its end");
+        let nowhere = ["nowhere".to_owned()];
+        for (role, wanted) in [(Role::Admin, &wanted), (Role::Viewer, &nowhere)] {
+            let refused = accounts.create_within("other", "a good password", role, Some(wanted.as_slice()));
+            assert!(matches!(refused.await, Err(StateError::Group(_))));
+            assert_eq!(accounts.stored("other").await.unwrap(), None);
+        }
     }
 }

@@ -313,16 +313,8 @@ pub(crate) async fn create_user(
         .carry_out(order(&admin, remote, "create-user", &name, &detail), async {
             let made = state
                 .accounts
-                .create(&request.name, &request.password, role)
-                .await?;
-            if let Some(wanted) = &request.groups
-                && let Err(error) = state.groups.give(&made.name, Some(wanted)).await
-            {
-                // Nobody may see more than was meant.
-                state.accounts.remove(&made.name).await?;
-                return Err(error.into());
-            }
-            Ok(made)
+                .create_within(&request.name, &request.password, role, groups);
+            Ok(made.await?)
         })
         .await?;
     Ok((StatusCode::CREATED, Json(json!(user))))
