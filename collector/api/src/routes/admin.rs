@@ -16,6 +16,7 @@ use super::groups;
 use crate::audit::AuditEntry;
 use crate::auth::Admin;
 use crate::backend::AuditRow;
+use crate::error::StateError;
 use crate::page::{Cursor, LIMIT_DEFAULT, LIMIT_MAX, Page, cut};
 use crate::parameter;
 use crate::problem::{Code, Problem, ProblemBody};
@@ -107,6 +108,25 @@ impl ApiState {
             }
         }
         done
+    }
+
+    /// Carries out what is about one `what` that may not be there: the order's subject is its name.
+    pub(crate) async fn carry_out_on(
+        &self,
+        order: AuditEntry<'_>,
+        what: &str,
+        work: impl Future<Output = Result<bool, StateError>>,
+    ) -> Result<StatusCode, Problem> {
+        let found = async {
+            match work.await? {
+                true => Ok(StatusCode::NO_CONTENT),
+                false => {
+                    let detail = format!("there is no {what} {}", order.subject);
+                    Err(Problem::new(Code::NotFound, detail))
+                }
+            }
+        };
+        self.carry_out(order, found).await
     }
 }
 
@@ -311,6 +331,7 @@ pub(crate) async fn create_user(
     let detail = format!("{}, {}", role.as_str(), groups::shown(request.groups.as_deref()));
     let user = state
         .carry_out(order(&admin, remote, "create-user", &name, &detail), async {
+            let groups = request.groups.as_deref();
             let made = state
                 .accounts
                 .create_within(&request.name, &request.password, role, groups);
@@ -328,14 +349,8 @@ pub(crate) async fn remove_user(
     remote: From,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
+    let order = order(&admin, remote, "remove-user", &name, "");
     state
-        .carry_out(order(&admin, remote, "remove-user", &name, ""), async {
-            if state.accounts.remove(&name).await? {
-                Ok(())
-            } else {
-                Err(Problem::new(Code::NotFound, format!("there is no user {name}")))
-            }
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+        .carry_out_on(order, "user", state.accounts.remove(&name))
+        .await
 }

@@ -12,7 +12,7 @@ use super::admin::{From, ObjectList, order};
 use super::extract::Body;
 use crate::auth::Admin;
 use crate::parameter;
-use crate::problem::{Code, Problem, ProblemBody};
+use crate::problem::{Problem, ProblemBody};
 use crate::state::Shared;
 
 #[derive(Deserialize, ToSchema)]
@@ -68,16 +68,10 @@ pub(crate) async fn remove(
     remote: From,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
+    let order = order(&admin, remote, "remove-group", &name, "");
     state
-        .carry_out(order(&admin, remote, "remove-group", &name, ""), async {
-            if state.groups.remove(&name).await? {
-                Ok(())
-            } else {
-                Err(Problem::new(Code::NotFound, format!("there is no group {name}")))
-            }
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+        .carry_out_on(order, "group", state.groups.remove(&name))
+        .await
 }
 
 #[utoipa::path(put, path = "/users/{name}/groups", tag = "admin", security(("bearer" = [])),
@@ -91,16 +85,9 @@ pub(crate) async fn give(
     Body(request): Body<UserGroupsRequest>,
 ) -> Result<StatusCode, Problem> {
     let detail = shown(request.groups.as_deref());
-    state
-        .carry_out(order(&admin, remote, "give-groups", &name, &detail), async {
-            if state.groups.give(&name, request.groups.as_deref()).await? {
-                Ok(())
-            } else {
-                Err(Problem::new(Code::NotFound, format!("there is no user {name}")))
-            }
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+    let order = order(&admin, remote, "give-groups", &name, &detail);
+    let given = state.groups.give(&name, request.groups.as_deref());
+    state.carry_out_on(order, "user", given).await
 }
 
 /// Groups in the words of the audit trail.
