@@ -93,42 +93,47 @@ pub(crate) async fn list(
         after: Cursor::decode(parameters.cursor.as_deref())?.map(|cursor| (cursor.time, cursor.id)),
         limit: limit + 1,
     };
-    let views = state.alerts_within(&caller.scope, filter).await?;
-    let (views, next_cursor) = cut(views, limit, |view| {
-        Some(Cursor {
-            time: view.changed_at,
-            id: view.alert_id.clone(),
-        })
-    });
+    let (views, looked_to) = state.alerts_within(&caller.scope, filter).await?;
+    let (views, next_cursor) = cut(views, limit, |view| Some(place_of(view)));
     Ok(Json(AlertPage {
         items: views.into_iter().map(Alert::from).collect(),
-        next_cursor,
+        next_cursor: next_cursor.or_else(|| looked_to.map(|place| place.encode())),
     }))
 }
 
+fn place_of(view: &AlertView) -> Cursor {
+    Cursor {
+        time: view.changed_at,
+        id: view.alert_id.clone(),
+    }
+}
+
 impl ApiState {
-    /// Alerts about hosts of this scope, as many as the filter says. An alert about no host may be about any.
+    /// Alerts about hosts of this scope, as many as the filter says, and how far was looked where neither so many
+    /// were found nor the list ended. An alert about no host may be about any.
     async fn alerts_within(
         &self,
         scope: &HostScope,
         mut filter: AlertFilter,
-    ) -> Result<Vec<AlertView>, BackendError> {
+    ) -> Result<(Vec<AlertView>, Option<Cursor>), BackendError> {
         let wanted = filter.limit;
         let mut found = Vec::new();
+        let mut looked_to = None;
         // What is hidden leaves room, which the next ones fill; the list is looked through so far at most.
         for _ in 0..SCOPED_PAGES_MAX {
             let views = self.alerts.alerts(filter.clone()).await?;
-            let last = views.last().map(|view| (view.changed_at, view.alert_id.clone()));
+            looked_to = views.last().map(place_of);
             let is_end = views.len() < filter.limit;
             let seen = |view: &AlertView| scope.is_all() || view.host_id.is_some_and(|host| scope.sees(host));
             found.extend(views.into_iter().filter(seen));
             if is_end || found.len() >= wanted {
+                looked_to = None;
                 break;
             }
-            filter.after = last;
+            filter.after = looked_to.clone().map(|place| (place.time, place.id));
         }
         found.truncate(wanted);
-        Ok(found)
+        Ok((found, looked_to))
     }
 }
 

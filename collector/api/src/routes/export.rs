@@ -37,12 +37,24 @@ pub(crate) struct Targets {
 pub(crate) async fn targets(State(state): State<Shared>, caller: Caller) -> Result<Json<Targets>, Problem> {
     let mut items = state.exports.targets().await?;
     if !caller.scope.is_all() {
-        // They name hosts.
-        for skips in items.iter_mut().filter_map(|target| target.get_mut("skips")) {
-            *skips = Value::Array(Vec::new());
-        }
+        items.iter_mut().for_each(hide_hosts);
     }
     Ok(Json(Targets { items }))
+}
+
+/// Takes away what may name hosts: what was left out, and what a target says of the series or rows that it refused.
+fn hide_hosts(target: &mut Value) {
+    if let Some(skips) = target.get_mut("skips") {
+        *skips = Value::Array(Vec::new());
+    }
+    let signals = target.get_mut("signals").and_then(Value::as_array_mut);
+    for signal in signals.into_iter().flatten() {
+        for name in ["last_error", "last_refusal"] {
+            if let Some(said) = signal.get_mut(name) {
+                *said = Value::Null;
+            }
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]

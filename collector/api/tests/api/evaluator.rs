@@ -7,8 +7,18 @@ use async_trait::async_trait;
 use collector_api::*;
 use fleetmend_event::HostScope;
 
-/// Says what it was asked; the evaluator has its own tests.
-pub(crate) struct FakePromql;
+use crate::testbed::Foreign;
+
+/// Says what it was asked; the evaluator has its own tests. What it says of a host it says within a scope that sees it.
+pub(crate) struct FakePromql(pub(crate) Foreign);
+
+impl FakePromql {
+    /// A label that names the host, where the scope sees it.
+    fn of_host(&self, scope: &HostScope) -> Option<(Arc<str>, Arc<str>)> {
+        let host = self.0.within(scope)?.to_string();
+        Some((Arc::from("host_id"), Arc::from(host.as_str())))
+    }
+}
 
 #[async_trait]
 impl Promql for FakePromql {
@@ -33,7 +43,10 @@ impl Promql for FakePromql {
             "down" => return Err(PromError::Unavailable("store is closed".to_owned())),
             _ => {}
         }
-        let labels = |name: &str| vec![(Arc::from("__name__"), Arc::from(name))];
+        let labels = |name: &str| {
+            let name = (Arc::from("__name__"), Arc::from(name));
+            std::iter::once(name).chain(self.of_host(&bounds.hosts)).collect()
+        };
         Ok(PromAnswer {
             data: PromData::Vector(vec![
                 (labels("a"), (time_ms, f64::NAN)),
@@ -56,21 +69,28 @@ impl Promql for FakePromql {
         start_ms: i64,
         end_ms: i64,
         step_ms: i64,
-        _: PromBounds,
+        bounds: PromBounds,
     ) -> Result<PromAnswer, PromError> {
+        let asked = std::iter::once((Arc::from("q"), Arc::from(query)));
+        let labels = asked.chain(self.of_host(&bounds.hosts)).collect();
         let points = (start_ms..=end_ms)
             .step_by(usize::try_from(step_ms).unwrap())
             .map(|time_ms| (time_ms, f64::INFINITY))
             .collect();
         Ok(PromAnswer {
-            data: PromData::Matrix(vec![(vec![(Arc::from("q"), Arc::from(query))], points)]),
+            data: PromData::Matrix(vec![(labels, points)]),
             warnings: vec!["a warning".to_owned()],
             infos: Vec::new(),
         })
     }
 
     async fn series(&self, selection: PromSelection) -> Result<PromList<PromLabels>, PromError> {
-        let labels = |selector: &String| vec![(Arc::from("selector"), Arc::from(selector.as_str()))];
+        let labels = |selector: &String| {
+            let selector = (Arc::from("selector"), Arc::from(selector.as_str()));
+            std::iter::once(selector)
+                .chain(self.of_host(&selection.hosts))
+                .collect()
+        };
         Ok(PromList {
             items: selection.selectors.iter().map(labels).collect(),
             warnings: Vec::new(),
@@ -78,27 +98,35 @@ impl Promql for FakePromql {
     }
 
     async fn label_names(&self, selection: PromSelection) -> Result<PromList<String>, PromError> {
+        let of_host = self.of_host(&selection.hosts).map(|(_, host)| host.to_string());
         Ok(PromList {
-            items: selection.selectors,
+            items: selection.selectors.into_iter().chain(of_host).collect(),
             warnings: vec!["results truncated due to limit".to_owned()],
         })
     }
 
-    async fn label_values(&self, label: &str, _: PromSelection) -> Result<PromList<String>, PromError> {
+    async fn label_values(
+        &self,
+        label: &str,
+        selection: PromSelection,
+    ) -> Result<PromList<String>, PromError> {
+        let of_host = self.of_host(&selection.hosts).map(|(_, host)| host.to_string());
         Ok(PromList {
-            items: vec![label.to_owned()],
+            items: std::iter::once(label.to_owned()).chain(of_host).collect(),
             warnings: Vec::new(),
         })
     }
 
-    async fn metadata(&self, _: &HostScope) -> Result<Vec<PromMetric>, PromError> {
+    async fn metadata(&self, hosts: &HostScope) -> Result<Vec<PromMetric>, PromError> {
         let metric = |name: &str, unit: &str| PromMetric {
             name: name.to_owned(),
             kind: "unknown",
             help: String::new(),
             unit: unit.to_owned(),
         };
-        Ok(vec![metric("a", "By"), metric("a", "s"), metric("b", "1")])
+        let mut all = vec![metric("a", "By"), metric("a", "s"), metric("b", "1")];
+        all.extend(self.of_host(hosts).map(|(_, host)| metric(&host, "1")));
+        Ok(all)
     }
 
     async fn format(&self, query: &str) -> Result<String, PromError> {
@@ -112,18 +140,25 @@ impl Promql for FakePromql {
         i64::try_from(duration.as_millis()).map_err(|_| wrong())
     }
 
-    async fn rules(&self, _: &HostScope) -> Result<Vec<PromRuleGroup>, PromError> {
+    async fn rules(&self, hosts: &HostScope) -> Result<Vec<PromRuleGroup>, PromError> {
         let rule = |alerting: Option<PromAlerting>| PromRule {
             name: "HostDown".to_owned(),
             query: "up == 0".to_owned(),
             labels: vec![("severity".to_owned(), "page".to_owned())],
-            fault: None,
+            // The evaluator knows of no scope: its faults quote series.
+            fault: self
+                .0
+                .get()
+                .map(|host| format!("duplicate series {{host_id={host}}}")),
             evaluated_at_ms: Some(1_000),
             took: Duration::from_millis(2),
             alerting,
         };
+        let of_host = self.of_host(hosts);
+        let of_host = of_host.map(|(name, host)| (name.to_string(), host.to_string()));
+        let named = ("alertname".to_owned(), "HostDown".to_owned());
         let alert = PromAlert {
-            labels: vec![("alertname".to_owned(), "HostDown".to_owned())],
+            labels: std::iter::once(named).chain(of_host).collect(),
             annotations: Vec::new(),
             state: "firing",
             active_at_ms: 0,

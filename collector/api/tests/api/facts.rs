@@ -44,7 +44,7 @@ pub(crate) fn probe(name: &str) -> ProbeStatus {
     }
 }
 
-fn host_info(healing: &str, time: TimeMicros) -> HostInfo {
+pub(crate) fn host_info(healing: &str, time: TimeMicros) -> HostInfo {
     HostInfo {
         time,
         hostname: "web-1".to_owned(),
@@ -59,7 +59,7 @@ fn host_info(healing: &str, time: TimeMicros) -> HostInfo {
     }
 }
 
-fn process(pid: u32, state: &str, cpu_core_pct: f64, later_us: i64) -> ProcessSnapshot {
+pub(crate) fn process(pid: u32, state: &str, cpu_core_pct: f64, later_us: i64) -> ProcessSnapshot {
     ProcessSnapshot {
         time: TimeMicros::now().plus_micros(later_us),
         pid,
@@ -90,7 +90,7 @@ async fn pids(testbed: &Testbed, token: &str) -> Vec<u64> {
     items.map(|process| process["pid"].as_u64().unwrap()).collect()
 }
 
-fn step(
+pub(crate) fn step(
     finding: &Finding,
     action_id: ActionId,
     index: u64,

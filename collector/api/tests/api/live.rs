@@ -9,14 +9,14 @@ use crate::facts::{finding, probe};
 use crate::testbed::Testbed;
 
 /// Events of one stream, in whatever order they come.
-struct Events {
+pub(crate) struct Events {
     stream: futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     text: String,
     seen: Vec<(String, Value)>,
 }
 
 impl Events {
-    fn of(answer: reqwest::Response) -> Self {
+    pub(crate) fn of(answer: reqwest::Response) -> Self {
         Self {
             stream: answer.bytes_stream().boxed(),
             text: String::new(),
@@ -25,7 +25,7 @@ impl Events {
     }
 
     /// The next event of this name; others are kept.
-    async fn next(&mut self, name: &str) -> Value {
+    pub(crate) async fn next(&mut self, name: &str) -> Value {
         loop {
             if let Some(index) = self.seen.iter().position(|(seen, _)| seen == name) {
                 return self.seen.remove(index).1;

@@ -18,6 +18,7 @@ mod facts;
 mod live;
 mod prometheus;
 mod scope;
+mod scope_routes;
 mod session;
 mod testbed;
 mod tls;

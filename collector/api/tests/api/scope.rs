@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::facts::{finding, probe};
 use crate::testbed::{Testbed, VIEWER_PASSWORD};
 
-const SECRET: &str = "kingfisher";
+pub(crate) const SECRET: &str = "kingfisher";
 
 /// Facts of one host, with `word` in every text.
-fn facts(word: &str) -> Vec<Fact> {
+pub(crate) fn facts(word: &str) -> Vec<Fact> {
     let key = SeriesKey::new(word, "1", [("word", word)]);
     let metrics = MetricFrame {
         time: TimeMicros::now(),
@@ -22,7 +22,7 @@ fn facts(word: &str) -> Vec<Fact> {
     vec![finding(word).into(), probe(word).into(), Fact::from(metrics)]
 }
 
-async fn set_group(testbed: &Testbed, admin: &str, name: &str, hosts: &[HostId]) {
+pub(crate) async fn set_group(testbed: &Testbed, admin: &str, name: &str, hosts: &[HostId]) {
     let hosts: Vec<String> = hosts.iter().map(HostId::to_string).collect();
     let body = json!({ "hosts": hosts });
     let (status, answer) = testbed
@@ -31,7 +31,7 @@ async fn set_group(testbed: &Testbed, admin: &str, name: &str, hosts: &[HostId])
     assert_eq!(status, 204, "{answer}");
 }
 
-async fn give(testbed: &Testbed, admin: &str, user: &str, groups: Value) -> (u16, Value) {
+pub(crate) async fn give(testbed: &Testbed, admin: &str, user: &str, groups: Value) -> (u16, Value) {
     let path = format!("users/{user}/groups");
     let body = json!({ "groups": groups });
     testbed.call(Method::PUT, &path, Some(admin), Some(body)).await

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use collector_api::*;
 use collector_store::{Store, StoreConfig};
-use fleetmend_event::{Fact, HostId, TimeMicros};
+use fleetmend_event::{Fact, HostId, HostScope, TimeMicros};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use fleetmend_testkit::TestControl;
 use parking_lot::Mutex;
@@ -18,11 +18,32 @@ use tokio::sync::broadcast;
 pub(crate) const ADMIN_PASSWORD: &str = "an admin's password";
 pub(crate) const VIEWER_PASSWORD: &str = "a viewer's password";
 
+/// A host whose facts not everybody may see; the fakes know of it once it is set, and leave it out of what they tell
+/// within a scope that does not see it.
+#[derive(Clone, Default)]
+pub(crate) struct Foreign(Arc<Mutex<Option<HostId>>>);
+
+impl Foreign {
+    pub(crate) fn set(&self, host: HostId) {
+        *self.0.lock() = Some(host);
+    }
+
+    pub(crate) fn get(&self) -> Option<HostId> {
+        *self.0.lock()
+    }
+
+    pub(crate) fn within(&self, scope: &HostScope) -> Option<HostId> {
+        self.get().filter(|host| scope.sees(*host))
+    }
+}
+
 pub(crate) struct Testbed {
     pub(crate) url: String,
     pub(crate) http: reqwest::Client,
     pub(crate) store: Store,
     pub(crate) host: HostId,
+    pub(crate) foreign: Foreign,
+    pub(crate) alerts: Arc<FakeAlerts>,
     pub(crate) enrolments: Arc<FakeEnrolments>,
     pub(crate) accounts: Accounts,
     pub(crate) certificate: Certificate,
@@ -106,6 +127,7 @@ impl LiveFacts for StoreAsLive {
 
 pub(crate) struct FakeEnrolments {
     pub(crate) host: HostId,
+    foreign: Foreign,
     pub(crate) revoked: Mutex<Vec<(HostId, String)>>,
     removed: Mutex<Vec<TimeMicros>>,
     pub(crate) tokens: Mutex<Vec<String>>,
@@ -150,14 +172,24 @@ impl Enrolments for FakeEnrolments {
     }
 
     async fn hosts(&self) -> Result<Vec<EnrolledHost>, BackendError> {
-        Ok(vec![EnrolledHost {
-            host_id: self.host,
+        let view = |host_id: HostId| EnrolledHost {
+            host_id,
             hostname: "web-1".to_owned(),
             enrolled_at: TimeMicros::now(),
-            revoked: self.revoked.lock().iter().any(|(host, _)| *host == self.host),
-            removed_at: self.removed.lock().first().copied(),
+            revoked: self.revoked.lock().iter().any(|(host, _)| *host == host_id),
+            removed_at: self
+                .removed
+                .lock()
+                .first()
+                .copied()
+                .filter(|_| host_id == self.host),
             certificate_not_after: TimeMicros::now().plus_millis(5 * 24 * 3_600_000),
-        }])
+        };
+        Ok([Some(self.host), self.foreign.get()]
+            .into_iter()
+            .flatten()
+            .map(view)
+            .collect())
     }
 
     async fn certificates(&self) -> Result<Vec<OwnCertificate>, BackendError> {
@@ -194,29 +226,39 @@ impl Enrolments for FakeEnrolments {
     }
 }
 
-struct FakeLive(HostId);
+struct FakeLive(HostId, Foreign);
 
 impl HostsLive for FakeLive {
     fn live_hosts(&self) -> Vec<LiveHost> {
-        vec![LiveHost {
-            host_id: self.0,
+        let view = |host_id| LiveHost {
+            host_id,
             connected_since: Some(TimeMicros::now()),
             remote_address: Some("192.0.2.7:4711".to_owned()),
             last_seen: Some(TimeMicros::now()),
             clock_ahead_ms: Some(-1_500),
-        }]
+        };
+        [Some(self.0), self.1.get()]
+            .into_iter()
+            .flatten()
+            .map(view)
+            .collect()
     }
 }
 
 /// One target, two records, and a file in two pieces.
-struct FakeExports;
+struct FakeExports(Foreign);
 
 #[async_trait]
 impl Exports for FakeExports {
     async fn targets(&self) -> Result<Vec<Value>, BackendError> {
-        Ok(vec![
-            json!({ "name": "there", "kind": "otlp", "signals": [], "skips": [] }),
-        ])
+        // What a target answers, and what was left out, names hosts.
+        let host = self.0.get().map(|host| host.to_string());
+        let signal = json!({
+            "signal": "metrics", "last_error": &host, "last_refusal": [TimeMicros::now(), &host],
+        });
+        Ok(vec![json!({
+            "name": "there", "kind": "otlp", "signals": [signal], "skips": [{ "subject": &host }],
+        })])
     }
 
     async fn test(&self, name: &str) -> Result<Value, BackendError> {
@@ -230,7 +272,10 @@ impl Exports for FakeExports {
         let record = |number: u32| json!({ "format": wanted.format, "table": wanted.table, "n": number });
         match wanted.cursor.as_deref() {
             None => Ok(RecordsAnswer {
-                records: vec![record(1), record(2)],
+                records: match self.0.within(&wanted.hosts) {
+                    Some(host) => vec![json!({ "host": host })],
+                    None => vec![record(1), record(2)],
+                },
                 next_cursor: "after-2".to_owned(),
                 more: false,
             }),
@@ -254,19 +299,32 @@ impl Exports for FakeExports {
             to.try_send(Err(BackendError::Invalid("too many at once".to_owned())))
                 .unwrap();
         } else {
+            let host = self.0.within(&wanted.hosts);
+            let text = host.map_or_else(|| "PAR1".to_owned(), |host| host.to_string());
             to.try_send(Ok("PAR1".into())).unwrap();
-            to.try_send(Ok("PAR1".into())).unwrap();
+            to.try_send(Ok(text.into())).unwrap();
         }
         pieces
     }
 }
 
-struct NoAlerts;
+/// Alerts that a test puts there, newest change first.
+#[derive(Default)]
+pub(crate) struct FakeAlerts(pub(crate) Mutex<Vec<AlertView>>);
 
 #[async_trait]
-impl Alerts for NoAlerts {
-    async fn alerts(&self, _: AlertFilter) -> Result<Vec<AlertView>, BackendError> {
-        Ok(Vec::new())
+impl Alerts for FakeAlerts {
+    async fn alerts(&self, filter: AlertFilter) -> Result<Vec<AlertView>, BackendError> {
+        let alerts = self.0.lock().clone().into_iter();
+        let wanted = alerts
+            .filter(|alert| filter.host_id.is_none_or(|host| alert.host_id == Some(host)))
+            .filter(|alert| filter.finding_id.is_none_or(|id| alert.finding_id == Some(id)))
+            .filter(|alert| filter.state.as_ref().is_none_or(|state| *state == alert.state))
+            .filter(|alert| {
+                let place = (alert.changed_at, alert.alert_id.clone());
+                filter.after.as_ref().is_none_or(|after| place < *after)
+            });
+        Ok(wanted.take(filter.limit).collect())
     }
 }
 
@@ -309,20 +367,22 @@ impl Testbed {
             .await
             .unwrap();
         let host = HostId::random();
+        let (foreign, alerts) = (Foreign::default(), Arc::new(FakeAlerts::default()));
         let enrolments = Arc::new(FakeEnrolments {
             host,
+            foreign: foreign.clone(),
             revoked: Mutex::default(),
             removed: Mutex::default(),
             tokens: Mutex::default(),
         });
         let backends = Backends {
             sql: Arc::new(StoreAsSql(store.clone())),
-            promql: Arc::new(crate::evaluator::FakePromql),
+            promql: Arc::new(crate::evaluator::FakePromql(foreign.clone())),
             live: Arc::new(StoreAsLive::start(&store, &tasks.child("live"))),
-            hosts: Arc::new(FakeLive(host)),
+            hosts: Arc::new(FakeLive(host, foreign.clone())),
             enrolments: enrolments.clone(),
-            alerts: Arc::new(NoAlerts),
-            exports: Arc::new(FakeExports),
+            alerts: alerts.clone(),
+            exports: Arc::new(FakeExports(foreign.clone())),
             operations: Arc::new(FakeOperations),
             assets: Arc::new(EmbeddedAssets),
         };
@@ -344,6 +404,8 @@ impl Testbed {
             http,
             store,
             host,
+            foreign,
+            alerts,
             enrolments,
             accounts,
             certificate,

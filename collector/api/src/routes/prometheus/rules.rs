@@ -1,6 +1,7 @@
 //! Rules and alerts.
 
 use axum::extract::State;
+use fleetmend_event::HostScope;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -10,6 +11,9 @@ use super::{Answer, labels_of_list};
 use crate::auth::Caller;
 use crate::promql::{PromAlert, PromRule};
 use crate::state::Shared;
+
+/// A fault of the evaluator may quote series of any host.
+const HIDDEN_FAULT: &str = "it failed; why is shown to users who see every host";
 
 #[utoipa::path(get, path = "/rules", tag = "prometheus", security(("bearer" = []), ("basic" = [])),
     params(("type" = Option<String>, Query), ("rule_name[]" = Option<Vec<String>>, Query),
@@ -46,7 +50,7 @@ pub(crate) async fn rules(State(state): State<Shared>, caller: Caller, form: For
             .rules
             .iter()
             .filter(wanted)
-            .map(|rule| rule_json(rule, with_alerts))
+            .map(|rule| rule_json(rule, with_alerts, &caller.scope))
             .collect();
         if shown.is_empty() && !group.rules.is_empty() {
             continue;
@@ -76,7 +80,7 @@ pub(crate) async fn alerts(State(state): State<Shared>, caller: Caller) -> Answe
     Ok(ok(json!({ "alerts": alerts })))
 }
 
-fn rule_json(rule: &PromRule, with_alerts: bool) -> Value {
+fn rule_json(rule: &PromRule, with_alerts: bool, scope: &HostScope) -> Value {
     let mut shown = Map::new();
     let Some(alerting) = &rule.alerting else {
         shown.insert("name".to_owned(), rule.name.clone().into());
@@ -84,7 +88,7 @@ fn rule_json(rule: &PromRule, with_alerts: bool) -> Value {
         if !rule.labels.is_empty() {
             shown.insert("labels".to_owned(), labels_of_list(&rule.labels));
         }
-        health(&mut shown, rule);
+        health(&mut shown, rule, scope);
         shown.insert("type".to_owned(), "recording".into());
         return Value::Object(shown);
     };
@@ -107,12 +111,12 @@ fn rule_json(rule: &PromRule, with_alerts: bool) -> Value {
         let alerts: Vec<Value> = alerting.alerts.iter().map(alert_json).collect();
         shown.insert("alerts".to_owned(), alerts.into());
     }
-    health(&mut shown, rule);
+    health(&mut shown, rule, scope);
     shown.insert("type".to_owned(), "alerting".into());
     Value::Object(shown)
 }
 
-fn health(shown: &mut Map<String, Value>, rule: &PromRule) {
+fn health(shown: &mut Map<String, Value>, rule: &PromRule, scope: &HostScope) {
     let health = match (&rule.fault, rule.evaluated_at_ms) {
         (Some(_), _) => "err",
         (None, Some(_)) => "ok",
@@ -120,7 +124,8 @@ fn health(shown: &mut Map<String, Value>, rule: &PromRule) {
     };
     shown.insert("health".to_owned(), health.into());
     if let Some(fault) = &rule.fault {
-        shown.insert("lastError".to_owned(), fault.clone().into());
+        let told = if scope.is_all() { fault } else { HIDDEN_FAULT };
+        shown.insert("lastError".to_owned(), told.into());
     }
     shown.insert("evaluationTime".to_owned(), rule.took.as_secs_f64().into());
     shown.insert("lastEvaluation".to_owned(), stamp(rule.evaluated_at_ms));
