@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fleetmend_config::{Faults, HumanDuration, Secret, Validate};
 use serde::Deserialize;
-use url::{Host, Url};
+use url::Url;
 
 /// Settings of alerting.
 #[derive(Debug, Clone, Deserialize)]
@@ -121,48 +121,6 @@ impl Validate for AlertConfig {
 }
 
 /// The URL of a receiver, when messages may go there.
-pub(crate) fn check_url(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text).map_err(|_| "is not a URL")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds a user or a password; the signature is what proves the sender");
-    }
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => return Err("names no host"),
-    };
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if loopback => Ok(url),
-        "http" => Err("is plain http to another machine; use https"),
-        _ => Err("has a scheme other than https and http"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_receiver_is_https_or_loopback() {
-        for good in [
-            "https://pager.example/hook",
-            "http://127.0.0.1:9/x",
-            "http://[::1]/",
-            "http://localhost:1/",
-        ] {
-            assert!(check_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "http://pager.example/",
-            "ftp://127.0.0.1/",
-            "file:///etc/passwd",
-            "x",
-            "https://u:p@h/",
-            "http://10.0.0.1/",
-        ] {
-            assert!(check_url(bad).is_err(), "{bad}");
-        }
-    }
+pub(crate) fn check_url(text: &str) -> Result<Url, String> {
+    fleetmend_outward::check_url(text, "the signature is what proves the sender")
 }

@@ -1,22 +1,11 @@
 //! One attempt to hand a message to a receiver.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use fleetmend_event::TimeMicros;
-use reqwest::redirect;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::config::{Receiver, check_url};
 use crate::error::AlertError;
 use crate::signature::sign;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Much of an error as is kept.
-const ERROR_CHARS_MAX: usize = 300;
 
 /// A receiver with its client.
 pub(crate) struct Webhook {
@@ -44,15 +33,8 @@ impl Webhook {
             reason,
         };
         let url = check_url(&receiver.url).map_err(|reason| wrong(format!("its url {reason}")))?;
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(receiver).map_err(wrong)?)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(receiver.timeout.get())
-            .user_agent(concat!("fleetmend/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .build()
-            .map_err(|error| wrong(error.to_string()))?;
+        let client =
+            fleetmend_outward::client(receiver.ca.as_deref(), receiver.timeout.get()).map_err(wrong)?;
         Ok(Self {
             name: receiver.name.clone(),
             url,
@@ -90,39 +72,8 @@ impl Webhook {
             }
             Err(error) => Outcome::Refused {
                 status: None,
-                error: reason(error),
+                error: fleetmend_outward::reason_of(error),
             },
         }
     }
-}
-
-/// The chain of causes, without the URL, which may hold a key in its path.
-fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text.chars().take(ERROR_CHARS_MAX).collect()
-}
-
-fn tls(receiver: &Receiver) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    if let Some(path) = &receiver.ca {
-        let wrong = |reason: String| format!("its authority {}: {reason}", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = [&rustls::version::TLS13];
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
-    let builder = builder.map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use fleetmend_config::{Faults, HumanDuration, Validate};
 use fleetmend_event::table::table_by_name;
 use serde::Deserialize;
-use url::{Host, Url};
+use url::Url;
 
 /// Targets of one collector; each has tasks, memory and rows of its own.
 const TARGETS_MAX: usize = 16;
@@ -336,23 +336,8 @@ fn check_tables(tables: &[String], key: &str, faults: &mut Faults<'_>) {
 }
 
 /// The URL of a target, when facts may go there.
-pub(crate) fn check_url(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text).map_err(|_| "is not a URL")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds a user or a password; use username and password_file");
-    }
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => return Err("names no host"),
-    };
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if loopback => Ok(url),
-        "http" => Err("is plain http to another machine; use https"),
-        _ => Err("has a scheme other than https and http"),
-    }
+pub(crate) fn check_url(text: &str) -> Result<Url, String> {
+    fleetmend_outward::check_url(text, "use username and password_file")
 }
 
 #[cfg(test)]
@@ -412,27 +397,6 @@ mod tests {
         ] {
             let faults = load(&text).unwrap_err();
             assert!(faults.contains(wanted), "{text}: {faults}");
-        }
-    }
-
-    #[test]
-    fn facts_go_over_tls_or_stay_here() {
-        for good in [
-            "https://a.example/x",
-            "http://127.0.0.1:9/x",
-            "http://[::1]/",
-            "http://localhost:1/",
-        ] {
-            assert!(check_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "http://a.example/",
-            "ftp://127.0.0.1/",
-            "x",
-            "https://u:p@h/",
-            "http://10.0.0.1/",
-        ] {
-            assert!(check_url(bad).is_err(), "{bad}");
         }
     }
 }

@@ -9,25 +9,19 @@
 //! | 1xx, 3xx | later: redirects are not followed, as they would carry facts to where nobody sent them |
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fleetmend_outward::{ERROR_CHARS_MAX, reason_of};
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{StatusCode, redirect};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::config::{Endpoint, check_url};
 use crate::error::ExportError;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Much of an answer as is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Much of an error as is kept.
-const ERROR_CHARS_MAX: usize = 300;
 /// Largest file with a secret.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// Longest that a target may ask to wait.
@@ -80,15 +74,8 @@ impl HttpTarget {
             reason,
         };
         let url = check_url(&endpoint.url).map_err(|reason| wrong(format!("its url {reason}")))?;
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(endpoint).map_err(wrong)?)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(endpoint.timeout.get())
-            .user_agent(concat!("fleetmend/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .build()
-            .map_err(|error| wrong(error.to_string()))?;
+        let client =
+            fleetmend_outward::client(endpoint.ca.as_deref(), endpoint.timeout.get()).map_err(wrong)?;
         let mut headers = HeaderMap::new();
         for (name, value) in &endpoint.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong(error.to_string()))?;
@@ -253,37 +240,6 @@ async fn secret(file: &PathBuf) -> Result<String, String> {
     }
     let text = tokio::fs::read_to_string(file).await.map_err(wrong)?;
     Ok(text.trim().to_owned())
-}
-
-/// The chain of causes, without the URL, which may hold a key in its path.
-fn reason_of(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text.chars().take(ERROR_CHARS_MAX).collect()
-}
-
-fn tls(endpoint: &Endpoint) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    if let Some(path) = &endpoint.ca {
-        let wrong = |reason: String| format!("its authority {}: {reason}", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = [&rustls::version::TLS13];
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
-    let builder = builder.map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]
