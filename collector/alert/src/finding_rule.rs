@@ -1,18 +1,16 @@
 //! Which rule, if any, wants a finding.
 
-use fleetmend_event::HostId;
 use fleetmend_event::table::{Finding, SubjectKind};
 
+use crate::promql::NO_HOST;
 use crate::query::Stored;
 use crate::rules::FindingRule;
 
-/// The collector itself, as the source of a fact.
-const HOST_ZERO: HostId = HostId::from_bytes([0; 16]);
-
-/// Whether a finding is about alerting itself: it must not feed on its own work.
+/// Whether a finding is about alerting itself: it must not feed on its own work. What else the collector finds of
+/// itself, such as a disk that fills up or a backup that is late, pages like any other.
 pub(crate) fn is_own(finding: &Stored<Finding>) -> bool {
-    let about_us = finding.row.subject_kind == SubjectKind::Agent && finding.row.rule.starts_with("alert");
-    finding.host_id == HOST_ZERO || about_us
+    let of_collector = finding.host_id == NO_HOST || finding.row.subject_kind == SubjectKind::Agent;
+    of_collector && finding.row.rule.starts_with("alert")
 }
 
 /// The first rule that wants it.

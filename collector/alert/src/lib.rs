@@ -24,8 +24,8 @@
 //!   rows become visible in another order than they are stamped; applying a row twice changes nothing.
 //! - One alert per finding, whatever number of its rows arrive; so many alerts of one host a minute, and one more
 //!   that says how many were left out.
-//! - Nothing this room does is a fact; findings about it (host zero, or subject `agent` and a rule `alert…`) never
-//!   reach a rule.
+//! - Nothing this room does is a fact; findings about it (a rule `alert…` of the collector's own host zero, or of the
+//!   subject `agent`) never reach a rule. Other findings of the collector do.
 //! - A message is sent until it is accepted with 2xx, for a day, under one delivery id, so that the receiver can
 //!   tell a repetition. Redirects are not followed. The secret is in no log and in no table.
 //! - Of several collectors that share a control database in PostgreSQL one evaluates and delivers: who has the lease

@@ -6,6 +6,9 @@ use fleetmend_event::{ActionId, Fact, HostId};
 
 use crate::testbed::{Testbed, finding, quick, resolved, step};
 
+/// Whom the collector's own facts belong to.
+const COLLECTOR: HostId = HostId::from_bytes([0; 16]);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finding_without_a_remedy_pages_once_and_resolves_once() {
     let testbed = Testbed::start(quick()).await;
@@ -131,10 +134,11 @@ async fn late_findings_and_our_own_page_nobody() {
         ..finding("minor")
     };
     testbed.add(vec![late.into(), own.into(), minor.into()]).await;
-    let zero = HostId::from_bytes([0; 16]);
+    let mut of_alerting = finding("of the collector");
+    of_alerting.rule = "alert-evaluation".to_owned();
     testbed
         .store
-        .append_for(zero, vec![finding("of the collector").into()])
+        .append_for(COLLECTOR, vec![of_alerting.into()])
         .await
         .unwrap();
     testbed.settled().await;
@@ -152,6 +156,29 @@ async fn late_findings_and_our_own_page_nobody() {
     );
     let messages = testbed.accepted(1).await;
     assert_eq!(messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_collector_finds_of_itself_pages_like_any_other() {
+    let testbed = Testbed::start(quick()).await;
+    let mut overdue = finding("the newest backup of the collector is too old");
+    overdue.rule = "backup-overdue".to_owned();
+    overdue.subject_kind = SubjectKind::Filesystem;
+    let of_collector = async |row: fleetmend_event::table::Finding| {
+        let stored = testbed.store.append_for(COLLECTOR, vec![row.into()]);
+        stored.await.unwrap();
+    };
+    of_collector(overdue.clone()).await;
+    let alert = testbed.reaches("firing").await;
+    assert_eq!(
+        (alert.rule.as_str(), alert.host_id),
+        ("high-severity", Some(COLLECTOR))
+    );
+    of_collector(resolved(&overdue)).await;
+    testbed.reaches("resolved").await;
+    let messages = testbed.accepted(2).await;
+    assert_eq!(messages[0].body["alert"]["title"], overdue.title);
+    assert_eq!(messages[1].body["event"], "resolved");
 }
 
 #[tokio::test(flavor = "multi_thread")]

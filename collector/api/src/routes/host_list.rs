@@ -19,6 +19,9 @@ const SAMPLE_AGE_MAX_MS: i64 = 120_000;
 /// Probes report every minute; what has not for this long is gone.
 const PROBE_AGE_MAX_MS: i64 = 24 * 3_600_000;
 
+/// Whom the collector's own findings and series belong to; it is no host.
+const COLLECTOR: HostId = HostId::from_bytes([0; 16]);
+
 /// A host as the contract has it.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Host {
@@ -118,7 +121,7 @@ impl ApiState {
             add_findings(&mut host.findings_open, row)
         });
         add_samples(&mut hosts, &samples);
-        hosts.retain(|id, _| caller.scope.sees(*id));
+        hosts.retain(|id, _| *id != COLLECTOR && caller.scope.sees(*id));
         let mut list: Vec<Host> = hosts.into_values().collect();
         list.sort_by(|a, b| (name_of(a), &a.host_id).cmp(&(name_of(b), &b.host_id)));
         Ok(list)

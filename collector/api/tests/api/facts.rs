@@ -2,7 +2,7 @@
 
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::*;
-use fleetmend_event::{ActionId, Fact, FindingId, MetricFrame, SeriesKey, TimeMicros};
+use fleetmend_event::{ActionId, Fact, FindingId, HostId, MetricFrame, SeriesKey, TimeMicros};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -178,6 +178,27 @@ async fn a_host_is_described_by_all_who_know_of_it() {
         )
         .await;
     assert_eq!(nobody.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_collector_with_findings_of_its_own_is_no_host() {
+    let testbed = Testbed::start().await;
+    let token = testbed.viewer().await;
+    let collector = HostId::from_bytes([0; 16]);
+    let overdue = vec![finding("the newest backup is too old").into()];
+    testbed.store.append_for(collector, overdue).await.unwrap();
+    assert_eq!(
+        testbed.get("findings", &token).await["items"][0]["host_id"],
+        collector.to_string()
+    );
+    let hosts = testbed.get("hosts", &token).await;
+    let ids: Vec<&Value> = hosts["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|host| &host["host_id"])
+        .collect();
+    assert_eq!(ids, [&json!(testbed.host.to_string())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
