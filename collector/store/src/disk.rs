@@ -8,7 +8,6 @@
 //! agents keep what they have.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fleetmend_event::table::{Finding, FindingKind, FindingState, Severity, SubjectKind};
@@ -17,10 +16,11 @@ use metrics::gauge;
 use serde_json::json;
 
 use crate::config::DiskAlarmConfig;
-use crate::error::MaintenanceError;
-use crate::inner::Inner;
+use crate::error::{MaintenanceError, QueryError};
 use crate::metrics as names;
 use crate::own::OWN_HOST;
+use crate::query::{QueryClass, QueryLimits, to_json_rows};
+use crate::store::Store;
 
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// Growth is told from measurements of so long at most.
@@ -46,11 +46,14 @@ pub(crate) struct Disk {
     raised: Option<Finding>,
     /// A row that is not stored yet.
     unsaid: Option<Finding>,
+    /// Whether it is known what an earlier run of the collector left open.
+    looked_back: bool,
 }
 
 impl Disk {
     /// Measures when it is time, and says what changed.
-    pub(crate) async fn watch(&mut self, inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
+    pub(crate) async fn watch(&mut self, store: &Store) -> Result<(), MaintenanceError> {
+        let inner = &store.inner;
         let now = Instant::now();
         if self
             .held
@@ -73,6 +76,7 @@ impl Disk {
             // One measurement may be of a moment: a start, or a copy that is being made.
             if self.held.len() > 1 {
                 let folder = inner.config.folder.display().to_string();
+                self.look_back(store).await;
                 let said = self.judge(&inner.config.disk_alarm, space, full_in, &folder);
                 self.unsaid = said.or(self.unsaid.take());
             }
@@ -82,6 +86,20 @@ impl Disk {
             self.unsaid = None;
         }
         Ok(())
+    }
+
+    /// Takes over the finding that an earlier run left open: when there is room by now, nobody else would resolve it.
+    async fn look_back(&mut self, store: &Store) {
+        if self.looked_back {
+            return;
+        }
+        match left_open(store).await {
+            Ok(left) => {
+                self.looked_back = true;
+                self.raised = self.raised.take().or(left);
+            }
+            Err(error) => tracing::warn!(%error, "an alarm of before cannot be looked for yet"),
+        }
     }
 
     /// Keeps a measurement; how long until the disk is full, if it fills.
@@ -144,37 +162,74 @@ impl Disk {
     }
 }
 
+/// The newest finding about the disk, if it is open.
+async fn left_open(store: &Store) -> Result<Option<Finding>, QueryError> {
+    let query = format!(
+        "SELECT finding_id, state, title, subject, arrow_cast(first_time, 'Int64') AS first_us FROM findings
+         WHERE rule = '{RULE}' AND host_id = '{OWN_HOST}' ORDER BY time DESC LIMIT 1"
+    );
+    let limits = QueryLimits {
+        class: QueryClass::System,
+        ..QueryLimits::default()
+    };
+    let rows = to_json_rows(&store.sql(&query, limits).await?.batches)?;
+    let text = |name: &str| rows.first()?.get(name)?.as_str().map(str::to_owned);
+    let open = text("state").is_some_and(|state| state == FindingState::Open.as_str());
+    let Some(finding_id) = text("finding_id").filter(|_| open).and_then(|id| id.parse().ok()) else {
+        return Ok(None);
+    };
+    let first = rows.first().and_then(|row| row.get("first_us")?.as_i64());
+    let now = TimeMicros::now();
+    Ok(Some(Finding {
+        finding_id,
+        first_time: first.map_or(now, TimeMicros),
+        title: text("title").unwrap_or_default(),
+        subject: text("subject").unwrap_or_default(),
+        ..blank(now)
+    }))
+}
+
 fn finding(space: Space, percent: f64, full_in: Option<Duration>, folder: &str) -> Finding {
     let now = TimeMicros::now();
     let when = full_in.map_or_else(String::new, |left| {
         format!(" and it will be full in {:.1} h", left.as_secs_f64() / 3600.0)
     });
     Finding {
-        time: now,
-        finding_id: FindingId::random(),
-        kind: FindingKind::Threshold,
-        rule: RULE.to_owned(),
         title: format!(
             "the collector's store has {percent:.1} % of its disk left{when}: add space, or keep less (store.retention)"
         ),
-        severity: Severity::High,
-        state: FindingState::Open,
-        first_time: now,
-        count: 1,
-        score: None,
-        subject_kind: SubjectKind::Filesystem,
         subject: folder.to_owned(),
-        pid: None,
-        start_boot_ns: None,
-        techniques: Vec::new(),
-        tactics: Vec::new(),
-        factors: "[]".to_owned(),
         evidence: json!({
             "free_bytes": space.free,
             "total_bytes": space.total,
             "full_in_s": full_in.map(|left| left.as_secs()),
         })
         .to_string(),
+        ..blank(now)
+    }
+}
+
+/// An open finding of the disk that says nothing yet.
+fn blank(now: TimeMicros) -> Finding {
+    Finding {
+        time: now,
+        finding_id: FindingId::random(),
+        kind: FindingKind::Threshold,
+        rule: RULE.to_owned(),
+        title: String::new(),
+        severity: Severity::High,
+        state: FindingState::Open,
+        first_time: now,
+        count: 1,
+        score: None,
+        subject_kind: SubjectKind::Filesystem,
+        subject: String::new(),
+        pid: None,
+        start_boot_ns: None,
+        techniques: Vec::new(),
+        tactics: Vec::new(),
+        factors: "[]".to_owned(),
+        evidence: "{}".to_owned(),
     }
 }
 
@@ -228,6 +283,49 @@ mod tests {
             said(&config, &[(0, 900), (1, 300), (9, 300), (10, 300)]),
             [FindingState::Open, FindingState::Resolved]
         );
+    }
+
+    #[tokio::test]
+    async fn alarm_that_a_run_before_left_open_is_resolved_once_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(crate::StoreConfig {
+            folder: folder.path().to_owned(),
+            free_bytes_min: 0,
+            ..crate::StoreConfig::default()
+        });
+        let (store, tasks) = (store.await.unwrap(), fleetmend_shutdown::Tasks::new());
+        store.run(&tasks).unwrap();
+        let at = |free| Space {
+            at: Instant::now(),
+            free,
+            total: 1_000,
+        };
+        let left = finding(at(10), 1.0, None, "/store");
+        let stored = store.append_for(OWN_HOST, vec![Fact::from(left.clone())]);
+        stored.await.unwrap();
+        let config = DiskAlarmConfig {
+            free_percent_min: 10.0,
+            full_within_hours: 0,
+        };
+        let mut disk = Disk::default();
+        disk.look_back(&store).await;
+        assert_eq!(disk.judge(&config, at(20), None, "/store"), None, "it goes on");
+        let ended = disk.judge(&config, at(900), None, "/store").unwrap();
+        assert_eq!(
+            (ended.finding_id, ended.state, ended.first_time, &ended.title),
+            (
+                left.finding_id,
+                FindingState::Resolved,
+                left.first_time,
+                &left.title
+            )
+        );
+        let stored = store.append_for(OWN_HOST, vec![Fact::from(ended)]);
+        stored.await.unwrap();
+        let mut next = Disk::default();
+        next.look_back(&store).await;
+        assert_eq!(next.judge(&config, at(900), None, "/store"), None, "it is over");
+        assert!(tasks.drain(Duration::from_secs(20)).await.is_clean());
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(crate) async fn maintain(store: Store, token: CancellationToken) -> Result<(
                 "retain",
                 retain(&store.inner, &store.inner.config.retention).await,
             );
-            note("disk", disk.watch(&store.inner).await);
+            note("disk", disk.watch(&store).await);
             note("scrub", scrub.next(&store.inner).await);
             if marks_checked.elapsed() >= MARKS_INTERVAL {
                 marks_checked = Instant::now();
