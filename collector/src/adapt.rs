@@ -13,7 +13,7 @@ mod store;
 
 pub(crate) use alerts::AlertAdapter;
 pub(crate) use blame::name_refused_rows;
-pub(crate) use enrolments::EnrolmentAdapter;
+pub(crate) use enrolments::{EnrolmentAdapter, RemovedAdapter};
 pub(crate) use export::ExportAdapter;
 pub(crate) use exports::ExportsAdapter;
 pub(crate) use findings::FindingAdapter;

@@ -39,8 +39,8 @@ use tracing::info;
 
 use crate::adapt::{
     AlertAdapter, EnrolmentAdapter, ExportAdapter, ExportsAdapter, FindingAdapter, LiveHostsAdapter,
-    OperationsAdapter, SinkAdapter, StoreAdapter, check_expression, name_refused_rows, promql_over,
-    pump_live_facts,
+    OperationsAdapter, RemovedAdapter, SinkAdapter, StoreAdapter, check_expression, name_refused_rows,
+    promql_over, pump_live_facts,
 };
 use crate::config::CollectorConfig;
 use crate::{backup, control, descriptors};
@@ -116,6 +116,7 @@ async fn compose(config: CollectorConfig, path: &Path) -> Result<ExitCode> {
     let accounts = Accounts::open(pool).await.context("open the accounts")?;
     let (promql, of_rules) = promql_over(&store, &config.promql, &alerting, rooms.token());
     alerting.evaluate_with(Arc::new(of_rules));
+    alerting.end_for_removed(Arc::new(RemovedAdapter(enroller.clone())));
     let backends = Backends {
         promql: Arc::new(promql),
         sql: Arc::new(reader.clone()),

@@ -247,6 +247,22 @@ pub(crate) fn become_state(alert: &mut Alert, state: State, now: TimeMicros) {
     alert.changed_at = now;
 }
 
+/// Ends an alert for good. Whoever was told that it fires is told that it is over.
+pub(crate) async fn close(
+    connection: &mut Transaction,
+    mut alert: Alert,
+    state: State,
+    now: TimeMicros,
+) -> Result<(), ControlError> {
+    alert.resolved_at = Some(now);
+    become_state(&mut alert, state, now);
+    if let Some(fired_at) = alert.fired_at {
+        let receivers = message::told(connection, &alert.alert_id, fired_at).await?;
+        message::queue(connection, &alert, Event::Resolved, &[], &receivers, now).await?;
+    }
+    store::put(connection, &alert).await
+}
+
 fn is_late(policy: &Policy<'_>, finding: &Stored<Finding>) -> bool {
     let late = i64::try_from(policy.late_after.as_micros()).unwrap_or(i64::MAX);
     finding.late_us() > late

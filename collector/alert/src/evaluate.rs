@@ -43,6 +43,11 @@ pub(crate) async fn findings(shared: &Shared) -> Result<bool, AlertError> {
     let (actions, actions_to, actions_full) = read::<ActionEvent>(shared, actions_from).await?;
     let more = findings_full || actions_full;
     findings.sort_by_key(Stored::arrival);
+    let removed = shared.removed.hosts();
+    let read_rows = findings.len();
+    findings.retain(|finding| !removed.contains(&finding.host_id));
+    let of_removed = read_rows - findings.len();
+    metrics::counter!(crate::metrics::IGNORED, "reason" => "removed").increment(of_removed as u64);
 
     let receivers = shared.receiver_names();
     let policy = Policy {
@@ -149,7 +154,7 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
         timeout: QUERY_TIMEOUT,
     };
     let now = TimeMicros::now();
-    let (values, gaps) = match &rule.promql {
+    let (mut values, gaps) = match &rule.promql {
         Some(expression) => {
             let found = shared.expression(&rule.name, expression, now).await?;
             (metric_rule::values_of(rule, &found), found.unknown)
@@ -159,6 +164,8 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
             metric_rule::hosts(&shared.sql.sql(&metric_rule::gap_query(rule, now), limits).await?),
         ),
     };
+    let removed = shared.removed.hosts();
+    values.retain(|(host, _), _| !removed.contains(host));
     let write = async {
         let mut transaction = shared.pool.begin("alert").await?;
         shared.confirm(&mut transaction).await?;

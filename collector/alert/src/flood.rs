@@ -12,7 +12,7 @@ use fleetmend_control::{ControlError, Transaction};
 use fleetmend_event::table::Severity;
 use fleetmend_event::{HostId, TimeMicros};
 
-use crate::apply::become_state;
+use crate::apply::{become_state, close};
 use crate::message::{self, Event};
 use crate::store::{self, Alert, State};
 
@@ -111,16 +111,10 @@ pub(crate) async fn tell(
         }
         store::put(connection, &alert).await?;
     }
-    for mut alert in store::in_state(connection, State::Firing, Some(RULE)).await? {
-        if now.micros_since(alert.judged_at) < OVER_AFTER_US {
-            continue;
+    for alert in store::in_state(connection, State::Firing, Some(RULE)).await? {
+        if now.micros_since(alert.judged_at) >= OVER_AFTER_US {
+            close(connection, alert, State::Resolved, now).await?;
         }
-        alert.resolved_at = Some(now);
-        become_state(&mut alert, State::Resolved, now);
-        let receivers =
-            message::told(connection, &alert.alert_id, alert.fired_at.unwrap_or_default()).await?;
-        message::queue(connection, &alert, Event::Resolved, &[], &receivers, now).await?;
-        store::put(connection, &alert).await?;
     }
     Ok(())
 }

@@ -15,8 +15,11 @@
 //! A rule may have an expression of PromQL in place of a metric and a limit ([`PromQuery`]): it holds for each series
 //! that the expression gives, and is unknown where samples of that series' host are missing; a series of no host in
 //! particular is unknown as soon as samples of any host are. Rule files of Prometheus are read too: their rules for
-//! alerts become such rules, evaluated every `metrics_every` whatever their group's interval, and their recording rules
-//! give series (`record.rs`).
+//! alerts become such rules, their recording rules give series (`record.rs`), and each group is evaluated in its order
+//! on its interval (`group.rs`).
+//!
+//! # What becomes of a host that leaves
+//! Its alerts end, whoever was told of them is told so, and nothing of it begins one ([`RemovedHosts`]).
 //!
 //! # Invariants
 //! - What is read, what it changes, the messages that follow and the place read up to are one transaction:
@@ -56,6 +59,7 @@ mod promql;
 mod query;
 mod record;
 mod rule_file;
+mod removed;
 mod rule_view;
 mod rules;
 mod signature;
@@ -72,6 +76,7 @@ pub use promql::{CheckExpression, NO_HOST, PromLabels, PromQuery, PromValues, Re
 pub use query::{QueryError, QueryLimits, SqlQuery};
 pub use rule_file::{PrometheusFile, PrometheusRule, RuleGroup};
 pub use rule_view::{AlertingView, RuleAlert, RuleGroupView, RuleView};
+pub use removed::RemovedHosts;
 pub use database::TABLES;
 pub use rules::{FindingRule, MetricRule, RuleFile, Rules};
 pub use signature::{SignatureFault, verify};

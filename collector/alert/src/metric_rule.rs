@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use fleetmend_control::{ControlError, Transaction};
 use fleetmend_event::{HostId, TimeMicros};
 
-use crate::apply::{become_state, receivers_of};
+use crate::apply::{become_state, close, receivers_of};
 use crate::error::AlertError;
 use crate::flood::{Gate, Telling};
 use crate::message::{self, Event};
@@ -178,14 +178,8 @@ pub(crate) async fn retire(
             if !of_rule || rules.iter().any(|rule| rule.name == alert.rule) {
                 continue;
             }
-            alert.resolved_at = Some(now);
             "its rule was removed; whether it still holds is not known".clone_into(&mut alert.summary);
-            become_state(&mut alert, State::Unknown, now);
-            if let Some(fired_at) = alert.fired_at {
-                let receivers = message::told(connection, &alert.alert_id, fired_at).await?;
-                message::queue(connection, &alert, Event::Resolved, &[], &receivers, now).await?;
-            }
-            store::put(connection, &alert).await?;
+            close(connection, alert, State::Unknown, now).await?;
         }
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::flood::Gate;
 use crate::promql::{PromQuery, PromValues};
 use crate::query::{QueryError, SqlQuery};
 use crate::record::{self, Recorder, Status};
+use crate::removed::{self, Removed, RemovedHosts};
 use crate::rules::Rules;
 use crate::webhook::Webhook;
 use crate::{database, deliver, evaluate};
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) tenure: OnceLock<Tenure>,
     /// Evaluates expressions; absent where nothing does.
     pub(crate) promql: OnceLock<Arc<dyn PromQuery>>,
+    /// Hosts that are in the fleet no more.
+    pub(crate) removed: Removed,
     /// How the last evaluation of each rule with an expression went.
     pub(crate) statuses: Mutex<BTreeMap<String, Status>>,
     /// Told when a round may have written messages.
@@ -156,6 +159,7 @@ impl Alerting {
                 unreadable_told: AtomicBool::new(false),
                 round_at: watch::Sender::new(Instant::now()),
                 promql: OnceLock::new(),
+                removed: Removed::default(),
                 statuses: Mutex::default(),
                 wake: watch::Sender::new(()),
             }),
@@ -165,6 +169,11 @@ impl Alerting {
     /// Names who evaluates expressions, before anything runs; without one, rules with an expression fail.
     pub fn evaluate_with(&self, promql: Arc<dyn PromQuery>) {
         self.shared.promql.get_or_init(|| promql);
+    }
+
+    /// Names who knows which hosts left the fleet, before anything runs; without one, none ever did.
+    pub fn end_for_removed(&self, hosts: Arc<dyn RemovedHosts>) {
+        self.shared.removed.ask(hosts);
     }
 
     /// Why nobody would be alerted now: the facts could not be read, or the state not be written, for a while.
@@ -243,6 +252,9 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
         };
         if Instant::now() >= metrics_at {
             metrics_at = Instant::now() + shared.config.metrics_every.get();
+            if let Err(error) = removed::round(shared).await {
+                failed("ending alerts of removed hosts", &error);
+            }
             if let Err(error) = evaluate::metrics(shared).await {
                 failed("judging metrics", &error);
             }

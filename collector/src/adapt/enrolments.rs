@@ -1,8 +1,10 @@
-//! Enrolment, as the API orders it.
+//! Enrolment, as the API orders it and as alerting asks who left.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use collector_alert::{QueryError, RemovedHosts};
 use collector_api::{
     AuditRow, BackendError, EnrolledHost, EnrolmentTokenView, Enrolments, NewEnrolmentToken, OwnCertificate,
 };
@@ -18,6 +20,17 @@ impl EnrolmentAdapter {
     /// An adapter over `enroller`.
     pub(crate) fn new(enroller: Enroller) -> Self {
         Self { enroller }
+    }
+}
+
+/// Who left the fleet, as alerting asks it.
+pub(crate) struct RemovedAdapter(pub(crate) Enroller);
+
+#[async_trait]
+impl RemovedHosts for RemovedAdapter {
+    async fn removed(&self) -> Result<BTreeSet<HostId>, QueryError> {
+        let removed = self.0.removed_hosts().await;
+        removed.map_err(|error| QueryError::Unavailable(error.to_string()))
     }
 }
 

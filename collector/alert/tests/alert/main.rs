@@ -14,6 +14,7 @@ mod metrics;
 mod promql;
 mod receiver;
 mod testbed;
+mod removed;
 mod webhook;
 
 #[test]

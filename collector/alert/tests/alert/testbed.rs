@@ -1,10 +1,11 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, StringArray};
 use async_trait::async_trait;
 use collector_alert::{
-    AlertConfig, AlertFilter, AlertView, Alerting, PromQuery, QueryError, QueryLimits, SqlQuery,
+    AlertConfig, AlertFilter, AlertView, Alerting, PromQuery, QueryError, QueryLimits, RemovedHosts, SqlQuery,
 };
 use collector_store::{Store, StoreConfig};
 use fleetmend_config::{HumanDuration, Secret};
@@ -17,6 +18,7 @@ use fleetmend_event::{
 };
 use fleetmend_shutdown::Tasks;
 use fleetmend_testkit::{TestControl, wait_for};
+use parking_lot::Mutex;
 
 use crate::receiver::{Receiver, SECRET};
 
@@ -39,6 +41,17 @@ impl SqlQuery for StoreAsSql {
     }
 }
 
+/// Hosts that left the fleet.
+#[derive(Default)]
+pub(crate) struct Left(pub(crate) Mutex<BTreeSet<HostId>>);
+
+#[async_trait]
+impl RemovedHosts for Left {
+    async fn removed(&self) -> Result<BTreeSet<HostId>, QueryError> {
+        Ok(self.0.lock().clone())
+    }
+}
+
 pub(crate) struct Testbed {
     pub(crate) store: Store,
     pub(crate) host: HostId,
@@ -46,6 +59,7 @@ pub(crate) struct Testbed {
     pub(crate) config: AlertConfig,
     pub(crate) alerting: Alerting,
     promql: Option<Arc<dyn PromQuery>>,
+    pub(crate) left: Arc<Left>,
     /// Ends the store and the receiver with the test.
     _tasks: Tasks,
     running: Tasks,
@@ -118,13 +132,15 @@ impl Testbed {
         let alerting = Alerting::open(config.clone(), pool.clone(), Arc::new(StoreAsSql(store.clone())))
             .await
             .unwrap();
-        let running = Tasks::new();
+        let (running, left) = (Tasks::new(), Arc::new(Left::default()));
+        alerting.end_for_removed(left.clone());
         if let Some(promql) = &promql {
             alerting.evaluate_with(promql.clone());
         }
         alerting.spawn(&running);
         Self {
             promql,
+            left,
             store,
             host,
             receiver,
@@ -147,6 +163,7 @@ impl Testbed {
         self.alerting = Alerting::open(self.config.clone(), self.pool.clone(), sql)
             .await
             .unwrap();
+        self.alerting.end_for_removed(self.left.clone());
         if let Some(promql) = &self.promql {
             self.alerting.evaluate_with(promql.clone());
         }

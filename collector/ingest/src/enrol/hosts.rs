@@ -1,5 +1,7 @@
 //! The table of hosts.
 
+use std::collections::BTreeSet;
+
 use fleetmend_control::{self as control, Control, Executor, Row, Transaction};
 use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_identity::{Fingerprint, PeerIdentity, RevokedSet};
@@ -195,6 +197,18 @@ fn key_of(row: Row) -> Result<Fingerprint, EnrolError> {
     row.try_get::<String>("key")?
         .parse()
         .map_err(|_| EnrolError::Damaged("key fingerprint"))
+}
+
+/// The hosts that are in the fleet no more.
+pub(super) async fn removed(pool: &Control) -> Result<BTreeSet<HostId>, EnrolError> {
+    let rows = control::query("SELECT host_id FROM ingest_hosts WHERE removed_at IS NOT NULL")
+        .fetch_all(pool)
+        .await?;
+    let id = |row: &Row| {
+        let id = row.try_get::<&str>(0)?.parse();
+        id.map_err(|_| EnrolError::Damaged("host id"))
+    };
+    rows.iter().map(id).collect()
 }
 
 /// The hosts that are revoked.

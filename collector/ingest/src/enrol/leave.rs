@@ -1,5 +1,6 @@
 //! Leaving the fleet: by the host itself, or by order of an operator.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use fleetmend_event::HostId;
@@ -31,6 +32,14 @@ impl Enroller {
             .noted(AuditKind::Removed, None, Some(host), reason)
             .await;
         Ok(true)
+    }
+
+    /// Every host that left the fleet or was taken out of it.
+    ///
+    /// # Errors
+    /// When the control database is away.
+    pub async fn removed_hosts(&self) -> Result<BTreeSet<HostId>, EnrolError> {
+        hosts::removed(&self.inner.pool).await
     }
 
     /// The host that shows this certificate leaves the fleet by itself.

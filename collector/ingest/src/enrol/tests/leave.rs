@@ -51,6 +51,8 @@ async fn a_host_that_left_is_told_no_more_and_gets_no_certificate_any_more() {
     left.1.unwrap();
     scene.enroller.unenrol(HERE, &peer, "again").await.unwrap();
     assert_eq!(counted(&scene).await, 1, "nothing waits for it");
+    let removed = scene.enroller.removed_hosts().await.unwrap();
+    assert_eq!(removed.into_iter().collect::<Vec<_>>(), [host.host]);
     let hosts = scene.enroller.hosts().await.unwrap();
     let known = hosts.iter().find(|known| known.host == host.host).unwrap();
     assert!(known.removed_at.is_some() && known.revoked_at == known.removed_at);
