@@ -9,7 +9,7 @@ use fleetmend_event::table::{ActionEvent, Finding, Table};
 
 use crate::apply::{self, Policy};
 use crate::error::AlertError;
-use crate::query::{QueryLimits, Reading, Stored, stored, time};
+use crate::query::{QueryError, QueryLimits, Reading, Stored, stored, time};
 use crate::rules::MetricRule;
 use crate::task::Shared;
 use crate::{flood, metric_rule, store};
@@ -138,25 +138,40 @@ async fn advance(
     Ok(())
 }
 
-/// Judges every metric rule; one that fails does not keep the others from it.
+/// Judges every metric rule that is of no group; one that fails does not keep the others from it.
 pub(crate) async fn metrics(shared: &Shared) -> Result<(), AlertError> {
-    let receivers = shared.receiver_names();
     let mut failed = Ok(());
-    for rule in &shared.rules.metrics {
-        failed = failed.and(metric(shared, rule, &receivers).await);
+    for rule in shared.rules.metrics.iter().filter(|rule| rule.group.is_none()) {
+        let now = TimeMicros::now();
+        failed = failed.and(metric(shared, rule, now, Within::default()).await);
     }
     failed
 }
 
-async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Result<(), AlertError> {
+/// What its group says about the evaluation of a rule.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Within {
+    /// How far before the time of the evaluation the expression is asked.
+    pub(crate) offset_us: i64,
+    /// Alerts that the rule may give; 0 for as many as it gives.
+    pub(crate) alerts_max: usize,
+}
+
+/// Judges one metric rule at one time.
+pub(crate) async fn metric(
+    shared: &Shared,
+    rule: &MetricRule,
+    now: TimeMicros,
+    within: Within,
+) -> Result<(), AlertError> {
     let limits = QueryLimits {
         rows_max: metric_rule::SERIES_MAX,
         timeout: QUERY_TIMEOUT,
     };
-    let now = TimeMicros::now();
     let (mut values, gaps) = match &rule.promql {
         Some(expression) => {
-            let found = shared.expression(&rule.name, expression, now).await?;
+            let at = now.plus_micros(-within.offset_us);
+            let found = shared.expression(&rule.name, expression, at).await?;
             (metric_rule::values_of(rule, &found), found.unknown)
         }
         None => (
@@ -166,6 +181,13 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
     };
     let removed = shared.removed.hosts();
     values.retain(|(host, _), _| !removed.contains(host));
+    if within.alerts_max > 0 && values.len() > within.alerts_max {
+        let (most, count) = (within.alerts_max, values.len());
+        let reason = format!("exceeded limit of {most} with {count} alerts");
+        shared.fail(&rule.name, &reason);
+        return Err(QueryError::Invalid(reason).into());
+    }
+    let receivers = shared.receiver_names();
     let write = async {
         let mut transaction = shared.pool.begin("alert").await?;
         shared.confirm(&mut transaction).await?;
@@ -173,7 +195,7 @@ async fn metric(shared: &Shared, rule: &MetricRule, receivers: &[String]) -> Res
             &mut transaction,
             rule,
             &shared.gate,
-            receivers,
+            &receivers,
             &values,
             &gaps,
             now,

@@ -36,9 +36,9 @@
 //!   nothing when it goes on. A message may be sent twice around such a moment, under the same delivery id.
 //!
 //! # Tasks and channels
-//! [`Alerting::spawn`] starts `alert-evaluate` (each second) and one `alert-deliver` for each receiver (when something
-//! is due), all critical: a round that fails is done again by itself. They share nothing but the control database and one `watch`,
-//! by which evaluating wakes delivering.
+//! [`Alerting::spawn`] starts `alert-evaluate` (each second), `alert-groups` (where there are groups of rules) and one
+//! `alert-deliver` for each receiver (when something is due), all critical: a round that fails is done again by itself.
+//! They share nothing but the control database and one `watch`, by which evaluating wakes delivering.
 //!
 //! # Not there yet
 //! Silences, grouping, escalation, and receivers other than the webhook.
@@ -51,6 +51,7 @@ mod error;
 mod evaluate;
 mod finding_rule;
 mod flood;
+mod group;
 mod heal_first;
 mod message;
 mod metric_rule;
@@ -58,8 +59,8 @@ mod metrics;
 mod promql;
 mod query;
 mod record;
-mod rule_file;
 mod removed;
+mod rule_file;
 mod rule_view;
 mod rules;
 mod signature;
@@ -71,13 +72,13 @@ mod view;
 mod webhook;
 
 pub use config::{AlertConfig, Receiver};
+pub use database::TABLES;
 pub use error::{AlertError, RuleError};
 pub use promql::{CheckExpression, NO_HOST, PromLabels, PromQuery, PromValues, Recorded};
 pub use query::{QueryError, QueryLimits, SqlQuery};
+pub use removed::RemovedHosts;
 pub use rule_file::{PrometheusFile, PrometheusRule, RuleGroup};
 pub use rule_view::{AlertingView, RuleAlert, RuleGroupView, RuleView};
-pub use removed::RemovedHosts;
-pub use database::TABLES;
 pub use rules::{FindingRule, MetricRule, RuleFile, Rules};
 pub use signature::{SignatureFault, verify};
 pub use task::Alerting;

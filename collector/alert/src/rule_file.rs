@@ -25,10 +25,10 @@ pub struct PrometheusFile {
 pub struct RuleGroup {
     /// Name, unique within its file.
     pub name: String,
-    /// How often recording rules are evaluated. Rules for alerts are evaluated with all others of the room.
+    /// How often they are evaluated, one after another.
     #[serde(default = "a_minute")]
     pub interval: HumanDuration,
-    /// Series that one recording rule may give; 0 for the room's limit.
+    /// Series that one recording rule may give, 0 for the room's limit; alerts that one rule may give, 0 for no limit.
     #[serde(default)]
     pub limit: usize,
     /// How far behind now expressions are evaluated, so that samples have come in.

@@ -16,9 +16,10 @@ use crate::config::AlertConfig;
 use crate::deliver::{Pause, Receiving};
 use crate::error::AlertError;
 use crate::flood::Gate;
+use crate::group::{self, Past};
 use crate::promql::{PromQuery, PromValues};
 use crate::query::{QueryError, SqlQuery};
-use crate::record::{self, Recorder, Status};
+use crate::record::Status;
 use crate::removed::{self, Removed, RemovedHosts};
 use crate::rules::Rules;
 use crate::webhook::Webhook;
@@ -28,8 +29,8 @@ use crate::{database, deliver, evaluate};
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
-/// Between two looks at what recording rules are due: the shortest interval is a second.
-const RECORD_POLL: Duration = Duration::from_millis(500);
+/// Between two looks at which groups are due: the shortest interval is a second.
+const GROUPS_POLL: Duration = Duration::from_millis(500);
 
 /// Rounds may fail for this long, a restart of the store for instance, before alerting counts as broken.
 const BROKEN_AFTER: Duration = Duration::from_secs(60);
@@ -98,6 +99,13 @@ impl Shared {
     pub(crate) fn promql(&self) -> Result<&dyn PromQuery, QueryError> {
         let missing = || QueryError::Unavailable("nothing evaluates PromQL here".to_owned());
         self.promql.get().map(AsRef::as_ref).ok_or_else(missing)
+    }
+
+    /// Notes that a rule's last evaluation came to nothing after all.
+    pub(crate) fn fail(&self, rule: &str, reason: &str) {
+        if let Some(status) = self.statuses.lock().get_mut(rule) {
+            status.fault = Some(reason.to_owned());
+        }
     }
 
     pub(crate) fn note(&self, rule: &str, status: Status) {
@@ -206,16 +214,10 @@ impl Alerting {
             evaluating(&shared, &token).await;
             Ok::<(), AlertError>(())
         });
-        if self
-            .shared
-            .rules
-            .groups
-            .iter()
-            .any(|group| group.rules.iter().any(|rule| rule.record.is_some()))
-        {
+        if !self.shared.rules.groups.is_empty() {
             let (shared, token) = (self.shared.clone(), tasks.token());
-            tasks.spawn("alert-record", TaskKind::Critical, async move {
-                recording(&shared, &token).await;
+            tasks.spawn("alert-groups", TaskKind::Critical, async move {
+                evaluating_groups(&shared, &token).await;
                 Ok::<(), AlertError>(())
             });
         }
@@ -274,18 +276,19 @@ async fn evaluating(shared: &Shared, token: &CancellationToken) {
     }
 }
 
-/// Evaluates recording rules until it is cancelled. A time that failed is evaluated again.
-async fn recording(shared: &Shared, token: &CancellationToken) {
-    let mut recorder = Recorder::default();
+/// Evaluates groups of rules until it is cancelled. A time whose series could not be recorded is evaluated again.
+async fn evaluating_groups(shared: &Shared, token: &CancellationToken) {
+    let mut past = Past::default();
     while shared.leads(token).await {
-        let pause = match record::round(shared, &mut recorder).await {
+        let pause = match group::round(shared, &mut past).await {
             Ok(true) => Duration::ZERO,
-            Ok(false) => RECORD_POLL,
+            Ok(false) => GROUPS_POLL,
             Err(error) => {
-                failed("recording", &error);
+                failed("evaluating groups", &error);
                 AFTER_FAILURE
             }
         };
+        shared.wake.send_replace(());
         tokio::select! {
             biased;
             () = token.cancelled() => return,

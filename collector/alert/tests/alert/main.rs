@@ -9,12 +9,13 @@
 )]
 
 mod findings;
+mod groups;
 mod leader;
 mod metrics;
 mod promql;
 mod receiver;
-mod testbed;
 mod removed;
+mod testbed;
 mod webhook;
 
 #[test]

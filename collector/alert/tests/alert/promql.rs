@@ -14,14 +14,22 @@ use crate::testbed::{DEADLINE, Testbed, quick};
 
 /// Gives what it was told to, and remembers what was recorded.
 #[derive(Default)]
-struct Said {
+pub(crate) struct Said {
     values: Mutex<BTreeMap<String, PromValues>>,
-    recorded: Mutex<BTreeMap<(PromLabels, TimeMicros), Option<f64>>>,
+    pub(crate) recorded: Mutex<BTreeMap<(PromLabels, TimeMicros), Option<f64>>>,
+    /// What was asked and recorded, in its order, with the times.
+    pub(crate) told: Mutex<Vec<(String, TimeMicros)>>,
+    /// What cannot be answered now.
+    pub(crate) away: Mutex<BTreeSet<String>>,
 }
 
 #[async_trait]
 impl PromQuery for Said {
-    async fn instant(&self, query: &str, _: TimeMicros) -> Result<PromValues, QueryError> {
+    async fn instant(&self, query: &str, time: TimeMicros) -> Result<PromValues, QueryError> {
+        self.told.lock().push((query.to_owned(), time));
+        if self.away.lock().contains(query) {
+            return Err(QueryError::Unavailable("every turn is taken".to_owned()));
+        }
         if query == "broken" {
             return Err(QueryError::Invalid("found duplicate series".to_owned()));
         }
@@ -31,6 +39,8 @@ impl PromQuery for Said {
     async fn record(&self, time: TimeMicros, samples: Vec<Recorded>) -> Result<(), QueryError> {
         let mut recorded = self.recorded.lock();
         for sample in samples {
+            let name = sample.labels["__name__"].clone();
+            self.told.lock().push((name, time));
             recorded.insert((sample.labels, time), sample.value);
         }
         Ok(())
@@ -51,7 +61,7 @@ impl Said {
             .collect()
     }
 
-    fn say(&self, query: &str, series: &[(&[(&str, &str)], f64)]) {
+    pub(crate) fn say(&self, query: &str, series: &[(&[(&str, &str)], f64)]) {
         let values = PromValues {
             series: Self::series(series),
             unknown: BTreeSet::new(),
@@ -180,7 +190,7 @@ async fn with_file(said: &Arc<Said>, again_after: u64) -> Testbed {
 }
 
 /// States of the alerts of one rule, those of a host first.
-async fn states(testbed: &Testbed, rule: &str) -> Vec<String> {
+pub(crate) async fn states(testbed: &Testbed, rule: &str) -> Vec<String> {
     let mut alerts = testbed.alerts().await;
     alerts.retain(|alert| alert.rule == rule);
     alerts.sort_by_key(|alert| alert.host_id.is_none());
