@@ -5,29 +5,46 @@ use std::path::Path;
 use std::time::Duration;
 
 use arrow::array::{Array, Int64Array};
-use collector_store::{QueryLimits, Store};
+use collector_store::{HostGap, QueryLimits, Store};
+use fleetmend_event::table::GapStage;
 use fleetmend_event::{HostId, Lane};
 use fleetmend_shutdown::Tasks;
+use tokio::runtime::Runtime;
 
 use crate::workload::{LANES, RECORDS, SAID, config, frame, hosts};
 
 /// Opens the store that a crash left, and looks at all that was acknowledged; the first thing that is wrong.
 pub(crate) fn holds(folder: &Path, said: &[String]) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime().block_on(async {
+        let store = open(folder).await?;
+        in_it(store, &acknowledged(said), 0).await
+    })
+}
+
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .unwrap();
-    runtime.block_on(async {
-        let store = Store::open(config(folder))
-            .await
-            .map_err(|error| format!("cannot open: {error:?}"))?;
-        let tasks = Tasks::new();
-        store.run(&tasks).unwrap();
-        let found = look(&store, &acknowledged(said)).await;
-        tasks.drain(Duration::from_secs(30)).await;
-        found
-    })
+        .unwrap()
+}
+
+pub(crate) async fn open(folder: &Path) -> Result<Store, String> {
+    let opened = Store::open(config(folder)).await;
+    opened.map_err(|error| format!("cannot open: {error:?}"))
+}
+
+/// Looks at a store that was opened, in which as many gaps are told as it should have, and closes it.
+pub(crate) async fn in_it(
+    store: Store,
+    acknowledged: &HashMap<(HostId, Lane), u64>,
+    gaps: usize,
+) -> Result<(), String> {
+    let tasks = Tasks::new();
+    store.run(&tasks).unwrap();
+    let found = look(&store, acknowledged, gaps).await;
+    tasks.drain(Duration::from_secs(30)).await;
+    found
 }
 
 /// The last number that was acknowledged of every stream.
@@ -36,7 +53,8 @@ fn acknowledged(said: &[String]) -> HashMap<(HostId, Lane), u64> {
     for line in said {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [SAID, host, lane, sequence] = words[..] else {
-            panic!("the child said {line:?}");
+            assert_eq!(words.len(), 3, "the child said {line:?}");
+            continue;
         };
         let lane = Lane::from_code(lane.parse().unwrap()).unwrap();
         last.insert((host.parse().unwrap(), lane), sequence.parse().unwrap());
@@ -44,7 +62,18 @@ fn acknowledged(said: &[String]) -> HashMap<(HostId, Lane), u64> {
     last
 }
 
-async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>) -> Result<(), String> {
+/// The number behind the last time that the child said it had done something.
+pub(crate) fn last_done(said: &[String], what: &str) -> Option<u64> {
+    said.iter().rev().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [SAID, done, number] = words[..] else {
+            return None;
+        };
+        (done == what).then(|| number.parse().unwrap())
+    })
+}
+
+async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>, gaps: usize) -> Result<(), String> {
     for ((host, lane), last) in acknowledged {
         let marks = store.marks(*host);
         let mark = marks
@@ -64,10 +93,10 @@ async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>) -> Res
             }
         }
     }
-    no_gap(store).await?;
+    no_other_gap(store, gaps).await?;
     let sent_again = again(store).await;
     sent_again.map_err(|error| format!("sent again: {error}"))?;
-    no_gap(store).await
+    no_other_gap(store, gaps).await
 }
 
 /// Sends everything again, as agents do that were told less than they know; all of it is there once then.
@@ -112,12 +141,15 @@ async fn rows(store: &Store, host: HostId, lane: Lane, last: u64) -> Result<u64,
     }
 }
 
-async fn no_gap(store: &Store) -> Result<(), String> {
+/// No gaps but so many of stage `restore`.
+async fn no_other_gap(store: &Store, gaps: usize) -> Result<(), String> {
     let answer = store
-        .sql("SELECT * FROM gaps", QueryLimits::default())
+        .sql("SELECT stage FROM gaps", QueryLimits::default())
         .await
         .map_err(|error| error.to_string())?;
-    if answer.rows() == 0 && answer.gaps.is_empty() {
+    let of_restore = |gap: &&HostGap| gap.gap.stage == GapStage::Restore;
+    let told = answer.gaps.iter().filter(of_restore).count();
+    if answer.rows() == gaps && told == answer.gaps.len() && told <= gaps {
         Ok(())
     } else {
         Err(format!("gaps: {:?} {:?}", answer.gaps, answer.batches))

@@ -61,8 +61,21 @@ impl Naming {
                 names.remove(path);
             }
             Naming::Moved(from, to) => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
+                // A folder moves with all that is in it.
+                let moved: Vec<PathBuf> = names
+                    .keys()
+                    .filter(|path| path.starts_with(from))
+                    .cloned()
+                    .collect();
+                for path in moved {
+                    let rest = path.strip_prefix(from).unwrap();
+                    let to = if rest.as_os_str().is_empty() {
+                        to.clone()
+                    } else {
+                        to.join(rest)
+                    };
+                    let file = names.remove(&path).unwrap();
+                    names.insert(to, file);
                 }
             }
         }
@@ -100,6 +113,10 @@ impl Disk {
             ),
             Call::Resize { path, bytes } => self.change(path, Change::Resize(*bytes)),
             Call::Rename { from, to } => self.name(Naming::Moved(from.clone(), to.clone())),
+            Call::Link { from, to } => {
+                let file = *self.names.get(from).expect("a file that is linked is known");
+                self.name(Naming::Made(to.clone(), file));
+            }
             Call::Unlink { path } => self.name(Naming::Gone(path.clone())),
             Call::MakeFolder { path } => self.make(path, true),
             Call::Sync { path } => self.sync(path),

@@ -1,9 +1,14 @@
-//! The record: a child is traced, and every call of it that changes the folder is written down when it ends.
+//! The record: a child is traced, and every call of it that changes the folder is written down when it ends. What is
+//! in the folder when the child waits to be watched counts as written and synced before.
+//!
+//! Between two words of the child, [`READ_ONLY`] and [`WRITABLE`], the folder is as on a disk that is read-only: every call
+//! that would change it fails with `EROFS`, also on files that are open. That is what a file system does that met an
+//! error of its disk; a mount of which files are open for writing cannot be made read-only from outside.
+
+mod call;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::io::{IoSliceMut, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,16 +18,18 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::disk::Disk;
-use crate::workload::{FOLDER, SAID};
+use crate::workload::FOLDER;
+
+/// What the child says before its disk becomes read-only, and after.
+pub(crate) const READ_ONLY: &str = "disk is read-only";
+pub(crate) const WRITABLE: &str = "disk is writable";
 
 /// Longest run of the child.
 const RUN_MAX: Duration = Duration::from_secs(300);
-const PATH_BYTES_MAX: usize = 4_096;
 
 /// A change of the folder. Paths are relative to it.
 #[derive(Debug, Clone)]
@@ -45,6 +52,11 @@ pub(crate) enum Call {
         from: PathBuf,
         to: PathBuf,
     },
+    /// A second name of a file.
+    Link {
+        from: PathBuf,
+        to: PathBuf,
+    },
     Unlink {
         path: PathBuf,
     },
@@ -62,12 +74,51 @@ pub(crate) enum Call {
 /// Everything the child did, in order.
 pub(crate) struct Record {
     calls: Vec<Call>,
+    /// How many of them made what was there before.
+    before: usize,
+}
+
+impl Call {
+    /// What it changes, if anything.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Open { path, .. }
+            | Self::Write { path, .. }
+            | Self::Resize { path, .. }
+            | Self::Unlink { path }
+            | Self::MakeFolder { path }
+            | Self::Sync { path } => Some(path),
+            Self::Rename { to, .. } | Self::Link { to, .. } => Some(to),
+            Self::Said(_) => None,
+        }
+    }
 }
 
 impl Record {
     /// How many calls changed something.
     pub(crate) fn calls(&self) -> usize {
         self.calls.len()
+    }
+
+    /// The points after a call of the child itself that changed something below one of `folders`.
+    pub(crate) fn points_in(&self, folders: &[&str]) -> Vec<usize> {
+        let is_in = |call: &Call| {
+            let path = call.path();
+            path.is_some_and(|path| folders.iter().any(|folder| path.starts_with(folder)))
+        };
+        let calls = self.calls.iter().zip(1_usize..).skip(self.before);
+        let mut points: Vec<usize> = calls
+            .filter(|(call, _)| is_in(call))
+            .map(|(_, point)| point)
+            .collect();
+        points.push(self.calls());
+        points
+    }
+
+    /// How much the child said.
+    pub(crate) fn words(&self) -> usize {
+        let said = self.calls.iter().filter(|call| matches!(call, Call::Said(_)));
+        said.count()
     }
 
     /// The last call before a point.
@@ -118,13 +169,16 @@ pub(crate) fn record(child: &str) -> Record {
         drain(process.stderr.take().unwrap()),
     ];
     wait_for_test(main, child);
+    let before = found(&root);
     let mut tracer = Tracer {
         group: Pid::from_raw(-main.as_raw()),
         main,
         root,
         entered: HashMap::new(),
         line: String::new(),
-        calls: Vec::new(),
+        before: before.len(),
+        calls: before,
+        is_read_only: false,
         deadline: Instant::now() + RUN_MAX,
     };
     tracer.seize();
@@ -132,17 +186,47 @@ pub(crate) fn record(child: &str) -> Record {
     let ended = tracer.run();
     let words: Vec<String> = drains.into_iter().map(|drain| drain.join().unwrap()).collect();
     assert_eq!(ended, Some(0), "the child failed: {words:?}");
-    let said = tracer
-        .calls
-        .iter()
-        .filter(|call| matches!(call, Call::Said(_)))
-        .count();
-    assert!(
-        said > 10 && tracer.calls.len() > 100,
-        "the child did nothing: {words:?}"
-    );
-    println!("{} calls, {said} acknowledgements", tracer.calls.len());
-    Record { calls: tracer.calls }
+    let record = Record {
+        before: tracer.before,
+        calls: tracer.calls,
+    };
+    let (calls, said) = (record.calls() - record.before, record.words());
+    assert!(said > 0 && calls > 20, "the child did nothing: {words:?}");
+    println!("{calls} calls, {said} acknowledgements");
+    record
+}
+
+/// What is in the folder, as calls that make it.
+fn found(root: &Path) -> Vec<Call> {
+    let mut calls = Vec::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(folder) = waiting.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries {
+            let entry = entry.unwrap();
+            let path = entry.path().strip_prefix(root).unwrap().to_owned();
+            if entry.file_type().unwrap().is_dir() {
+                calls.push(Call::MakeFolder { path });
+                waiting.push(entry.path());
+                continue;
+            }
+            calls.push(Call::Open {
+                path: path.clone(),
+                emptied: false,
+            });
+            calls.push(Call::Write {
+                path: path.clone(),
+                at: 0,
+                bytes: std::fs::read(entry.path()).unwrap(),
+            });
+            calls.push(Call::Sync { path });
+        }
+        let path = folder.strip_prefix(root).unwrap().to_owned();
+        calls.push(Call::Sync { path });
+    }
+    calls
 }
 
 fn drain(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
@@ -179,12 +263,15 @@ struct Tracer {
     /// What the child said of the line it is at.
     line: String,
     calls: Vec<Call>,
+    before: usize,
+    is_read_only: bool,
     deadline: Instant,
 }
 
 /// What has to be known of a call before it is done.
 struct Entered {
     existed: bool,
+    refused: bool,
 }
 
 impl Tracer {
@@ -199,8 +286,15 @@ impl Tracer {
             .flatten()
         {
             let id = task.file_name().to_string_lossy().parse().unwrap();
-            ptrace::seize(Pid::from_raw(id), options).unwrap();
-            ptrace::interrupt(Pid::from_raw(id)).unwrap();
+            match ptrace::seize(Pid::from_raw(id), options) {
+                // A thread of what the child did before has ended.
+                Err(Errno::ESRCH) => continue,
+                seized => seized.unwrap(),
+            }
+            match ptrace::interrupt(Pid::from_raw(id)) {
+                Err(Errno::ESRCH) => {}
+                interrupted => interrupted.unwrap(),
+            }
         }
     }
 
@@ -249,7 +343,18 @@ impl Tracer {
                 let existed = self
                     .opened_path(thread, number, &arguments)
                     .is_some_and(|path| path.exists());
-                self.entered.insert(thread, Entered { existed });
+                let refused = self.is_read_only && self.would_write(thread, number, &arguments);
+                if refused {
+                    let mut nothing = registers;
+                    nothing.orig_rax = u64::MAX;
+                    ptrace::setregs(thread, nothing).expect("skip a call");
+                }
+                self.entered.insert(thread, Entered { existed, refused });
+            }
+            Some(Entered { refused: true, .. }) => {
+                let mut answer = registers;
+                answer.rax = i64::from(-libc::EROFS).cast_unsigned();
+                ptrace::setregs(thread, answer).expect("answer a call");
             }
             Some(entered) => {
                 let result = registers.rax.cast_signed();
@@ -262,205 +367,4 @@ impl Tracer {
             }
         }
     }
-
-    fn opened_path(&self, thread: Pid, number: i64, arguments: &[u64; 6]) -> Option<PathBuf> {
-        match number {
-            libc::SYS_openat => self.path_at(thread, arguments[0], arguments[1]),
-            libc::SYS_open | libc::SYS_creat => self.path_at(thread, AT_FDCWD, arguments[0]),
-            _ => None,
-        }
-    }
-
-    /// The change that a call made, when it made one in the folder.
-    fn call(
-        &mut self,
-        thread: Pid,
-        number: i64,
-        a: &[u64; 6],
-        result: u64,
-        entered: &Entered,
-    ) -> Option<Call> {
-        match number {
-            libc::SYS_openat | libc::SYS_open | libc::SYS_creat => {
-                let path = self.inside(&self.opened_path(thread, number, a)?)?;
-                let flags = match number {
-                    libc::SYS_openat => a[2],
-                    libc::SYS_open => a[1],
-                    _ => (libc::O_CREAT | libc::O_TRUNC) as u64,
-                };
-                let has = |flag: i32| flags & flag as u64 == flag as u64;
-                assert!(!has(libc::O_TMPFILE), "a file without a name is not simulated");
-                let made = has(libc::O_CREAT) && !entered.existed;
-                let emptied = has(libc::O_TRUNC) && entered.existed;
-                (made || emptied).then_some(Call::Open { path, emptied })
-            }
-            libc::SYS_write if a[0] == 1 => {
-                let text = self.memory(thread, a[1], result);
-                self.say(&String::from_utf8_lossy(&text))
-            }
-            libc::SYS_write | libc::SYS_writev => {
-                let (path, after) = self.file(thread, a[0])?;
-                let bytes = if number == libc::SYS_write {
-                    self.memory(thread, a[1], result)
-                } else {
-                    self.vectors(thread, a[1], a[2], result)
-                };
-                let at = after? - result;
-                Some(Call::Write { path, at, bytes })
-            }
-            libc::SYS_pwrite64 => {
-                let (path, _) = self.file(thread, a[0])?;
-                let bytes = self.memory(thread, a[1], result);
-                Some(Call::Write {
-                    path,
-                    at: a[3],
-                    bytes,
-                })
-            }
-            libc::SYS_pwritev | libc::SYS_pwritev2 => {
-                let (path, _) = self.file(thread, a[0])?;
-                let bytes = self.vectors(thread, a[1], a[2], result);
-                Some(Call::Write {
-                    path,
-                    at: a[3],
-                    bytes,
-                })
-            }
-            libc::SYS_ftruncate => {
-                let (path, _) = self.file(thread, a[0])?;
-                Some(Call::Resize { path, bytes: a[1] })
-            }
-            libc::SYS_fsync | libc::SYS_fdatasync => {
-                let (path, _) = self.file(thread, a[0])?;
-                Some(Call::Sync { path })
-            }
-            libc::SYS_rename => self.rename(thread, (AT_FDCWD, a[0]), (AT_FDCWD, a[1])),
-            libc::SYS_renameat | libc::SYS_renameat2 => self.rename(thread, (a[0], a[1]), (a[2], a[3])),
-            libc::SYS_unlink | libc::SYS_rmdir => self.unlink(thread, AT_FDCWD, a[0]),
-            libc::SYS_unlinkat => self.unlink(thread, a[0], a[1]),
-            libc::SYS_mkdir => self.make_folder(thread, AT_FDCWD, a[0]),
-            libc::SYS_mkdirat => self.make_folder(thread, a[0], a[1]),
-            libc::SYS_fallocate
-            | libc::SYS_copy_file_range
-            | libc::SYS_sendfile
-            | libc::SYS_truncate
-            | libc::SYS_link
-            | libc::SYS_linkat
-            | libc::SYS_symlink
-            | libc::SYS_symlinkat
-            | libc::SYS_sync_file_range
-            | libc::SYS_io_uring_enter => panic!("call {number} is not simulated; teach it to this file"),
-            _ => None,
-        }
-    }
-
-    fn rename(&self, thread: Pid, from: (u64, u64), to: (u64, u64)) -> Option<Call> {
-        let from = self.inside(&self.path_at(thread, from.0, from.1)?)?;
-        let to = self
-            .inside(&self.path_at(thread, to.0, to.1)?)
-            .expect("no file leaves the folder");
-        Some(Call::Rename { from, to })
-    }
-
-    fn unlink(&self, thread: Pid, folder: u64, path: u64) -> Option<Call> {
-        let path = self.inside(&self.path_at(thread, folder, path)?)?;
-        Some(Call::Unlink { path })
-    }
-
-    fn make_folder(&self, thread: Pid, folder: u64, path: u64) -> Option<Call> {
-        let path = self.inside(&self.path_at(thread, folder, path)?)?;
-        Some(Call::MakeFolder { path })
-    }
-
-    /// Whole lines that matter, one call each.
-    fn say(&mut self, text: &str) -> Option<Call> {
-        self.line.push_str(text);
-        let mut said = None;
-        while let Some((line, rest)) = self.line.split_once('\n') {
-            let found = line.find(SAID).map(|at| line[at..].to_owned());
-            self.line = rest.to_owned();
-            if let Some(found) = found {
-                // Of several lines in one write all but the last are noted here.
-                self.calls.extend(said.replace(Call::Said(found)));
-            }
-        }
-        said
-    }
-
-    fn inside(&self, path: &Path) -> Option<PathBuf> {
-        path.strip_prefix(&self.root).ok().map(Path::to_owned)
-    }
-
-    /// The file behind a descriptor, where it has a name in the folder, and the place after the last byte.
-    fn file(&self, thread: Pid, descriptor: u64) -> Option<(PathBuf, Option<u64>)> {
-        let path = std::fs::read_link(format!("/proc/{thread}/fd/{descriptor}")).ok()?;
-        if path.as_os_str().as_bytes().ends_with(b" (deleted)") {
-            return None;
-        }
-        let path = self.inside(&path)?;
-        let info = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{descriptor}")).ok()?;
-        let place = info
-            .lines()
-            .find_map(|line| line.strip_prefix("pos:")?.trim().parse().ok());
-        Some((path, place))
-    }
-
-    fn path_at(&self, thread: Pid, folder: u64, address: u64) -> Option<PathBuf> {
-        let text = self.text(thread, address);
-        let path = Path::new(OsStr::from_bytes(&text));
-        if path.is_absolute() {
-            return Some(path.to_owned());
-        }
-        let folder = if folder as i32 == libc::AT_FDCWD {
-            "cwd".to_owned()
-        } else {
-            format!("fd/{}", folder as i32)
-        };
-        let folder = std::fs::read_link(format!("/proc/{thread}/{folder}")).ok()?;
-        Some(folder.join(path))
-    }
-
-    /// A text with a zero at its end.
-    fn text(&self, thread: Pid, address: u64) -> Vec<u8> {
-        let mut text = Vec::new();
-        // Never over a page's end: the next one may not be there.
-        while text.len() < PATH_BYTES_MAX {
-            let from = address + text.len() as u64;
-            let part = self.memory(thread, from, 4_096 - from % 4_096);
-            if let Some(end) = part.iter().position(|byte| *byte == 0) {
-                text.extend(&part[..end]);
-                return text;
-            }
-            text.extend(part);
-        }
-        text
-    }
-
-    fn memory(&self, thread: Pid, address: u64, bytes: u64) -> Vec<u8> {
-        let mut buffer = vec![0; usize::try_from(bytes).unwrap()];
-        let remote = [RemoteIoVec {
-            base: usize::try_from(address).unwrap(),
-            len: buffer.len(),
-        }];
-        if !buffer.is_empty() {
-            let read = process_vm_readv(thread, &mut [IoSliceMut::new(&mut buffer)], &remote).unwrap();
-            assert_eq!(read, usize::try_from(bytes).unwrap());
-        }
-        buffer
-    }
-
-    /// What `writev` wrote: its vectors, up to the bytes that were written.
-    fn vectors(&self, thread: Pid, address: u64, count: u64, written: u64) -> Vec<u8> {
-        let table = self.memory(thread, address, count * 16);
-        let mut bytes = Vec::new();
-        for entry in table.chunks_exact(16) {
-            let base = u64::from_le_bytes(entry[..8].try_into().unwrap());
-            let len = u64::from_le_bytes(entry[8..].try_into().unwrap());
-            bytes.extend(self.memory(thread, base, len));
-        }
-        bytes.truncate(usize::try_from(written).unwrap());
-        bytes
-    }
 }
-
-const AT_FDCWD: u64 = libc::AT_FDCWD as u64;

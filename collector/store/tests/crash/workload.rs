@@ -1,6 +1,6 @@
 //! What the child does: every kind of step that writes, in a few seconds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use collector_store::config::{DiskAlarmConfig, RetentionConfig, TableRetention};
@@ -22,6 +22,8 @@ const START: i64 = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
 /// Records of each lane and host.
 pub(crate) const RECORDS: u64 = 24;
 const ROUNDS: u64 = 6;
+/// Records of each lane and host in one round.
+pub(crate) const SHARE: u64 = RECORDS / ROUNDS;
 pub(crate) const LANES: [Lane; 3] = [Lane::Critical, Lane::Events, Lane::Metrics];
 
 pub(crate) fn hosts() -> [HostId; 2] {
@@ -160,7 +162,7 @@ fn exec(time: i64, sequence: u64) -> ProcessEvent {
 }
 
 /// Waits until something holds.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "{what} did not come true");
@@ -170,36 +172,60 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A part of the records of every host and lane, then what makes a segment go through all its forms.
 async fn round(store: &Store, number: u64) {
-    let share = RECORDS / ROUNDS;
+    commit(store, number, &LANES).await;
+    // The last round stays hot.
+    if number + 1 < ROUNDS {
+        compact(store).await;
+    }
+}
+
+/// Commits the records of a round, of some lanes, and says so.
+pub(crate) async fn commit(store: &Store, number: u64, lanes: &[Lane]) {
     for half in 0..2 {
-        let from = 1 + number * share + half * share / 2;
         for host in hosts() {
-            let frames = LANES
-                .iter()
-                .flat_map(|lane| (from..from + share / 2).map(|n| frame(*lane, n)));
-            let marks = store.commit(host, frames.collect()).await.unwrap();
+            let marks = store.commit(host, half_of(number, half, lanes)).await.unwrap();
             for mark in marks {
                 println!("{SAID} {host} {} {}", mark.lane.code(), mark.sequence);
             }
         }
     }
-    // The last round stays hot.
-    if number + 1 < ROUNDS {
-        store.seal().await.unwrap();
-        until("compaction", || store.stats().hot_frames == 0).await;
-    }
+}
+
+/// Half of the records of a round.
+pub(crate) fn half_of(number: u64, half: u64, lanes: &[Lane]) -> Vec<Frame> {
+    let from = 1 + number * SHARE + half * SHARE / 2;
+    let of_lane = |lane: &Lane| {
+        (from..from + SHARE / 2)
+            .map(|n| frame(*lane, n))
+            .collect::<Vec<_>>()
+    };
+    lanes.iter().flat_map(of_lane).collect()
+}
+
+pub(crate) async fn compact(store: &Store) {
+    store.seal().await.unwrap();
+    until("compaction", || store.stats().hot_frames == 0).await;
+}
+
+/// The folder of a child; `None` for a test that is no child.
+pub(crate) fn folder_of_child() -> Option<PathBuf> {
+    std::env::var_os(FOLDER).map(PathBuf::from)
+}
+
+/// Waits until the parent watches.
+pub(crate) fn wait_for_parent() {
+    std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
 #[tokio::test]
 async fn child() {
-    let Some(folder) = std::env::var_os(FOLDER) else {
+    let Some(folder) = folder_of_child() else {
         return;
     };
-    // The parent says when it watches.
-    std::io::stdin().read_line(&mut String::new()).unwrap();
+    wait_for_parent();
     // Twice, so that a start on what is there is among the moments.
     for start in 0..2 {
-        let store = Store::open(config(Path::new(&folder))).await.unwrap();
+        let store = Store::open(config(&folder)).await.unwrap();
         let tasks = Tasks::new();
         store.run(&tasks).unwrap();
         for number in start * ROUNDS / 2..(start + 1) * ROUNDS / 2 {
