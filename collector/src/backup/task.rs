@@ -2,7 +2,8 @@
 //!
 //! One task makes a backup every interval, and once an hour deletes what is not kept any more. What goes wrong is
 //! tried again at the next interval. When the newest backup is older than it may be, an ERROR line says so and a
-//! finding of the collector is opened, which alerts like any other; the next backup resolves it. The collector stays
+//! finding of the collector is opened, which alerts like any other; the next backup resolves it. The age is looked at
+//! beside the work too, for a share that is gone may hold a backup up for ever. The collector stays
 //! ready: it takes and answers as before.
 
 use std::convert::Infallible;
@@ -29,6 +30,8 @@ use crate::config::CollectorConfig;
 const PRUNE_EVERY: Duration = Duration::from_hours(1);
 /// How long the store may take for a finding.
 const TELL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the age is looked at while a backup is made, at least.
+const WATCH_EVERY: Duration = Duration::from_secs(60);
 const RULE: &str = "backup-overdue";
 
 /// Makes backups until `tasks` end; does nothing where no folder is configured.
@@ -131,14 +134,11 @@ struct Task {
 
 impl Task {
     async fn run(mut self, token: CancellationToken) {
-        self.newest = match self.blocking(Work::newest).await {
-            Ok(newest) => newest,
-            Err(error) => {
-                warn!(error = format!("{error:#}"), "cannot look at the backups");
-                None
-            }
-        };
         self.open = self.remembered().await;
+        match self.watched(Work::newest).await {
+            Ok(newest) => self.newest = newest,
+            Err(error) => warn!(error = format!("{error:#}"), "cannot look at the backups"),
+        }
         if matches!(control_file(&self.work.config), Ok(None)) {
             warn!(folder = %self.work.folder.display(), "{CONTROL_ELSEWHERE}");
         }
@@ -155,7 +155,7 @@ impl Task {
 
     async fn turn(&mut self) {
         let runtime = Handle::current();
-        match self.blocking(move |work| work.make(&runtime)).await {
+        match self.watched(move |work| work.make(&runtime)).await {
             Ok(made) => self.note(&made),
             Err(_) if self.work.is_cancelled() => return,
             Err(error) => {
@@ -169,7 +169,7 @@ impl Task {
         self.watch_age().await;
         if self.pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) && self.newest.is_some() {
             self.pruned = Some(Instant::now());
-            if let Err(error) = self.blocking(Work::prune).await {
+            if let Err(error) = self.watched(Work::prune).await {
                 warn!(
                     error = format!("{error:#}"),
                     "old backups are not deleted; it is tried again"
@@ -237,14 +237,20 @@ impl Task {
         (row.get("state")?.as_str()? == FindingState::Open.as_str()).then_some(self.began)
     }
 
-    async fn blocking<T: Send + 'static>(
-        &self,
+    /// Does work that blocks, and looks at the age of the newest backup until it has ended.
+    async fn watched<T: Send + 'static>(
+        &mut self,
         work: impl FnOnce(&Work) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.work.clone();
-        tokio::task::spawn_blocking(move || work(&shared))
-            .await
-            .context("wait for the backup")?
+        let every = Duration::from_secs(self.work.settings().interval_s).min(WATCH_EVERY);
+        let mut done = tokio::task::spawn_blocking(move || work(&shared));
+        loop {
+            match tokio::time::timeout(every, &mut done).await {
+                Ok(done) => return done.context("wait for the backup")?,
+                Err(_) => self.watch_age().await,
+            }
+        }
     }
 }
 
