@@ -11,10 +11,11 @@ mod source;
 mod task;
 mod verify;
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use collector_store::backup::{BackupKey, Repository, back_up, prune};
 use fleetmend_event::TimeMicros;
@@ -136,6 +137,7 @@ pub(crate) fn run(arguments: &BackupArguments) -> Result<ExitCode> {
             keep_hourly,
             keep_daily,
         }) => {
+            refuse_root(&config.store.folder)?;
             let mut keep = config.backup.keep.keep();
             keep.all_hours = keep_all_hours.unwrap_or(keep.all_hours);
             keep.hourly = keep_hourly.unwrap_or(keep.hourly);
@@ -160,7 +162,23 @@ pub(crate) fn run(arguments: &BackupArguments) -> Result<ExitCode> {
     }
 }
 
+/// Refuses root where the collector is another user: it could neither read nor replace what root leaves in the store's
+/// folder and in the repository, and its own backups would end.
+fn refuse_root(store: &Path) -> Result<()> {
+    // Where there is no store yet, what comes next says so.
+    let user = std::fs::metadata(store).map_or(0, |found| found.uid());
+    if rustix::process::geteuid().is_root() && user != 0 {
+        bail!(
+            "{} belongs to user {user}, who could not use what root writes: run this as that user, as in \
+             `runuser -u fleetmend-collector -- fleetmend-collector backup`",
+            store.display()
+        );
+    }
+    Ok(())
+}
+
 fn make(arguments: &BackupArguments, config: &CollectorConfig) -> Result<ExitCode> {
+    refuse_root(&config.store.folder)?;
     let place = &arguments.place;
     crate::descriptors::raise();
     let repository = Repository::open_or_create(&place.folder(config)?, place.key(config)?)?;

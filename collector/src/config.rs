@@ -111,7 +111,13 @@ impl Validate for CollectorConfig {
         faults.section("enrolment", |faults| add_all(faults, self.enrolment.faults()));
         faults.section("ingest", |faults| self.ingest.validate(faults));
         faults.section("store", |faults| add_all(faults, self.store.faults()));
-        faults.section("backup", |faults| self.backup.validate(faults));
+        faults.section("backup", |faults| {
+            self.backup.validate(faults);
+            let folder = self.backup.folder.as_ref();
+            let is_apart = folder.is_none_or(|folder| !folder.starts_with(&self.store.folder));
+            let reason = "must not be below store.folder: a restore would move it away with the store";
+            faults.require(is_apart, "folder", reason);
+        });
         faults.section("export", |faults| self.export.validate(faults));
         faults.section("alert", |faults| self.alert.validate(faults));
         faults.section("promql", |faults| self.promql.validate(faults));

@@ -104,26 +104,45 @@ fn place_keys(
     }
     std::fs::rename(&restored, &authority)
         .with_context(|| format!("move the keys to {}", authority.display()))?;
+    // A collector that starts without them makes new ones.
+    let folders = [files.as_path(), authority.parent().unwrap_or(files)];
+    for folder in folders {
+        std::fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .with_context(|| format!("sync {}", folder.display()))?;
+    }
     Ok(true)
+}
+
+/// By how much the moment asked for is missed, and why.
+fn off(arguments: &RestoreArguments, chosen: &Plan) -> String {
+    match arguments.to.map(|to| to.micros_since(chosen.lands_at)) {
+        Some(micros) if micros != 0 => format!(
+            " ({:.1} s before the moment asked for: no later backup holds all that came between)",
+            micros as f64 / 1e6
+        ),
+        _ => String::new(),
+    }
 }
 
 fn tell_plan(arguments: &RestoreArguments, chosen: &Plan) -> Result<ExitCode> {
     let manifest = &chosen.manifest;
     let value = json!({
         "sequence": manifest.sequence, "time": manifest.time, "lands_at": chosen.lands_at, "cut_at": chosen.until,
-        "bytes": manifest.bytes(), "parquet_files": manifest.parquet_files(), "rows_compacted": manifest.rows_compacted(),
+        "asked_for": arguments.to, "bytes": chosen.bytes(), "parquet_files": manifest.parquet_files(), "rows_compacted": manifest.rows_compacted(),
         "missing": manifest.missing,
     });
     let cut = if chosen.until.is_some() {
-        ", its segments cut at that moment"
+        " and what came until then"
     } else {
         ""
     };
     let text = format!(
-        "would restore the state of {} from backup {}{cut}: {} in {} Parquet files and what is not compacted",
+        "would restore the state of {}{} from backup {}{cut}: {} in {} Parquet files and what is not compacted",
         chosen.lands_at,
+        off(arguments, chosen),
         manifest.sequence,
-        report::bytes(manifest.bytes()),
+        report::bytes(chosen.bytes()),
         manifest.parquet_files()
     );
     say(arguments.place.json, &value, &text)
@@ -139,13 +158,14 @@ fn tell(
     let manifest = &chosen.manifest;
     let seconds = restored.elapsed.as_secs_f64();
     let value = json!({
-        "sequence": manifest.sequence, "lands_at": chosen.lands_at, "store": target.store, "bytes": restored.bytes,
+        "sequence": manifest.sequence, "lands_at": chosen.lands_at, "asked_for": arguments.to, "store": target.store, "bytes": restored.bytes,
         "parquet_files": restored.parquet_files, "segments": restored.segments, "displaced": restored.displaced,
         "keys_placed": placed, "missing": manifest.missing, "seconds": seconds,
     });
     let mut text = format!(
-        "restored the state of {} to {}: {} in {seconds:.1} s; every digest was verified",
+        "restored the state of {}{} to {}: {} in {seconds:.1} s; every digest was verified",
         chosen.lands_at,
+        off(arguments, chosen),
         target.store.display(),
         report::bytes(restored.bytes)
     );

@@ -188,3 +188,34 @@ fn moment_and_place_are_checked_before_anything_is_done() {
     );
     assert!(place.fault(&["restore"]).contains("no repository"));
 }
+
+/// Files of root's in a store or a repository of the collector's user would end that user's backups.
+#[test]
+fn root_is_refused_where_the_collector_is_another_user() {
+    let place = Place::new();
+    visit(Path::new(&place.at("state/store")));
+    let chown = |to| std::os::unix::fs::chown(place.at("state/store"), Some(to), None);
+    if chown(65_534).is_err() {
+        println!("NOT RUN: root_is_refused_where_the_collector_is_another_user needs to be root");
+        return;
+    }
+    for words in [["backup", "--keys-in-plain"].as_slice(), &["backup", "prune"]] {
+        let fault = place.fault(words);
+        assert!(fault.contains("runuser") && fault.contains("65534"), "{fault}");
+    }
+    assert_eq!(std::fs::read_dir(place.at("repository")).unwrap().count(), 0);
+    chown(0).unwrap();
+    assert_eq!(place.ends_with(&["backup"]), code(0));
+}
+
+#[test]
+fn repository_within_the_store_is_a_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("collector.toml");
+    let text = "[store]\nfolder = '/srv/store'\n[backup]\nfolder = '/srv/store/backups'\n";
+    std::fs::write(&file, text).unwrap();
+    let faults = crate::config::CollectorConfig::load(&file)
+        .unwrap_err()
+        .to_string();
+    assert!(faults.contains("must not be below store.folder"), "{faults}");
+}
