@@ -130,7 +130,8 @@ impl Bench {
         report.condition("filled_in_s", json!(begun.elapsed().as_secs()));
         report.condition("tables", bed.tables());
         self.first(report, &bed)?;
-        let asked = self.more(report, &bed, &mut load)?;
+        self.more(report, &bed, &mut load)?;
+        let asked = self.moment(&bed, &mut load)?;
         let rows = load.rows;
         self.runtime.block_on(bed.close())?;
         std::fs::remove_dir_all(self.store_folder()).context("delete the store")?;
@@ -159,13 +160,22 @@ impl Bench {
         Ok(())
     }
 
-    /// A minute's worth, half of it before the moment that is asked for later.
-    fn more(&self, report: &mut Report, bed: &Bed, load: &mut Load) -> Result<(TimeMicros, u64)> {
-        progress("incremental backup");
+    /// A minute's worth, half of it before the moment that is asked for later; all of it is compacted and merged with
+    /// what was there before the backup has it.
+    fn moment(&self, bed: &Bed, load: &mut Load) -> Result<(TimeMicros, u64)> {
         self.runtime.block_on(load.commit(bed, FRAMES))?;
         let at = (TimeMicros::now(), load.rows);
         std::thread::sleep(Duration::from_millis(2));
         self.runtime.block_on(load.commit(bed, FRAMES))?;
+        self.runtime.block_on(bed.settle())?;
+        self.back_up()?;
+        Ok(at)
+    }
+
+    /// A minute's worth, and then nothing.
+    fn more(&self, report: &mut Report, bed: &Bed, load: &mut Load) -> Result<()> {
+        progress("incremental backup");
+        self.runtime.block_on(load.commit(bed, 2 * FRAMES))?;
         let made = self.back_up()?;
         report.figure("incremental_s", made.elapsed.as_secs_f64(), Bar::None);
         report.figure(
@@ -180,7 +190,7 @@ impl Bench {
             idle.manifest.bytes_added as f64,
             Bar::None,
         );
-        Ok(at)
+        Ok(())
     }
 
     fn read_back(&self, report: &mut Report) -> Result<()> {
