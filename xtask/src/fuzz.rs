@@ -20,7 +20,7 @@ use crate::step::{command, run as run_command, step};
 pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
 
 /// Names as in `tests/fuzz/src/main.rs`.
-const TARGETS: [&str; 21] = [
+const TARGETS: [&str; 23] = [
     "frame",
     "batch",
     "relative",
@@ -42,6 +42,8 @@ const TARGETS: [&str; 21] = [
     "rule",
     "spool",
     "chunk",
+    "backup-manifest",
+    "backup-object",
 ];
 /// What cargo-fuzz asks the compiler for when no sanitizer is wanted.
 const COVERAGE: [&str; 5] = [
@@ -113,6 +115,9 @@ fn runs(target: &str) -> u32 {
         // Files that are synced, and signatures that are verified.
         "identity" | "ledger" => 10_000,
         "chain" | "enrolment-answer" => 40_000,
+        // Folders that are made and restored, a database among them.
+        "backup-manifest" => 10_000,
+        "backup-object" => 2_000,
         _ => 200_000,
     }
 }

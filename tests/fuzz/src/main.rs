@@ -1,5 +1,5 @@
 //! Every decoder of bytes from outside, fed by libFuzzer: the wire, the spool's files, certificates and signed
-//! documents, the kernel's ring, rules, models, configuration and the healer's socket.
+//! documents, the kernel's ring, rules, models, configuration, the healer's socket and repositories of backups.
 //!
 //! `FLEETMEND_FUZZ_TARGET` names the target; `cargo xtask fuzz` sets it, builds our crates with coverage counters
 //! and begins from the seeds that `FLEETMEND_FUZZ_SEEDS` is filled with at start: one valid input each, so that
@@ -11,6 +11,7 @@
 #![no_main]
 #![expect(clippy::expect_used, clippy::panic, reason = "a fuzz target fails by a panic")]
 
+mod backup;
 mod document;
 mod enrolment;
 mod fact;
@@ -25,7 +26,7 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name; each has a seed in [`seeds::write`].
-const TARGETS: [(&str, Target); 21] = [
+const TARGETS: [(&str, Target); 23] = [
     ("frame", fact::frame),
     ("batch", fact::batch),
     ("relative", fact::relative),
@@ -47,6 +48,8 @@ const TARGETS: [(&str, Target); 21] = [
     ("rule", file::rule),
     ("spool", file::spool),
     ("chunk", file::chunk),
+    ("backup-manifest", backup::manifest),
+    ("backup-object", backup::object),
 ];
 
 fn chosen() -> Target {

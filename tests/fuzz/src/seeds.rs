@@ -69,6 +69,8 @@ pub(crate) fn write(folder: &Path) {
     );
     put("rule", RULE.as_bytes());
     put("chunk", &chunk());
+    put("backup-manifest", crate::backup::SEED.as_bytes());
+    put("backup-object", crate::backup::LIST.as_bytes());
 }
 
 /// Samples of a counter with a pause, enough of them to be packed.
