@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use arrow::array::{Array, Int64Array};
 use fleetmend_event::frame::Stamp;
-use fleetmend_event::table::{MetricChunk, ProcessEvent, ProcessEventKind, Source, TableInfo};
+use fleetmend_event::table::{MetricChunk, ProcessEvent, TableInfo};
 use fleetmend_event::{Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, Table, TimeMicros};
 use fleetmend_shutdown::Tasks;
 use tempfile::TempDir;
 
+pub(super) use super::rows::exec;
 use crate::{Store, StoreConfig};
 
 pub(super) const START: i64 = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
@@ -166,40 +167,6 @@ pub(super) fn chunk(start: i64, series: usize) -> MetricChunk {
         step_ms: 1_000,
         offset_ms: Vec::new(),
         value: (0..10).map(f64::from).collect(),
-    }
-}
-
-pub(super) fn exec(time: i64, pid: u32) -> ProcessEvent {
-    ProcessEvent {
-        time: TimeMicros(time),
-        boot_ns: 1,
-        kind: ProcessEventKind::Exec,
-        pid,
-        start_boot_ns: 1,
-        ppid: 1,
-        parent_comm: Some("sh".into()),
-        parent_exe: None,
-        parent_command_line: None,
-        comm: if pid.is_multiple_of(2) {
-            "true".into()
-        } else {
-            "false".into()
-        },
-        exe: Some("/bin/true".into()),
-        args: vec!["true".into(), "now".into()],
-        args_truncated: false,
-        uid: 0,
-        gid: 0,
-        cgroup: None,
-        unit: None,
-        container_id: None,
-        exit_code: None,
-        exit_signal: None,
-        duration_us: None,
-        user_us: None,
-        system_us: None,
-        rss_bytes_max: None,
-        source: Source::Ebpf,
     }
 }
 

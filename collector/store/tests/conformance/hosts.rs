@@ -2,10 +2,10 @@
 
 use collector_store::ClockAhead;
 use fleetmend_event::frame::Stamp;
-use fleetmend_event::table::{
-    Exactness, Gap, GapStage, MetricChunk, ProcessEvent, ProcessEventKind, Source, TableInfo,
-};
+use fleetmend_event::table::{Exactness, Gap, GapStage, MetricChunk, ProcessEvent, TableInfo};
 use fleetmend_event::{Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, Table, TimeMicros};
+
+use crate::rows;
 
 pub(crate) const START: i64 = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
 
@@ -106,37 +106,16 @@ pub(crate) fn chunk(start: i64, series: usize) -> MetricChunk {
     }
 }
 
+/// With a text that has to be escaped, and a column that is null now and then.
 pub(crate) fn exec(time: i64, pid: u32) -> ProcessEvent {
     ProcessEvent {
-        time: TimeMicros(time),
-        boot_ns: 1,
-        kind: ProcessEventKind::Exec,
-        pid,
-        start_boot_ns: 1,
-        ppid: 1,
-        parent_comm: Some("sh".into()),
-        parent_exe: None,
-        parent_command_line: None,
         comm: if pid.is_multiple_of(2) {
             "true".into()
         } else {
             "it's \\ ü".into()
         },
-        exe: Some("/bin/true".into()),
-        args: vec!["true".into(), "now".into()],
-        args_truncated: false,
-        uid: 0,
-        gid: 0,
-        cgroup: None,
         unit: pid.is_multiple_of(3).then(|| "cron.service".into()),
-        container_id: None,
-        exit_code: None,
-        exit_signal: None,
-        duration_us: None,
-        user_us: None,
-        system_us: None,
-        rss_bytes_max: None,
-        source: Source::Ebpf,
+        ..rows::exec(time, pid)
     }
 }
 

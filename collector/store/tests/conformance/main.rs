@@ -16,6 +16,8 @@ mod behaviour;
 mod engines;
 mod faults;
 mod hosts;
+#[path = "../../src/tests/rows.rs"]
+mod rows;
 mod scene;
 mod server;
 

@@ -38,6 +38,8 @@ mod check;
 mod disk;
 mod migration;
 mod read_only;
+#[path = "../../src/tests/rows.rs"]
+mod rows;
 mod trace;
 mod workload;
 

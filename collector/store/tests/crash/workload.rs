@@ -7,11 +7,12 @@ use collector_store::config::{DiskAlarmConfig, RetentionConfig, TableRetention};
 use collector_store::{Store, StoreConfig};
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::table::{
-    Finding, FindingKind, FindingState, MetricChunk, ProcessEvent, ProcessEventKind, Severity, Source,
-    SubjectKind, TableInfo,
+    Finding, FindingKind, FindingState, MetricChunk, ProcessEvent, Severity, SubjectKind, TableInfo,
 };
 use fleetmend_event::{FindingId, Frame, HostId, Lane, RecordId, Sequence, SpoolEpoch, Table, TimeMicros};
 use fleetmend_shutdown::Tasks;
+
+use crate::rows;
 
 /// Tells the child where its store is; without it the child is a test that has nothing to do.
 pub(crate) const FOLDER: &str = "COLLECTOR_STORE_CRASH_FOLDER";
@@ -132,33 +133,7 @@ fn finding(time: i64) -> Finding {
 }
 
 fn exec(time: i64, sequence: u64) -> ProcessEvent {
-    ProcessEvent {
-        time: TimeMicros(time),
-        boot_ns: 1,
-        kind: ProcessEventKind::Exec,
-        pid: u32::try_from(sequence).unwrap(),
-        start_boot_ns: 1,
-        ppid: 1,
-        parent_comm: None,
-        parent_exe: None,
-        parent_command_line: None,
-        comm: "crash".to_owned(),
-        exe: None,
-        args: Vec::new(),
-        args_truncated: false,
-        uid: 0,
-        gid: 0,
-        cgroup: None,
-        unit: None,
-        container_id: None,
-        exit_code: None,
-        exit_signal: None,
-        duration_us: None,
-        user_us: None,
-        system_us: None,
-        rss_bytes_max: None,
-        source: Source::Ebpf,
-    }
+    rows::exec(time, u32::try_from(sequence).unwrap())
 }
 
 /// Waits until something holds.
