@@ -34,6 +34,8 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 const TOLD_BYTES_MAX: u64 = 1 << 20;
 /// How often the free space of the file system is looked at.
 const FREE_SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the catalogue may take to close; whatever it does not write then, the next start finds in its log.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the writer sleeps without work before it looks at the segment's age.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -72,7 +74,12 @@ impl Writer {
             self.work(command);
         }
         self.seal();
-        runtime.block_on(self.inner.catalogue.close());
+        if runtime
+            .block_on(async { tokio::time::timeout(CLOSE_TIME_MAX, self.inner.catalogue.close()).await })
+            .is_err()
+        {
+            tracing::warn!("somebody still uses the catalogue; it is left open");
+        }
         self.inner
             .set_health(Health::NotReady("store is closed".to_owned()));
     }
@@ -130,10 +137,11 @@ impl Writer {
         };
         match written {
             Ok(place) => {
+                // A group with nothing to write says nothing about the disk.
                 if let Some((offset, segment)) = place {
                     self.show(&group, offset, &segment);
+                    self.inner.set_health(Health::Ready);
                 }
-                self.inner.set_health(Health::Ready);
                 group.acknowledge(&self.inner);
             }
             Err(reason) => {
