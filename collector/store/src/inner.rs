@@ -110,6 +110,8 @@ pub(crate) struct Parts {
 
 /// Facts a subscriber may fall behind before it is told that it missed some.
 pub(crate) const SUBSCRIBER_BACKLOG: usize = 1_024;
+/// Losses that are told in one record.
+const SETTLED_AT_ONCE: usize = 256;
 /// Commits that may wait for the writer; their bytes are bounded too.
 pub(crate) const COMMANDS_MAX: usize = 1_024;
 
@@ -300,10 +302,17 @@ impl Inner {
 
     /// Tells the catalogue and the gap table of what was set aside since the last call.
     pub(crate) async fn settle_set_aside(&self) -> Result<(), MaintenanceError> {
-        let waiting: Vec<SetAside> = self.aside.lock().clone();
-        if waiting.is_empty() {
-            return Ok(());
+        loop {
+            // Of a disk that goes bad there may be more than one record holds.
+            let waiting: Vec<SetAside> = self.aside.lock().iter().take(SETTLED_AT_ONCE).cloned().collect();
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            self.settle(waiting).await?;
         }
+    }
+
+    async fn settle(&self, waiting: Vec<SetAside>) -> Result<(), MaintenanceError> {
         // The gap comes first: said twice after a kill in between is better than never.
         let mut of_hosts: BTreeMap<HostId, Vec<Fact>> = BTreeMap::new();
         for aside in &waiting {
