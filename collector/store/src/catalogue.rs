@@ -3,14 +3,15 @@
 //! One transaction registers the Parquet files of a compaction, takes the marks of its segments over and marks the
 //! segments as compacted. A segment that is not marked is read again at the next start, a Parquet file that is not
 //! registered is not there: whichever moment a kill chooses, each row is stored once. A damaged catalogue is replaced
-//! by its copy (`catalogue/copy.rs`).
+//! by its copy (`catalogue/copy.rs`); without one it is made anew from the files (`rebuild.rs`).
 
+mod change;
 mod copy;
-
+mod examine;
 mod snapshot;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleetmend_event::{HostId, Lane, Mark, Sequence, SpoolEpoch, TimeMicros};
@@ -19,11 +20,14 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{Connection as _, Row};
 
 use crate::error::CatalogueError;
-use crate::mark::EPOCHS_PER_HOST_MAX;
-use crate::own::OWN_EPOCH_PREFIX;
+use crate::label::StoreId;
+use change::write_change;
+pub(crate) use change::{Built, Change, DirtyDay};
+use copy::Copies;
+pub(crate) use examine::State;
 pub(crate) use snapshot::{image, snapshot};
 
 /// A Parquet file as it is registered.
@@ -47,53 +51,37 @@ pub(crate) struct FileRow {
     pub(crate) digest: String,
 }
 
-/// What one compaction or merge changes.
-#[derive(Debug, Default)]
-pub(crate) struct Change {
-    /// Files that are new; their ids are not read.
-    pub(crate) added: Vec<FileRow>,
-    /// Ids of files whose rows are in the new ones.
-    pub(crate) removed: Vec<i64>,
-    /// Segments whose rows are in the new files.
-    pub(crate) segments: Vec<u64>,
-    /// Marks to take over.
-    pub(crate) marks: Vec<(HostId, Mark, TimeMicros)>,
-    /// Days, since 1970, whose tiers are to be made anew.
-    pub(crate) dirty: BTreeSet<i64>,
-    /// A day whose tiers were made anew.
-    pub(crate) built: Option<Built>,
-}
-
-/// A day whose tiers are to be made anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DirtyDay {
-    /// Days since 1970.
-    pub(crate) day: i64,
-    /// When it was marked first.
-    pub(crate) since: TimeMicros,
-    /// How often it was marked since.
-    pub(crate) marked: i64,
-}
-
-/// A day whose tiers were made anew from what there was when it was read as dirty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Built {
-    pub(crate) dirty: DirtyDay,
-    /// Whether it has windows that are not over yet.
-    pub(crate) is_partial: bool,
-}
-
 /// The catalogue.
 #[derive(Debug, Clone)]
 pub(crate) struct Catalogue {
     pool: SqlitePool,
-    path: PathBuf,
+    copies: Arc<Copies>,
 }
 
 impl Catalogue {
     /// Opens or makes the catalogue at `path`; returns whether it was made.
+    ///
+    /// # Errors
+    /// When it is damaged and has no whole copy, too.
     pub(crate) async fn open(path: &Path) -> Result<(Self, bool), CatalogueError> {
-        copy::repair(path).await?;
+        match examine::examine(path, None).await? {
+            State::Whole | State::Absent => Self::connect(path, None).await,
+            State::Lost { fault } => Err(CatalogueError::Damaged {
+                path: path.to_owned(),
+                fault,
+                unknown: None,
+            }),
+        }
+    }
+
+    /// Looks at the catalogue at `path`, which should be of this store; its copy takes its place where that helps.
+    pub(crate) async fn examine(path: &Path, store: Option<StoreId>) -> Result<State, CatalogueError> {
+        examine::examine(path, store).await
+    }
+
+    /// Opens or makes a catalogue that is whole; returns whether it was made. One that does not say of which store it
+    /// is says `store` from now on.
+    pub(crate) async fn connect(path: &Path, store: Option<StoreId>) -> Result<(Self, bool), CatalogueError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -106,37 +94,74 @@ impl Catalogue {
             .connect_with(options)
             .await
             .map_err(failed("open"))?;
-        sqlx::migrate!("./migrations")
-            .run(&pool)
-            .await
-            .map_err(|error| match error {
-                MigrateError::VersionMissing(version) => CatalogueError::Newer {
-                    path: path.to_owned(),
-                    version,
-                },
-                other => CatalogueError::Migrate(other),
-            })?;
+        let mut connection = pool.acquire().await.map_err(failed("open"))?;
+        migrate(&mut connection, path).await?;
+        let made = make_identity(&mut connection, store).await?;
+        drop(connection);
         let catalogue = Self {
+            copies: Arc::new(Copies::new(path)),
             pool,
-            path: path.to_owned(),
         };
-        let made = catalogue.make_identity().await?;
-        if !copy::is_there(path) {
-            copy::write(&catalogue.pool, path).await;
-        }
+        // A kill may have come between a change and its copy, and recovery deletes by what the catalogue says.
+        catalogue.copies.renew(&catalogue.pool).await;
         Ok((catalogue, made))
     }
 
-    async fn make_identity(&self) -> Result<bool, CatalogueError> {
-        let epoch = uuid::Uuid::new_v4();
-        let done =
-            sqlx::query("INSERT OR IGNORE INTO store_identity (id, epoch, created_at) VALUES (1, ?, ?)")
-                .bind(epoch.as_bytes().as_slice())
-                .bind(TimeMicros::now().0)
-                .execute(&self.pool)
-                .await
-                .map_err(failed("make the store's identity"))?;
-        Ok(done.rows_affected() == 1)
+    /// Makes a catalogue at `path` that holds `change`, in one step.
+    pub(crate) async fn make(
+        path: &Path,
+        store: Option<StoreId>,
+        change: &Change,
+    ) -> Result<(), CatalogueError> {
+        let temporary = path.with_extension("anew");
+        copy::delete(&temporary).map_err(copy::file("delete", &temporary))?;
+        let options = SqliteConnectOptions::new()
+            .filename(&temporary)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Delete);
+        let mut connection = SqliteConnection::connect_with(&options)
+            .await
+            .map_err(failed("make anew"))?;
+        migrate(&mut connection, path).await?;
+        make_identity(&mut connection, store).await?;
+        let written = async move {
+            let mut transaction = connection.begin().await?;
+            write_change(&mut transaction, change).await?;
+            transaction.commit().await?;
+            connection.close().await
+        };
+        written.await.map_err(failed("make anew"))?;
+        let to = path.to_owned();
+        let place = move || {
+            examine::put_aside(&to)?;
+            copy::place(&temporary, &to)
+        };
+        let placed = tokio::task::spawn_blocking(place).await;
+        let placed = placed.map_err(std::io::Error::other).flatten();
+        placed.map_err(copy::file("make", path))
+    }
+
+    /// Which store it is, in all its lives.
+    pub(crate) async fn store_id(&self) -> Result<StoreId, CatalogueError> {
+        let row = sqlx::query("SELECT store_id FROM store_identity WHERE id = 1")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(failed("read the store's identity"))?;
+        sixteen(&row, 0, "a store id")
+    }
+
+    /// Writes something that changes nothing.
+    pub(crate) async fn touch(&self) -> Result<(), CatalogueError> {
+        sqlx::query("UPDATE store_identity SET created_at = created_at WHERE id = 1")
+            .execute(&self.pool)
+            .await
+            .map_err(failed("write"))?;
+        Ok(())
+    }
+
+    /// Writes the copy that was put off, when it is time.
+    pub(crate) async fn copy_when_due(&self) {
+        self.copies.renew_when_due(&self.pool).await;
     }
 
     /// The life of this store.
@@ -157,7 +182,7 @@ impl Catalogue {
             .execute(&self.pool)
             .await
             .map_err(failed("renew the store's identity"))?;
-        copy::write(&self.pool, &self.path).await;
+        self.copies.renew(&self.pool).await;
         Ok(())
     }
 
@@ -225,7 +250,7 @@ impl Catalogue {
         let ids = write_change(&mut transaction, change).await.map_err(failure)?;
         transaction.commit().await.map_err(failed("register files"))?;
         if !(change.added.is_empty() && change.removed.is_empty() && change.segments.is_empty()) {
-            copy::write(&self.pool, &self.path).await;
+            self.copies.renew_or_delete(&self.pool).await;
         }
         Ok(ids)
     }
@@ -284,8 +309,41 @@ impl Catalogue {
 
     /// Closes the file in order.
     pub(crate) async fn close(&self) {
+        self.copies.renew_stale(&self.pool).await;
         self.pool.close().await;
     }
+}
+
+async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), CatalogueError> {
+    let done = sqlx::migrate!("./migrations").run(connection).await;
+    done.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => CatalogueError::Newer {
+            path: path.to_owned(),
+            version,
+        },
+        other => CatalogueError::Migrate(other),
+    })
+}
+
+/// Makes what is missing of the identity; returns whether there was none.
+async fn make_identity(
+    connection: &mut SqliteConnection,
+    store: Option<StoreId>,
+) -> Result<bool, CatalogueError> {
+    let failure = failed("make the store's identity");
+    let done = sqlx::query("INSERT OR IGNORE INTO store_identity (id, epoch, created_at) VALUES (1, ?, ?)")
+        .bind(uuid::Uuid::new_v4().as_bytes().as_slice())
+        .bind(TimeMicros::now().0)
+        .execute(&mut *connection)
+        .await
+        .map_err(&failure)?;
+    let store = store.unwrap_or_else(|| *uuid::Uuid::new_v4().as_bytes());
+    sqlx::query("UPDATE store_identity SET store_id = ? WHERE id = 1 AND store_id IS NULL")
+        .bind(store.as_slice())
+        .execute(&mut *connection)
+        .await
+        .map_err(&failure)?;
+    Ok(done.rows_affected() == 1)
 }
 
 async fn store_epoch(connection: &mut SqliteConnection) -> Result<[u8; 16], CatalogueError> {
@@ -328,111 +386,6 @@ async fn compacted_segments(connection: &mut SqliteConnection) -> Result<Vec<u64
         .await
         .map_err(failed("read compacted segments"))?;
     Ok(rows.iter().map(|row| unsigned(row.get(0))).collect())
-}
-
-async fn write_change(
-    transaction: &mut Transaction<'_, Sqlite>,
-    change: &Change,
-) -> Result<Vec<i64>, sqlx::Error> {
-    let mut ids = Vec::with_capacity(change.added.len());
-    for file in &change.added {
-        const ADD: &str = "INSERT INTO parquet_files (path, table_name, day, from_time, to_time, ingested_to, row_count, \
-                           bytes, digest, true_from, true_to, chunk_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        let done = sqlx::query(ADD)
-            .bind(&file.path)
-            .bind(&file.table)
-            .bind(file.day)
-            .bind(file.from.0)
-            .bind(file.to.0)
-            .bind(file.ingested_to.0)
-            .bind(signed(file.rows))
-            .bind(signed(file.bytes))
-            .bind(&file.digest)
-            .bind(file.true_from.map(|time| time.0))
-            .bind(file.true_to.map(|time| time.0))
-            .bind(file.chunks.map(signed))
-            .execute(&mut **transaction)
-            .await?;
-        ids.push(done.last_insert_rowid());
-    }
-    for id in &change.removed {
-        sqlx::query("DELETE FROM parquet_files WHERE id = ?")
-            .bind(id)
-            .execute(&mut **transaction)
-            .await?;
-    }
-    for number in &change.segments {
-        sqlx::query("INSERT OR IGNORE INTO compacted_segments (number, compacted_at) VALUES (?, ?)")
-            .bind(signed(*number))
-            .bind(TimeMicros::now().0)
-            .execute(&mut **transaction)
-            .await?;
-    }
-    for (host, mark, seen_at) in &change.marks {
-        const RAISE: &str = "INSERT INTO marks (host, epoch, lane, sequence, seen_at) VALUES (?, ?, ?, ?, ?) \
-                             ON CONFLICT (host, epoch, lane) DO UPDATE SET sequence = max(sequence, excluded.sequence), \
-                             seen_at = max(seen_at, excluded.seen_at)";
-        sqlx::query(RAISE)
-            .bind(host.as_bytes().as_slice())
-            .bind(mark.epoch.as_bytes().as_slice())
-            .bind(i64::from(mark.lane.code()))
-            .bind(signed(mark.sequence.0))
-            .bind(seen_at.0)
-            .execute(&mut **transaction)
-            .await?;
-    }
-    for day in &change.dirty {
-        const MARK: &str = "INSERT INTO dirty_days (day, since, marked) VALUES (?, ?, 1) \
-                            ON CONFLICT (day) DO UPDATE SET marked = marked + 1";
-        sqlx::query(MARK)
-            .bind(day)
-            .bind(TimeMicros::now().0)
-            .execute(&mut **transaction)
-            .await?;
-    }
-    if let Some(built) = &change.built {
-        settle_day(transaction, *built).await?;
-    }
-    forget_stalest(transaction, change).await?;
-    Ok(ids)
-}
-
-/// Takes the mark of a day away, unless samples came meanwhile or windows are not over: then it waits anew.
-async fn settle_day(transaction: &mut Transaction<'_, Sqlite>, built: Built) -> Result<(), sqlx::Error> {
-    let Built { dirty, is_partial } = built;
-    if !is_partial {
-        sqlx::query("DELETE FROM dirty_days WHERE day = ? AND marked = ?")
-            .bind(dirty.day)
-            .bind(dirty.marked)
-            .execute(&mut **transaction)
-            .await?;
-    }
-    sqlx::query("UPDATE dirty_days SET since = ? WHERE day = ?")
-        .bind(TimeMicros::now().0)
-        .bind(dirty.day)
-        .execute(&mut **transaction)
-        .await?;
-    Ok(())
-}
-
-/// Keeps the latest epochs of every host whose marks changed, and the store's own.
-async fn forget_stalest(
-    transaction: &mut Transaction<'_, Sqlite>,
-    change: &Change,
-) -> Result<(), sqlx::Error> {
-    const FORGET: &str = "DELETE FROM marks WHERE host = ?1 AND substr(epoch, 1, 8) <> ?2 AND epoch NOT IN \
-                          (SELECT epoch FROM marks WHERE host = ?1 AND substr(epoch, 1, 8) <> ?2 \
-                          GROUP BY epoch ORDER BY max(seen_at) DESC LIMIT ?3)";
-    let hosts: BTreeSet<HostId> = change.marks.iter().map(|(host, ..)| *host).collect();
-    for host in hosts {
-        sqlx::query(FORGET)
-            .bind(host.as_bytes().as_slice())
-            .bind(OWN_EPOCH_PREFIX.as_slice())
-            .bind(i64::try_from(EPOCHS_PER_HOST_MAX).unwrap_or(i64::MAX))
-            .execute(&mut **transaction)
-            .await?;
-    }
-    Ok(())
 }
 
 fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> CatalogueError {

@@ -2,7 +2,7 @@
 //! metrics, layout 1.
 //!
 //! # The file
-//! A Parquet file whose key-value metadata hold `fleetmend.chunks` = `1`. It has no Arrow schema. A row is a chunk;
+//! A Parquet file whose key-value metadata hold `fleetmend.chunks` = `1`, and a label (`label.rs`). It has no Arrow schema. A row is a chunk;
 //! rows are sorted by name, labels, host, unit and first time. Columns, none of them null but the clock:
 //!
 //! | column | type | what |

@@ -3,7 +3,8 @@
 //! The rows of sealed segments, oldest first, are sorted and written as Parquet files per table and day: metrics as
 //! chunks of series (`chunk.rs`), everything else as rows by host and time (`packing.rs`). A file is written under another
 //! name, synced and renamed; then one transaction registers all files of the step with the marks of its segments,
-//! queries see the files instead of the frames, and the segments are deleted.
+//! queries see the files instead of the frames, and the segments are deleted. A step that fails leaves no file behind,
+//! or a full disk would never be less full: what it wrote is deleted (`compact/fresh.rs`).
 //!
 //! A frame belongs to the day of its earliest time by the store's clock (`clock.rs`), but to no day further before
 //! its reception than a week: late hosts make at most eight files, and a file's whole span stands in the catalogue.
@@ -17,6 +18,7 @@
 //! must.
 
 mod due;
+mod fresh;
 mod merge;
 mod packing;
 mod part;
@@ -35,11 +37,13 @@ use metrics::{counter, histogram};
 use crate::catalogue::{Change, FileRow};
 use crate::error::MaintenanceError;
 use crate::inner::{Inner, SegmentState};
+use crate::label::Origins;
 use crate::mark::StreamKey;
 use crate::metrics as names;
-use crate::store::parquet_file;
+use crate::select::Deadline;
 use crate::tier::days;
 use crate::view::{HotFrame, ParquetFile};
+use fresh::Fresh;
 pub(crate) use merge::merge;
 pub(crate) use part::Part;
 
@@ -55,17 +59,22 @@ const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// May be dropped: what was not registered is written again, its files are deleted at the next start.
 pub(crate) async fn compact(inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
     while let Some(segments) = next_step(inner) {
+        clear_unregistered(inner).await?;
         let started = Instant::now();
         let numbers: HashSet<u64> = segments.keys().copied().collect();
         let frames = inner.view.hot_of(&numbers);
+        let marks = marks_of(inner, &segments);
+        let marks = marks.into_iter().map(|(host, mark, _)| (host, mark));
+        let origins = Arc::new(Origins::compacted(inner.store_id, numbers.iter().copied(), marks));
         let writer = inner.clone();
-        let added = tokio::task::spawn_blocking(move || write_tables(&writer, frames)).await??;
+        let write = move |deadline: &Deadline| write_tables(&writer, frames, &origins, deadline);
+        let fresh = inner.steps.run(write).await??;
         // The gap of a frame that could not be read must outlive the segment that the frame stood in.
         inner.settle_set_aside().await?;
-        let rows: u64 = added.iter().map(|file| file.rows).sum();
-        let dirty = dirty_days(&added);
+        let rows: u64 = fresh.rows().iter().map(|file| file.rows).sum();
+        let dirty = dirty_days(fresh.rows());
         let change = Change {
-            added,
+            added: fresh.into_rows(),
             dirty,
             segments: numbers.iter().copied().collect(),
             marks: marks_of(inner, &segments),
@@ -128,17 +137,59 @@ pub(crate) async fn register(
     inner: &Arc<Inner>,
     change: &Change,
 ) -> Result<Vec<Arc<ParquetFile>>, MaintenanceError> {
-    let ids = inner.catalogue.apply(change).await?;
     let folder = inner.config.parquet_folder();
+    let ids = match inner.catalogue.apply(change).await {
+        Ok(ids) => ids,
+        Err(error) => {
+            // Whether they are registered only the disk knows now.
+            let paths = change.added.iter().map(|file| file.path.clone());
+            inner.unregistered.lock().extend(paths);
+            return Err(error.into());
+        }
+    };
     let named = change
         .added
         .iter()
         .zip(ids)
         .map(|(file, id)| FileRow { id, ..file.clone() });
     Ok(named
-        .filter_map(|row| parquet_file(&folder, row))
+        .filter_map(|row| ParquetFile::of_row(&folder, row))
         .map(Arc::new)
         .collect())
+}
+
+/// Deletes the files that could not be registered before; until that is done nothing else is written, so that they
+/// are never more than those of one step.
+pub(crate) async fn clear_unregistered(inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
+    let paths = inner.unregistered.lock().clone();
+    if paths.is_empty() {
+        return Ok(());
+    }
+    // What a transaction that failed left in the catalogue's log is overwritten by one that succeeds.
+    inner.catalogue.touch().await?;
+    let registered: HashSet<String> = inner
+        .catalogue
+        .files()
+        .await?
+        .into_iter()
+        .map(|row| row.path)
+        .collect();
+    let folder = inner.config.parquet_folder();
+    for path in paths.iter().filter(|path| !registered.contains(*path)) {
+        let path = folder.join(path);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(MaintenanceError::Io {
+                    action: "delete",
+                    path,
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    inner.unregistered.lock().retain(|path| !paths.contains(path));
+    Ok(())
 }
 
 async fn drop_segments(
@@ -170,8 +221,10 @@ async fn drop_segments(
 fn write_tables(
     inner: &Arc<Inner>,
     tables: Vec<Vec<Arc<HotFrame>>>,
-) -> Result<Vec<FileRow>, MaintenanceError> {
-    let mut written = Vec::new();
+    origins: &Arc<Origins>,
+    deadline: &Deadline,
+) -> Result<Fresh, MaintenanceError> {
+    let mut fresh = Fresh::new(inner.config.parquet_folder());
     for (frames, table) in tables.into_iter().zip(0_usize..) {
         let mut days: BTreeMap<i64, Vec<Arc<HotFrame>>> = BTreeMap::new();
         for frame in frames {
@@ -179,11 +232,13 @@ fn write_tables(
         }
         for (day, frames) in days {
             for slice in slices(&frames) {
-                written.extend(rows::write_frames(inner, table, day, slice)?);
+                fresh.extend(rows::write_frames(inner, (table, day), slice, origins, deadline)?);
             }
         }
     }
-    Ok(written)
+    // Whoever went away meanwhile does not register them.
+    deadline.check()?;
+    Ok(fresh)
 }
 
 /// The frames in their order, cut so that each slice decodes to at most [`SLICE_BYTES_MAX`], or is one frame.

@@ -45,6 +45,14 @@ pub enum OpenError {
     /// The catalogue could not be opened or read.
     #[error("cannot open the catalogue of the store")]
     Catalogue(#[from] CatalogueError),
+    /// The note that says which store it is cannot be read.
+    #[error(
+        "{path} does not say which store this is: move it away, and the next start takes the catalogue's word"
+    )]
+    Identity {
+        /// The note.
+        path: PathBuf,
+    },
     /// The query engine could not be set up.
     #[error("cannot set up the query engine: {0}")]
     Engine(String),
@@ -173,15 +181,18 @@ pub enum CatalogueError {
         /// The first migration that is not known.
         version: i64,
     },
-    /// It is damaged, and so is its copy.
+    /// It is damaged, so is its copy, and not every file says what the catalogue said of it.
     #[error(
-        "catalogue {path} is damaged ({fault}) and has no whole copy: restore it from a backup with `fleetmend-collector restore`; without one, move `catalogue*` out of the store's folder, and its Parquet files are set aside at the next start"
+        "catalogue {path} is damaged ({fault}) and has no whole copy{}: restore it from a backup with `fleetmend-collector restore`; without one, move `catalogue*` out of the store's folder: the next start makes it anew from the Parquet files and sets those aside that do not say enough of themselves",
+        of_which(.unknown)
     )]
     Damaged {
         /// The catalogue.
         path: PathBuf,
         /// What is wrong with it.
         fault: String,
+        /// How many files it cannot be made anew from, and one of them with what is wrong with it.
+        unknown: Option<(usize, String)>,
     },
     /// A file of it could not be moved or read.
     #[error("cannot {action} {path}")]
@@ -212,6 +223,12 @@ pub enum CatalogueError {
         /// What.
         what: &'static str,
     },
+}
+
+fn of_which(unknown: &Option<(usize, String)>) -> String {
+    unknown.as_ref().map_or_else(String::new, |(files, one)| {
+        format!(", and {files} Parquet files do not say enough of themselves to make it anew, as {one}")
+    })
 }
 
 /// A step of maintenance failed; it is tried again.

@@ -17,12 +17,14 @@ use crate::commit::Command;
 use crate::config::StoreConfig;
 use crate::error::{CommitError, MaintenanceError, ReadError};
 use crate::gaps::{Gaps, HostGap, Reach};
+use crate::label::StoreId;
 use crate::mark::{Marks, StreamKey};
 use crate::metrics as names;
 use crate::own::{OWN_HOST, own_frames};
 use crate::segment::SegmentWriter;
 use crate::series::SeriesLimit;
 use crate::shape::sql_tables;
+use crate::steps::Steps;
 use crate::view::{HotFrame, ParquetFile, View};
 use crate::writer::Group;
 
@@ -59,16 +61,23 @@ pub(crate) struct Inner {
     pub(crate) config: StoreConfig,
     /// The life of this store.
     pub(crate) epoch: [u8; 16],
+    /// Which store it is, in all its lives.
+    pub(crate) store_id: StoreId,
     /// Epoch of the store's own records, new at every start.
     pub(crate) own_epoch: SpoolEpoch,
     pub(crate) catalogue: Catalogue,
-    pub(crate) view: View,
+    pub(crate) view: Arc<View>,
     pub(crate) gaps: Gaps,
     /// Footers of files of metrics.
     pub(crate) footers: Footers,
     pub(crate) committed: broadcast::Sender<Arc<Committed>>,
     /// Files whose merge failed, as when it needs more than a query may take; tried again after the next start.
     pub(crate) unmergeable: Mutex<HashSet<i64>>,
+    /// Blocking work of maintenance.
+    pub(crate) steps: Steps,
+    /// Files that could not be registered, relative to the folder of Parquet files; at most those of one step each of
+    /// maintenance and tiers.
+    pub(crate) unregistered: Mutex<Vec<String>>,
     /// Held from when the catalogue knows files until the view shows them: between the two a day is dirty whose samples
     /// nobody sees.
     pub(crate) settling: tokio::sync::Mutex<()>,
@@ -82,7 +91,7 @@ pub(crate) struct Inner {
     health: watch::Sender<Health>,
     aside: Mutex<Vec<SetAside>>,
     /// Held as long as the store is open.
-    _lock: std::fs::File,
+    _lock: Arc<std::fs::File>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -98,14 +107,15 @@ impl std::fmt::Debug for Inner {
 pub(crate) struct Parts {
     pub(crate) config: StoreConfig,
     pub(crate) epoch: [u8; 16],
+    pub(crate) store_id: StoreId,
     pub(crate) own_epoch: SpoolEpoch,
     pub(crate) catalogue: Catalogue,
-    pub(crate) view: View,
+    pub(crate) view: Arc<View>,
     pub(crate) gaps: Gaps,
     pub(crate) segments: BTreeMap<u64, SegmentState>,
     pub(crate) marks: Marks,
     pub(crate) aside: Vec<SetAside>,
-    pub(crate) lock: std::fs::File,
+    pub(crate) lock: Arc<std::fs::File>,
 }
 
 /// Facts a subscriber may fall behind before it is told that it missed some.
@@ -125,6 +135,7 @@ impl Inner {
             series: SeriesLimit::new(parts.config.series_per_host_max),
             config: parts.config,
             epoch: parts.epoch,
+            store_id: parts.store_id,
             own_epoch: parts.own_epoch,
             catalogue: parts.catalogue,
             view: parts.view,
@@ -132,6 +143,8 @@ impl Inner {
             footers: Footers::default(),
             committed: broadcast::Sender::new(SUBSCRIBER_BACKLOG),
             unmergeable: Mutex::default(),
+            steps: Steps::default(),
+            unregistered: Mutex::default(),
             settling: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             segments: Mutex::new(parts.segments),

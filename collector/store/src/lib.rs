@@ -9,7 +9,8 @@
 //! Rows come as frames of [`fleetmend_event`] and are gone through
 //! three forms: *hot* in append-only segments (`segment.rs` is their specification), then *compacted* in sorted
 //! Parquet files, metrics as chunks of series (`chunk.rs` is theirs), then deleted; of metrics, tiers are kept longer
-//! (`tier.rs`). The catalogue, a SQLite file of the store's own, says which files there are.
+//! (`tier.rs`). The catalogue, a SQLite file of the store's own, says which files there are; where it is lost, and its
+//! copy too, it is made anew from what the files say of themselves (`open.rs`, `rebuild.rs`).
 //!
 //! # Invariants
 //! - [`Store::commit`] returns after an fsync: what was acknowledged survives a kill and a power cut.
@@ -64,15 +65,19 @@ mod compact;
 mod disk;
 mod gaps;
 mod inner;
+mod label;
 mod mark;
 mod memory;
+mod open;
 mod own;
+mod rebuild;
 mod recover;
 mod retain;
 mod segment;
 mod select;
 mod series;
 mod shape;
+mod steps;
 mod store;
 mod strangers;
 mod task;

@@ -15,6 +15,8 @@
 //! - A Parquet file that the catalogue does not know is left over from a compaction that did not finish, whose
 //!   segments are still there; it is deleted. When the catalogue itself was made anew, it is moved to `aside`.
 
+mod files;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -33,9 +35,13 @@ use crate::error::OpenError;
 use crate::inner::{SegmentState, SetAside};
 use crate::mark::Marks;
 use crate::own::{OWN_HOST, own_frames, unreadable};
-use crate::segment::{Damage, Entry, Scan, SegmentFile, number_of, put_entry, scan};
+use crate::segment::{Damage, Entry, Scan, SegmentFile, file_name, number_of, put_entry, scan};
 use crate::shape::{Origin, Rows};
 use crate::view::{HotFrame, View};
+pub(crate) use files::{move_aside, register_files};
+
+/// Gap rows in one record.
+const GAPS_AT_ONCE: usize = 256;
 
 /// What recovery works on.
 pub(crate) struct Recovery<'a> {
@@ -60,11 +66,12 @@ pub(crate) struct Recovered {
 }
 
 impl Recovery<'_> {
-    /// Reads every segment that is not compacted.
+    /// Reads every segment that is not compacted. Numbers go on after `segment_max`, the highest that ever was.
     pub(crate) fn segments(
         &self,
         marks: Vec<(HostId, Mark, TimeMicros)>,
         compacted: &[u64],
+        segment_max: u64,
     ) -> Result<Recovered, OpenError> {
         let mut all = Marks::default();
         for (host, mark, seen_at) in marks {
@@ -76,8 +83,7 @@ impl Recovery<'_> {
         let highest = newest
             .into_iter()
             .chain(compacted.iter().copied())
-            .max()
-            .unwrap_or(0);
+            .fold(segment_max, u64::max);
         let mut recovered = Recovered {
             marks: all,
             segments: BTreeMap::new(),
@@ -98,6 +104,22 @@ impl Recovery<'_> {
             .and_then(|folder| folder.sync_all())
             .map_err(io_error("sync", &folder))?;
         Ok(recovered)
+    }
+
+    /// Makes losses that a start found durable, in a segment of their own.
+    pub(crate) fn tell(&self, recovered: &mut Recovered, gaps: &[Gap]) -> Result<(), OpenError> {
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        let number = recovered.next_number;
+        recovered.next_number = number.saturating_add(1);
+        let path = self.config.segments_folder().join(file_name(number));
+        let mut bytes = crate::segment::header_of(&path);
+        for some in gaps.chunks(GAPS_AT_ONCE) {
+            put_gaps(&mut bytes, some.to_vec());
+        }
+        replace_file(&path, &bytes).map_err(io_error("write", &path))?;
+        self.segment(recovered, number, &path, true)
     }
 
     fn segment(
@@ -222,26 +244,26 @@ impl Recovery<'_> {
             let when = (entry.ingested_at, entry.clock);
             put_entry(&mut anew, entry.host, when, &entry.frame.encode());
         }
-        let facts = gaps.into_iter().map(Fact::from).collect();
-        // Each rewritten segment has an epoch of its own, so that its gaps are numbered from 1.
-        let frames = own_frames(crate::own::new_own_epoch(), facts).unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot record a gap");
-            Vec::new()
-        });
-        for (frame, number) in frames.into_iter().zip(1_u64..) {
-            let mut id = frame.template.id;
-            id.sequence = Sequence(number);
-            let encoded = Frame { id, ..frame.template }.encode();
-            put_entry(
-                &mut anew,
-                OWN_HOST,
-                (TimeMicros::now(), ClockAhead::NONE),
-                &encoded,
-            );
-        }
+        put_gaps(&mut anew, gaps);
         tracing::info!(path = %path.display(), was = bytes.len(), is = anew.len(), "writing a damaged segment anew");
         replace_file(path, &anew).map_err(io_error("replace", path))?;
         Ok(anew.into())
+    }
+}
+
+/// Adds gap rows of the store. They have an epoch of their own, so that they are numbered from 1.
+fn put_gaps(segment: &mut Vec<u8>, gaps: Vec<Gap>) {
+    let facts = gaps.into_iter().map(Fact::from).collect();
+    let frames = own_frames(crate::own::new_own_epoch(), facts).unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot record a gap");
+        Vec::new()
+    });
+    for (frame, number) in frames.into_iter().zip(1_u64..) {
+        let mut id = frame.template.id;
+        id.sequence = Sequence(number);
+        let encoded = Frame { id, ..frame.template }.encode();
+        let when = (TimeMicros::now(), ClockAhead::NONE);
+        put_entry(segment, OWN_HOST, when, &encoded);
     }
 }
 
@@ -329,34 +351,8 @@ fn damage_gap(found: &Scan, damage: Damage) -> Gap {
     }
 }
 
-/// Deletes Parquet files that are not registered, or moves them aside when the catalogue was made anew.
-pub(crate) fn sweep_parquet(
-    config: &StoreConfig,
-    registered: &HashSet<PathBuf>,
-    catalogue_is_new: bool,
-) -> Result<(), OpenError> {
-    let folder = config.parquet_folder();
-    for table in list(&folder)? {
-        if !table.is_dir() {
-            continue;
-        }
-        for path in list(&table)? {
-            let is_parquet = path.extension().is_some_and(|extension| extension == "parquet");
-            let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
-            if is_temporary || (is_parquet && !registered.contains(&path) && !catalogue_is_new) {
-                fs::remove_file(&path).map_err(io_error("delete", &path))?;
-            } else if is_parquet && !registered.contains(&path) {
-                let name = path.file_name().unwrap_or_default();
-                let to = config.aside_folder().join(name);
-                tracing::error!(from = %path.display(), to = %to.display(), "the catalogue is new: a Parquet file it does not know is moved aside");
-                fs::rename(&path, &to).map_err(io_error("move", &path))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn list_segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
+/// Every segment, the oldest first.
+pub(crate) fn list_segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
     let mut found = Vec::new();
     for path in list(folder)? {
         let name = path
@@ -373,7 +369,8 @@ fn list_segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
     Ok(found)
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
+/// What lies in a folder.
+pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
     let entries = fs::read_dir(folder).map_err(io_error("list", folder))?;
     entries
         .map(|entry| entry.map(|entry| entry.path()).map_err(io_error("list", folder)))

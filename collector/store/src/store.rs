@@ -1,8 +1,5 @@
 //! The store as the binary sees it.
 
-use std::collections::HashSet;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -12,22 +9,19 @@ use fleetmend_shutdown::{TaskKind, Tasks};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::catalogue::{Catalogue, Change, FileRow};
+use crate::catalogue::Change;
 use crate::clock::ClockAhead;
 use crate::commit::{Command, memory_of, not_finished, prepare_all, refused_at_sight};
 use crate::config::StoreConfig;
 use crate::error::{CommitError, OpenError, QueryError};
-use crate::gaps::Gaps;
-use crate::inner::{Health, Inner, Parts, SetAside, gap_of_file};
-use crate::own::{Maker, OWN_HOST, is_own_epoch, new_own_epoch};
+use crate::inner::{Health, Inner};
+use crate::open::{Start, open};
+use crate::own::{Maker, OWN_HOST, is_own_epoch};
 use crate::query::{Answer, Engine, QueryLimits, RunningQuery, Stock};
-use crate::recover::{Recovery, io_error, make_folder, sweep_parquet};
-use crate::shape::table_index_by_name;
 use crate::task;
-use crate::view::{ParquetFile, View};
 use crate::writer::Writer;
 
 /// Rows that have just become durable.
@@ -77,9 +71,6 @@ pub struct TableStats {
     pub bytes: u64,
 }
 
-/// What `run` starts the writer with: the queue, and the number of the first segment.
-type Start = (mpsc::Receiver<Command>, u64);
-
 /// The store in a folder. Clones are the same store.
 #[derive(Clone)]
 pub struct Store {
@@ -106,55 +97,14 @@ impl Store {
     ///
     /// # Cancel safety
     /// May be dropped; the next call starts again.
-    pub async fn open(mut config: StoreConfig) -> Result<Store, OpenError> {
+    pub async fn open(config: StoreConfig) -> Result<Store, OpenError> {
         crate::metrics::describe();
-        if let Some((key, reason)) = config.faults().into_iter().next() {
-            return Err(OpenError::Config { key, reason });
-        }
-        crate::backup::refuse_unfinished(&config.folder)?;
-        let lock = make_folders(&config)?;
-        crate::backup::sweep(&config.folder);
-        // The query engine takes absolute paths without detours only.
-        config.folder = fs::canonicalize(&config.folder).map_err(io_error("find", &config.folder))?;
-        let (catalogue, catalogue_is_new) = Catalogue::open(&config.catalogue_file()).await?;
-        let epoch = catalogue.epoch().await?;
-        let (marks, compacted, rows) = (
-            catalogue.marks().await?,
-            catalogue.compacted_segments().await?,
-            catalogue.files().await?,
-        );
-        let blocking_config = config.clone();
-        let recover = move || {
-            let view = View::new(blocking_config.hot_cache_bytes_max);
-            let recovery = Recovery {
-                config: &blocking_config,
-                view: &view,
-            };
-            let mut recovered = recovery.segments(marks, &compacted)?;
-            let mut aside = register_files(&blocking_config, &view, rows, catalogue_is_new)?;
-            aside.append(&mut recovered.lost);
-            Ok::<_, OpenError>((view, recovered, aside))
-        };
-        let joined = tokio::task::spawn_blocking(recover).await;
-        let (view, recovered, aside) = joined.map_err(|error| OpenError::Engine(error.to_string()))??;
-        catalogue.forget_segments(&recovered.deleted).await?;
-        let engine = Engine::new(&config)?;
-        let (inner, commands) = Inner::new(Parts {
-            config,
-            epoch,
-            own_epoch: new_own_epoch(),
-            catalogue,
-            view,
-            gaps: Gaps::default(),
-            segments: recovered.segments,
-            marks: recovered.marks,
-            aside,
-            lock,
-        });
+        let (inner, start) = open(config).await?;
+        let engine = Engine::new(&inner.config)?;
         let store = Store {
             inner,
             engine: Arc::new(engine),
-            start: Arc::new(Mutex::new(Some((commands, recovered.next_number)))),
+            start: Arc::new(Mutex::new(Some(start))),
         };
         store.load_gaps().await;
         Ok(store)
@@ -431,92 +381,4 @@ impl Store {
             tracing::warn!(%error, "cannot read the gaps of former times; answers do not name them");
         }
     }
-}
-
-/// Makes the folders and takes the lock.
-fn make_folders(config: &StoreConfig) -> Result<fs::File, OpenError> {
-    for folder in [
-        config.segments_folder(),
-        config.parquet_folder(),
-        config.aside_folder(),
-        config.spill_folder(),
-    ] {
-        make_folder(&folder, 0o777).map_err(io_error("make", &folder))?;
-    }
-    let synced = fs::File::open(&config.folder).and_then(|folder| folder.sync_all());
-    synced.map_err(io_error("sync", &config.folder))?;
-    let path = config.folder.join("LOCK");
-    let lock = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io_error("open", &path))?;
-    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
-            path: config.folder.clone(),
-        }),
-        Err(error) => Err(io_error("lock", &path)(error.into())),
-    }
-}
-
-/// Shows the registered files; those missing or cut short are set aside.
-fn register_files(
-    config: &StoreConfig,
-    view: &View,
-    rows: Vec<FileRow>,
-    catalogue_is_new: bool,
-) -> Result<Vec<SetAside>, OpenError> {
-    let folder = config.parquet_folder();
-    let mut aside = Vec::new();
-    let mut files = Vec::new();
-    let mut known = HashSet::new();
-    for row in rows {
-        known.insert(folder.join(&row.path));
-        let Some(file) = parquet_file(&folder, row) else {
-            continue;
-        };
-        match file.fault() {
-            Ok(None) => files.push(Arc::new(file)),
-            // Queries fail until it can be read: no answer may lack its rows without saying so.
-            Err(error) => {
-                tracing::warn!(path = %file.path.display(), %error, "cannot look at a Parquet file now");
-                files.push(Arc::new(file));
-            }
-            Ok(Some(reason)) => {
-                tracing::error!(path = %file.path.display(), reason, "Parquet file is damaged and set aside");
-                file.rename_aside();
-                aside.push(SetAside {
-                    file_id: file.id,
-                    host: OWN_HOST,
-                    gap: gap_of_file(&file, &reason),
-                });
-            }
-        }
-    }
-    sweep_parquet(config, &known, catalogue_is_new)?;
-    view.add_files(files);
-    Ok(aside)
-}
-
-/// A registered file as the view holds it; `None` for a table this build does not know.
-pub(crate) fn parquet_file(folder: &Path, row: FileRow) -> Option<ParquetFile> {
-    let table = table_index_by_name(&row.table)?;
-    Some(ParquetFile {
-        id: row.id,
-        path: folder.join(row.path),
-        table,
-        day: row.day,
-        from: row.from,
-        to: row.to,
-        true_from: row.true_from.unwrap_or(row.ingested_to),
-        true_to: row.true_to.unwrap_or(row.ingested_to),
-        rows: row.rows,
-        chunks: row.chunks,
-        added: std::time::Instant::now(),
-        bytes: row.bytes,
-        digest: row.digest,
-        doomed: std::sync::atomic::AtomicBool::new(false),
-    })
 }

@@ -13,6 +13,7 @@ use crate::error::MaintenanceError;
 use crate::inner::Inner;
 use crate::metrics as names;
 use crate::retain::retain;
+use crate::select::Deadline;
 use crate::store::Store;
 
 /// How long a stream's mark is remembered after its last record: no spool keeps records for so long.
@@ -25,7 +26,8 @@ const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Runs until `token` is cancelled. A step that fails is tried again at the next turn; none stops the others.
 ///
 /// # Cancel safety
-/// Ends within any step; what a step leaves half-done is redone or deleted at the next start.
+/// Ends within any step, once the step's thread has ended; what a step leaves half-done is redone or deleted at the next
+/// start.
 pub(crate) async fn maintain(store: Store, token: CancellationToken) -> Result<(), MaintenanceError> {
     let interval = Duration::from_millis(store.inner.config.maintenance_interval_ms);
     let mut scrub = Scrub {
@@ -53,17 +55,20 @@ pub(crate) async fn maintain(store: Store, token: CancellationToken) -> Result<(
                 marks_checked = Instant::now();
                 note("marks", forget_marks(&store.inner).await);
             }
+            store.inner.catalogue.copy_when_due().await;
             measure(&store.inner);
         }
     };
     tokio::select! {
         biased;
-        () = token.cancelled() => Ok(()),
-        () = work => Ok(()),
+        () = token.cancelled() => {}
+        () = work => {}
     }
+    store.inner.steps.ended().await;
+    Ok(())
 }
 
-/// Reads every file once a day, one per turn, and sets aside what has changed since it was written.
+/// Reads every file once a day, some each turn, and sets aside what has changed since it was written.
 struct Scrub {
     /// Files up to this id are checked.
     after: i64,
@@ -73,38 +78,46 @@ struct Scrub {
 
 impl Scrub {
     async fn next(&mut self, inner: &Arc<Inner>) -> Result<(), MaintenanceError> {
-        let next = inner
-            .view
-            .files()
-            .into_iter()
-            .filter(|file| file.id > self.after)
-            .min_by_key(|file| file.id);
-        let Some(file) = next else {
-            if self.began.elapsed() >= SCRUB_INTERVAL {
-                *self = Scrub {
-                    after: 0,
-                    began: Instant::now(),
-                };
-            }
-            return Ok(());
-        };
-        self.after = file.id;
-        let inner = inner.clone();
-        // A file that cannot be read now is looked at again in the next round; it must not hold up the others.
-        let check = tokio::task::spawn_blocking(move || match file.deep_fault() {
-            Ok(None) => Ok(()),
-            Ok(Some(reason)) => {
-                inner.set_aside(&file, &reason);
-                Ok(())
-            }
-            Err(source) => Err(MaintenanceError::Io {
-                action: "check",
-                path: file.path.clone(),
-                source,
-            }),
-        });
-        check.await?
+        let files = inner.view.files();
+        let share = files_per_turn(files.len(), inner.config.maintenance_interval_ms);
+        let mut next: Vec<_> = files.into_iter().filter(|file| file.id > self.after).collect();
+        next.sort_unstable_by_key(|file| file.id);
+        next.truncate(share);
+        if next.is_empty() && self.began.elapsed() >= SCRUB_INTERVAL {
+            *self = Scrub {
+                after: 0,
+                began: Instant::now(),
+            };
+        }
+        for file in next {
+            self.after = file.id;
+            let inner_of_step = inner.clone();
+            // A file that cannot be read now is looked at again in the next round; it must not hold up the others.
+            let check = move |deadline: &Deadline| match file.deep_fault_until(deadline) {
+                Ok(None) => Ok(()),
+                Ok(Some(reason)) => {
+                    inner_of_step.set_aside(&file, &reason);
+                    Ok(())
+                }
+                Err(source) => Err(MaintenanceError::Io {
+                    action: "check",
+                    path: file.path.clone(),
+                    source,
+                }),
+            };
+            inner.steps.run(check).await??;
+        }
+        Ok(())
     }
+}
+
+/// As many as it takes to see every one in half a round; turns may come late.
+fn files_per_turn(files: usize, interval_ms: u64) -> usize {
+    let half_a_round = SCRUB_INTERVAL.as_millis() / 2;
+    let share = (files as u128)
+        .saturating_mul(interval_ms.into())
+        .div_ceil(half_a_round);
+    usize::try_from(share).unwrap_or(usize::MAX).max(1)
 }
 
 async fn forget_marks(inner: &Inner) -> Result<(), MaintenanceError> {
@@ -133,5 +146,20 @@ fn note(step: &'static str, outcome: Result<(), MaintenanceError>) {
             error = crate::commit::chain(&error),
             "maintenance step failed; it is tried again"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_checked_within_a_day_however_many_there_are() {
+        for (files, interval_ms) in [(1, 10), (17_000, 5_000), (200_000, 5_000), (3, 3_600_000)] {
+            let turns = SCRUB_INTERVAL.as_millis() / u128::from(interval_ms);
+            let checked = turns * files_per_turn(files, interval_ms) as u128;
+            assert!(checked >= files as u128, "{files} every {interval_ms} ms");
+        }
+        assert_eq!(files_per_turn(100, 5_000), 1);
     }
 }

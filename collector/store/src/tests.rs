@@ -10,6 +10,7 @@ mod events;
 mod kill;
 mod layout;
 mod query;
+mod rebuild;
 mod rows;
 mod scope;
 mod select;

@@ -6,7 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,10 +18,12 @@ use fleetmend_event::{HostId, RecordId, TimeMicros};
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
+use crate::catalogue::FileRow;
 use crate::clock::ClockAhead;
 use crate::error::ReadError;
 use crate::segment::SegmentFile;
-use crate::shape::{Origin, Rows, SqlTable, align, sql_tables};
+use crate::select::Deadline;
+use crate::shape::{Origin, Rows, SqlTable, align, sql_tables, table_index_by_name};
 
 /// A durable frame that is not compacted yet.
 #[derive(Debug)]
@@ -166,6 +168,27 @@ pub(crate) struct ParquetFile {
 const PARQUET_MAGIC: &[u8; 4] = b"PAR1";
 
 impl ParquetFile {
+    /// A registered file in the folder of Parquet files; `None` for a table this build does not know.
+    pub(crate) fn of_row(folder: &Path, row: FileRow) -> Option<Self> {
+        let table = table_index_by_name(&row.table)?;
+        Some(Self {
+            id: row.id,
+            path: folder.join(row.path),
+            table,
+            day: row.day,
+            from: row.from,
+            to: row.to,
+            true_from: row.true_from.unwrap_or(row.ingested_to),
+            true_to: row.true_to.unwrap_or(row.ingested_to),
+            rows: row.rows,
+            chunks: row.chunks,
+            added: std::time::Instant::now(),
+            bytes: row.bytes,
+            digest: row.digest,
+            doomed: AtomicBool::new(false),
+        })
+    }
+
     /// What is wrong with it at first sight: it is missing, has another size or another end.
     ///
     /// # Errors
@@ -193,11 +216,23 @@ impl ParquetFile {
     /// # Errors
     /// As [`Self::fault`].
     pub(crate) fn deep_fault(&self) -> io::Result<Option<String>> {
+        self.deep_fault_while(|| Ok(()))
+    }
+
+    /// As [`Self::deep_fault`], until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Self::fault`], and when the work has to end.
+    pub(crate) fn deep_fault_until(&self, deadline: &Deadline) -> io::Result<Option<String>> {
+        self.deep_fault_while(|| deadline.check().map_err(io::Error::other))
+    }
+
+    fn deep_fault_while(&self, go_on: impl FnMut() -> io::Result<()>) -> io::Result<Option<String>> {
         let fault = self.fault()?;
         if fault.is_some() {
             return Ok(fault);
         }
-        let whole = digest_of(&self.path)? == self.digest;
+        let whole = digest_while(&self.path, go_on)? == self.digest;
         Ok((!whole).then(|| "file with another digest".to_owned()))
     }
 
@@ -213,15 +248,29 @@ impl ParquetFile {
     }
 }
 
+/// Bytes of a file that are read before the reader looks whether to go on.
+const READ_BYTES: usize = 256 << 10;
+
 /// SHA-256 of a file, in hex. Blocks.
-pub(crate) fn digest_of(path: &Path) -> std::io::Result<String> {
+#[cfg(test)]
+pub(crate) fn digest_of(path: &Path) -> io::Result<String> {
+    digest_while(path, || Ok(()))
+}
+
+/// SHA-256 of a file, in hex, unless `go_on` fails. Blocks.
+fn digest_while(path: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<String> {
+    let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
-    std::io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        go_on()?;
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hex::encode(hasher.finalize())),
+            Ok(read) => hasher.update(buffer.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 impl Drop for ParquetFile {

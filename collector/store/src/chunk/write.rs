@@ -87,11 +87,29 @@ impl<W: Write + Send> ChunkWriter<W> {
         Ok(())
     }
 
-    /// Ends the file.
-    pub(crate) fn finish(mut self) -> Result<(W, Extent), ParquetError> {
+    /// What was added.
+    pub(crate) fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
+    /// Writes all chunks; only the footer and the indexes are missing then.
+    pub(crate) fn end_body(&mut self) -> Result<(), ParquetError> {
         if self.columns.rows > 0 {
             self.writer.write(&self.columns.finish()?)?;
         }
+        self.writer.flush()?;
+        Ok(self.writer.sync()?)
+    }
+
+    /// Where it is written to.
+    pub(crate) fn out(&self) -> &W {
+        self.writer.inner()
+    }
+
+    /// Ends the file, which says `label` of itself.
+    pub(crate) fn finish(mut self, label: KeyValue) -> Result<(W, Extent), ParquetError> {
+        self.end_body()?;
+        self.writer.append_key_value_metadata(label);
         Ok((self.writer.into_inner()?, self.extent))
     }
 }

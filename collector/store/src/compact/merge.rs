@@ -3,24 +3,22 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use futures::StreamExt;
+use parquet::errors::ParquetError;
 
 use super::due::due;
 use super::part::{ChunkPart, Part};
-use super::{register, weave};
+use super::{clear_unregistered, register, weave};
 use crate::catalogue::{Change, FileRow};
 use crate::chunk::{Source, merge as merge_sources};
 use crate::error::MaintenanceError;
 use crate::inner::Inner;
+use crate::label::{Label, Origins};
 use crate::query::{Engine, Scope, failure};
 use crate::select::Deadline;
 use crate::shape::{SqlTable, sql_tables};
 use crate::view::ParquetFile;
-
-/// A merge of chunks may take so long. It ends before when nobody waits for it any more.
-const MERGE_TIME_MAX: Duration = Duration::from_hours(6);
 
 /// Merges one set of files that is due, if any.
 ///
@@ -36,26 +34,25 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
     let Some(candidates) = candidates else {
         return Ok(());
     };
+    clear_unregistered(inner).await?;
     let checker = inner.clone();
-    let files = tokio::task::spawn_blocking(move || only_whole(&checker, candidates)).await?;
+    let check = move |deadline: &Deadline| only_whole(&checker, candidates, deadline);
+    let (files, origins) = inner.steps.run(check).await??;
     let Some(first) = files.first() else { return Ok(()) };
     if files.len() < 2 {
         return Ok(());
     }
-    let (table, day) = (first.table, first.day);
-    let written = if sql_tables().get(table).is_some_and(SqlTable::is_metrics) {
-        let (deadline, _guard) = Deadline::after(MERGE_TIME_MAX, MERGE_TIME_MAX);
-        let (inner, files) = (inner.clone(), files.clone());
-        tokio::task::spawn_blocking(move || merge_chunks(&inner, table, day, &files, &deadline)).await?
+    let (place, origins) = ((first.table, first.day), Arc::new(origins));
+    let worker = (inner.clone(), files.clone(), origins.clone());
+    let written = if is_metrics(first) {
+        let merge = move |deadline: &Deadline| merge_chunks(&worker.0, place, &worker.1, &worker.2, deadline);
+        inner.steps.run(merge).await?
     } else {
-        let (deadline, _guard) = Deadline::after(MERGE_TIME_MAX, MERGE_TIME_MAX);
-        let weaver = (inner.clone(), files.clone());
-        let woven =
-            tokio::task::spawn_blocking(move || write_woven(&weaver.0, table, day, &weaver.1, &deadline));
-        match woven.await? {
+        let weave = move |deadline: &Deadline| write_woven(&worker.0, place, &worker.1, &worker.2, deadline);
+        match inner.steps.run(weave).await? {
             Ok(Woven::Written(added)) => Ok(added),
             Ok(Woven::Unsorted) => {
-                let work = write_merged(inner.clone(), engine.clone(), table, day, files.clone());
+                let work = write_merged(inner.clone(), engine.clone(), place, files.clone(), origins);
                 engine.on_threads(work).await?
             }
             Err(error) => Err(error),
@@ -64,10 +61,7 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
     let added = match written {
         Ok(added) => added,
         Err(error) => {
-            if matches!(
-                error,
-                MaintenanceError::Merge(_) | MaintenanceError::Parquet(_) | MaintenanceError::Chunk(_)
-            ) {
+            if is_lasting(&error) {
                 // They would fail at every turn, and nothing else would be merged any more.
                 inner.unmergeable.lock().extend(files.iter().map(|file| file.id));
             }
@@ -92,10 +86,29 @@ pub(crate) async fn merge(inner: &Arc<Inner>, engine: &Arc<Engine>) -> Result<()
     Ok(())
 }
 
+fn is_metrics(file: &ParquetFile) -> bool {
+    sql_tables().get(file.table).is_some_and(SqlTable::is_metrics)
+}
+
+/// Whether files that could not be merged would not be at the next turn either.
+fn is_lasting(error: &MaintenanceError) -> bool {
+    use MaintenanceError::{Arrow, Chunk, Frame, Merge, Parquet, Rows};
+    match error {
+        // The disk says so, which may be full now.
+        Parquet(ParquetError::External(cause)) if cause.is::<std::io::Error>() => false,
+        Merge(_) | Parquet(_) | Chunk(_) | Arrow(_) | Frame(_) | Rows { .. } => true,
+        _ => false,
+    }
+}
+
 /// Damage must not be written anew as if it were whole: every file is checked against its digest first. A file that
 /// cannot be read now is left out, and in its place.
-fn only_whole(inner: &Arc<Inner>, files: Vec<Arc<ParquetFile>>) -> Vec<Arc<ParquetFile>> {
-    let whole = |file: &Arc<ParquetFile>| match file.deep_fault() {
+fn only_whole(
+    inner: &Arc<Inner>,
+    mut files: Vec<Arc<ParquetFile>>,
+    deadline: &Deadline,
+) -> Result<(Vec<Arc<ParquetFile>>, Origins), MaintenanceError> {
+    files.retain(|file| match file.deep_fault_until(deadline) {
         Ok(None) => true,
         Ok(Some(reason)) => {
             inner.set_aside(file, &reason);
@@ -105,8 +118,19 @@ fn only_whole(inner: &Arc<Inner>, files: Vec<Arc<ParquetFile>>) -> Vec<Arc<Parqu
             tracing::warn!(path = %file.path.display(), %error, "cannot read a file that is due to be merged");
             false
         }
+    });
+    deadline.check()?;
+    let label = |file: &Arc<ParquetFile>| {
+        let open = inner.footers.open(file).ok()?;
+        Label::of(open.metadata()).unwrap_or_else(|error| {
+            // Its rows are whole: it is merged as a file of before is.
+            tracing::warn!(path = %file.path.display(), %error, "cannot read the label of a Parquet file");
+            None
+        })
     };
-    files.into_iter().filter(whole).collect()
+    let inputs = files.iter().map(|file| (file.path.as_path(), label(file)));
+    let origins = Origins::merged(inner.store_id, inputs);
+    Ok((files, origins))
 }
 
 /// What became of files that were to be read side by side.
@@ -119,9 +143,9 @@ enum Woven {
 
 fn write_woven(
     inner: &Inner,
-    index: usize,
-    day: i64,
+    (index, day): (usize, i64),
     files: &[Arc<ParquetFile>],
+    origins: &Arc<Origins>,
     deadline: &Deadline,
 ) -> Result<Woven, MaintenanceError> {
     let Some(table) = sql_tables().get(index) else {
@@ -130,7 +154,7 @@ fn write_woven(
     let Some(readers) = weave::open(table, files, inner.config.query.memory_bytes_max)? else {
         return Ok(Woven::Unsorted);
     };
-    let mut part = Part::begin(&inner.config.parquet_folder(), table, day)?;
+    let mut part = Part::begin(&inner.config.parquet_folder(), table, day, origins)?;
     let written = weave::weave(table, readers, &mut part, deadline)?;
     check_rows(table, files, written)?;
     part.finish().map(Woven::Written)
@@ -151,9 +175,9 @@ fn check_rows(table: &SqlTable, files: &[Arc<ParquetFile>], found: u64) -> Resul
 async fn write_merged(
     inner: Arc<Inner>,
     engine: Arc<Engine>,
-    index: usize,
-    day: i64,
+    (index, day): (usize, i64),
     files: Vec<Arc<ParquetFile>>,
+    origins: Arc<Origins>,
 ) -> Result<Option<FileRow>, MaintenanceError> {
     let Some(table) = sql_tables().get(index) else {
         return Ok(None);
@@ -173,7 +197,7 @@ async fn write_merged(
         .execute_stream()
         .await
         .map_err(|error| failure(&error, memory))?;
-    let mut part = Part::begin(&inner.config.parquet_folder(), table, day)?;
+    let mut part = Part::begin(&inner.config.parquet_folder(), table, day, &origins)?;
     let mut written = 0_u64;
     while let Some(batch) = stream.next().await {
         let batch = batch.map_err(|error| failure(&error, memory))?;
@@ -187,9 +211,9 @@ async fn write_merged(
 /// Files of metrics, of either layout, become one of chunks. Blocks.
 fn merge_chunks(
     inner: &Inner,
-    index: usize,
-    day: i64,
+    (index, day): (usize, i64),
     files: &[Arc<ParquetFile>],
+    origins: &Arc<Origins>,
     deadline: &Deadline,
 ) -> Result<Option<FileRow>, MaintenanceError> {
     let Some(table) = sql_tables().get(index) else {
@@ -197,12 +221,11 @@ fn merge_chunks(
     };
     let open = |file: &Arc<ParquetFile>| Source::of(inner.footers.open(file)?);
     let sources = files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let mut part = ChunkPart::begin(&inner.config.parquet_folder(), table, day)?;
+    let mut part = ChunkPart::begin(&inner.config.parquet_folder(), table, day, origins)?;
     merge_sources::<MaintenanceError>(sources, |chunk| {
         deadline.check()?;
         part.push(&chunk)
     })?;
-    let merged = part.finish()?;
-    check_rows(table, files, merged.as_ref().map_or(0, |row| row.rows))?;
-    Ok(merged)
+    check_rows(table, files, part.samples())?;
+    part.finish()
 }

@@ -1,7 +1,8 @@
 //! How the rows of a table that is no table of samples lie in a Parquet file. This text is its specification.
 //!
 //! - Rows are sorted by host, then by time; rows of one host and moment stand in the order in which they came. The
-//!   file says so under the key [`SORTED_KEY`]; files without it are of before and sorted by time, then by host.
+//!   file says so under the key [`SORTED_KEY`]; files without it are of before and sorted by time, then by host. What
+//!   else it says of itself is its label (`label.rs`).
 //! - A row group has at most [`GROUP_ROWS_MAX`] rows and its pages [`PAGE_ROWS_MAX`]: with the page index a query for
 //!   one host and hour reads some thousand rows of each column it names.
 //! - Columns that are asked for by single values have a Bloom filter in each row group, no larger than the number of

@@ -1,13 +1,16 @@
 //! One Parquet file while it is written.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::{max, min};
 use fleetmend_event::TimeMicros;
 use parquet::arrow::ArrowWriter;
+use parquet::file::metadata::KeyValue;
+use sha2::{Digest as _, Sha256};
 
 use super::DAY_MICROS;
 use super::packing::properties;
@@ -15,8 +18,48 @@ use crate::catalogue::FileRow;
 use crate::chunk::{Chunk, ChunkWriter, Extent};
 use crate::clock::ClockAhead;
 use crate::error::MaintenanceError;
+use crate::label::{Label, Origins};
 use crate::shape::{CLOCK_AHEAD, INGESTED_AT, SqlTable, TIME, typed};
-use crate::view::digest_of;
+
+/// A file that is being written, with the digest of what was written.
+struct Hashed {
+    file: BufWriter<File>,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digest.update(bytes.get(..written).unwrap_or_default());
+        self.bytes = self.bytes.saturating_add(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The name of a file that is not whole yet: it goes with whoever writes it, or a full disk would stay full.
+struct Temporary(Option<PathBuf>);
+
+impl Temporary {
+    fn keep(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot delete a file that was not finished; the next start does");
+        }
+    }
+}
 
 /// Where a file goes, while it is written under another name.
 struct Place {
@@ -24,6 +67,8 @@ struct Place {
     day: i64,
     folder: PathBuf,
     name: String,
+    origins: Arc<Origins>,
+    temporary: Temporary,
 }
 
 impl Place {
@@ -31,7 +76,8 @@ impl Place {
         parquet_folder: &Path,
         table: &'static SqlTable,
         day: i64,
-    ) -> Result<(Self, BufWriter<File>), MaintenanceError> {
+        origins: &Arc<Origins>,
+    ) -> Result<(Self, Hashed), MaintenanceError> {
         let folder = parquet_folder.join(table.info.name);
         if !folder.exists() {
             fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
@@ -46,36 +92,55 @@ impl Place {
             date.unwrap_or_else(|_| "unknown".to_owned()),
             uuid::Uuid::now_v7().simple()
         );
+        let path = folder.join(&name).with_extension("tmp");
+        let file = File::create(&path).map_err(io_error("make", &path))?;
         let place = Self {
             table,
             day,
             folder,
             name,
+            origins: origins.clone(),
+            temporary: Temporary(Some(path)),
         };
-        let path = place.temporary();
-        let file = File::create(&path).map_err(io_error("make", &path))?;
-        Ok((place, BufWriter::new(file)))
+        let file = Hashed {
+            file: BufWriter::new(file),
+            digest: Sha256::new(),
+            bytes: 0,
+        };
+        Ok((place, file))
     }
 
     fn temporary(&self) -> PathBuf {
         self.folder.join(&self.name).with_extension("tmp")
     }
 
+    /// What the file says of itself, once everything but its footer is written.
+    fn label(&self, body: &Hashed, extent: &Extent) -> Result<KeyValue, MaintenanceError> {
+        let digest = hex::encode(body.digest.clone().finalize());
+        let place = (self.table.info.name, self.day);
+        let label = Label::new(&self.origins, place, extent, (body.bytes, digest));
+        label
+            .and_then(|label| label.to_pair())
+            .map_err(io_error("label", &self.temporary()))
+    }
+
     /// Makes the file durable under its name. A file without rows is deleted.
-    fn finish(self, file: BufWriter<File>, extent: &Extent) -> Result<Option<FileRow>, MaintenanceError> {
-        let temporary = self.temporary();
-        let path = self.folder.join(&self.name);
+    fn finish(mut self, file: Hashed, extent: &Extent) -> Result<Option<FileRow>, MaintenanceError> {
         if extent.rows == 0 {
-            fs::remove_file(&temporary).map_err(io_error("delete", &temporary))?;
             return Ok(None);
         }
+        let temporary = self.temporary();
+        let path = self.folder.join(&self.name);
+        let Hashed {
+            file, digest, bytes, ..
+        } = file;
         let file = file
             .into_inner()
             .map_err(|error| io_error("write", &temporary)(error.into_error()))?;
         file.sync_all().map_err(io_error("sync", &temporary))?;
-        let bytes = file.metadata().map_err(io_error("measure", &temporary))?.len();
-        let digest = digest_of(&temporary).map_err(io_error("read", &temporary))?;
+        let digest = hex::encode(digest.finalize());
         fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+        self.temporary.keep();
         let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
         synced.map_err(io_error("sync", &self.folder))?;
         Ok(Some(FileRow {
@@ -99,7 +164,7 @@ impl Place {
 /// A file of rows that is being written.
 pub(crate) struct Part {
     place: Place,
-    writer: ArrowWriter<BufWriter<File>>,
+    writer: ArrowWriter<Hashed>,
     extent: Extent,
 }
 
@@ -109,8 +174,9 @@ impl Part {
         parquet_folder: &Path,
         table: &'static SqlTable,
         day: i64,
+        origins: &Arc<Origins>,
     ) -> Result<Self, MaintenanceError> {
-        let (place, file) = Place::begin(parquet_folder, table, day)?;
+        let (place, file) = Place::begin(parquet_folder, table, day, origins)?;
         Ok(Self {
             place,
             writer: ArrowWriter::try_new(file, table.schema.clone(), Some(properties(table)?))?,
@@ -138,7 +204,12 @@ impl Part {
     }
 
     /// Makes the file durable under its name. A file without rows is deleted.
-    pub(crate) fn finish(self) -> Result<Option<FileRow>, MaintenanceError> {
+    pub(crate) fn finish(mut self) -> Result<Option<FileRow>, MaintenanceError> {
+        self.writer.flush()?;
+        let synced = self.writer.sync();
+        synced.map_err(io_error("write", &self.place.temporary()))?;
+        let label = self.place.label(self.writer.inner(), &self.extent)?;
+        self.writer.append_key_value_metadata(label);
         self.place.finish(self.writer.into_inner()?, &self.extent)
     }
 }
@@ -146,7 +217,7 @@ impl Part {
 /// A file of chunks that is being written.
 pub(crate) struct ChunkPart {
     place: Place,
-    writer: ChunkWriter<BufWriter<File>>,
+    writer: ChunkWriter<Hashed>,
 }
 
 impl ChunkPart {
@@ -155,8 +226,9 @@ impl ChunkPart {
         parquet_folder: &Path,
         table: &'static SqlTable,
         day: i64,
+        origins: &Arc<Origins>,
     ) -> Result<Self, MaintenanceError> {
-        let (place, file) = Place::begin(parquet_folder, table, day)?;
+        let (place, file) = Place::begin(parquet_folder, table, day, origins)?;
         Ok(Self {
             place,
             writer: ChunkWriter::begin(file)?,
@@ -168,9 +240,16 @@ impl ChunkPart {
         Ok(self.writer.push(chunk)?)
     }
 
+    /// Samples that were added.
+    pub(crate) fn samples(&self) -> u64 {
+        self.writer.extent().rows
+    }
+
     /// Makes the file durable under its name. A file without chunks is deleted.
-    pub(crate) fn finish(self) -> Result<Option<FileRow>, MaintenanceError> {
-        let (file, extent) = self.writer.finish()?;
+    pub(crate) fn finish(mut self) -> Result<Option<FileRow>, MaintenanceError> {
+        self.writer.end_body()?;
+        let label = self.place.label(self.writer.out(), self.writer.extent())?;
+        let (file, extent) = self.writer.finish(label)?;
         self.place.finish(file, &extent)
     }
 }

@@ -10,25 +10,28 @@ use crate::catalogue::FileRow;
 use crate::chunk::{ClockSpan, Joiner, Span};
 use crate::error::{MaintenanceError, ReadError};
 use crate::inner::Inner;
-use crate::select::SeriesKey;
+use crate::label::Origins;
+use crate::select::{Deadline, SeriesKey};
 use crate::shape::{Chunks, HOST_ID, Sample, SqlTable, TIME, sql_tables, typed, with_system_columns};
 use crate::view::HotFrame;
 
 /// Rows handed to the Parquet writer at once.
 const BATCH_ROWS: usize = 32 * 1024;
 
-/// Writes frames of one table and day as one file; `None` when they hold no rows.
+/// Writes frames of one table and day as one file, until `deadline`; `None` when they hold no rows.
 pub(crate) fn write_frames(
     inner: &Arc<Inner>,
-    index: usize,
-    day: i64,
+    (index, day): (usize, i64),
     frames: &[Arc<HotFrame>],
+    origins: &Arc<Origins>,
+    deadline: &Deadline,
 ) -> Result<Option<FileRow>, MaintenanceError> {
     let Some(table) = sql_tables().get(index) else {
         return Ok(None);
     };
     let mut read = Vec::with_capacity(frames.len());
     for frame in frames.iter().filter(|frame| !frame.is_lost()) {
+        deadline.check()?;
         match frame.batch(table) {
             Ok(batch) => read.push(Read {
                 batch,
@@ -42,12 +45,12 @@ pub(crate) fn write_frames(
     }
     let folder = inner.config.parquet_folder();
     if table.is_metrics() {
-        let mut part = ChunkPart::begin(&folder, table, day)?;
-        write_samples(&mut part, &read)?;
+        let mut part = ChunkPart::begin(&folder, table, day, origins)?;
+        write_samples(&mut part, &read, deadline)?;
         part.finish()
     } else {
-        let mut part = Part::begin(&folder, table, day)?;
-        write_rows(&mut part, table, &read)?;
+        let mut part = Part::begin(&folder, table, day, origins)?;
+        write_rows(&mut part, table, &read, deadline)?;
         part.finish()
     }
 }
@@ -58,7 +61,12 @@ struct Read {
     frame: Arc<HotFrame>,
 }
 
-fn write_rows(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Result<(), MaintenanceError> {
+fn write_rows(
+    part: &mut Part,
+    table: &'static SqlTable,
+    read: &[Read],
+    deadline: &Deadline,
+) -> Result<(), MaintenanceError> {
     let of_frame = |read: &Read| with_system_columns(table, &read.batch, &read.frame.origin());
     let batches = read.iter().map(of_frame).collect::<Result<Vec<_>, _>>()?;
     let all = concat_batches(&table.schema, &batches)?;
@@ -66,6 +74,7 @@ fn write_rows(part: &mut Part, table: &'static SqlTable, read: &[Read]) -> Resul
     let order = order_of(&all)?;
     let mut at = 0;
     while at < order.len() {
+        deadline.check()?;
         let length = BATCH_ROWS.min(order.len().saturating_sub(at));
         part.write(&take_record_batch(&all, &order.slice(at, length))?)?;
         at = at.saturating_add(length);
@@ -88,7 +97,7 @@ fn order_of(all: &RecordBatch) -> Result<UInt32Array, MaintenanceError> {
 }
 
 /// Samples are sorted batch by batch: one of a series stands in order nearly always.
-fn write_samples(part: &mut ChunkPart, read: &[Read]) -> Result<(), MaintenanceError> {
+fn write_samples(part: &mut ChunkPart, read: &[Read], deadline: &Deadline) -> Result<(), MaintenanceError> {
     let mut frames = Vec::with_capacity(read.len());
     for read in read {
         frames.push((Chunks::of(&read.batch)?, read));
@@ -103,7 +112,10 @@ fn write_samples(part: &mut ChunkPart, read: &[Read]) -> Result<(), MaintenanceE
     // Of one series and time the one taken first stays before the others.
     order.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
     let mut joiner = Joiner::default();
-    let mut emit = |chunk| part.push(&chunk);
+    let mut emit = |chunk| {
+        deadline.check()?;
+        part.push(&chunk)
+    };
     let mut series: Option<(Sample<'_>, Arc<SeriesKey>)> = None;
     for (sample, _, chunks, row, frame) in order {
         let key = match series.take() {

@@ -64,7 +64,8 @@ pub(crate) fn all(
             Err(Halt::Refused(error)) => return Err(error),
             Err(Halt::Broken(reason)) => reason,
         };
-        let damaged = view.files.iter().filter(|file| is_damaged(inner, file)).count();
+        let damaged = |file: &&Arc<ParquetFile>| is_damaged(inner, file, deadline);
+        let damaged = view.files.iter().filter(damaged).count();
         if damaged == 0 || retried {
             return Err(QueryError::Failed { reason: broken });
         }
@@ -73,8 +74,8 @@ pub(crate) fn all(
 }
 
 /// Whether a file's bytes are not what was written; it is set aside then.
-fn is_damaged(inner: &Inner, file: &Arc<ParquetFile>) -> bool {
-    match file.deep_fault() {
+fn is_damaged(inner: &Inner, file: &Arc<ParquetFile>, deadline: &Deadline) -> bool {
+    match file.deep_fault_until(deadline) {
         Ok(None) => false,
         Ok(Some(reason)) => {
             inner.set_aside(file, &reason);

@@ -31,7 +31,7 @@ async fn filled(folder: &Path) -> HostId {
 }
 
 /// How much of the catalogue a damage leaves.
-fn damage(path: &Path, kind: &str) {
+pub(super) fn damage(path: &Path, kind: &str) {
     let mut bytes = std::fs::read(path).unwrap();
     match kind {
         "gone" => return std::fs::remove_file(path).unwrap(),
@@ -79,6 +79,11 @@ async fn damaged_catalogue_is_replaced_by_its_copy_and_loses_nothing() {
 async fn catalogue_without_a_whole_copy_is_refused_with_what_to_do() {
     let folder = folder();
     filled(folder.path()).await;
+    // A file of before, which does not say what the catalogue said of it.
+    let old = folder
+        .path()
+        .join("parquet/process_events/2026-01-01-of-before.parquet");
+    std::fs::copy(super::events::FIXTURE, &old).unwrap();
     for name in ["catalogue.sqlite", "catalogue.copy.sqlite"] {
         damage(&folder.path().join(name), "headless");
     }
@@ -88,6 +93,33 @@ async fn catalogue_without_a_whole_copy_is_refused_with_what_to_do() {
         text.contains("is damaged") && text.contains("fleetmend-collector restore"),
         "{text}"
     );
+    assert!(text.contains("of-before") && old.exists(), "{text}");
+}
+
+#[tokio::test]
+async fn copy_is_as_new_as_the_catalogue_before_a_start_deletes_anything() {
+    let folder = folder();
+    let host = filled(folder.path()).await;
+    let (catalogue, copy) = (
+        folder.path().join("catalogue.sqlite"),
+        folder.path().join("catalogue.copy.sqlite"),
+    );
+    let before = std::fs::read(&copy).unwrap();
+    let bed = open(folder.path()).await;
+    bed.store.seal().await.unwrap();
+    eventually("compaction", || bed.store.stats().hot_frames == 0).await;
+    bed.close().await;
+    // As if it had been killed between the change and its copy; the start deletes what the change made needless.
+    std::fs::write(&copy, before).unwrap();
+    let bed = open(folder.path()).await;
+    let marks = bed.store.marks(host);
+    bed.close().await;
+    damage(&catalogue, "headless");
+    let bed = open(folder.path()).await;
+    assert_eq!(bed.number(EXECS).await, 15);
+    assert_eq!(bed.store.marks(host), marks);
+    assert_eq!(bed.number("SELECT count(*) FROM gaps").await, 0);
+    bed.close().await;
 }
 
 #[tokio::test]

@@ -1,4 +1,6 @@
 use fleetmend_event::Sequence;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::testbed::{Bed, Host, config, eventually, folder, open, open_with};
 use crate::config::{RetentionConfig, TableRetention};
@@ -420,5 +422,51 @@ async fn merge_that_needs_too_much_keeps_no_other_from_its_turn() {
     .await;
     assert_eq!(table_files(&bed, "process_events"), 4);
     assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 120);
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn step_that_fails_leaves_no_more_behind_however_often_it_is_tried() {
+    let folder = folder();
+    let slow = StoreConfig {
+        maintenance_interval_ms: 3_600_000,
+        ..config(folder.path())
+    };
+    let bed = open_with(slow.clone()).await;
+    let mut host = Host::new();
+    let frames = vec![host.execs(4), host.metrics(2)];
+    bed.store.commit(host.id, frames).await.unwrap();
+    bed.close().await;
+    let files = |table: &str| {
+        let entries = std::fs::read_dir(folder.path().join("parquet").join(table));
+        entries.map_or(0, Iterator::count)
+    };
+    let store = crate::Store::open(slow.clone()).await.unwrap();
+    // The files of metrics are written, those of the next table cannot be.
+    let blocked = folder.path().join("parquet/process_events");
+    std::fs::write(&blocked, "").unwrap();
+    crate::compact::compact(&store.inner).await.unwrap_err();
+    assert_eq!(files("metrics"), 0);
+    std::fs::remove_file(&blocked).unwrap();
+    // Everything is written, and the catalogue refuses.
+    let options = SqliteConnectOptions::new().filename(folder.path().join("catalogue.sqlite"));
+    let mut catalogue = options.connect().await.unwrap();
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON parquet_files BEGIN SELECT RAISE(ABORT, 'no'); END";
+    sqlx::raw_sql(refuse).execute(&mut catalogue).await.unwrap();
+    for _ in 0..3 {
+        crate::compact::compact(&store.inner).await.unwrap_err();
+        assert_eq!((files("metrics"), files("process_events")), (1, 1));
+    }
+    sqlx::raw_sql("DROP TRIGGER refuse")
+        .execute(&mut catalogue)
+        .await
+        .unwrap();
+    crate::compact::compact(&store.inner).await.unwrap();
+    assert_eq!((files("metrics"), files("process_events")), (1, 1));
+    catalogue.close().await.unwrap();
+    drop(store);
+    let bed = open_with(slow).await;
+    assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 4);
+    assert_eq!(bed.number("SELECT count(*) FROM metrics").await, 20);
     bed.close().await;
 }

@@ -1,4 +1,8 @@
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::testbed::{Bed, Host, config, eventually, folder, open, open_with};
 use crate::{CommitError, Health, QueryLimits, StoreConfig};
@@ -114,6 +118,52 @@ async fn damage_that_no_query_meets_is_found_by_the_daily_check() {
 }
 
 #[tokio::test]
+async fn check_of_a_large_file_ends_when_the_store_closes() {
+    let folder = folder();
+    let (bed, _, file) = two_files(folder.path()).await;
+    bed.close().await;
+    // So large that it is not read while anybody waits.
+    let large = file.with_file_name("large.parquet");
+    let bytes: u64 = 8 << 30;
+    let sparse = std::fs::File::create(&large).unwrap();
+    sparse.set_len(bytes).unwrap();
+    sparse.write_all_at(b"PAR1", bytes - 4).unwrap();
+    drop(sparse);
+    let options = SqliteConnectOptions::new().filename(folder.path().join("catalogue.sqlite"));
+    let mut connection = options.connect().await.unwrap();
+    let register = "INSERT INTO parquet_files (path, table_name, day, from_time, to_time, ingested_to, row_count, bytes, \
+                    digest) VALUES ('process_events/large.parquet', 'process_events', 0, 0, 0, ?1, 1, ?2, 'unread')";
+    sqlx::query(register)
+        .bind(fleetmend_event::TimeMicros::now().0)
+        .bind(i64::try_from(bytes).unwrap())
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let config = || {
+        let mut config = config(folder.path());
+        config.retention.table_bytes_max = u64::MAX;
+        config
+    };
+    let bed = open_with(config()).await;
+    eventually("the check", || is_open(&large)).await;
+    bed.close().await;
+    assert!(!is_open(&large), "it is read on");
+    // The folder is free at once.
+    let bed = open_with(config()).await;
+    assert!(large.exists());
+    bed.close().await;
+}
+
+/// Whether this process has a file open.
+fn is_open(path: &Path) -> bool {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    links
+        .filter_map(|link| std::fs::read_link(link.path()).ok())
+        .any(|to| to == path)
+}
+
+#[tokio::test]
 async fn file_damaged_while_the_store_was_closed_is_a_gap_after_the_start() {
     let folder = folder();
     let (bed, _, file) = two_files(folder.path()).await;
@@ -208,35 +258,6 @@ async fn rows_of_a_table_that_only_a_newer_build_knows_are_a_gap() {
     assert_eq!(bed.number(EXECS).await, 4);
     let of_host = format!("SELECT count(*) FROM gaps WHERE host_id = '{}'", host.id);
     assert_eq!(bed.number(&of_host).await, 1);
-    bed.close().await;
-}
-
-#[tokio::test]
-async fn files_are_kept_when_the_catalogue_and_its_copy_are_lost() {
-    let folder = folder();
-    let (bed, _, file) = two_files(folder.path()).await;
-    let epoch = bed.store.epoch();
-    bed.close().await;
-    for name in [
-        "catalogue.sqlite",
-        "catalogue.sqlite-wal",
-        "catalogue.sqlite-shm",
-        "catalogue.copy.sqlite",
-    ] {
-        let path = folder.path().join(name);
-        if path.exists() {
-            std::fs::remove_file(path).unwrap();
-        }
-    }
-    let bed = open(folder.path()).await;
-    assert_ne!(bed.store.epoch(), epoch);
-    assert!(
-        folder
-            .path()
-            .join("aside")
-            .join(file.file_name().unwrap())
-            .exists()
-    );
     bed.close().await;
 }
 

@@ -15,7 +15,7 @@ use crate::catalogue::{Change, FileRow};
 use crate::view::digest_of;
 use crate::{QueryLimits, StoreConfig, to_json_rows};
 
-const FIXTURE: &str = concat!(
+pub(super) const FIXTURE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/fixtures/process-events-by-time.parquet"
 );

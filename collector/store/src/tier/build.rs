@@ -15,17 +15,16 @@ use super::window::{Window, windows};
 use super::{DAY_MICROS, SAMPLES_MAX, TIERS, Tier};
 use crate::catalogue::{Built, Change, DirtyDay, FileRow};
 use crate::chunk::{FileError, Source, Span, merge_spans};
-use crate::compact::{Part, register};
+use crate::compact::{Part, clear_unregistered, register};
 use crate::error::MaintenanceError;
 use crate::inner::Inner;
+use crate::label::Origins;
 use crate::select::{Deadline, Piece, SeriesKey, merge};
 use crate::shape::{SqlTable, sql_tables, table_index, table_index_by_name};
 use crate::view::ParquetFile;
 
 /// Rows handed to the Parquet writer at once.
 const BATCH_ROWS: usize = 8 * 1024;
-/// The making of one day may take so long. It ends before when nobody waits for it any more.
-const TIME_MAX: Duration = Duration::from_hours(6);
 
 /// Makes every day anew that was dirty for `interval`.
 pub(super) async fn build_due(inner: &Arc<Inner>, interval: Duration) -> Result<(), MaintenanceError> {
@@ -65,9 +64,10 @@ async fn build(inner: &Arc<Inner>, dirty: DirtyDay, now: TimeMicros) -> Result<(
         inner.view.table(raw).files
     };
     files.retain(|file| file.from.0 < to && file.to.0 >= from);
-    let (deadline, _guard) = Deadline::after(TIME_MAX, TIME_MAX);
+    clear_unregistered(inner).await?;
     let maker = inner.clone();
-    let made = tokio::task::spawn_blocking(move || make(&maker, (start, now.0), &files, &deadline)).await??;
+    let make = move |deadline: &Deadline| make(&maker, (start, now.0), &files, deadline);
+    let made = inner.steps.run(make).await??;
     settle(inner, dirty, made).await
 }
 
@@ -131,6 +131,7 @@ fn make(
         is_partial: false,
         writers: Vec::new(),
     };
+    let origins = Arc::new(Origins::tier(inner.store_id));
     for tier in &TIERS {
         let table = table_index_by_name(tier.name).and_then(|index| sql_tables().get(index));
         let Some(table) = table else { continue };
@@ -138,6 +139,7 @@ fn make(
             &inner.config.parquet_folder(),
             table,
             start.div_euclid(DAY_MICROS),
+            &origins,
         )?;
         day.writers.push(Writer {
             tier: *tier,

@@ -13,11 +13,32 @@ use tokio::runtime::Runtime;
 
 use crate::workload::{LANES, RECORDS, SAID, config, frame, hosts};
 
+/// The gaps that a store tells.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    /// So many of stage `restore`.
+    Restored(usize),
+    /// That the catalogue was lost, of nothing.
+    CatalogueLost,
+}
+
+/// How a gap begins that says nothing but that the catalogue was lost.
+const LOST: &str = "the catalogue was lost and made anew";
+
 /// Opens the store that a crash left, and looks at all that was acknowledged; the first thing that is wrong.
 pub(crate) fn holds(folder: &Path, said: &[String]) -> Result<(), String> {
     runtime().block_on(async {
         let store = open(folder).await?;
         in_it(store, &acknowledged(said), 0).await
+    })
+}
+
+/// As [`holds`], after the catalogue and its copy went with the crash.
+pub(crate) fn holds_without_catalogue(folder: &Path, said: &[String]) -> Result<(), String> {
+    lose(folder);
+    runtime().block_on(async {
+        let store = open(folder).await?;
+        checked(store, &acknowledged(said), Told::CatalogueLost).await
     })
 }
 
@@ -40,11 +61,33 @@ pub(crate) async fn in_it(
     acknowledged: &HashMap<(HostId, Lane), u64>,
     gaps: usize,
 ) -> Result<(), String> {
+    checked(store, acknowledged, Told::Restored(gaps)).await
+}
+
+async fn checked(
+    store: Store,
+    acknowledged: &HashMap<(HostId, Lane), u64>,
+    told: Told,
+) -> Result<(), String> {
     let tasks = Tasks::new();
     store.run(&tasks).unwrap();
-    let found = look(&store, acknowledged, gaps).await;
+    let found = look(&store, acknowledged, told).await;
     tasks.drain(Duration::from_secs(30)).await;
     found
+}
+
+fn lose(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("catalogue.")
+        {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
 }
 
 /// The last number that was acknowledged of every stream.
@@ -73,7 +116,7 @@ pub(crate) fn last_done(said: &[String], what: &str) -> Option<u64> {
     })
 }
 
-async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>, gaps: usize) -> Result<(), String> {
+async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>, told: Told) -> Result<(), String> {
     for ((host, lane), last) in acknowledged {
         let marks = store.marks(*host);
         let mark = marks
@@ -93,10 +136,10 @@ async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>, gaps: 
             }
         }
     }
-    no_other_gap(store, gaps).await?;
+    no_other_gap(store, told).await?;
     let sent_again = again(store).await;
     sent_again.map_err(|error| format!("sent again: {error}"))?;
-    no_other_gap(store, gaps).await
+    no_other_gap(store, told).await
 }
 
 /// Sends everything again, as agents do that were told less than they know; all of it is there once then.
@@ -141,15 +184,28 @@ async fn rows(store: &Store, host: HostId, lane: Lane, last: u64) -> Result<u64,
     }
 }
 
-/// No gaps but so many of stage `restore`.
-async fn no_other_gap(store: &Store, gaps: usize) -> Result<(), String> {
+/// No gaps but those that are to be told.
+async fn no_other_gap(store: &Store, told: Told) -> Result<(), String> {
+    let query = match told {
+        Told::Restored(_) => "SELECT stage FROM gaps".to_owned(),
+        Told::CatalogueLost => format!("SELECT stage FROM gaps WHERE reason NOT LIKE '{LOST}%' OR count > 0"),
+    };
     let answer = store
-        .sql("SELECT stage FROM gaps", QueryLimits::default())
+        .sql(&query, QueryLimits::default())
         .await
         .map_err(|error| error.to_string())?;
-    let of_restore = |gap: &&HostGap| gap.gap.stage == GapStage::Restore;
-    let told = answer.gaps.iter().filter(of_restore).count();
-    if answer.rows() == gaps && told == answer.gaps.len() && told <= gaps {
+    let fits = match told {
+        Told::Restored(gaps) => {
+            let of_restore = |gap: &&HostGap| gap.gap.stage == GapStage::Restore;
+            let restored = answer.gaps.iter().filter(of_restore).count();
+            answer.rows() == gaps && restored == answer.gaps.len() && restored <= gaps
+        }
+        Told::CatalogueLost => {
+            let is_told = |held: &HostGap| held.gap.reason.starts_with(LOST);
+            answer.rows() == 0 && answer.gaps.iter().all(is_told)
+        }
+    };
+    if fits {
         Ok(())
     } else {
         Err(format!("gaps: {:?} {:?}", answer.gaps, answer.batches))

@@ -13,6 +13,9 @@
 //! Whatever the point: the store opens by itself; every record that was acknowledged before the point is there once;
 //! after everything was sent again, every record is there once; and no gap says that something was lost.
 //!
+//! All that holds too when the catalogue and its copy go with the crash, and the files alone say what there is; then one
+//! gap of at least 0 rows says so.
+//!
 //! The points are spread evenly over the record, at most `POINTS` of each kind, and fewer of what takes longer to look at;
 //! `FLEETMEND_CRASH_POINTS=all` takes
 //! every one, and a number as many. A failure names its point and seed; `FLEETMEND_CRASH_POINT=N[:SEED]` repeats that one.
@@ -128,22 +131,27 @@ fn each(record: &Record, chosen: &[usize], left: fn(usize) -> Vec<Left>, check: 
     });
 }
 
-fn store(left: fn(usize) -> Vec<Left>) {
+fn store(left: fn(usize) -> Vec<Left>, check: Check) {
     let record = trace::record("workload::child");
     assert!(
         record.words() > 10 && record.calls() > 100,
         "the child did nothing"
     );
     let all: Vec<usize> = (1..=record.calls()).collect();
-    each(&record, &points(&all, POINTS), left, check::holds);
+    each(&record, &points(&all, POINTS), left, check);
 }
 
 #[test]
 fn kill_after_any_call_loses_nothing_acknowledged() {
-    store(kill);
+    store(kill, check::holds);
+}
+
+#[test]
+fn catalogue_lost_with_a_kill_after_any_call_loses_nothing_acknowledged() {
+    store(kill, check::holds_without_catalogue);
 }
 
 #[test]
 fn power_cut_after_any_call_loses_nothing_acknowledged() {
-    store(power_cut);
+    store(power_cut, check::holds);
 }
