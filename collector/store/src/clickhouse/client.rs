@@ -1,17 +1,23 @@
 //! ClickHouse over HTTP.
 //!
 //! A statement goes as the body of a POST, or as its parameter `query` when rows are the body; settings as further
-//! parameters; user and password as headers, so that they are in no URL. Statements that change something ask to be answered only once
-//! they are done (`wait_end_of_query`), so that the status tells their fate. An error shows as a status, the header
-//! `X-ClickHouse-Exception-Code` and a text; one that comes after rows were sent breaks the stream off, where Arrow's
-//! end mark is missing. A query has an id of ours, by which it can be ended.
+//! parameters; user and password as headers, so that they are in no URL. Statements that change something ask to be
+//! answered only once they are done (`wait_end_of_query`), so that the status tells their fate. An error shows as a
+//! status, the header `X-ClickHouse-Exception-Code` and a text; one that comes after rows were sent breaks the stream
+//! off, where Arrow's end mark is missing. A query has an id of ours, by which it can be ended.
+//!
+//! The server is who an authority of `ca_file` says, or a public one where there is no such file; the password goes
+//! to nobody else. It is in no log, `Debug` or error.
 
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use reqwest::header::HeaderValue;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -25,14 +31,19 @@ const REASON_CHARS_MAX: usize = 500;
 /// Bytes of an answer that is no stream of rows.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 const PASSWORD_BYTES_MAX: u64 = 4_096;
+/// As for the control database: a group of administrators may read a password, anybody may not.
+const OTHERS_MAY_READ: u32 = 0o007;
+const PASSWORD_FILE: &str = "the password file of ClickHouse";
+const AUTHORITIES: &str = "the authorities of ClickHouse";
 
 /// The way to one ClickHouse.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     url: Arc<ClickHouseUrl>,
-    user: String,
-    password: Arc<String>,
+    user: HeaderValue,
+    /// Shown by no `Debug`.
+    password: Option<HeaderValue>,
     timeout: Duration,
 }
 
@@ -52,10 +63,10 @@ pub(crate) type Setting<'a> = (&'a str, String);
 impl Client {
     /// Reads the password and the authorities. Blocks.
     pub(crate) fn new(url: ClickHouseUrl, config: &ClickHouseConfig) -> Result<Self, EngineError> {
-        let password = match &config.password_file {
-            Some(path) => password(path)?,
-            None => String::new(),
-        };
+        let password = config.password_file.as_deref().map(password).transpose()?;
+        let user = HeaderValue::from_bytes(config.user.as_bytes()).map_err(|_| EngineError::User {
+            user: config.user.clone(),
+        })?;
         let failed = |reason: String| EngineError::File {
             what: "the HTTP client for",
             path: url.endpoint.to_string(),
@@ -72,8 +83,8 @@ impl Client {
         Ok(Self {
             http,
             url: Arc::new(url),
-            user: config.user.clone(),
-            password: Arc::new(password),
+            user,
+            password: password.flatten(),
             timeout: Duration::from_millis(config.statement_timeout_ms),
         })
     }
@@ -175,10 +186,9 @@ impl Client {
             .post(url)
             .header("x-clickhouse-user", &self.user)
             .header("content-type", "application/octet-stream");
-        let request = if self.password.is_empty() {
-            request
-        } else {
-            request.header("x-clickhouse-key", self.password.as_str())
+        let request = match &self.password {
+            Some(password) => request.header("x-clickhouse-key", password),
+            None => request,
         };
         let body = rows.unwrap_or_else(|| Bytes::copy_from_slice(statement.as_bytes()));
         let answer = request.body(body).send().await;
@@ -244,40 +254,48 @@ impl Client {
     }
 }
 
-fn password(path: &Path) -> Result<String, EngineError> {
+/// What is sent as the password; nothing where the file is empty.
+fn password(path: &Path) -> Result<Option<HeaderValue>, EngineError> {
     let wrong = |reason: String| EngineError::File {
-        what: "the password file of ClickHouse",
+        what: PASSWORD_FILE,
         path: path.display().to_string(),
         reason,
     };
-    let length = std::fs::metadata(path)
-        .map_err(|error| wrong(error.to_string()))?
-        .len();
-    if length > PASSWORD_BYTES_MAX {
+    let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let metadata = file.metadata().map_err(|error| wrong(error.to_string()))?;
+    if metadata.permissions().mode() & OTHERS_MAY_READ != 0 {
+        return Err(wrong("anybody may read it: chmod o-rwx it".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.take(PASSWORD_BYTES_MAX.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| wrong(error.to_string()))?;
+    if bytes.len() as u64 > PASSWORD_BYTES_MAX {
         return Err(wrong(format!(
-            "it has {length} bytes, more than {PASSWORD_BYTES_MAX}"
+            "it has more than the {PASSWORD_BYTES_MAX} bytes of a password"
         )));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    while let Some(b'\r' | b'\n') = bytes.last() {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let value = HeaderValue::from_bytes(&bytes);
+    let mut value =
+        value.map_err(|_| wrong("a password is one line without control characters".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
-/// The public authorities and those of the configuration.
+/// The authorities of the configuration, or the public ones where it names none.
 fn tls(config: &ClickHouseConfig) -> Result<ClientConfig, EngineError> {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    let roots = match &config.ca_file {
+        Some(path) => authorities(path)?,
+        None => RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        },
     };
-    if let Some(path) = &config.ca_file {
-        let wrong = |reason: String| EngineError::File {
-            what: "the authorities of ClickHouse",
-            path: path.display().to_string(),
-            reason,
-        };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
@@ -287,4 +305,21 @@ fn tls(config: &ClickHouseConfig) -> Result<ClientConfig, EngineError> {
         reason: error.to_string(),
     })?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, EngineError> {
+    let wrong = |reason: String| EngineError::File {
+        what: AUTHORITIES,
+        path: path.display().to_string(),
+        reason,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("it holds no certificate".to_owned()));
+    }
+    Ok(roots)
 }

@@ -111,9 +111,9 @@ fn word(what: &str, text: &str) -> Result<String, String> {
 pub struct ClickHouseConfig {
     /// User.
     pub user: String,
-    /// File with the user's password, readable by the collector alone; none for a user without one.
+    /// File with the user's password, which not everybody may read; none for a user without one.
     pub password_file: Option<PathBuf>,
-    /// Certificates (PEM) of who signed the server's certificate, where that is no public authority.
+    /// Certificates (PEM) of who may sign the server's certificate; the public authorities where it is not given.
     pub ca_file: Option<PathBuf>,
     /// How long an insert, or a statement that makes tables, may take.
     pub statement_timeout_ms: u64,

@@ -38,6 +38,9 @@ pub(crate) enum EngineError {
         path: String,
         reason: String,
     },
+    /// A user whose name cannot be sent.
+    #[error("store.clickhouse.user {user:?} has control characters, which no user's name has")]
+    User { user: String },
     /// The tables are of a newer collector.
     #[error(
         "the tables in ClickHouse are of version {found}, this collector knows {known}: upgrade the collector"

@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
         if parts.path == "/fault":
             self.engine.fault = parameters["mode"]
             return self.answer(200, b"")
-        given = (self.headers.get("X-ClickHouse-User", "default"), self.headers.get("X-ClickHouse-Key", ""))
+        given = (self.header("X-ClickHouse-User", "default"), self.header("X-ClickHouse-Key", ""))
         if given != (self.user, self.password):
             return self.fail(516, f"Code: 516. DB::Exception: {given[0]}: Authentication failed")
         statement = parameters.get("query", "")
@@ -111,6 +111,10 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "insert_then_fail" and is_insert_of_rows:
             return self.fail(999, "Code: 999. DB::Exception: the rows are in, and the test says they are not")
         self.answer(200, answer)
+
+    def header(self, name, default):
+        # Python reads headers as Latin-1; what is meant is UTF-8.
+        return self.headers.get(name, default).encode("iso-8859-1").decode("utf-8", "replace")
 
     def fail(self, code, text):
         self.answer(STATUS_OF_CODE.get(code, 500), text.encode(), {"X-ClickHouse-Exception-Code": str(code)})

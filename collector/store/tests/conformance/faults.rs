@@ -1,5 +1,7 @@
 //! Engines that fail: nothing is lost, nothing doubled, and the store says which and why.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use collector_store::{CommitError, Health, OpenError};
 use fleetmend_event::{Frame, HostId};
 use fleetmend_testkit::postgres::Ending;
@@ -336,6 +338,9 @@ async fn wrong_password_is_refused_and_no_password_is_shown() {
     let (right, wrong) = (folder.path().join("right"), folder.path().join("wrong"));
     std::fs::write(&right, "s3cret\n").unwrap();
     std::fs::write(&wrong, "gu3ss\n").unwrap();
+    for file in [&right, &wrong] {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    }
     let file = right.display().to_string();
     let guarded = Server::start_with(&["--user", "fleet", "--password-file", &file]).await;
     let of = |password: &std::path::Path| {

@@ -1,7 +1,7 @@
 //! What every store of facts promises, held against each: in memory, in a folder, and in ClickHouse with PostgreSQL.
 //!
 //! The engines are real: PostgreSQL from Debian, and ClickHouse's engine behind `clickhouse_server.py`, which speaks as
-//! much of its HTTP interface as the store does. `engines.rs` and `faults.rs` hold what only a store
+//! much of its HTTP interface as the store does. `engines.rs`, `faults.rs` and `tls.rs` hold what only a store
 //! over other engines can meet.
 
 #![allow(
@@ -20,6 +20,7 @@ mod hosts;
 mod rows;
 mod scene;
 mod server;
+mod tls;
 
 /// One test of each behaviour for each store.
 macro_rules! every_store {
