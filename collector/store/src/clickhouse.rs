@@ -22,8 +22,8 @@
 //!   are left to the server).
 //!
 //! # Limits of today
-//! Joins, sorts and groups are done by the collector that is asked, within the limits of queries: a question that
-//! reads much is better put to ClickHouse itself, over the views. Retention is by age alone. Facts of the collector
+//! Joins, sorts, groups and counts are done by the collector that is asked, within the limits of queries: a question
+//! that reads much is better put to ClickHouse itself, over the views. Retention is by age alone. Facts of the collector
 //! itself are stored at least once: their caller may repeat what failed. Subscribers hear of what this collector stores,
 //! and answers of losses that another collector stored up to `clickhouse.look_ms` late. What a damaged disk of the
 //! server loses is the server's to tell.
@@ -33,6 +33,7 @@ pub mod config;
 mod client;
 mod ddl;
 mod error;
+mod forget;
 mod hosts;
 mod ledger;
 mod look;
@@ -326,17 +327,6 @@ impl Shared {
     fn failed_to_write(&self, reason: &str) {
         *self.failed_at.lock() = Some(Instant::now());
         self.set_health(Health::NotReady(reason.to_owned()));
-    }
-
-    /// Notes the marks of streams, so that claims far below them are forgotten.
-    fn trim(&self, marks: &[(StreamKey, u64)]) {
-        let mut trims = self.trims.lock();
-        for (key, mark) in marks {
-            let before = mark.saturating_sub(ledger::CLAIMS_KEPT);
-            if before > 0 {
-                trims.insert(*key, before);
-            }
-        }
     }
 }
 

@@ -17,9 +17,12 @@
 //! `ledger_leases` (host, token, holder, expires_at), `ledger_marks` (host, epoch, lane, sequence, seen_at),
 //! `ledger_claims` (host, epoch, lane, kind, sequence, digest, taken_at, clock), `ledger_store` (the store's epoch).
 //! `kind` is 0 for a record, 1 for a loss that belongs to none. Claims are kept for the latest [`CLAIMS_KEPT`] records
-//! of a stream, so that a repetition can be told from a forgery, and marks of the latest epochs of a host.
+//! of a stream, so that a repetition can be told from a forgery, and marks of the latest epochs of a host; `forget.rs`
+//! says what goes, and why that doubles nothing.
 //! Times are microseconds of the collectors' clocks; only the end of a lease is compared across them, and it decides
 //! nothing but who may store without a hello.
+
+mod forget;
 
 use std::collections::HashMap;
 
@@ -27,7 +30,7 @@ use fleetmend_control::{Control, ControlError, Migrations, Row, Transaction, com
 use fleetmend_event::{HostId, Lane, Mark, RecordId, Sequence, SpoolEpoch, TimeMicros};
 
 use crate::clock::ClockAhead;
-use crate::mark::{Digest, EPOCHS_PER_HOST_MAX, StreamKey};
+use crate::mark::{Digest, StreamKey};
 
 /// Room of the ledger's tables and of its transactions.
 const ROOM: &str = "ledger";
@@ -252,36 +255,6 @@ impl Ledger {
         }
         transaction.commit().await?;
         Ok(lost)
-    }
-
-    /// Forgets what is kept of a stream below `before`.
-    pub(super) async fn forget_claims(&self, key: StreamKey, before: u64) -> Result<(), ControlError> {
-        let (host, epoch, lane) = key;
-        query("DELETE FROM ledger_claims WHERE host = $1 AND epoch = $2 AND lane = $3 AND sequence < $4")
-            .bind(host.as_bytes().as_slice())
-            .bind(epoch.as_bytes().as_slice())
-            .bind(i64::from(lane.code()))
-            .bind(signed(before))
-            .execute(&self.control)
-            .await
-            .map(drop)
-    }
-
-    /// Forgets the stalest epochs of a host beyond those that are kept.
-    pub(super) async fn forget_epochs(&self, host: HostId) -> Result<(), ControlError> {
-        let kept = i64::try_from(EPOCHS_PER_HOST_MAX).unwrap_or(i64::MAX);
-        for table in ["ledger_claims", "ledger_marks"] {
-            composed(format!(
-                "DELETE FROM {table} WHERE host = $1 AND epoch NOT IN (SELECT epoch FROM ledger_marks \
-                 WHERE host = $1 GROUP BY epoch ORDER BY max(seen_at) DESC LIMIT $2) \
-                 AND epoch IN (SELECT epoch FROM ledger_marks WHERE host = $1)"
-            ))
-            .bind(host.as_bytes().as_slice())
-            .bind(kept)
-            .execute(&self.control)
-            .await?;
-        }
-        Ok(())
     }
 
     /// Whether the control database answers.

@@ -1,14 +1,14 @@
 //! What the store does now and then, and what it asks ClickHouse about itself.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{MetricChunk, Table as _};
-use fleetmend_event::{HostId, TimeMicros};
 use fleetmend_shutdown::CancellationToken;
 use tokio::sync::mpsc;
 
 use super::client::Client;
+use super::forget::Forgetting;
 use super::predicate::{one_of, quoted, time};
 use super::scan::CHUNK_COLUMNS;
 use super::{ClickHouseStore, Shared};
@@ -21,8 +21,6 @@ use crate::store::{StoreStats, TableStats};
 
 /// Looks after which a failed write is forgotten, when nobody wrote since and both engines answer.
 const LOOKS_AFTER_FAILURE: u32 = 6;
-/// Streams whose claims are trimmed at one look.
-const TRIMS_PER_LOOK: usize = 64;
 /// How far losses are read again behind the newest: collectors' clocks and their groups differ by as much.
 const GAPS_OVERLAP_MS: i64 = 60_000;
 
@@ -33,21 +31,29 @@ pub(super) async fn run(
     token: CancellationToken,
 ) {
     let every = Duration::from_millis(store.shared.config.clickhouse.look_ms);
-    let mut gaps_to = TimeMicros(0);
+    let mut seen = Seen::default();
     let mut next = tokio::time::Instant::now();
     loop {
         tokio::select! {
             () = token.cancelled() => return,
             Some(id) = unwanted.recv() => kill(&store.shared.writes, &id).await,
             () = tokio::time::sleep_until(next) => {
-                look(&store, every, &mut gaps_to).await;
+                look(&store, every, &mut seen).await;
                 next = tokio::time::Instant::now() + every;
             }
         }
     }
 }
 
-async fn look(store: &ClickHouseStore, every: Duration, gaps_to: &mut TimeMicros) {
+/// What the looks so far saw.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Losses up to this time of reception.
+    gaps_to: TimeMicros,
+    forgetting: Forgetting,
+}
+
+async fn look(store: &ClickHouseStore, every: Duration, seen: &mut Seen) {
     let shared = &store.shared;
     match answers(shared).await {
         Err(reason) => shared.set_health(Health::NotReady(reason)),
@@ -60,12 +66,17 @@ async fn look(store: &ClickHouseStore, every: Duration, gaps_to: &mut TimeMicros
             if !failed {
                 shared.set_health(Health::Ready);
             }
-            let after = gaps_to.plus_millis(-GAPS_OVERLAP_MS);
+            let after = seen.gaps_to.plus_millis(-GAPS_OVERLAP_MS);
             match store.load_gaps(after).await {
-                Ok(newest) => *gaps_to = newest.max(*gaps_to),
+                Ok(newest) => seen.gaps_to = newest.max(seen.gaps_to),
                 Err(error) => tracing::warn!(%error, "cannot read the losses that other collectors stored"),
             }
-            trim(shared).await;
+            if let Err(error) = seen.forgetting.step(shared).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot forget old claims of the ledger; they are tried again"
+                );
+            }
         }
     }
     shared.hosts.let_go_silent();
@@ -78,32 +89,6 @@ async fn answers(shared: &Shared) -> Result<(), String> {
         .await
         .map_err(|error| error.to_string())?;
     shared.ledger.look().await.map_err(|error| chain(&error))
-}
-
-async fn trim(shared: &Shared) {
-    let some: Vec<_> = {
-        let mut trims = shared.trims.lock();
-        let keys: Vec<_> = trims.keys().copied().take(TRIMS_PER_LOOK).collect();
-        keys.into_iter()
-            .filter_map(|key| Some((key, trims.remove(&key)?)))
-            .collect()
-    };
-    let mut hosts: HashSet<HostId> = HashSet::new();
-    for (key, before) in some {
-        let forgotten = shared.ledger.forget_claims(key, before).await;
-        let first = hosts.insert(key.0);
-        let forgotten = match forgotten {
-            Ok(()) if first => shared.ledger.forget_epochs(key.0).await,
-            other => other,
-        };
-        if let Err(error) = forgotten {
-            tracing::warn!(
-                error = chain(&error),
-                "cannot forget old claims of the ledger; they are tried again"
-            );
-            return;
-        }
-    }
 }
 
 /// Ends a statement that nobody waits for.

@@ -1,8 +1,8 @@
 //! What every store of facts promises, held against each: in memory, in a folder, and in ClickHouse with PostgreSQL.
 //!
 //! The engines are real: PostgreSQL from Debian, and ClickHouse's engine behind `clickhouse_server.py`, which speaks as
-//! much of its HTTP interface as the store does. `engines.rs`, `faults.rs` and `tls.rs` hold what only a store
-//! over other engines can meet.
+//! much of its HTTP interface as the store does. `engines.rs`, `faults.rs`, `ledger.rs` and `tls.rs` hold what only a
+//! store over other engines can meet.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ mod faults;
 mod hosts;
 #[path = "../../src/tests/rows.rs"]
 mod rows;
+mod ledger;
 mod scene;
 mod server;
 mod tls;
