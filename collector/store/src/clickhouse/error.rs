@@ -31,6 +31,9 @@ pub(crate) enum EngineError {
     /// What it sent is not what was asked for.
     #[error("cannot {action}: ClickHouse sent what cannot be read: {reason}")]
     Garbled { action: &'static str, reason: String },
+    /// More rows at once than are taken.
+    #[error("cannot read rows: ClickHouse sent more than {most} bytes at once; ask for less")]
+    TooMuch { most: usize },
     /// A file of the configuration cannot be used.
     #[error("cannot use {what} {path}: {reason}")]
     File {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::client::Client;
 use super::forget::Forgetting;
-use super::predicate::{one_of, quoted, time};
+use super::predicate::{all_of, one_of, quoted, time};
 use super::scan::CHUNK_COLUMNS;
 use super::{ClickHouseStore, Shared};
 use crate::commit::chain;
@@ -116,10 +116,10 @@ pub(super) fn chunks_statement(client: &Client, select: &SeriesSelect) -> String
         ));
     }
     format!(
-        "SELECT {CHUNK_COLUMNS} FROM {}.{}_chunks WHERE {} FORMAT ArrowStream",
+        "SELECT {CHUNK_COLUMNS} FROM {}.{}_chunks{} FORMAT ArrowStream",
         client.url().database,
         MetricChunk::NAME,
-        conditions.join(" AND ")
+        all_of(conditions)
     )
 }
 

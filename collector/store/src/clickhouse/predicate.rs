@@ -13,7 +13,8 @@ use super::ddl::word;
 use crate::query::Prune;
 use crate::shape::{HOST_ID, SqlTable, TIME};
 
-/// Longest condition that is passed on; a longer list is applied here.
+/// Bytes of conditions that are passed on with one statement: servers take 256 KiB of it by default. What does not
+/// fit is applied here.
 const CONDITION_BYTES_MAX: usize = 128 << 10;
 
 /// The conditions as ` WHERE …`, or nothing.
@@ -45,11 +46,24 @@ pub(super) fn conditions(table: &SqlTable, prune: &Prune, filters: &[Expr]) -> S
     }
     let schema = comparable(table);
     all.extend(filters.iter().filter_map(|filter| condition(filter, &schema)));
-    all.retain(|condition| condition.len() <= CONDITION_BYTES_MAX);
-    if all.is_empty() {
+    all_of(all)
+}
+
+/// The conditions that fit together as ` WHERE …`, each once, or nothing.
+pub(super) fn all_of(conditions: Vec<String>) -> String {
+    let mut fitting: Vec<String> = Vec::with_capacity(conditions.len());
+    let mut bytes = 0_usize;
+    for condition in conditions {
+        let more = bytes.saturating_add(condition.len());
+        if more <= CONDITION_BYTES_MAX && !fitting.contains(&condition) {
+            bytes = more;
+            fitting.push(condition);
+        }
+    }
+    if fitting.is_empty() {
         String::new()
     } else {
-        format!(" WHERE {}", all.join(" AND "))
+        format!(" WHERE {}", fitting.join(" AND "))
     }
 }
 
@@ -223,6 +237,25 @@ mod tests {
             of("process_events", &[half]),
             "",
             "half of an either is not necessary"
+        );
+    }
+
+    #[test]
+    fn statement_stays_short_enough_for_a_server_however_many_hosts_there_are() {
+        let among = |hosts: usize| {
+            let hosts = (0..hosts).map(|host| lit(format!("{host:036}"))).collect();
+            of(
+                "process_events",
+                &[col("host_id").in_list(hosts, false), col("pid").eq(lit(7_u32))],
+            )
+        };
+        let some = among(3_000);
+        assert_eq!(some.matches("`host_id` IN").count(), 1, "once is enough");
+        assert!(some.ends_with(" AND `pid` = 7") && some.len() <= CONDITION_BYTES_MAX);
+        assert_eq!(
+            among(10_000),
+            " WHERE `pid` = 7",
+            "all hosts are read, and filtered here"
         );
     }
 

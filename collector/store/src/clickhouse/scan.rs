@@ -1,8 +1,9 @@
 //! Tables in ClickHouse, as queries read them.
 //!
 //! A scan is one statement over a read-once view, with the columns and the conditions that ClickHouse can apply. Rows
-//! come as Arrow batches and go on as they come; at most one batch of the server's ([`ROWS_PER_BATCH`]) is held. A
-//! scan that is not read to its end drops its connection and has its statement killed by its id.
+//! come as Arrow batches and go on as they come; at most one batch of the server's is held ([`ROWS_PER_BATCH`],
+//! [`BATCH_BYTES_MAX`]), and of metrics as many samples of it as the other stores give at once. A scan that is not read to
+//! its end drops its connection and has its statement killed by its id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,11 @@ use crate::query::{Prune, Scan, TableSource};
 use crate::shape::{CLOCK_AHEAD, Chunks, HOST_ID, INGESTED_AT, Origin, SampleBuilder, typed};
 
 /// Rows of a batch, as the server makes it.
-const ROWS_PER_BATCH: usize = 16_384;
+const ROWS_PER_BATCH: usize = 8_192;
+/// Bytes of a batch: far more than so many rows of facts have.
+const BATCH_BYTES_MAX: usize = 256 << 20;
+/// Arrow's end mark: rows that end without it are not all.
+const END_MARK: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// Columns that samples are made from.
 pub(super) const CHUNK_COLUMNS: &str =
     "name, unit, labels, start_time, step_ms, offset_ms, value, host_id, ingested_at, clock_ahead_us";
@@ -141,6 +146,8 @@ impl Reading {
             pieces: Box::pin(pieces?),
             decoder: StreamDecoder::new(),
             buffer: Buffer::default(),
+            last: [0; END_MARK.len()],
+            held: 0,
             running,
         };
         Ok(futures::stream::try_unfold(state, |mut state| async move {
@@ -170,29 +177,63 @@ struct Decoding {
     pieces: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, EngineError>> + Send>>,
     decoder: StreamDecoder,
     buffer: Buffer,
+    /// The last bytes that came.
+    last: [u8; END_MARK.len()],
+    /// Bytes that came since the last batch.
+    held: usize,
     running: Running,
 }
 
 impl Decoding {
     async fn next(&mut self) -> Result<Option<RecordBatch>, EngineError> {
-        let garbled = |error: arrow::error::ArrowError| EngineError::Garbled {
+        let cut = |reason: String| EngineError::Garbled {
             action: "read rows",
-            reason: error.to_string(),
+            reason,
         };
+        let garbled = |error: arrow::error::ArrowError| cut(error.to_string());
         loop {
             while !self.buffer.is_empty() {
                 if let Some(batch) = self.decoder.decode(&mut self.buffer).map_err(garbled)? {
+                    self.held = 0;
                     return Ok(Some(batch));
                 }
             }
             match self.pieces.next().await {
-                Some(piece) => self.buffer = Buffer::from(piece?),
+                Some(piece) => {
+                    let piece = piece?;
+                    note_last(&mut self.last, &piece);
+                    self.held = self.held.saturating_add(piece.len());
+                    if self.held > BATCH_BYTES_MAX {
+                        return Err(EngineError::TooMuch {
+                            most: BATCH_BYTES_MAX,
+                        });
+                    }
+                    self.buffer = Buffer::from(piece);
+                }
                 None => {
                     self.running.id = None;
-                    return self.decoder.finish().map_err(garbled).map(|()| None);
+                    self.decoder.finish().map_err(garbled)?;
+                    if self.last != END_MARK {
+                        return Err(cut(
+                            "the rows end without their end mark, so they are not all".to_owned()
+                        ));
+                    }
+                    return Ok(None);
                 }
             }
         }
+    }
+}
+
+/// Keeps the last bytes of what has come.
+fn note_last(last: &mut [u8; END_MARK.len()], piece: &[u8]) {
+    let new = piece
+        .get(piece.len().saturating_sub(last.len())..)
+        .unwrap_or_default();
+    last.rotate_left(new.len());
+    let place = last.len().saturating_sub(new.len());
+    for (held, byte) in last.iter_mut().skip(place).zip(new) {
+        *held = *byte;
     }
 }
 
@@ -215,15 +256,36 @@ impl PartitionStream for Part {
         let (schema, samples) = (self.schema.clone(), self.samples.clone());
         let batches = self.reading.clone().batches(self.statement.clone());
         let batches = futures::stream::once(batches).try_flatten().map_err(external);
-        let shown = batches.and_then(move |batch| {
-            let shown = match &samples {
-                Some(prune) => expanded(&schema, prune, &batch),
-                None => plain(&schema, &batch),
+        let schema_of_pieces = schema.clone();
+        let pieces = move |batch: RecordBatch| {
+            let schema = schema_of_pieces.clone();
+            let begun = match &samples {
+                Some(prune) => Expanding::of(schema, prune.clone(), &batch).map(Shown::Samples),
+                None => plain(&schema, &batch).map(|batch| Shown::Rows(Some(batch))),
             };
-            futures::future::ready(shown)
-        });
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), shown))
+            futures::stream::once(futures::future::ready(begun))
+                .map_ok(shown_of)
+                .try_flatten()
+        };
+        let shown = batches.map_ok(pieces).try_flatten();
+        Box::pin(RecordBatchStreamAdapter::new(schema, shown))
     }
+}
+
+/// What a batch of the server's becomes.
+enum Shown {
+    Rows(Option<RecordBatch>),
+    Samples(Expanding),
+}
+
+fn shown_of(shown: Shown) -> impl Stream<Item = Result<RecordBatch>> + Send {
+    futures::stream::try_unfold(shown, |mut shown| async move {
+        let batch = match &mut shown {
+            Shown::Rows(rows) => rows.take(),
+            Shown::Samples(samples) => samples.next()?,
+        };
+        Ok(batch.map(|batch| (batch, shown)))
+    })
 }
 
 /// The columns with the types that SQL shows.
@@ -246,24 +308,56 @@ fn plain(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     )?)
 }
 
-/// The samples of chunks.
-fn expanded(schema: &SchemaRef, prune: &Prune, batch: &RecordBatch) -> Result<RecordBatch> {
-    let read = |error: ReadError| DataFusionError::External(Box::new(error));
-    let batch = chunk_types(batch)?;
-    let chunks = Chunks::of(&batch).map_err(read)?;
-    let origins = Origins::of(&batch).map_err(read)?;
-    let mut builder = SampleBuilder::new(schema.clone());
-    for row in 0..chunks.len() {
-        let origin = origins.row(row);
-        let sample = chunks.sample_of(row, origin.0);
-        for (time, value) in chunks
-            .samples(row)
-            .filter(|(time, _)| prune.touches(TimeMicros(*time), TimeMicros(*time)))
-        {
-            builder.push(sample, (time, value), (origin.1, origin.2));
-        }
+/// The samples of chunks, some at a time.
+struct Expanding {
+    schema: SchemaRef,
+    prune: Arc<Prune>,
+    batch: RecordBatch,
+    /// The chunk that is next, and how many of its samples are given.
+    row: usize,
+    given: usize,
+}
+
+impl Expanding {
+    fn of(schema: SchemaRef, prune: Arc<Prune>, batch: &RecordBatch) -> Result<Self> {
+        Ok(Self {
+            schema,
+            prune,
+            batch: chunk_types(batch)?,
+            row: 0,
+            given: 0,
+        })
     }
-    Ok(builder.finish()?)
+
+    fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let read = |error: ReadError| DataFusionError::External(Box::new(error));
+        let chunks = Chunks::of(&self.batch).map_err(read)?;
+        let origins = Origins::of(&self.batch).map_err(read)?;
+        let mut builder = SampleBuilder::new(self.schema.clone());
+        while self.row < chunks.len() && !builder.is_full() {
+            let origin = origins.row(self.row);
+            let sample = chunks.sample_of(self.row, origin.0);
+            let mut is_whole = true;
+            for (time, value) in chunks.samples(self.row).skip(self.given) {
+                if builder.is_full() {
+                    is_whole = false;
+                    break;
+                }
+                self.given = self.given.saturating_add(1);
+                if self.prune.touches(TimeMicros(time), TimeMicros(time)) {
+                    builder.push(sample, (time, value), (origin.1, origin.2));
+                }
+            }
+            if is_whole {
+                self.row = self.row.saturating_add(1);
+                self.given = 0;
+            }
+        }
+        if builder.len() == 0 {
+            return Ok(None);
+        }
+        Ok(Some(builder.finish()?))
+    }
 }
 
 /// Columns of chunks with the types that frames have: those that ClickHouse sends differ in what may be null.
@@ -346,7 +440,8 @@ fn external(error: EngineError) -> DataFusionError {
         EngineError::Refused {
             code: Some(super::error::MEMORY_LIMIT_EXCEEDED),
             ..
-        } => DataFusionError::ResourcesExhausted(error.to_string()),
+        }
+        | EngineError::TooMuch { .. } => DataFusionError::ResourcesExhausted(error.to_string()),
         _ => DataFusionError::External(Box::new(error)),
     }
 }
