@@ -6,8 +6,10 @@
 //!
 //! # Limits
 //! Only queries are answered: plans that define, change, copy or set anything are refused before they run. One
-//! query has its length, its memory, its time and its rows; what sorts or groups beyond the memory spills to the store's own
-//! folder, within a bound. Queries run on threads of their own, so that reading files there disturbs nobody.
+//! query has its length, its memory, its time and its rows; what sorts or groups beyond the memory spills to the store's
+//! own folder, within a bound, and what can do neither is refused (`bounded.rs` and
+//! `tamed.rs` say what the engine would not count).
+//! Queries run on threads of their own, so that reading files there disturbs nobody.
 //!
 //! # Scope
 //! [`QueryLimits::hosts`] says whose rows a query may see. Every table it names is read through a guard that lets
@@ -21,6 +23,7 @@
 //! reason, such as too many open files, fails the query and is no damage.
 
 mod answer;
+mod bounded;
 mod functions;
 mod guard;
 mod hot;
@@ -31,6 +34,7 @@ mod samples;
 mod session;
 mod stock;
 mod table;
+mod tamed;
 mod views;
 
 use std::sync::Arc;
@@ -403,6 +407,12 @@ async fn attempt(
     let plan = session::plan(&context, query, &limits.hosts)
         .await
         .map_err(Stop::Refused)?;
+    if bounded::repeats_rows(&plan)? {
+        let state = context.0.state_ref();
+        let mut state = state.write();
+        let config = state.config().clone();
+        *state.config_mut() = config.with_batch_size(bounded::BATCH_ROWS);
+    }
     let frame = context.0.execute_logical_plan(plan).await?;
     let mut stream = frame.execute_stream().await?;
     let schema = answer::plain_schema(&stream.schema());

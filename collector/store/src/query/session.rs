@@ -22,11 +22,13 @@ use fleetmend_event::HostScope;
 use parking_lot::Mutex;
 
 use super::answer;
+use super::bounded::{Bounded, growing_window};
 use super::functions;
 use super::interrupt::Interruptible;
 use super::prune::Prune;
 use super::stock::Stock;
 use super::table::FactTable;
+use super::tamed::Tame;
 use super::views::{self, Planned};
 use crate::config::StoreConfig;
 use crate::error::QueryError;
@@ -40,6 +42,11 @@ const QUERY_BYTES_MAX: usize = 32 << 10;
 /// Words and signs of a query. The planner recurses as deep as an expression nests, takes time by the square of
 /// that, and cannot be stopped while it plans.
 const QUERY_TOKENS_MAX: usize = 2_000;
+
+/// Words and signs that make one type of several. What is made of itself so often has a type of two to that power
+/// parts, which the planner goes through one by one, and cannot be stopped.
+const TYPES_JOINED_MAX: usize = 16;
+const TYPE_JOINERS: [&str; 6] = ["struct", "named_struct", "row", "map", "arrays_zip", "list_zip"];
 
 /// Functions that make a text or a list as long as a number says, in one piece that no memory pool sees.
 const AMPLIFIERS: [&str; 7] = [
@@ -182,9 +189,11 @@ pub(crate) fn base_state(config: &StoreConfig) -> Result<SessionState> {
         .with_config(session)
         .with_runtime_env(runtime)
         .with_physical_optimizer_rule(Arc::new(Interruptible))
+        .with_physical_optimizer_rule(Arc::new(Bounded))
         .build();
     let context = SessionContext::new_with_state(state);
     context.register_udf(functions::label());
+    context.add_analyzer_rule(Arc::new(Tame));
     AMPLIFIERS.iter().for_each(|name| context.deregister_udf(name));
     Ok(context.state())
 }
@@ -259,6 +268,18 @@ pub(crate) fn check_length(query: &str) -> Result<(), QueryError> {
             "query has more than the {QUERY_TOKENS_MAX} words and signs allowed"
         ));
     }
+    let joins_types = |token: &&Token| match token {
+        Token::LBrace => true,
+        Token::Word(word) => TYPE_JOINERS
+            .iter()
+            .any(|joiner| word.value.eq_ignore_ascii_case(joiner)),
+        _ => false,
+    };
+    if tokens.iter().filter(joins_types).count() > TYPES_JOINED_MAX {
+        return invalid(format!(
+            "query makes more than the {TYPES_JOINED_MAX} structs and maps allowed"
+        ));
+    }
     Ok(())
 }
 
@@ -285,6 +306,13 @@ pub(crate) async fn plan(
             reason: error.find_root().message().into_owned(),
         })?;
     refuse_settings(&plan)?;
+    if let Some(name) = growing_window(&plan).map_err(invalid)? {
+        return Err(QueryError::Invalid {
+            reason: format!(
+                "{name} is not answered over a window, row by row: group by what is the same instead"
+            ),
+        });
+    }
     // A plan names files, and measured it counts rows, of every host.
     let is_explained = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     if is_explained && !hosts.is_all() {
