@@ -8,6 +8,11 @@ use serde_json::json;
 
 use crate::hosts::{Host, START, exec, gap, timed};
 use crate::scene::{PATIENCE, Scene};
+pub(crate) use crate::scope::{
+    foreign_host_is_seen_through_no_table, losses_of_a_foreign_host_are_not_named,
+    nothing_but_questions_over_the_tables_is_answered, question_for_more_memory_than_there_is_is_refused,
+    series_of_a_foreign_host_are_not_selected,
+};
 
 const EXECS: &str = "SELECT count(*) FROM process_events";
 

@@ -20,6 +20,7 @@ mod hosts;
 mod rows;
 mod ledger;
 mod scene;
+mod scope;
 mod server;
 mod tls;
 
@@ -61,4 +62,9 @@ every_store![
     questions_are_answered_and_changes_refused,
     commit_is_all_or_nothing,
     hosts_commit_at_once_and_lose_nothing,
+    foreign_host_is_seen_through_no_table,
+    losses_of_a_foreign_host_are_not_named,
+    series_of_a_foreign_host_are_not_selected,
+    nothing_but_questions_over_the_tables_is_answered,
+    question_for_more_memory_than_there_is_is_refused,
 ];
