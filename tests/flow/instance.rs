@@ -29,6 +29,10 @@ pub(crate) struct Way {
     pub(crate) name: &'static str,
     /// More of the agent's section `stream`.
     pub(crate) stream: String,
+    /// More of the collector's section `store`.
+    pub(crate) store: String,
+    /// More sections of the collector.
+    pub(crate) more: String,
 }
 
 impl Default for Way {
@@ -37,6 +41,8 @@ impl Default for Way {
             listen: "127.0.0.1",
             name: "localhost",
             stream: String::new(),
+            store: String::new(),
+            more: String::new(),
         }
     }
 }
@@ -48,7 +54,14 @@ impl Instance {
     }
 
     /// As [`Instance::start`], with another way between them.
-    pub(crate) async fn start_by(Way { listen, name, stream }: Way) -> Self {
+    pub(crate) async fn start_by(way: Way) -> Self {
+        let Way {
+            listen,
+            name,
+            stream,
+            store,
+            more,
+        } = way;
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -59,7 +72,7 @@ impl Instance {
         let collector = format!(
             "state_dir = \"{state}/collector\"\ncarrier_listen = \"{listen}:{carrier}\"\nenrolment_listen = \"{listen}:{enrolment}\"\n\
              [enrolment]\naddress = \"{name}:{enrolment}\"\ncollectors = [\"{name}:{carrier}\"]\n\
-             [store]\nfolder = \"{state}/collector/store\"\n[api]\nlisten = \"127.0.0.1:{api}\"\n"
+             [store]\nfolder = \"{state}/collector/store\"\n{store}[api]\nlisten = \"127.0.0.1:{api}\"\n{more}"
         );
         std::fs::write(folder.path().join("collector.toml"), collector).unwrap();
         let agent = format!(
@@ -129,6 +142,30 @@ impl Instance {
                 begun.elapsed() < READY,
                 "the agent is not ready: {}",
                 self.log("fleetmend-agent")
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether the collector is ready, and the conditions as it tells them. Nobody has to log in for that.
+    pub(crate) async fn readiness(&self) -> (bool, String) {
+        match self.client.get(self.url("/readyz")).send().await {
+            Ok(answer) => (answer.status().is_success(), answer.text().await.unwrap()),
+            Err(error) => (false, error.to_string()),
+        }
+    }
+
+    /// Waits until the collector is ready, or says with `part` why it is not; gives what it says.
+    pub(crate) async fn wait_until_ready(&self, wanted: bool, part: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let (ready, told) = self.readiness().await;
+            if ready == wanted && told.contains(part) {
+                return told;
+            }
+            assert!(
+                begun.elapsed() < READY,
+                "ready = {ready}, and not for {part:?}: {told}"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -236,6 +273,15 @@ impl Instance {
         let request = self.client.get(self.url(&format!("/api/v1/{path}")));
         let answer = request.bearer_auth(self.token().await).send().await.unwrap();
         answer.json().await.unwrap()
+    }
+
+    /// The answer to a query in PromQL: labels and value of each series.
+    pub(crate) async fn promql(&self, query: &str) -> Vec<Value> {
+        let request = self.client.get(self.url("/prometheus/api/v1/query"));
+        let request = request.query(&[("query", query)]).bearer_auth(self.token().await);
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        let result = answer["data"]["result"].as_array();
+        result.unwrap_or_else(|| panic!("{query}: {answer}")).clone()
     }
 
     /// The collector's own metrics.

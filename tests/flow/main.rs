@@ -9,9 +9,13 @@
     reason = "helpers of a test fail loudly, as the test does"
 )]
 
+#[path = "../../collector/store/tests/conformance/server.rs"]
+#[expect(dead_code, reason = "the conformance suite asks more of it")]
+mod clickhouse;
 mod export;
 mod instance;
 mod leave;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -182,6 +186,7 @@ async fn a_host_behind_a_proxy_joins_a_collector_on_ipv6() {
             proxy.address(),
             password.display()
         ),
+        ..Way::default()
     })
     .await;
     instance.start_agent().await;

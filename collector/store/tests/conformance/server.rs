@@ -1,4 +1,5 @@
-//! The ClickHouse engine as a process that can be killed.
+//! The ClickHouse engine as a process that can be killed. The whole way with the real programs (`tests/flow`) uses
+//! it too.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use tempfile::TempDir;
 
 /// Python with the `chdb` package; `cargo xtask test` installs it and says where.
 const PYTHON: &str = "FLEETMEND_CHDB_PYTHON";
+const PROGRAM: &str = include_str!("clickhouse_server.py");
 
 /// A running, or killed, server with its data.
 pub(crate) struct Server {
@@ -45,9 +47,11 @@ impl Server {
     /// Starts it again on its data and port.
     pub(crate) async fn restart(&mut self) {
         self.kill();
+        let program = self.folder.path().join("server.py");
+        std::fs::write(&program, PROGRAM).unwrap();
         let mut command = Command::new(python());
         command
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/clickhouse_server.py"))
+            .arg(program)
             .arg("--path")
             .arg(self.folder.path())
             .args(["--port", &self.port.to_string()])
