@@ -274,6 +274,27 @@ impl Tenure {
             .await;
         held.ok().and_then(|held| held.clone())
     }
+
+    /// Waits until `lease`, which this showed, is not held any more, also when it was lost and taken again since.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn lost(&mut self, lease: &Held) {
+        loop {
+            let held = self.shown.borrow_and_update().clone();
+            let Some(until) = held
+                .filter(|held| held.token == lease.token && held.holds())
+                .map(|held| held.until)
+            else {
+                return;
+            };
+            tokio::select! {
+                changed = self.shown.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
 }
 
 /// Many leases of one kind, renewed together: one for each host, for instance.

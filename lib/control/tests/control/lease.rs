@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetmend_control::{BATCH, ControlError, FencingToken, LeaseSet, Leases};
+use fleetmend_control::{BATCH, ControlError, FencingToken, LeaseSet, Leases, query};
 use fleetmend_shutdown::Tasks;
 use fleetmend_testkit::wait_for;
 
@@ -86,6 +86,40 @@ async fn of_two_collectors_one_holds_and_the_other_follows_when_it_ends() {
         let second = tokio::time::timeout(PATIENCE, two.wait()).await.unwrap().unwrap();
         assert!(second.token > first.token, "{engine:?}");
         tasks_two.drain(PATIENCE).await;
+    }
+}
+
+#[tokio::test]
+async fn loss_is_told_though_the_lease_was_taken_again() {
+    for engine in ENGINES {
+        let testbed = Testbed::new(engine);
+        let (control, tasks) = (testbed.open().await, Tasks::new());
+        let life = Duration::from_secs(3);
+        let mut tenure = Leases::new(control.clone(), "one", life).hold("alert", &tasks);
+        let first = tokio::time::timeout(PATIENCE, tenure.wait())
+            .await
+            .unwrap()
+            .unwrap();
+        let mut watching = tenure.clone();
+        let lost = watching.lost(&first);
+        tokio::pin!(lost);
+        // Longer than it would last without a renewal.
+        assert!(
+            tokio::time::timeout(2 * life, &mut lost).await.is_err(),
+            "{engine:?}"
+        );
+        query("UPDATE control_leases SET expires_at = 0, holder = 'somebody'")
+            .execute(&control)
+            .await
+            .unwrap();
+        tokio::time::timeout(PATIENCE, lost).await.unwrap();
+        let again = wait_for(
+            PATIENCE,
+            async || tenure.held().map(|held| held.token),
+            |token| token.is_some_and(|token| token > first.token),
+        );
+        again.await.unwrap();
+        tasks.drain(PATIENCE).await;
     }
 }
 
