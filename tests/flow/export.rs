@@ -1,12 +1,12 @@
 //! Samples of a real agent, through a collector that is killed, in a Prometheus server.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fleetmend_event::prometheus_names::{labels_of_json, metric_name};
+use fleetmend_testkit::PrometheusServer;
+use fleetmend_testkit::prometheus::program;
 use serde_json::Value;
 
 use crate::instance::Instance;
@@ -16,69 +16,18 @@ const ARRIVE: Duration = Duration::from_secs(90);
 const NAMES: &str = "'system.memory.usage', 'system.uptime'";
 
 struct Prometheus {
-    child: Child,
-    url: String,
+    server: PrometheusServer,
     client: reqwest::Client,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// The program of Debian's package, or none where it is missing and may be.
-fn program() -> Option<PathBuf> {
-    let folder = std::env::var_os("FLEETMEND_PROMETHEUS").map(PathBuf::from);
-    let cached = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        Some(cache.join("fleetmend/debian/prometheus/usr/bin"))
-    };
-    let path = folder.or_else(cached)?.join("prometheus");
-    if path.exists() {
-        return Some(path);
-    }
-    let missing = format!("{} is missing: `cargo xtask test` unpacks it", path.display());
-    assert!(std::env::var_os("CI").is_none(), "{missing}");
-    eprintln!("NOT RUN: {missing}");
-    None
 }
 
 /// Labels and milliseconds, and the value.
 type Samples = BTreeMap<(BTreeMap<String, String>, i64), f64>;
 
 impl Prometheus {
-    fn start(program: PathBuf) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("prometheus.yml");
-        std::fs::write(&file, "global: {}\n").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let child = Command::new(program)
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("data").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--web.enable-remote-write-receiver")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+    fn start(program: &Path) -> Self {
         Self {
-            child,
-            url: format!("http://127.0.0.1:{port}"),
+            server: PrometheusServer::start(program, [""; 0]).unwrap(),
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
-            _folder: folder,
         }
     }
 
@@ -86,7 +35,7 @@ impl Prometheus {
         let query = [("query", "{job=\"fleetmend\"}[1h]")];
         let request = self
             .client
-            .get(format!("{}/api/v1/query", self.url))
+            .get(format!("{}/api/v1/query", self.server.url()))
             .query(&query);
         let Ok(answer) = request.send().await else {
             return Samples::new();
@@ -161,14 +110,16 @@ async fn wait_until_all_is_there(instance: &Instance, server: &Prometheus, least
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prometheus_has_every_sample_over_kills_of_the_collector() {
-    let Some(program) = program() else { return };
+    let Some(program) = program("prometheus") else {
+        return;
+    };
     let mut instance = Instance::start().await;
-    let server = Prometheus::start(program);
+    let server = Prometheus::start(&program);
     instance.kill_collector();
     let target = format!(
         "[[export.remote_write]]\nname = \"there\"\nurl = \"{}/api/v1/write\"\nflush_every = \"100ms\"\n\
          metrics.allow = [\"system_(memory_usage|uptime)\"]\n",
-        server.url
+        server.server.url()
     );
     std::fs::create_dir(instance.path("collector.d")).unwrap();
     std::fs::write(instance.path("collector.d/export.toml"), target).unwrap();

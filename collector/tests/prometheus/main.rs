@@ -14,7 +14,6 @@
 
 mod collector;
 mod data;
-mod programs;
 mod promtool;
 mod queries;
 mod rules;

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use fleetmend_testkit::prometheus::program;
+
 use crate::collector::Collector;
 use crate::data::{self, BEGIN_MS, END_S};
-use crate::programs::program;
 use crate::values::client;
 
 /// What it prints; it has to succeed.

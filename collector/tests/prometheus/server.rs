@@ -1,10 +1,9 @@
 //! A Prometheus server of our own, filled by remote write.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fleetmend_testkit::PrometheusServer;
 use prost::Message;
 
 use crate::data::{self, BEGIN_MS, SAMPLES, STEP_MS, Series};
@@ -14,16 +13,8 @@ const READY: Duration = Duration::from_secs(60);
 const AT_ONCE: u32 = 120;
 
 pub(crate) struct Prometheus {
-    child: Child,
+    server: PrometheusServer,
     pub(crate) url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -58,35 +49,14 @@ struct Sample {
 
 impl Prometheus {
     pub(crate) async fn start(program: &Path, series: &[Series], client: &reqwest::Client) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("prometheus.yml"), "global: {}\n").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(program)
-            .arg(format!(
-                "--config.file={}",
-                folder.path().join("prometheus.yml").display()
-            ))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("data").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--web.enable-remote-write-receiver")
-            .arg("--storage.tsdb.retention.time=100y")
-            .arg("--enable-feature=promql-at-modifier,promql-negative-offset")
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let more = [
+            "--storage.tsdb.retention.time=100y",
+            "--enable-feature=promql-at-modifier,promql-negative-offset",
+        ];
+        let started = PrometheusServer::start(program, more).unwrap();
         let server = Self {
-            child,
-            url: format!("http://127.0.0.1:{port}"),
-            _folder: folder,
+            url: started.url().to_owned(),
+            server: started,
         };
         let begun = Instant::now();
         loop {
@@ -95,7 +65,7 @@ impl Prometheus {
             {
                 break;
             }
-            let log = std::fs::read_to_string(server._folder.path().join("log")).unwrap();
+            let log = server.server.log();
             assert!(begun.elapsed() < READY, "Prometheus is not ready: {log}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fleetmend_testkit::prometheus::program;
 use serde_json::Value;
 
 use crate::collector::Collector;
 use crate::data::{self, END_S};
-use crate::programs::program;
 use crate::queries::{FAULTY, INSTANT, QUERIES};
 use crate::server::Prometheus;
 

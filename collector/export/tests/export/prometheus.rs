@@ -1,83 +1,29 @@
 //! A Prometheus server, as Debian has it, at the other end.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-use fleetmend_testkit::wait_for;
+use fleetmend_testkit::prometheus::program;
+use fleetmend_testkit::{PrometheusServer, wait_for};
 use serde_json::{Value, json};
 
 use crate::testbed::{DEADLINE, Testbed, lately};
 
 struct Prometheus {
-    child: Child,
-    url: String,
+    server: PrometheusServer,
     client: reqwest::Client,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// The program of Debian's package, or none where it is missing and may be.
-fn program() -> Option<PathBuf> {
-    let folder = std::env::var_os("FLEETMEND_PROMETHEUS").map(PathBuf::from);
-    let cached = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        Some(cache.join("fleetmend/debian/prometheus/usr/bin"))
-    };
-    let path = folder.or_else(cached)?.join("prometheus");
-    if path.exists() {
-        return Some(path);
-    }
-    let missing = format!("{} is missing: `cargo xtask test` unpacks it", path.display());
-    assert!(std::env::var_os("CI").is_none(), "{missing}");
-    eprintln!("NOT RUN: {missing}");
-    None
 }
 
 impl Prometheus {
-    async fn start(program: &PathBuf) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("prometheus.yml");
-        std::fs::write(&file, "global: {}\n").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let child = Command::new(program)
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("data").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--web.enable-remote-write-receiver")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+    async fn start() -> Option<Self> {
+        let server = PrometheusServer::start(&program("prometheus")?, [""; 0]).unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let server = Self {
-            child,
-            url: format!("http://127.0.0.1:{port}"),
-            client,
-            _folder: folder,
-        };
+        let server = Self { server, client };
         let ready = async || {
-            let answer = server.client.get(format!("{}/-/ready", server.url)).send().await;
+            let url = format!("{}/-/ready", server.server.url());
+            let answer = server.client.get(url).send().await;
             answer.is_ok_and(|answer| answer.status().is_success())
         };
-        wait_for(DEADLINE, ready, |ready| *ready).await.unwrap();
-        server
+        let ready = wait_for(DEADLINE, ready, |ready| *ready).await;
+        ready.unwrap_or_else(|error| panic!("{error}: {}", server.server.log()));
+        Some(server)
     }
 
     /// Labels, milliseconds and value of every sample of this job.
@@ -85,7 +31,7 @@ impl Prometheus {
         let query = [("query", "{job=\"fleetmend\"}[2h]")];
         let answer = self
             .client
-            .get(format!("{}/api/v1/query", self.url))
+            .get(format!("{}/api/v1/query", self.server.url()))
             .query(&query);
         let answer: Value = answer.send().await.unwrap().json().await.unwrap();
         let mut samples = Vec::new();
@@ -112,13 +58,14 @@ impl Prometheus {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_has_every_sample_once_over_kills() {
-    let Some(program) = program() else { return };
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .ok();
-    let server = Prometheus::start(&program).await;
+    let Some(server) = Prometheus::start().await else {
+        return;
+    };
     let testbed = Testbed::start().await;
-    let url = format!("{}/api/v1/write", server.url);
+    let url = format!("{}/api/v1/write", server.server.url());
     let config = testbed.remote_write(json!({ "backfill": "1h", "url": url, "per_request_max": 11 }));
     let begin = lately();
     let times = |to: i64| (0..to).map(move |step| begin + step * 500);
