@@ -160,6 +160,8 @@ async fn judge(answer: reqwest::Response) -> Outcome {
     let retry_after = answer.headers().get(RETRY_AFTER).and_then(retry_after);
     let body = match beginning(answer).await {
         Ok(body) => body,
+        // Its status says enough.
+        Err(_) if !status.is_success() => Bytes::new(),
         // Taken or not is not known; the same again is at least once.
         Err(error) => {
             return Outcome::Later {

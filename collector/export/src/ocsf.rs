@@ -66,7 +66,7 @@ pub fn event(record: &Record, host_name: Option<&str>) -> Value {
         "metadata",
         json!({
             "version": VERSION, "uid": record.id(), "logged_time": millis(record.ingested_at),
-            "log_name": record.table.name,
+            "log_name": record.table.name, "profiles": profiles(&record.fact),
             "product": { "name": "Fleetmend", "vendor_name": "Fleetmend", "version": env!("CARGO_PKG_VERSION") },
         }),
     );
@@ -77,6 +77,14 @@ pub fn event(record: &Record, host_name: Option<&str>) -> Value {
     }
     put("unmapped", Value::Object(record.columns()));
     Value::Object(all)
+}
+
+/// `device` and `actor` are of the profile of hosts, a process' `container` of that of containers.
+fn profiles(fact: &Fact) -> &'static [&'static str] {
+    match fact {
+        Fact::ProcessEvent(row) if row.container_id.is_some() => &["host", "container"],
+        _ => &["host"],
+    }
 }
 
 fn millis(time: TimeMicros) -> Value {
@@ -222,14 +230,11 @@ fn finding(row: &Finding) -> Event {
         FindingState::Open => (2, "Update", 2),
         FindingState::Resolved => (3, "Close", 4),
     };
-    let techniques = row
-        .techniques
-        .iter()
-        .map(|uid| json!({ "technique": { "uid": uid }, "version": "ATT&CK" }));
+    let techniques = row.techniques.iter().map(|uid| technique(uid));
     let tactics = row
         .tactics
         .iter()
-        .map(|name| json!({ "tactic": { "name": name }, "version": "ATT&CK" }));
+        .map(|name| json!({ "tactic": { "name": name } }));
     let attacks: Vec<Value> = techniques.chain(tactics).collect();
     let process = row
         .pid
@@ -252,6 +257,14 @@ fn finding(row: &Finding) -> Event {
             "evidences": process,
             "confidence_score": row.score.and_then(|score| serde_json::Number::from_f64((score * 100.0).round())),
         }),
+    }
+}
+
+/// An `attack` of ATT&CK: `T1059.004` is a part of `T1059`. The version of the matrix is not known.
+fn technique(uid: &str) -> Value {
+    match uid.split_once('.') {
+        Some((whole, _)) => json!({ "technique": { "uid": whole }, "sub_technique": { "uid": uid } }),
+        None => json!({ "technique": { "uid": uid } }),
     }
 }
 

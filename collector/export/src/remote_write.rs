@@ -3,7 +3,8 @@
 //! The messages are the subset of `prompb/remote.proto` and `prompb/types.proto` that the specification of remote write
 //! 1.0 names. Names and labels are those of [`fleetmend_event::prometheus_names`]. Times are milliseconds, so that of
 //! two samples of one series within a millisecond the first is sent. A sample that could not be taken is Prometheus'
-//! staleness marker; a NaN that a recording rule computed stays one; -0 is told as 0. Version 2.0 is not spoken; who speaks it takes 1.0.
+//! staleness marker; a NaN that a recording rule computed stays one; -0 is told as 0. Version 2.0 is not spoken; who
+//! speaks it takes 1.0.
 
 use std::collections::BTreeMap;
 
@@ -98,6 +99,8 @@ impl RemoteWriter {
         for (name, value) in &self.external_labels {
             labels.entry(name.clone()).or_insert_with(|| value.clone());
         }
+        // A label without a value is no label, and is refused by some.
+        labels.retain(|_, value| !value.is_empty());
         let label = |(name, value)| Label { name, value };
         let sample = |(time, value): &(TimeMicros, f64)| Sample {
             value: told(*value),
@@ -179,7 +182,9 @@ mod tests {
             series: vec![(1, series)],
             names: std::sync::Arc::new([(host, "web-1".to_owned())].into()),
         };
-        let request = writer(r#"{"dc":"a","job":"mine"}"#).encode(&samples).unwrap();
+        let request = writer(r#"{"dc":"a","job":"mine","none":""}"#)
+            .encode(&samples)
+            .unwrap();
         assert_eq!(request.content_encoding, Some("snappy"));
         let plain = snap::raw::Decoder::new().decompress_vec(&request.body).unwrap();
         let decoded = WriteRequest::decode(plain.as_slice()).unwrap();

@@ -4,7 +4,7 @@ use collector_export::{Record, RecordFormat, render};
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::*;
 use fleetmend_event::{ActionId, Fact, FindingId, HostId, Lane, TimeMicros, table};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const ECS: &str = include_str!("../schema/ecs.json");
 const OCSF: &str = include_str!("../schema/ocsf.json");
@@ -372,6 +372,13 @@ fn events_hold_what_their_class_of_ocsf_requires() {
         for path in required.iter().flat_map(|list| list.as_array().unwrap()) {
             assert!(at(&event, path.as_str().unwrap()).is_some(), "{path}: {event}");
         }
+        if let Some(attacks) = event["finding_info"].get("attacks") {
+            let sub = json!({ "technique": { "uid": "T1059" }, "sub_technique": { "uid": "T1059.004" } });
+            assert_eq!(attacks, &json!([sub, { "tactic": { "name": "execution" } }]));
+        }
+        let contained = event["process"].get("container").is_some();
+        let profiles = event["metadata"]["profiles"].as_array().unwrap();
+        assert_eq!(profiles.contains(&json!("container")), contained, "{event}");
         let number = |name: &str| event[name].as_u64().unwrap();
         assert_eq!(number("category_uid"), uid / 1_000);
         assert_eq!(number("type_uid"), uid * 100 + number("activity_id"));
