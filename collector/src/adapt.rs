@@ -6,6 +6,7 @@ mod enrolments;
 mod export;
 mod exports;
 mod findings;
+mod host_names;
 mod operations;
 mod promql;
 mod sink;

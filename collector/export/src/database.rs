@@ -2,23 +2,25 @@
 //!
 //! `export_targets` says since when a target is fed, `export_hosts` what it has of each host ([`crate::marks`]),
 //! `export_rows` how far each table was sent, `export_skips` what was left out because it was too old. A target that
-//! is not configured any more keeps its rows for 30 days, so that one that comes back goes on where it was.
+//! is not configured any more keeps its rows for 30 days, so that one that comes back goes on where it was. What a
+//! target has is written by whoever has its turn ([`Turn`]).
 
 use std::collections::HashMap;
 
-use fleetmend_control::{Control, ControlError, Migrations, Row, composed, query};
+use fleetmend_control::{Control, ControlError, Migrations, Row, Transaction, composed, query};
 use fleetmend_event::{HostId, TimeMicros};
 
 use crate::error::ExportError;
 use crate::marks::HostMarks;
-use crate::source::RowKey;
+use crate::turn::Turn;
 
 const ROOM: &str = "export";
 
 /// Tables of export. Never edited after a release: a change is a new step.
 pub const TABLES: Migrations = Migrations {
     room: ROOM,
-    steps: &["CREATE TABLE export_targets (
+    steps: &[
+        "CREATE TABLE export_targets (
         target TEXT PRIMARY KEY, begun_at INTEGER NOT NULL, used_at INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE export_hosts (
@@ -32,7 +34,9 @@ pub const TABLES: Migrations = Migrations {
         skip_id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, subject TEXT NOT NULL,
         from_time INTEGER NOT NULL, to_time INTEGER NOT NULL, noticed_at INTEGER NOT NULL
     ) STRICT;
-    CREATE INDEX export_skips_target ON export_skips(target, skip_id);"],
+    CREATE INDEX export_skips_target ON export_skips(target, skip_id);",
+        "ALTER TABLE export_rows ADD COLUMN remembers_from INTEGER;",
+    ],
 };
 
 /// How long a target that is not configured keeps its place.
@@ -59,6 +63,8 @@ pub(crate) struct RowsPlace {
     pub(crate) ingested_at: TimeMicros,
     /// Hashes of rows near that, and when each was stored.
     pub(crate) seen: HashMap<u64, i64>,
+    /// What was stored since then and was sent is among these; what was stored before is not wanted any more.
+    pub(crate) remembers_from: TimeMicros,
 }
 
 /// The room's state.
@@ -68,17 +74,25 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Brings the tables up to date, and forgets targets that are long gone.
+    /// Brings the tables up to date.
     pub(crate) async fn open(control: Control) -> Result<Self, ExportError> {
         let brought = control.migrate(&TABLES).await;
         brought.map_err(ExportError::database("bring the tables up to date"))?;
-        let state = Self { control };
-        let forgotten = state.forget_unused().await;
-        forgotten.map_err(ExportError::database("forget targets of former times"))?;
-        Ok(state)
+        Ok(Self { control })
     }
 
-    async fn forget_unused(&self) -> Result<(), ControlError> {
+    /// What it is kept in.
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Forgets targets that are long gone: those of today have to be begun before.
+    pub(crate) async fn forget_unused(&self) -> Result<(), ExportError> {
+        let forgotten = self.delete_unused().await;
+        forgotten.map_err(ExportError::database("forget targets of former times"))
+    }
+
+    async fn delete_unused(&self) -> Result<(), ControlError> {
         let before = TimeMicros::now().plus_micros(-UNUSED_MICROS_MAX).0;
         let mut transaction = self.control.begin(ROOM).await?;
         for table in ["export_hosts", "export_rows", "export_skips"] {
@@ -139,18 +153,25 @@ impl State {
         Ok((marks, damaged))
     }
 
-    /// Keeps what a target has of these hosts, all or none.
+    /// Keeps what a target has of these hosts, all or none; none when the turn has gone to another collector.
     pub(crate) async fn put_marks(
         &self,
         target: &str,
         marks: Vec<(HostId, Vec<u8>)>,
+        turn: &Turn,
     ) -> Result<(), ExportError> {
-        let written = self.write_marks(target, marks).await;
+        let written = self.write_marks(target, marks, turn).await;
         written.map_err(ExportError::database("keep what a target has"))
     }
 
-    async fn write_marks(&self, target: &str, marks: Vec<(HostId, Vec<u8>)>) -> Result<(), ControlError> {
+    async fn write_marks(
+        &self,
+        target: &str,
+        marks: Vec<(HostId, Vec<u8>)>,
+        turn: &Turn,
+    ) -> Result<(), ControlError> {
         let mut transaction = self.control.begin(ROOM).await?;
+        turn.confirm(&mut transaction).await?;
         for (host, bytes) in marks {
             let statement = "INSERT INTO export_hosts (target, host_id, marks) VALUES ($1, $2, $3)
                  ON CONFLICT (target, host_id) DO UPDATE SET marks = excluded.marks";
@@ -161,11 +182,7 @@ impl State {
                 .execute(&mut transaction)
                 .await?;
         }
-        query("UPDATE export_targets SET used_at = $1 WHERE target = $2")
-            .bind(TimeMicros::now().0)
-            .bind(target)
-            .execute(&mut transaction)
-            .await?;
+        touch(&mut transaction, target).await?;
         transaction.commit().await
     }
 
@@ -176,39 +193,62 @@ impl State {
         table: &str,
     ) -> Result<Option<RowsPlace>, ExportError> {
         let wrap = || ExportError::database("read how far a table was sent");
-        let read = query("SELECT ingested_at, seen FROM export_rows WHERE target = $1 AND table_name = $2")
+        let statement =
+            "SELECT ingested_at, seen, remembers_from FROM export_rows WHERE target = $1 AND table_name = $2";
+        let read = query(statement)
             .bind(target)
             .bind(table)
             .fetch_optional(&self.control)
             .await;
         let place = |row: Row| {
-            let seen: Vec<u8> = row.try_get(1)?;
+            let (ingested_at, seen): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+            let seen = seen_of(&seen);
+            // Before there was this column, rows of the last seconds were remembered.
+            let oldest = seen.values().min().copied().unwrap_or(ingested_at);
+            let remembers_from = row.try_get::<Option<i64>>(2)?.unwrap_or(oldest);
             Ok(RowsPlace {
-                ingested_at: TimeMicros(row.try_get(0)?),
-                seen: seen_of(&seen),
+                ingested_at: TimeMicros(ingested_at),
+                seen,
+                remembers_from: TimeMicros(remembers_from),
             })
         };
         read.map_err(wrap())?.map(place).transpose().map_err(wrap())
     }
 
-    /// Keeps how far a table was sent.
+    /// Keeps how far a table was sent, unless the turn has gone to another collector.
     pub(crate) async fn put_rows_place(
         &self,
         target: &str,
         table: &str,
         place: &RowsPlace,
+        turn: &Turn,
     ) -> Result<(), ExportError> {
-        let statement = "INSERT INTO export_rows (target, table_name, ingested_at, seen) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (target, table_name) DO UPDATE SET ingested_at = excluded.ingested_at, seen = excluded.seen";
+        let written = self.write_rows_place((target, table), place, turn).await;
+        written.map_err(ExportError::database("keep how far a table was sent"))
+    }
+
+    async fn write_rows_place(
+        &self,
+        (target, table): (&str, &str),
+        place: &RowsPlace,
+        turn: &Turn,
+    ) -> Result<(), ControlError> {
+        let mut transaction = self.control.begin(ROOM).await?;
+        turn.confirm(&mut transaction).await?;
+        let statement = "INSERT INTO export_rows (target, table_name, ingested_at, seen, remembers_from)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (target, table_name) DO UPDATE SET ingested_at = excluded.ingested_at,
+             seen = excluded.seen, remembers_from = excluded.remembers_from";
         query(statement)
             .bind(target)
             .bind(table)
             .bind(place.ingested_at.0)
             .bind(seen_bytes(&place.seen))
-            .execute(&self.control)
-            .await
-            .map_err(ExportError::database("keep how far a table was sent"))?;
-        Ok(())
+            .bind(place.remembers_from.0)
+            .execute(&mut transaction)
+            .await?;
+        touch(&mut transaction, target).await?;
+        transaction.commit().await
     }
 
     /// Notes what is left out.
@@ -261,15 +301,14 @@ impl State {
     }
 }
 
-impl RowsPlace {
-    /// Where the next reading begins: a little before, as rows may become visible in another order than stamped.
-    pub(crate) fn reading_from(&self, overlap_micros: i64) -> RowKey {
-        RowKey {
-            ingested_at: self.ingested_at.plus_micros(-overlap_micros),
-            host: HostId::from_bytes([0; 16]),
-            time: TimeMicros(i64::MIN / 2),
-        }
-    }
+/// The target is in use.
+async fn touch(transaction: &mut Transaction, target: &str) -> Result<(), ControlError> {
+    query("UPDATE export_targets SET used_at = $1 WHERE target = $2")
+        .bind(TimeMicros::now().0)
+        .bind(target)
+        .execute(transaction)
+        .await?;
+    Ok(())
 }
 
 /// Pairs of `hash u64 LE, stored i64 LE`; a rest that is no pair is left out, as a row sent twice is all that comes of it.
@@ -289,4 +328,107 @@ fn seen_bytes(seen: &HashMap<u64, i64>) -> Vec<u8> {
         bytes.extend(stored.to_le_bytes());
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fleetmend_control::{Engine, Leases};
+    use fleetmend_shutdown::Tasks;
+    use fleetmend_testkit::TestControl;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn turn_of(control: &Control, name: &str, tasks: &Tasks) -> Turn {
+        let leases = Leases::new(control.clone(), name, Duration::from_secs(600));
+        let mut tenure = leases.hold("export/there", tasks);
+        let lease = tokio::time::timeout(PATIENCE, tenure.wait()).await.unwrap();
+        Turn::of(lease.unwrap(), tenure)
+    }
+
+    #[tokio::test]
+    async fn who_lost_the_turn_overwrites_nothing() {
+        for engine in [Engine::Sqlite, Engine::Postgres] {
+            let database = TestControl::of(engine).unwrap();
+            let control = database.open().await.unwrap();
+            let state = State::open(control.clone()).await.unwrap();
+            state.begin("there", TimeMicros::now()).await.unwrap();
+            let (one, two) = (Tasks::new(), Tasks::new());
+            let former = turn_of(&control, "one", &one).await;
+            let host = HostId::random();
+            let marks = |time| {
+                let mut marks = HostMarks::default();
+                marks.raise(1, TimeMicros(time));
+                vec![(host, marks.to_bytes())]
+            };
+            let place = |time| RowsPlace {
+                ingested_at: TimeMicros(time),
+                seen: HashMap::from([(7, time)]),
+                remembers_from: TimeMicros(time - 1),
+            };
+            state.put_marks("there", marks(1), &former).await.unwrap();
+            state
+                .put_rows_place("there", "gaps", &place(1), &former)
+                .await
+                .unwrap();
+            one.drain(PATIENCE).await;
+            let latter = turn_of(&control, "two", &two).await;
+            state.put_marks("there", marks(2), &latter).await.unwrap();
+            state
+                .put_rows_place("there", "gaps", &place(2), &latter)
+                .await
+                .unwrap();
+            for refused in [
+                state.put_marks("there", marks(3), &former).await,
+                state.put_rows_place("there", "gaps", &place(3), &former).await,
+            ] {
+                let refused = refused.unwrap_err();
+                let lost = matches!(
+                    refused,
+                    ExportError::Database {
+                        source: ControlError::LeaseLost(_),
+                        ..
+                    }
+                );
+                assert!(lost, "{engine:?}: {refused:?}");
+            }
+            let (kept, damaged) = state.marks("there").await.unwrap();
+            assert_eq!((kept[&host].newest(), damaged), (Some(TimeMicros(2)), 0));
+            let kept = state.rows_place("there", "gaps").await.unwrap();
+            assert_eq!(kept, Some(place(2)), "{engine:?}");
+            two.drain(PATIENCE).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn target_of_today_keeps_its_place_however_long_it_runs() {
+        let database = TestControl::of(Engine::Sqlite).unwrap();
+        let state = State::open(database.open().await.unwrap()).await.unwrap();
+        let tasks = Tasks::new();
+        let turn = turn_of(state.control(), "one", &tasks).await;
+        let long_ago = TimeMicros::now().plus_micros(-2 * UNUSED_MICROS_MAX);
+        for target in ["there", "gone"] {
+            state.begin(target, long_ago).await.unwrap();
+            let place = RowsPlace {
+                ingested_at: long_ago,
+                seen: HashMap::new(),
+                remembers_from: long_ago,
+            };
+            state.put_rows_place(target, "gaps", &place, &turn).await.unwrap();
+        }
+        query("UPDATE export_targets SET used_at = begun_at")
+            .execute(state.control())
+            .await
+            .unwrap();
+        // As a start does.
+        let begun_at = state.begin("there", TimeMicros::now()).await.unwrap();
+        state.forget_unused().await.unwrap();
+        assert_eq!(begun_at, long_ago);
+        assert!(state.rows_place("there", "gaps").await.unwrap().is_some());
+        assert!(state.rows_place("gone", "gaps").await.unwrap().is_none());
+        tasks.drain(PATIENCE).await;
+    }
 }

@@ -13,6 +13,7 @@ use fleetmend_shutdown::{Backoff, CancellationToken};
 
 use crate::http::{HttpTarget, Outcome, Request};
 use crate::status::Gauge;
+use crate::turn::End;
 
 /// Times that one request may be halved.
 const SPLITS_MAX: u32 = 4_096;
@@ -21,6 +22,8 @@ const REFUSALS_MAX: u32 = 512;
 /// As many requests as were refused whole before a target counts as one that takes nothing, and the refusals then.
 const HOPELESS_AFTER: u32 = 32;
 const REFUSALS_OF_HOPELESS: u32 = 8;
+/// How long a request that is under way at the end may take; far less than a lease is given up before it lapses.
+const ANSWER_AT_END: Duration = Duration::from_secs(1);
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Full jitter may come to nothing; a target that is down is not hammered.
@@ -34,6 +37,8 @@ pub(crate) trait Parcel: Send + Sync + Sized + 'static {
     fn oldest(&self) -> Option<TimeMicros>;
     /// Two of it, the older first; itself, when it is one.
     fn halve(self) -> Result<(Self, Self), Self>;
+    /// What is not older than `floor` of it.
+    fn since(self, floor: TimeMicros) -> Self;
 }
 
 /// How parcels are told to a kind of target.
@@ -51,6 +56,12 @@ pub(crate) trait Encode<P>: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Stopped;
 
+impl From<Stopped> for End {
+    fn from(_: Stopped) -> Self {
+        End::Stopped
+    }
+}
+
 /// The way to one target for one signal.
 pub(crate) struct Courier {
     pub(crate) http: Arc<HttpTarget>,
@@ -61,9 +72,17 @@ pub(crate) struct Courier {
     refused_in_a_row: u32,
 }
 
+/// Waits until `token` is cancelled and a request that was under way had its time.
+pub(crate) async fn ended(token: &CancellationToken) {
+    token.cancelled().await;
+    tokio::time::sleep(ANSWER_AT_END).await;
+}
+
 enum Settled<P> {
     Taken,
     Split(P, P),
+    /// Some of it became too old.
+    Rest(P),
     Dropped,
 }
 
@@ -99,6 +118,7 @@ impl Courier {
             let may_split = splits < SPLITS_MAX && (taken || refusals < patience);
             match self.settle(parcel, encoder, may_split, token).await? {
                 Settled::Taken => taken = true,
+                Settled::Rest(rest) => left.push(rest),
                 Settled::Dropped => refusals = refusals.saturating_add(1),
                 Settled::Split(older, newer) => {
                     refusals = refusals.saturating_add(1);
@@ -140,8 +160,7 @@ impl Courier {
             }
         };
         loop {
-            let outcome = token.run_until_cancelled(self.http.send(&request)).await;
-            match outcome.ok_or(Stopped)? {
+            match self.send(&request, token).await? {
                 Outcome::Accepted(answer) => {
                     self.backoff.reset();
                     self.accepted(count, encoder.rejected(&answer));
@@ -154,13 +173,26 @@ impl Courier {
                 Outcome::Later { reason, retry_after } => {
                     self.gauge.failing(&reason);
                     self.gauge.behind(parcel.oldest());
-                    if self.is_too_old(parcel.oldest()) {
-                        self.gauge.dropped("too_old", count);
-                        return Ok(Settled::Dropped);
-                    }
                     self.wait(&reason, retry_after, token).await?;
+                    let allowed = i64::try_from(self.age_max.as_micros()).unwrap_or(i64::MAX);
+                    let floor = TimeMicros::now().plus_micros(-allowed);
+                    if parcel.oldest().is_some_and(|oldest| oldest < floor) {
+                        return Ok(self.rest_of(parcel, floor));
+                    }
                 }
             }
+        }
+    }
+
+    /// Sends it once. One that is under way at the end may still be answered, as it would have to be sent again.
+    async fn send(&self, request: &Request, token: &CancellationToken) -> Result<Outcome, Stopped> {
+        if token.is_cancelled() {
+            return Err(Stopped);
+        }
+        tokio::select! {
+            biased;
+            outcome = self.http.send(request) => Ok(outcome),
+            () = ended(token) => Err(Stopped),
         }
     }
 
@@ -197,9 +229,17 @@ impl Courier {
         Settled::Dropped
     }
 
-    fn is_too_old(&self, oldest: Option<TimeMicros>) -> bool {
-        let allowed = i64::try_from(self.age_max.as_micros()).unwrap_or(i64::MAX);
-        oldest.is_some_and(|oldest| TimeMicros::now().micros_since(oldest) > allowed)
+    /// Drops what became too old.
+    fn rest_of<P: Parcel>(&self, parcel: Arc<P>, floor: TimeMicros) -> Settled<P> {
+        let count = parcel.count();
+        // The encoder's share is gone with its thread.
+        let rest = Arc::into_inner(parcel).map(|parcel| parcel.since(floor));
+        let left = rest.as_ref().map_or(0, P::count);
+        self.gauge.dropped("too_old", count.saturating_sub(left));
+        match rest {
+            Some(rest) if left > 0 => Settled::Rest(rest),
+            _ => Settled::Dropped,
+        }
     }
 
     async fn wait(

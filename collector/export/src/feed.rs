@@ -1,13 +1,15 @@
 //! Metrics on their way to one target: live, and caught up from the store.
 //!
-//! A feed begins by **catching up**: it reads the store, host by host from where the target stands, while what becomes
-//! durable meanwhile waits in a bounded queue. Once the store is read to its end it **follows** that queue. When the
-//! queue is lost (it was full, the store told that it left something out, the target takes nothing), what waited is
-//! forgotten and the feed catches up again: every sample comes one way or the other, and the marks tell those that come
-//! twice. The marks are kept every [`CHECKPOINT_EVERY`] and at the end; what was sent after the last keeping is sent
-//! again after a kill.
+//! In each of its turns a feed begins by **catching up**: it reads the store, host by host from where the target stands,
+//! while what becomes durable meanwhile waits in a bounded queue. Once the store is read to its end it **follows** that
+//! queue. When the queue is lost (it was full, the store told that it left something out, the target takes nothing), what
+//! waited is forgotten and the feed catches up again: every sample comes one way or the other, and the marks tell those
+//! that come twice. A store that tells only what this collector puts into it is read every [`SHARED_EVERY`] all the same.
+//! The marks are kept every [`CHECKPOINT_EVERY`] and at the end; what was sent after the last keeping is sent again after
+//! a kill.
 
 mod catch_up;
+mod late;
 mod queue;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,22 +17,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetmend_event::{HostId, TimeMicros};
-use fleetmend_shutdown::CancellationToken;
+use fleetmend_shutdown::Backoff;
 use tokio::time::Instant;
 
 use crate::config::Endpoint;
 use crate::database::State;
-use crate::deliver::{Courier, Encode, Stopped};
-use crate::error::{ExportError, SourceError};
-use crate::marks::HostMarks;
+use crate::deliver::{Courier, Encode};
+use crate::error::ExportError;
 use crate::sample::{Gathered, Names, Offered, Samples, hash_of, series_of};
 use crate::source::{FactSource, Series};
+use crate::status::Gauge;
+use crate::turn::{End, Feeding, Turn, failed};
+use late::{Late, Marks};
 use queue::{Next, Queue};
 
 /// How often what the target has is written down.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+/// How often a store is read that tells only what this collector puts into it, and others put more.
+const SHARED_EVERY: Duration = Duration::from_secs(30);
 /// How often names of hosts are asked for while a host has none.
 const NAMES_EVERY: Duration = Duration::from_secs(60);
+/// Samples that are looked at before others have a turn on the thread.
+const YIELD_EVERY: u64 = 4_096;
+const AFTER_FAILURE_MIN: Duration = Duration::from_millis(50);
 /// A sample further ahead of the collector's clock is of a clock that is wrong; once taken it would keep the true ones
 /// of its series out.
 const AHEAD_MICROS_MAX: i64 = 3_600_000_000;
@@ -59,47 +68,97 @@ pub(crate) struct FeedParts {
 pub(crate) struct Feed {
     parts: FeedParts,
     begun_at: TimeMicros,
-    marks: HashMap<HostId, HostMarks>,
+    marks: Marks,
+    late: Late,
+    /// Whether the marks of this turn are read.
+    remembers: bool,
     dirty: HashSet<HostId>,
     kept_at: Instant,
     hosts: BTreeMap<HostId, Option<String>>,
+    /// Up to where hosts were found to have nothing that is too old, or what they have was noted.
+    looked_until: HashMap<HostId, TimeMicros>,
     names: Names,
     named_at: Option<Instant>,
     gathered: Gathered,
 }
 
-/// Why a feed stops doing what it does.
-enum End {
-    Stopped,
-    Failed(ExportError),
-}
-
-impl From<Stopped> for End {
-    fn from(_: Stopped) -> Self {
-        End::Stopped
+impl Feeding for Feed {
+    fn gauge(&self) -> &Gauge {
+        &self.parts.courier.gauge
     }
-}
 
-impl From<ExportError> for End {
-    fn from(error: ExportError) -> Self {
-        End::Failed(error)
-    }
-}
-
-impl From<SourceError> for End {
-    fn from(error: SourceError) -> Self {
-        End::Failed(error.into())
+    /// Feeds until the turn is over, then keeps where the target stands.
+    async fn feed(&mut self, turn: &Turn) {
+        self.begin();
+        let mut queue = Queue::new(self.parts.source.live(), self.late.clone());
+        let mut reason = "start";
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        while !turn.token.is_cancelled() {
+            self.parts.courier.gauge.caught_up_for(reason);
+            match self.round(&mut queue, &mut backoff, turn).await {
+                Ok(lost) => reason = lost,
+                Err(End::Failed(error)) if !turn.token.is_cancelled() => {
+                    reason = "failure";
+                    self.failed(&error);
+                    // It is heard all the same what is not taken in.
+                    queue.lose(reason);
+                    tokio::select! {
+                        () = turn.token.cancelled() => {}
+                        () = tokio::time::sleep(backoff.next_wait().max(AFTER_FAILURE_MIN)) => {}
+                        () = queue.fill() => {}
+                    }
+                }
+                Err(_) => break,
+            }
+            // What was gathered is read again.
+            self.gathered = Gathered::default();
+        }
+        if turn.lasts()
+            && let Err(error) = self.keep(turn).await
+        {
+            self.failed(&error);
+        }
     }
 }
 
 impl Feed {
-    /// Goes on where the target stands.
+    /// Goes on where the target stands, whenever it is this collector's turn.
     pub(crate) async fn open(parts: FeedParts) -> Result<Self, ExportError> {
-        let name = parts.endpoint.name.clone();
-        let begun_at = parts.state.begin(&name, TimeMicros::now()).await?;
-        let (marks, damaged) = parts.state.marks(&name).await?;
+        let begun_at = parts.state.begin(&parts.endpoint.name, TimeMicros::now()).await?;
+        let marks = Marks::default();
+        let gauge = parts.courier.gauge.clone();
+        Ok(Self {
+            late: Late::new(parts.target.clone(), gauge, marks.clone()),
+            parts,
+            begun_at,
+            marks,
+            remembers: false,
+            dirty: HashSet::new(),
+            kept_at: Instant::now(),
+            hosts: BTreeMap::new(),
+            looked_until: HashMap::new(),
+            names: Names::default(),
+            named_at: None,
+            gathered: Gathered::default(),
+        })
+    }
+
+    /// Nothing of a former turn is believed.
+    fn begin(&mut self) {
+        self.marks = Marks::default();
+        let gauge = self.parts.courier.gauge.clone();
+        self.late = Late::new(self.parts.target.clone(), gauge, self.marks.clone());
+        self.remembers = false;
+        self.dirty.clear();
+        self.gathered = Gathered::default();
+    }
+
+    /// Reads what the target has.
+    async fn remember(&mut self) -> Result<(), ExportError> {
+        let name = &self.parts.endpoint.name;
+        let (marks, damaged) = self.parts.state.marks(name).await?;
         if damaged > 0 {
-            parts.courier.gauge.failed("marks");
+            self.parts.courier.gauge.failed("marks");
             tracing::error!(
                 target_name = name,
                 damaged,
@@ -107,90 +166,64 @@ impl Feed {
                  where the target began, within catch_up_max"
             );
         }
-        Ok(Self {
-            parts,
-            begun_at,
-            marks,
-            dirty: HashSet::new(),
-            kept_at: Instant::now(),
-            hosts: BTreeMap::new(),
-            names: Names::default(),
-            named_at: None,
-            gathered: Gathered::default(),
-        })
+        *self.marks.lock() = marks;
+        self.remembers = true;
+        Ok(())
     }
 
-    /// Feeds until `token` is cancelled, then keeps where the target stands.
-    pub(crate) async fn run(mut self, token: CancellationToken) {
-        let mut reason = "start";
-        let mut backoff =
-            fleetmend_shutdown::Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
-        while !token.is_cancelled() {
-            self.parts.courier.gauge.caught_up_for(reason);
-            let ended = match self.catch_up(&token).await {
-                Ok(queue) => {
-                    backoff.reset();
-                    self.follow(queue, &token).await
-                }
-                Err(end) => Err(end),
-            };
-            match ended {
-                Ok(lost) => reason = lost,
-                Err(End::Stopped) => break,
-                Err(End::Failed(error)) => {
-                    reason = "failure";
-                    self.failed(&error);
-                    let wait = backoff.next_wait().max(Duration::from_millis(50));
-                    token.run_until_cancelled(tokio::time::sleep(wait)).await;
-                }
-            }
-            // What was gathered is read again.
-            self.gathered = Gathered::default();
+    /// Catches up and follows until the queue is lost; says why it was.
+    async fn round(
+        &mut self,
+        queue: &mut Queue,
+        backoff: &mut Backoff,
+        turn: &Turn,
+    ) -> Result<&'static str, End> {
+        if !self.remembers {
+            self.remember().await?;
         }
-        if let Err(error) = self.keep().await {
-            self.failed(&error);
-        }
+        self.catch_up(queue, turn).await?;
+        backoff.reset();
+        self.follow(queue, turn).await
     }
 
     fn failed(&self, error: &ExportError) {
-        self.parts.courier.gauge.failed("round");
-        let cause = std::error::Error::source(error).map(ToString::to_string);
-        tracing::warn!(target_name = self.parts.endpoint.name, %error, cause, "a round of export failed; it is done again");
+        failed(self.gauge(), (&self.parts.endpoint.name, "metrics"), error);
     }
 
-    /// Sends what comes until the queue is lost; says why it was.
-    async fn follow(&mut self, mut queue: Queue, token: &CancellationToken) -> Result<&'static str, End> {
+    /// Sends what comes until the queue is lost, or the store has to be read all the same; says why.
+    async fn follow(&mut self, queue: &mut Queue, turn: &Turn) -> Result<&'static str, End> {
         self.parts.courier.gauge.mode("live");
-        // What waited while the store was read is in the store too.
-        let mut overlap = queue.len();
+        let tells_all = self.parts.source.tells_all();
+        let until = (!tells_all).then(|| Instant::now() + SHARED_EVERY);
         loop {
             self.name_hosts(false).await?;
             let flush_at = Instant::now() + self.parts.endpoint.flush_every.get();
             loop {
-                match queue.next(flush_at, token).await {
-                    Next::Rows(rows) => {
-                        let (host, batch) = (rows.host, rows.batch.clone());
+                match queue.next(flush_at, &turn.token).await {
+                    Next::Rows(told) => {
+                        let (host, batch) = (told.rows.host, told.rows.batch.clone());
                         let series = tokio::task::spawn_blocking(move || series_of(host, &batch)).await;
                         let Ok(series) = series else { continue };
                         if !self.hosts.contains_key(&host) {
                             self.name_hosts(true).await?;
                         }
-                        let again = overlap > 0;
-                        overlap = overlap.saturating_sub(1);
-                        self.take_in(series?, Some(&mut queue), again, token).await?;
+                        self.take_in(series?, Some(&mut *queue), told.again, turn).await?;
                     }
                     Next::Due => break,
                     Next::Stopped => return Err(End::Stopped),
                     Next::Lost(reason) => {
-                        self.flush(None, token).await?;
+                        self.flush(Some(&mut *queue), turn).await?;
                         return Ok(reason);
                     }
                 }
             }
-            self.flush(Some(&mut queue), token).await?;
+            self.flush(Some(&mut *queue), turn).await?;
             self.parts.courier.gauge.mode("live");
             self.parts.courier.gauge.behind(None);
-            self.keep_when_due().await?;
+            self.keep_when_due(turn).await?;
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok("shared");
+            }
         }
     }
 
@@ -200,29 +233,29 @@ impl Feed {
         all: Vec<Series>,
         mut queue: Option<&mut Queue>,
         again: bool,
-        token: &CancellationToken,
+        turn: &Turn,
     ) -> Result<(), End> {
         let full = usize::try_from(self.parts.endpoint.per_request_max).unwrap_or(usize::MAX);
         let ahead = TimeMicros::now().plus_micros(AHEAD_MICROS_MAX);
-        let begin = self
-            .begun_at
-            .plus_micros(-micros(self.parts.endpoint.backfill.get()));
+        let begin = self.wanted_from();
         let target = self.parts.target.clone();
         let (mut received, mut early, mut old, mut future) = (0_u64, 0_u64, 0_u64, 0_u64);
         for series in all.iter().filter(|series| target.wants(&series.name)) {
             let hash = hash_of(series);
             for (time, value) in &series.samples {
                 received = received.saturating_add(1);
+                if received % YIELD_EVERY == 0 {
+                    tokio::task::yield_now().await;
+                }
                 let time = target.rounded(*time);
                 let counted = if time > ahead {
                     &mut future
                 } else if time < begin {
                     &mut early
                 } else {
-                    let marks = self.marks.get(&series.host);
-                    if self.gathered.offer(series, hash, (time, *value), marks) == Offered::Taken {
+                    if self.offer(series, hash, (time, *value)) == Offered::Taken {
                         if self.gathered.count() >= full {
-                            self.flush(queue.as_deref_mut(), token).await?;
+                            self.flush(queue.as_deref_mut(), turn).await?;
                         }
                         continue;
                     }
@@ -241,15 +274,26 @@ impl Feed {
         Ok(())
     }
 
+    fn offer(&mut self, series: &Series, hash: u64, sample: (TimeMicros, f64)) -> Offered {
+        let marks = self.marks.lock();
+        self.gathered.offer(series, hash, sample, marks.get(&series.host))
+    }
+
+    /// What is older is for nobody.
+    fn wanted_from(&self) -> TimeMicros {
+        let backfill = self.parts.endpoint.backfill.get();
+        self.begun_at.plus_micros(-micros(backfill))
+    }
+
     /// Sends what is gathered. What becomes durable meanwhile goes into the queue.
-    async fn flush(&mut self, queue: Option<&mut Queue>, token: &CancellationToken) -> Result<(), End> {
+    async fn flush(&mut self, queue: Option<&mut Queue>, turn: &Turn) -> Result<(), End> {
         if self.gathered.count() == 0 {
             return Ok(());
         }
         let samples = self.gathered.take(self.names.clone());
         let newest = samples.newest();
         let encoder = self.parts.encoder.clone();
-        let delivered = self.parts.courier.deliver(samples, &encoder, token);
+        let delivered = self.parts.courier.deliver(samples, &encoder, &turn.token);
         match queue {
             None => delivered.await?,
             Some(queue) => tokio::select! {
@@ -257,22 +301,23 @@ impl Feed {
                 () = queue.fill() => return Err(End::Stopped),
             },
         }
+        let mut marks = self.marks.lock();
         for (host, series, time) in newest {
-            self.marks.entry(host).or_default().raise(series, time);
+            marks.entry(host).or_default().raise(series, time);
             self.dirty.insert(host);
         }
         Ok(())
     }
 
-    async fn keep_when_due(&mut self) -> Result<(), ExportError> {
+    async fn keep_when_due(&mut self, turn: &Turn) -> Result<(), ExportError> {
         if self.kept_at.elapsed() >= CHECKPOINT_EVERY {
-            self.keep().await?;
+            self.keep(turn).await?;
         }
         Ok(())
     }
 
-    /// Writes down what the target has.
-    async fn keep(&mut self) -> Result<(), ExportError> {
+    /// Writes down what the target has, unless the turn has gone to another collector.
+    async fn keep(&mut self, turn: &Turn) -> Result<(), ExportError> {
         self.kept_at = Instant::now();
         if self.dirty.is_empty() {
             return Ok(());
@@ -280,15 +325,13 @@ impl Feed {
         let silent = TimeMicros::now().plus_micros(-SILENT_MICROS_MAX);
         let mut bytes = Vec::with_capacity(self.dirty.len());
         for host in &self.dirty {
-            if let Some(marks) = self.marks.get_mut(host) {
+            if let Some(marks) = self.marks.lock().get_mut(host) {
                 marks.forget_before(silent);
                 bytes.push((*host, marks.to_bytes()));
             }
         }
-        self.parts
-            .state
-            .put_marks(&self.parts.endpoint.name, bytes)
-            .await?;
+        let name = &self.parts.endpoint.name;
+        self.parts.state.put_marks(name, bytes, turn).await?;
         self.dirty.clear();
         Ok(())
     }

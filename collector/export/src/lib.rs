@@ -19,6 +19,8 @@
 //!   between the two has the last seconds sent again. A sample that is not newer than the target's of its series is not
 //!   sent: stores of metrics refuse those, with everything beside them.
 //! - What a target refuses for good costs only itself: the request is halved until the bad part stands alone.
+//! - Of several collectors over one store one at a time feeds a target: who has its lease (`turn.rs`). The next goes on
+//!   where that one kept to have come.
 //! - A slow target, or one that is down, holds up nothing: neither ingest nor other targets nor readiness. What waits for
 //!   it is one request and a queue of 32 MiB; beyond, it is fed from the store.
 //! - Secrets are files, read for each request, and are in no log, status or error. Redirects are not followed. Plain HTTP
@@ -26,14 +28,16 @@
 //!
 //! # Tasks and channels
 //! [`Export::spawn`] starts `export-metrics` for each target of metrics and `export-rows` for each table of each target
-//! of rows, all best effort; they share nothing but the control database. Each hears the store's channel of what became
-//! durable and gives it up when it cannot follow.
+//! of rows, all best effort, and over a shared store `control-lease` for each target, which ends after them. They share
+//! nothing but the control database. Each hears the store's channel of what became durable, in its turns alone.
 //!
 //! # Limits
-//! - A sample that becomes durable later than newer ones of its series is not sent (`not_newer`). When the store is read
-//!   after a gap, reading begins two minutes before the newest sample of each host: what came later than that for a time
-//!   before is not sent either, and only what was told live is counted. So it is with what a host sent late, of a time
-//!   that was passed over, while this process did not run.
+//! - A sample that becomes durable later than newer ones of its series is not sent, and counted (`not_newer`), also
+//!   while its target is away or the store is read. When the store is read, reading begins two minutes before the newest
+//!   sample of each host, or before what came late of it. Nobody hears what came later than that in the moments before
+//!   a kill or a change of turns, on another collector, or in a batch that the store does not tell: it is neither sent
+//!   nor counted.
+//! - A store that several collectors put into is read every 30 seconds: what came to the others is sent so late.
 //! - A sample more than an hour ahead of the collector's clock is not sent (`clock_ahead`): it would keep the true ones of
 //!   its series out. Two samples of a series within a millisecond are one to remote write.
 //! - Sums are sent to OTLP without a start time. gRPC and remote write 2.0 are not spoken.
@@ -63,11 +67,12 @@ mod status;
 mod stream;
 mod summary;
 mod task;
+mod turn;
 
 pub use config::{ExportConfig, MetricFilter, Otlp, RecordFormat, RemoteWrite, WebhookStream};
 pub use database::{Skip, TABLES};
 pub use error::{ExportError, ParquetError, SourceError};
-pub use record::{Record, records_of};
+pub use record::{Record, Rows, records_of};
 pub use source::{FactSource, Live, LiveRows, NewRows, RowKey, RowSpan, SampleSpan, Series, Wants};
 pub use status::{SignalStatus, TargetStatus, TestOutcome};
 pub use stream::render;

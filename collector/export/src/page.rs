@@ -1,28 +1,27 @@
 //! Records a page at a time, for whoever asks: in the order in which the store took them.
 
-use std::collections::{BTreeSet, HashSet};
-
 use fleetmend_event::{HostId, HostScope, TimeMicros};
 use serde_json::Value;
 
 use crate::config::RecordFormat;
 use crate::error::SourceError;
-use crate::record::{Record, records_of};
+use crate::record::{Record, Rows, records_of};
 use crate::source::{FactSource, RowKey, RowSpan};
 use crate::stream::render;
 
 /// Rows of one page at most.
 pub const PAGE_MAX: usize = 5_000;
-/// Hashes that a cursor holds, of records at its very place; where more stand there, some may be told again.
-const SAME_PLACE_MAX: usize = 32;
+/// Rows of one place that are told apart: more of one host, of one time and stored at once, are told at once.
+const PLACE_MAX: usize = 100_000;
 /// Rows may become visible a little after rows that were stored later: what is so new is told by the next page.
 const SETTLE_MICROS: i64 = 1_000_000;
 
-/// Where a reader stands: after these records. As text it is opaque to readers.
+/// Where a reader stands: after the record at this place with this hash. As text it is opaque to readers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     key: RowKey,
-    told: Vec<u64>,
+    /// None before the first of the place.
+    told: Option<u64>,
 }
 
 /// Which records.
@@ -64,7 +63,7 @@ impl Cursor {
                 host: HostId::from_bytes([0; 16]),
                 time: TimeMicros(i64::MIN / 2),
             },
-            told: Vec::new(),
+            told: None,
         }
     }
 }
@@ -77,9 +76,7 @@ impl std::fmt::Display for Cursor {
             time,
         } = self.key;
         write!(formatter, "{}.{host}.{}", ingested_at.0, time.0)?;
-        self.told
-            .iter()
-            .try_for_each(|hash| write!(formatter, ".{hash:x}"))
+        self.told.map_or(Ok(()), |hash| write!(formatter, ".{hash:x}"))
     }
 }
 
@@ -96,11 +93,11 @@ impl std::str::FromStr for Cursor {
             host: part()?.parse().map_err(|_| WRONG)?,
             time: number(part()?)?,
         };
-        let told = parts.map(|hash| u64::from_str_radix(hash, 16).map_err(|_| WRONG));
-        let told: Vec<u64> = told.collect::<Result<_, _>>()?;
-        if told.len() > SAME_PLACE_MAX {
+        let told = parts.next().map(|hash| u64::from_str_radix(hash, 16));
+        if parts.next().is_some() {
             return Err(WRONG);
         }
+        let told = told.transpose().map_err(|_| WRONG)?;
         Ok(Self { key, told })
     }
 }
@@ -115,63 +112,100 @@ pub async fn records_page(
 ) -> Result<RecordsPage, SourceError> {
     let limit = request.limit.clamp(1, PAGE_MAX);
     let settled = TimeMicros::now().plus_micros(-SETTLE_MICROS).min(request.to);
-    let span = RowSpan::Stored {
-        from: request.from.key,
-    };
-    // Those at the place of the cursor come again.
-    let rows_max = limit.saturating_add(request.from.told.len());
-    let (batches, more) = source
-        .rows(&request.table, span, &request.scope, rows_max)
-        .await?;
     let names = source.hosts().await?;
-    let work = move || page(&request, &batches, more, settled, &names);
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| SourceError::Unavailable(error.to_string()))?
+    let mut rows_max = limit.saturating_add(1);
+    loop {
+        let span = RowSpan::Stored {
+            from: request.from.key,
+        };
+        let (batches, more) = source
+            .rows(&request.table, span, &request.scope, rows_max)
+            .await?;
+        let table = request.table.clone();
+        let read = tokio::task::spawn_blocking(move || records_of(&table, &batches)).await;
+        let rows = read.map_err(|error| SourceError::Unavailable(error.to_string()))??;
+        let whole = Read {
+            rows,
+            more,
+            is_all: rows_max >= PLACE_MAX,
+        };
+        let Some(told) = next_of(whole, &request.from, settled, limit) else {
+            rows_max = rows_max.saturating_mul(4).min(PLACE_MAX);
+            continue;
+        };
+        let work = move || told.rendered(&request, &names);
+        let done = tokio::task::spawn_blocking(work).await;
+        return done.map_err(|error| SourceError::Unavailable(error.to_string()));
+    }
 }
 
-fn page(
-    request: &RecordsRequest,
-    batches: &[arrow::array::RecordBatch],
+/// What was read from a cursor on.
+struct Read {
+    rows: Rows,
+    /// Whether there is more than was read.
     more: bool,
-    settled: TimeMicros,
-    names: &std::collections::BTreeMap<HostId, Option<String>>,
-) -> Result<RecordsPage, SourceError> {
-    let (records, _) = records_of(&request.table, batches)?;
-    let all = records.len();
-    let within: Vec<Record> = records
-        .into_iter()
-        .take_while(|record| record.ingested_at <= settled)
+    /// Whether no more than that can be read at once.
+    is_all: bool,
+}
+
+/// What a page tells.
+struct Told {
+    rows: Vec<(RowKey, u64, Option<Record>)>,
+    next: Cursor,
+    more: bool,
+}
+
+/// The first `limit` rows after a cursor, in the order of their places and, within one, of their hashes: which order
+/// the store has there may differ from reading to reading. None when more has to be read to tell.
+fn next_of(read: Read, from: &Cursor, settled: TimeMicros, limit: usize) -> Option<Told> {
+    let last = read.rows.last;
+    let understood = read.rows.records.into_iter();
+    let understood = understood.map(|record| (record.key(), record.hash, Some(record)));
+    let others = read.rows.unreadable.into_iter();
+    let mut rows: Vec<(RowKey, u64, Option<Record>)> = understood
+        .chain(others.map(|(hash, key)| (key, hash, None)))
+        .filter(|(key, ..)| key.ingested_at <= settled)
+        .filter(|(key, hash, _)| (*key, Some(*hash)) > (from.key, from.told))
         .collect();
-    let more = more && within.len() == all;
-    let told: HashSet<u64> = request.from.told.iter().copied().collect();
-    let next = within.last().map_or_else(
-        || request.from.clone(),
-        |last| {
-            let key = last.key();
-            let here = within.iter().filter(|record| record.key() == key);
-            let mut here: BTreeSet<u64> = here.map(|record| record.hash).collect();
-            if key == request.from.key {
-                here.extend(&told);
-            }
-            Cursor {
-                key,
-                told: here.into_iter().take(SAME_PLACE_MAX).collect(),
-            }
+    let unsettled = last.is_some_and(|last| last.ingested_at > settled);
+    // More may stand at the last place, with lesser hashes.
+    if read.more && !read.is_all && !unsettled {
+        rows.retain(|(key, ..)| Some(*key) != last);
+        if rows.is_empty() {
+            return None;
+        }
+    }
+    rows.sort_unstable_by_key(|(key, hash, _)| (*key, *hash));
+    let more = (read.more && !unsettled) || rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().map_or_else(
+        || from.clone(),
+        |(key, hash, _)| Cursor {
+            key: *key,
+            told: Some(*hash),
         },
     );
-    let wanted = |record: &&Record| {
-        !(told.contains(&record.hash) && record.key() == request.from.key)
-            && request.host.is_none_or(|host| host == record.host)
-    };
-    let rendered = |record: &Record| {
-        let name = names.get(&record.host).and_then(Option::as_deref);
-        render(request.format, record, name)
-    };
-    Ok(RecordsPage {
-        records: within.iter().filter(wanted).map(rendered).collect(),
-        next,
-        more,
-    })
+    Some(Told { rows, next, more })
+}
+
+impl Told {
+    fn rendered(
+        self,
+        request: &RecordsRequest,
+        names: &std::collections::BTreeMap<HostId, Option<String>>,
+    ) -> RecordsPage {
+        let records = self.rows.into_iter().filter_map(|(.., record)| record);
+        let wanted = records.filter(|record| request.host.is_none_or(|host| host == record.host));
+        let rendered = |record: Record| {
+            let name = names.get(&record.host).and_then(Option::as_deref);
+            render(request.format, &record, name)
+        };
+        RecordsPage {
+            records: wanted.map(rendered).collect(),
+            next: self.next,
+            more: self.more,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -183,16 +217,15 @@ mod tests {
         let mut cursor = Cursor::at(TimeMicros(5));
         assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor.clone()));
         cursor.key.host = HostId::random();
-        cursor.told = vec![1, u64::MAX];
+        cursor.told = Some(u64::MAX);
         assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
-        let many = vec!["0"; SAME_PLACE_MAX + 1].join(".");
-        let many = format!("1.00000000-0000-0000-0000-000000000000.1.{many}");
         for wrong in [
             "",
             "1",
             "1.x.1",
             "x.00000000-0000-0000-0000-000000000000.1",
-            many.as_str(),
+            "1.00000000-0000-0000-0000-000000000000.1.g",
+            "1.00000000-0000-0000-0000-000000000000.1.1.1",
         ] {
             assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
         }

@@ -79,14 +79,30 @@ impl Record {
     }
 }
 
-/// The rows of batches of `table` as the source answers them, and how many cannot be read.
-pub fn records_of(table: &str, batches: &[RecordBatch]) -> Result<(Vec<Record>, u64), SourceError> {
+/// Rows as they were read.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Those that this build understands.
+    pub records: Vec<Record>,
+    /// Hash and place of those that it does not.
+    pub unreadable: Vec<(u64, RowKey)>,
+    /// Place of the last, understood or not.
+    pub last: Option<RowKey>,
+    /// How many they are.
+    pub count: usize,
+}
+
+/// The rows of batches of `table` as the source answers them.
+///
+/// # Errors
+/// When the batches are not of the table.
+pub fn records_of(table: &str, batches: &[RecordBatch]) -> Result<Rows, SourceError> {
     let shape = |reason: String| SourceError::Shape {
         table: table.to_owned(),
         reason,
     };
     let info = table_by_name(table).ok_or_else(|| shape("there is no such table".to_owned()))?;
-    let (mut records, mut unreadable) = (Vec::new(), 0_u64);
+    let mut rows = Rows::default();
     for batch in batches {
         let hashes = hashes(batch).map_err(|error| shape(error.to_string()))?;
         let column = |name: &str| {
@@ -98,25 +114,35 @@ pub fn records_of(table: &str, batches: &[RecordBatch]) -> Result<(Vec<Record>, 
         let ingested = times(column("ingested_at")?.as_ref())
             .ok_or_else(|| shape("ingested_at is no time".to_owned()))?;
         let made = times(column("time")?.as_ref()).ok_or_else(|| shape("time is no time".to_owned()))?;
+        rows.count = rows.count.saturating_add(batch.num_rows());
         for (row, fact) in facts(info, batch).into_iter().enumerate() {
-            let host = (!hosts.is_null(row))
+            let host: Option<HostId> = (!hosts.is_null(row))
                 .then(|| hosts.value(row).parse().ok())
                 .flatten();
-            let (Some(fact), Some(host)) = (fact, host) else {
-                unreadable = unreadable.saturating_add(1);
+            let host = host.ok_or_else(|| shape("host_id is no id".to_owned()))?;
+            let (ingested_at, time) = (TimeMicros(ingested.value(row)), TimeMicros(made.value(row)));
+            let hash = hashes.get(row).copied().unwrap_or_default();
+            let key = RowKey {
+                ingested_at,
+                host,
+                time,
+            };
+            rows.last = Some(key);
+            let Some(fact) = fact else {
+                rows.unreadable.push((hash, key));
                 continue;
             };
-            records.push(Record {
+            rows.records.push(Record {
                 table: info,
                 host,
-                ingested_at: TimeMicros(ingested.value(row)),
-                time: TimeMicros(made.value(row)),
-                hash: hashes.get(row).copied().unwrap_or_default(),
+                ingested_at,
+                time,
+                hash,
                 fact,
             });
         }
     }
-    Ok((records, unreadable))
+    Ok(rows)
 }
 
 fn times(array: &dyn Array) -> Option<&TimestampMicrosecondArray> {
@@ -180,5 +206,10 @@ impl Parcel for Records {
         let records = self.records.split_off(self.records.len() / 2);
         let names = self.names.clone();
         Ok((self, Self { records, names }))
+    }
+
+    fn since(mut self, floor: TimeMicros) -> Self {
+        self.records.retain(|record| record.ingested_at >= floor);
+        self
     }
 }

@@ -179,6 +179,15 @@ impl Parcel for Samples {
         let second = first.split_off(first.len() / 2);
         Ok((with(first), with(second)))
     }
+
+    fn since(mut self, floor: TimeMicros) -> Self {
+        for (_, series) in &mut self.series {
+            let cut = series.samples.partition_point(|(time, _)| *time < floor);
+            series.samples.drain(..cut);
+        }
+        self.series.retain(|(_, series)| !series.samples.is_empty());
+        self
+    }
 }
 
 #[cfg(test)]
@@ -247,5 +256,13 @@ mod tests {
         let (first, second) = gathered(&[series("a", &[1]), series("b", &[1])]).halve().unwrap();
         assert_eq!((first.count(), second.count()), (1, 1));
         assert!(first.halve().is_err());
+    }
+
+    #[test]
+    fn what_is_too_old_goes_alone() {
+        let samples = gathered(&[series("a", &[1, 2, 3, 4]), series("b", &[2])]);
+        let rest = samples.since(TimeMicros(3));
+        assert_eq!(shape(&rest), [("a".to_owned(), vec![3, 4])]);
+        assert_eq!(rest.since(TimeMicros(5)).count(), 0);
     }
 }

@@ -58,6 +58,24 @@ pub struct Series {
     pub samples: Vec<(TimeMicros, f64)>,
 }
 
+impl Series {
+    /// One of `host` by its name, unit and labels, with as many times as values.
+    pub fn new(
+        host: HostId,
+        [name, unit, labels]: [&str; 3],
+        times: Vec<TimeMicros>,
+        values: Vec<f64>,
+    ) -> Self {
+        Self {
+            host,
+            name: name.into(),
+            unit: unit.into(),
+            labels: labels.into(),
+            samples: times.into_iter().zip(values).collect(),
+        }
+    }
+}
+
 /// Whether a metric is wanted, by its OpenTelemetry name.
 #[derive(Clone)]
 pub struct Wants(pub Arc<dyn Fn(&str) -> bool + Send + Sync>);
@@ -118,6 +136,9 @@ pub enum RowSpan {
 pub trait FactSource: Send + Sync + 'static {
     /// Rows that become durable from now on.
     fn live(&self) -> Box<dyn LiveRows>;
+
+    /// Whether [`live`](Self::live) tells of all rows: other collectors may put some into the same store.
+    fn tells_all(&self) -> bool;
 
     /// Every host that may have facts, and its name where it is known.
     ///

@@ -16,7 +16,7 @@ pub struct SignalStatus {
     /// `metrics`, or a table.
     pub signal: String,
     /// `live`: rows go out as they come. `catching_up`: they are read from the store. `waiting`: the target does not
-    /// take them now. `starting`.
+    /// take them now. `standby`: another collector feeds the target, or will in a moment. `starting`.
     pub mode: &'static str,
     /// Samples or rows that the target took.
     pub sent: u64,
@@ -89,6 +89,13 @@ impl Gauge {
         self.state.lock().mode = mode;
     }
 
+    /// It is not this collector's turn: what the target has is the other's to tell.
+    pub(crate) fn stands_by(&self) {
+        self.mode("standby");
+        self.state.lock().last_error = None;
+        self.behind(None);
+    }
+
     pub(crate) fn received(&self, count: u64) {
         counter!(names::RECEIVED, &self.labels()).increment(count);
     }
@@ -97,6 +104,9 @@ impl Gauge {
         counter!(names::SENT, &self.labels()).increment(count);
         let mut state = self.state.lock();
         state.sent = state.sent.saturating_add(count);
+        if state.mode == "waiting" {
+            state.mode = "catching_up";
+        }
         state.last_sent_at = Some(TimeMicros::now());
         state.last_error = None;
     }

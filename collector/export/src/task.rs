@@ -20,6 +20,7 @@ use crate::sample::Samples;
 use crate::source::FactSource;
 use crate::status::{Gauge, TargetStatus, TestOutcome};
 use crate::stream::Ndjson;
+use crate::turn::{Turns, take_turns};
 
 /// Skips that a status shows.
 const SKIPS_SHOWN: u32 = 20;
@@ -32,9 +33,11 @@ pub struct Export {
 
 struct Shared {
     state: State,
+    /// Whether no other collector has these facts.
+    is_alone: bool,
     targets: Vec<Target>,
-    /// Taken by `spawn`.
-    feeds: Mutex<Vec<AnyFeed>>,
+    /// With the names of their targets; taken by `spawn`.
+    feeds: Mutex<Vec<(String, AnyFeed)>>,
 }
 
 struct Target {
@@ -56,7 +59,7 @@ struct Making {
     state: State,
     source: Arc<dyn FactSource>,
     targets: Vec<Target>,
-    feeds: Vec<AnyFeed>,
+    feeds: Vec<(String, AnyFeed)>,
 }
 
 impl Export {
@@ -70,6 +73,7 @@ impl Export {
         source: Arc<dyn FactSource>,
     ) -> Result<Self, ExportError> {
         crate::metrics::describe();
+        let is_alone = source.tells_all();
         let mut making = Making {
             state: State::open(control).await?,
             source,
@@ -110,30 +114,41 @@ impl Export {
                 making.rows(target.endpoint(), table, lines.clone()).await?;
             }
         }
+        making.state.forget_unused().await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 state: making.state,
+                is_alone,
                 targets: making.targets,
                 feeds: Mutex::new(making.feeds),
             }),
         })
     }
 
-    /// Starts one task for each signal of each target; a second call does nothing. A target that does not answer stops
-    /// nothing else, and a task that ends in error does not end the process: facts stay in the store.
+    /// Starts one task for each signal of each target, which feeds it whenever it is this collector's turn; a second call
+    /// does nothing. A target that does not answer stops nothing else, and a task that ends in error does not end the
+    /// process: facts stay in the store.
     pub fn spawn(&self, tasks: &Tasks) {
-        for feed in std::mem::take(&mut *self.shared.feeds.lock()) {
-            let token = tasks.token();
+        // Leases are given up after the feeds kept where they stand.
+        let leases = tasks.child("export-leases");
+        let tasks = leases.child("export-feeds");
+        let mut turns = if self.shared.is_alone {
+            Turns::alone(leases)
+        } else {
+            Turns::shared(self.shared.state.control(), leases)
+        };
+        for (target, feed) in std::mem::take(&mut *self.shared.feeds.lock()) {
+            let (tenure, token) = (turns.at(&target), tasks.token());
             match feed {
                 AnyFeed::Metrics(feed) => {
                     tasks.spawn("export-metrics", TaskKind::BestEffort, async move {
-                        feed.run(token).await;
+                        take_turns(*feed, tenure, token).await;
                         Ok::<(), ExportError>(())
                     });
                 }
                 AnyFeed::Rows(feed) => {
                     tasks.spawn("export-rows", TaskKind::BestEffort, async move {
-                        feed.run(token).await;
+                        take_turns(*feed, tenure, token).await;
                         Ok::<(), ExportError>(())
                     });
                 }
@@ -225,8 +240,9 @@ impl Making {
             source: self.source.clone(),
             state: self.state.clone(),
         };
-        self.feeds
-            .push(AnyFeed::Metrics(Box::new(Feed::open(parts).await?)));
+        let name = parts.endpoint.name.clone();
+        let feed = AnyFeed::Metrics(Box::new(Feed::open(parts).await?));
+        self.feeds.push((name, feed));
         Ok(())
     }
 
@@ -244,8 +260,9 @@ impl Making {
             source: self.source.clone(),
             state: self.state.clone(),
         };
-        self.feeds
-            .push(AnyFeed::Rows(Box::new(RowFeed::open(parts).await?)));
+        let name = parts.endpoint.name.clone();
+        let feed = AnyFeed::Rows(Box::new(RowFeed::open(parts).await?));
+        self.feeds.push((name, feed));
         Ok(())
     }
 }

@@ -17,12 +17,13 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::adapt::host_names::host_names;
+
 /// How long a reading may take: export waits, nobody waits for export.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Series that are read at once.
 const SERIES_MAX: usize = 1_000_000;
-/// Hosts whose names are known, and gaps of one span.
-const ROWS_MAX: usize = 100_000;
+/// Gaps of one span.
 const GAPS_MAX: usize = 10_000;
 const MEMORY_BYTES_MAX: usize = 128 << 20;
 
@@ -81,18 +82,12 @@ impl ExportAdapter {
         {
             return Ok(names.clone());
         }
-        let query = "SELECT host_id, hostname FROM (SELECT host_id, hostname, row_number() OVER \
-                     (PARTITION BY host_id ORDER BY time DESC, ingested_at DESC) AS recency FROM host_info) \
-                     WHERE recency = 1";
-        let (batches, _) = self.sql(query, &HostScope::All, ROWS_MAX).await?;
-        let rows = to_json_rows(&batches).map_err(|error| SourceError::Unavailable(error.to_string()))?;
-        let text = |row: &serde_json::Map<String, Value>, column: &str| {
-            row.get(column).and_then(Value::as_str).map(str::to_owned)
-        };
-        let host = |row: &serde_json::Map<String, Value>| {
-            Some((text(row, "host_id")?.parse().ok()?, text(row, "hostname")))
-        };
-        let names: BTreeMap<HostId, Option<String>> = rows.iter().filter_map(host).collect();
+        let names = host_names(self.store.as_ref(), TIMEOUT).await;
+        let names = names.map_err(|error| SourceError::Unavailable(error.to_string()))?;
+        let names: BTreeMap<HostId, Option<String>> = names
+            .into_iter()
+            .map(|(host, name)| (host, Some(name.to_string())))
+            .collect();
         *known = Some((Instant::now(), names.clone()));
         Ok(names)
     }
@@ -121,6 +116,10 @@ impl LiveRows for LiveStore {
 impl FactSource for ExportAdapter {
     fn live(&self) -> Box<dyn LiveRows> {
         Box::new(LiveStore(self.store.subscribe()))
+    }
+
+    fn tells_all(&self) -> bool {
+        !self.store.is_shared()
     }
 
     async fn hosts(&self) -> Result<BTreeMap<HostId, Option<String>>, SourceError> {
@@ -154,12 +153,10 @@ impl FactSource for ExportAdapter {
             QueryError::TooMuch { most, .. } => SourceError::TooMany(most),
             other => SourceError::Unavailable(other.to_string()),
         })?;
-        let series = answer.series.into_iter().map(|stored| Series {
-            host: stored.key.host,
-            name: stored.key.name.as_str().into(),
-            unit: stored.key.unit.as_str().into(),
-            labels: stored.key.labels.as_str().into(),
-            samples: stored.times.into_iter().zip(stored.values).collect(),
+        let series = answer.series.into_iter().map(|stored| {
+            let key = &stored.key;
+            let of = [key.name.as_str(), key.unit.as_str(), key.labels.as_str()];
+            Series::new(key.host, of, stored.times, stored.values)
         });
         Ok(series.collect())
     }

@@ -123,6 +123,11 @@ pub trait FactStore: Debug + Send + Sync + 'static {
     fn embedded(&self) -> Option<&Store> {
         None
     }
+
+    /// Whether other collectors may put facts into it, which [`FactStore::subscribe`] does not tell of.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// Opens the store that `config` chooses by its address. One in ClickHouse keeps its marks in `control`.

@@ -445,6 +445,10 @@ impl FactStore for ClickHouseStore {
         self.shared.committed.subscribe()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()
     }

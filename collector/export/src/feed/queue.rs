@@ -7,6 +7,7 @@ use fleetmend_event::table::{MetricChunk, Table as _};
 use fleetmend_shutdown::CancellationToken;
 use tokio::time::Instant;
 
+use super::late::Late;
 use crate::source::{Live, LiveRows, NewRows};
 
 /// Bytes of decoded rows that wait for one target.
@@ -14,16 +15,26 @@ const WAITING_BYTES_MAX: usize = 32 << 20;
 
 /// Metrics that wait for one target.
 pub(crate) struct Queue {
-    /// Gone once the queue is lost, so that whoever tells does not hold back what is not wanted any more.
-    live: Option<Box<dyn LiveRows>>,
-    waiting: VecDeque<Arc<NewRows>>,
+    live: Box<dyn LiveRows>,
+    /// Hears of what is not taken in.
+    late: Late,
+    waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// Whether the store is being read.
+    reading: bool,
     lost: Option<&'static str>,
+    closed: bool,
+}
+
+/// Rows, and whether they came while the store was read.
+pub(crate) struct Waiting {
+    pub(crate) rows: Arc<NewRows>,
+    pub(crate) again: bool,
 }
 
 /// What comes next.
 pub(crate) enum Next {
-    Rows(Arc<NewRows>),
+    Rows(Waiting),
     /// The time is over.
     Due,
     Stopped,
@@ -32,21 +43,37 @@ pub(crate) enum Next {
 }
 
 impl Queue {
-    pub(crate) fn new(live: Box<dyn LiveRows>) -> Self {
+    pub(crate) fn new(live: Box<dyn LiveRows>, late: Late) -> Self {
         Self {
-            live: Some(live),
+            live,
+            late,
             waiting: VecDeque::new(),
             bytes: 0,
+            reading: false,
             lost: None,
+            closed: false,
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+    /// The store is going to be read: what is told from now on waits.
+    pub(crate) fn begin_reading(&mut self) {
+        self.lose("reading");
+        (self.reading, self.lost) = (true, None);
+    }
+
+    /// The store is not read any more.
+    pub(crate) fn end_reading(&mut self) {
+        self.reading = false;
+        self.late.rests();
     }
 
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_some()
+    }
+
+    /// Whether nothing more will be told.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Takes in what comes, without an end.
@@ -54,13 +81,11 @@ impl Queue {
     /// # Cancel safety
     /// May be dropped: what came is in the queue.
     pub(crate) async fn fill(&mut self) {
-        loop {
-            let Some(live) = &mut self.live else {
-                return std::future::pending().await;
-            };
-            let told = live.next().await;
+        while !self.closed {
+            let told = self.live.next().await;
             self.put(told);
         }
+        std::future::pending().await
     }
 
     fn put(&mut self, told: Live) {
@@ -68,22 +93,34 @@ impl Queue {
             Live::Rows(rows) if rows.table != MetricChunk::NAME => {}
             Live::Rows(rows) if rows.withheld => self.lose("withheld"),
             Live::Rows(rows) => {
+                if self.reading || self.is_lost() {
+                    self.late.told(&rows, false);
+                }
+                if self.is_lost() {
+                    return;
+                }
                 self.bytes = self.bytes.saturating_add(rows.batch.get_array_memory_size());
-                self.waiting.push_back(rows);
+                let again = self.reading;
+                self.waiting.push_back(Waiting { rows, again });
                 if self.bytes > WAITING_BYTES_MAX {
                     self.lose("queue_full");
                 }
             }
             Live::Missed(_) => self.lose("missed"),
-            Live::Closed => self.lose("closed"),
+            Live::Closed => {
+                self.closed = true;
+                self.lose("closed");
+            }
         }
     }
 
-    fn lose(&mut self, reason: &'static str) {
-        self.live = None;
-        self.waiting.clear();
+    /// Forgets what waits, for the store to be read instead.
+    pub(crate) fn lose(&mut self, reason: &'static str) {
+        for waiting in self.waiting.drain(..) {
+            self.late.told(&waiting.rows, waiting.again);
+        }
         self.bytes = 0;
-        self.lost = Some(reason);
+        self.lost.get_or_insert(reason);
     }
 
     /// The next rows, until `due`.
@@ -95,26 +132,21 @@ impl Queue {
             if token.is_cancelled() {
                 return Next::Stopped;
             }
-            if let Some(rows) = self.waiting.pop_front() {
-                self.bytes = self.bytes.saturating_sub(rows.batch.get_array_memory_size());
-                return if Instant::now() >= due {
-                    self.bytes = self.bytes.saturating_add(rows.batch.get_array_memory_size());
-                    self.waiting.push_front(rows);
-                    Next::Due
-                } else {
-                    Next::Rows(rows)
-                };
+            if Instant::now() >= due && !self.waiting.is_empty() {
+                return Next::Due;
+            }
+            if let Some(waiting) = self.waiting.pop_front() {
+                let bytes = waiting.rows.batch.get_array_memory_size();
+                self.bytes = self.bytes.saturating_sub(bytes);
+                return Next::Rows(waiting);
             }
             if let Some(reason) = self.lost {
                 return Next::Lost(reason);
             }
-            let Some(live) = &mut self.live else {
-                return Next::Lost("closed");
-            };
             let told = tokio::select! {
                 biased;
                 () = token.cancelled() => return Next::Stopped,
-                told = live.next() => told,
+                told = self.live.next() => told,
                 () = tokio::time::sleep_until(due) => return Next::Due,
             };
             self.put(told);
@@ -131,6 +163,7 @@ mod tests {
     use fleetmend_event::{HostId, Table, TimeMicros};
 
     use super::*;
+    use crate::feed::late::Marks;
 
     struct Told(VecDeque<Live>);
 
@@ -163,7 +196,8 @@ mod tests {
     }
 
     fn queue(told: impl IntoIterator<Item = Live>) -> Queue {
-        Queue::new(Box::new(Told(told.into_iter().collect())))
+        let told = Told(told.into_iter().collect());
+        Queue::new(Box::new(told), crate::feed::late::tests::late(&Marks::default()))
     }
 
     async fn next(queue: &mut Queue) -> Next {
@@ -179,10 +213,10 @@ mod tests {
             rows(MetricChunk::NAME, 2, false),
         ]);
         for samples in [1, 2] {
-            let Next::Rows(rows) = next(&mut queue).await else {
+            let Next::Rows(waiting) = next(&mut queue).await else {
                 panic!("rows were told")
             };
-            let chunks = MetricChunk::from_batch(&rows.batch).unwrap();
+            let chunks = MetricChunk::from_batch(&waiting.rows.batch).unwrap();
             assert_eq!(chunks[0].value.len(), samples);
         }
         assert!(matches!(next(&mut queue).await, Next::Due));
@@ -200,7 +234,7 @@ mod tests {
             let mut queue = queue(told);
             let filled = tokio::time::timeout(Duration::from_secs(1), queue.fill()).await;
             assert!(filled.is_err(), "it has no end");
-            assert!(queue.is_lost() && queue.len() == 0 && queue.live.is_none());
+            assert!(queue.is_lost() && queue.waiting.is_empty() && queue.bytes == 0);
             assert!(matches!(next(&mut queue).await, Next::Lost(lost) if lost == reason));
         }
     }

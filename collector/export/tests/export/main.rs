@@ -8,10 +8,13 @@
     reason = "tests"
 )]
 
+mod late;
+mod page;
 mod parquet;
 mod prometheus;
 mod receiver;
 mod remote_write;
 mod rows;
 mod testbed;
+mod turns;
 mod vocabulary;

@@ -1,7 +1,8 @@
 //! Parquet files, read back.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use arrow::array::{Array, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -66,6 +67,47 @@ fn read(file: impl parquet::file::reader::ChunkReader + 'static) -> Vec<Row> {
     reader.flat_map(|batch| rows_of(&batch.unwrap())).collect()
 }
 
+/// What pyarrow, which has a reader of its own, finds in a folder; none where it is missing and may be.
+fn read_by_pyarrow(folder: &Path) -> Option<Vec<Row>> {
+    const PROGRAM: &str = "import json, sys, pyarrow.parquet as p
+for name in sys.argv[1:]:
+    for row in p.read_table(name).to_pylist():
+        at = row['time']
+        print(json.dumps([int(at.timestamp()) * 1000 + at.microsecond // 1000, row['host_id'], row['name'], row['value']]))";
+    let python = std::env::var_os("FLEETMEND_CHDB_PYTHON").map(PathBuf::from);
+    let cached = || {
+        let home = PathBuf::from(std::env::var_os("HOME")?);
+        Some(home.join(".cache/fleetmend/venv/bin/python3"))
+    };
+    let python = python.or_else(cached)?;
+    let has = Command::new(&python).args(["-c", "import pyarrow"]).output();
+    if !has.is_ok_and(|has| has.status.success()) {
+        let missing = format!(
+            "{} has no pyarrow: `cargo xtask test` installs it",
+            python.display()
+        );
+        assert!(std::env::var_os("CI").is_none(), "{missing}");
+        eprintln!("NOT RUN: {missing}");
+        return None;
+    }
+    let files = names(folder)
+        .into_iter()
+        .filter(|name| name.ends_with(".parquet"));
+    let mut command = Command::new(&python);
+    command
+        .args(["-c", PROGRAM])
+        .args(files.map(|name| folder.join(name)));
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let lines = String::from_utf8(out.stdout).unwrap();
+    Some(
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect(),
+    )
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<String> = entries
@@ -115,6 +157,9 @@ async fn files_hold_the_rows_that_are_stored() {
     }
     expected.sort_by(|a, b| (a.0, &a.1, &a.2).cmp(&(b.0, &b.1, &b.2)));
     assert_eq!(found, expected, "sorted by time, host and series");
+    if let Some(found) = read_by_pyarrow(&folder) {
+        assert_eq!(found, expected, "as others read it");
+    }
     assert_eq!(manifest.rows, expected.len() as u64);
     // The same as one streamed file, for somebody who may see one host.
     let mut of_one = wanted.clone();
@@ -152,6 +197,10 @@ struct Failing {
 impl FactSource for Failing {
     fn live(&self) -> Box<dyn LiveRows> {
         self.source.live()
+    }
+
+    fn tells_all(&self) -> bool {
+        self.source.tells_all()
     }
 
     async fn hosts(&self) -> Result<std::collections::BTreeMap<HostId, Option<String>>, SourceError> {

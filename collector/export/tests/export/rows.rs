@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::receiver::{Fault, Taken};
 use crate::testbed::{DEADLINE, Testbed, lately};
 
-fn finding(number: u32) -> Finding {
+pub(crate) fn finding(number: u32) -> Finding {
     Finding {
         time: TimeMicros::now(),
         finding_id: FindingId::random(),
@@ -36,7 +36,7 @@ fn finding(number: u32) -> Finding {
     }
 }
 
-async fn add(testbed: &Testbed, numbers: std::ops::Range<u32>) {
+pub(crate) async fn add(testbed: &Testbed, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let host = testbed.hosts[usize::try_from(number).unwrap() % 2];
         let facts = vec![Fact::from(finding(number))];

@@ -13,9 +13,10 @@ use collector_export::{
 use collector_store::{
     Committed, KeepSeries, QueryClass, QueryError, QueryLimits, SeriesSelect, Store, StoreConfig,
 };
-use fleetmend_control::Control;
+use fleetmend_control::{Control, Engine};
 use fleetmend_event::{Fact, HostId, HostScope, MetricFrame, SeriesKey, SeriesSet, TimeMicros};
 use fleetmend_shutdown::Tasks;
+use fleetmend_testkit::TestControl;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -28,6 +29,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 struct StoreSource {
     store: Store,
     hosts: BTreeMap<HostId, Option<String>>,
+    is_shared: bool,
 }
 
 struct LiveStore(broadcast::Receiver<Arc<Committed>>);
@@ -78,6 +80,10 @@ impl FactSource for StoreSource {
         Box::new(LiveStore(self.store.subscribe()))
     }
 
+    fn tells_all(&self) -> bool {
+        !self.is_shared
+    }
+
     async fn hosts(&self) -> Result<BTreeMap<HostId, Option<String>>, SourceError> {
         Ok(self.hosts.clone())
     }
@@ -97,18 +103,12 @@ impl FactSource for StoreSource {
             QueryError::TooMuch { most, .. } => SourceError::TooMany(most),
             other => SourceError::Unavailable(other.to_string()),
         })?;
-        let series: Vec<Series> = selected
-            .series
-            .into_iter()
-            .map(|stored| Series {
-                host: stored.key.host,
-                name: stored.key.name.as_str().into(),
-                unit: stored.key.unit.as_str().into(),
-                labels: stored.key.labels.as_str().into(),
-                samples: stored.times.into_iter().zip(stored.values).collect(),
-            })
-            .collect();
-        Ok(series)
+        let series = selected.series.into_iter().map(|stored| {
+            let key = &stored.key;
+            let of = [key.name.as_str(), key.unit.as_str(), key.labels.as_str()];
+            Series::new(key.host, of, stored.times, stored.values)
+        });
+        Ok(series.collect())
     }
 
     async fn rows(
@@ -140,6 +140,7 @@ pub(crate) struct Testbed {
     pub(crate) hosts: [HostId; 2],
     pub(crate) receiver: Receiver,
     pub(crate) source: Arc<dyn FactSource>,
+    control: TestControl,
     series: SeriesSet,
     folder: tempfile::TempDir,
     _tasks: Tasks,
@@ -175,6 +176,11 @@ impl Drop for Running {
 
 impl Testbed {
     pub(crate) async fn start() -> Self {
+        Self::start_on(TestControl::of(Engine::Sqlite).unwrap(), false).await
+    }
+
+    /// With state in `control`, and a store that several collectors share or not.
+    pub(crate) async fn start_on(control: TestControl, is_shared: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
         let config = StoreConfig {
@@ -188,6 +194,7 @@ impl Testbed {
         let source = StoreSource {
             store: store.clone(),
             hosts: BTreeMap::from([(hosts[0], Some("web-1".to_owned())), (hosts[1], None)]),
+            is_shared,
         };
         let series = ["system.load.1m", "system.cpu.time", "bad.series"];
         let key = |name: &&str| SeriesKey::new(name, "1", [("cpu.mode", "user")]);
@@ -196,6 +203,7 @@ impl Testbed {
             hosts,
             receiver,
             source: Arc::new(source),
+            control,
             series: series.iter().map(key).collect(),
             folder,
             _tasks: tasks,
@@ -224,9 +232,9 @@ impl Testbed {
             .build()
             .unwrap();
         let (config, source) = (config.clone(), self.source.clone());
-        let path = self.folder.path().join("control.sqlite");
+        let (of_control, path) = (self.control.config().clone(), self.folder.path().join("unused"));
         let opened = runtime.spawn(async move {
-            let control = Control::sqlite(&path).await.unwrap();
+            let control = Control::open(&of_control, &path).await.unwrap();
             let export = Export::open(&config, control, source).await.unwrap();
             let tasks = Tasks::new();
             export.spawn(&tasks);
@@ -256,6 +264,18 @@ impl Testbed {
                     .unwrap();
             }
         }
+    }
+
+    /// Stores samples of one series of the first host.
+    pub(crate) async fn add_one(&self, name: &str, millis: i64) {
+        let series = [SeriesKey::new(name, "1", [("cpu.mode", "user")])];
+        let frame = MetricFrame {
+            time: TimeMicros(millis * 1_000),
+            series: series.into_iter().collect(),
+            values: vec![1.0],
+        };
+        let facts = vec![Fact::Metrics(frame)];
+        self.store.append_for(self.hosts[0], facts).await.unwrap();
     }
 
     /// What a target has to have of these times, of every series.

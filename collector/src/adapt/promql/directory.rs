@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use collector_promql::SourceError;
-use collector_store::{FactStore, QueryClass, QueryLimits, SeriesKey, SeriesSelect, to_json_rows};
+use collector_store::{FactStore, QueryClass, SeriesKey, SeriesSelect};
 use fleetmend_event::{HostId, HostScope, TimeMicros};
 use parking_lot::Mutex;
 
 use super::fault;
+use crate::adapt::host_names::host_names;
 
 /// What was stored lately is looked at again after this long, or at once when a name is not known.
 const RECENT_EVERY: Duration = Duration::from_secs(15);
@@ -26,8 +27,6 @@ const HOSTS_EVERY: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Names remembered; what is beyond is found only by selectors that look at every series.
 const NAMES_MAX: usize = 100_000;
-/// Hosts whose names are remembered.
-const HOSTS_MAX: usize = 100_000;
 
 /// Names of metrics as they are stored, with their units.
 pub(crate) type Names = BTreeMap<String, BTreeSet<String>>;
@@ -138,27 +137,8 @@ impl Directory {
         let mut look = self.hosts.lock().await;
         let now = Instant::now();
         if look.all_at.is_none_or(|at| now.duration_since(at) >= HOSTS_EVERY) {
-            let limits = QueryLimits {
-                rows_max: HOSTS_MAX,
-                timeout: TIMEOUT,
-                class: QueryClass::System,
-                ..QueryLimits::default()
-            };
-            let query = "SELECT host_id, hostname FROM (SELECT host_id, hostname, row_number() OVER \
-                         (PARTITION BY host_id ORDER BY time DESC, ingested_at DESC) AS recency FROM host_info) \
-                         WHERE recency = 1";
-            let answer = self.store.sql(query, limits).await.map_err(fault)?;
-            let rows =
-                to_json_rows(&answer.batches).map_err(|error| SourceError::Unavailable(error.to_string()))?;
-            let text = |row: &serde_json::Map<String, serde_json::Value>, column: &str| {
-                Some(row.get(column)?.as_str()?.to_owned())
-            };
-            let host = |row: &serde_json::Map<String, serde_json::Value>| {
-                let id = text(row, "host_id")?.parse().ok()?;
-                let name = text(row, "hostname").filter(|name| !name.is_empty())?;
-                Some((id, Arc::from(name)))
-            };
-            look.found = Arc::new(rows.iter().filter_map(host).collect());
+            let names = host_names(self.store.as_ref(), TIMEOUT).await.map_err(fault)?;
+            look.found = Arc::new(names);
             look.all_at = Some(now);
         }
         Ok(Arc::clone(&look.found))
