@@ -31,7 +31,7 @@ use crate::query::{QueryClass, QueryLimits};
 use crate::shape::table_index;
 use crate::store::Store;
 pub(crate) use deadline::Deadline;
-pub(crate) use gather::Gather;
+pub(crate) use gather::{Gather, is_damaged};
 pub(crate) use merge::{Piece, merge};
 
 /// Decides whether a series is wanted, beyond its name and host.

@@ -7,24 +7,33 @@
 //! # How they are made
 //! Compaction marks every day that its samples lie on as *dirty*, in the transaction that registers its files. A dirty
 //! day is made anew as a whole, [`StoreConfig::tier_interval_s`] after it was marked first: all raw samples of that day
-//! are read, each series once, whatever files they lie in, and the day's files of both tiers are replaced in the
-//! transaction that takes the mark away. So late data corrects what was made before, a kill at any moment leaves the old
-//! or the new, and a merge of raw files changes nothing. Of several samples of one time the one taken later counts, a
-//! sample that could not be taken does not. A window that is not over keeps its day dirty and is left out until then.
+//! are read, each series once, whatever files they lie in, beside what was made of the day before, and the day's files of
+//! both tiers are replaced in the transaction that takes the mark away. So late data corrects what was made before, a kill
+//! at any moment leaves the old or the new, and a merge of raw files changes nothing. Of several samples of one time the
+//! one taken later counts, a sample that could not be taken does not. A window that is not over keeps its day dirty and is
+//! left out until then.
+//!
+//! Raw samples expire by age and by bytes, and files are damaged: a day may be made when some or all of its samples are
+//! gone. A window that was made before and knows of more samples therefore stays as it is (`window.rs`, `renewed`).
+//!
+//! # How they are read
+//! By SQL as tables; by [`Store::select`](crate::Store::select) where raw samples are gone, or where the caller wants
+//! windows (`select/coarse.rs`).
 //!
 //! # Limits
-//! A day of which raw samples may have expired is not made anew; what comes so late stays raw. Of a series with more than
+//! Samples of a clock that is more than a day ahead are not summed up. Of a window of which only some samples are left what comes late is not seen. Of a series with more than
 //! [`SAMPLES_MAX`] samples a day each half is taken by itself, so that doubled samples across the cut count twice.
 
 mod build;
+mod read;
 mod window;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use fleetmend_event::Lane;
 use fleetmend_event::table::TableInfo;
+use fleetmend_event::{Lane, TimeMicros};
 use fleetmend_shutdown::CancellationToken;
 use metrics::counter;
 
@@ -32,8 +41,12 @@ use crate::error::MaintenanceError;
 use crate::inner::Inner;
 use crate::metrics as names;
 use crate::shape::time_type;
+pub(crate) use read::read_windows;
+pub(crate) use window::Window;
 
-const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
+pub(crate) const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// Length of the longest window.
+pub(crate) const LONGEST_MICROS: i64 = 3_600 * 1_000_000;
 /// Samples of one series gathered at once.
 const SAMPLES_MAX: usize = 4_000_000;
 /// Days that one compaction marks at most; a span beyond that is of a clock that was set.
@@ -65,7 +78,7 @@ pub(crate) const TIERS: [Tier; 2] = [
     },
     Tier {
         name: "metrics_1h",
-        window_micros: 3_600 * 1_000_000,
+        window_micros: LONGEST_MICROS,
         age_days: 730,
         id: 0xfff1,
     },
@@ -109,9 +122,12 @@ fn table(tier: Tier) -> TableInfo {
     }
 }
 
-/// Days that samples between these times lie on.
+/// Days whose tiers samples between these times change: those that they lie on, and the one after, when its first samples
+/// may have grown from them. Days after tomorrow are of clocks that are wrong, and are left out.
 pub(crate) fn days(from: i64, to: i64) -> impl Iterator<Item = i64> {
-    let (first, last) = (from.div_euclid(DAY_MICROS), to.div_euclid(DAY_MICROS));
+    let tomorrow = TimeMicros::now().0.saturating_add(DAY_MICROS);
+    let reach = to.saturating_add(LONGEST_MICROS).min(tomorrow);
+    let (first, last) = (from.div_euclid(DAY_MICROS), reach.div_euclid(DAY_MICROS));
     let near = (first..=last).take_while(move |day| day.saturating_sub(first) < DAYS_MAX);
     near.chain((last.saturating_sub(first) >= DAYS_MAX).then_some(last))
 }

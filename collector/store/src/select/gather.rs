@@ -74,7 +74,7 @@ pub(crate) fn all(
 }
 
 /// Whether a file's bytes are not what was written; it is set aside then.
-fn is_damaged(inner: &Inner, file: &Arc<ParquetFile>, deadline: &Deadline) -> bool {
+pub(crate) fn is_damaged(inner: &Inner, file: &Arc<ParquetFile>, deadline: &Deadline) -> bool {
     match file.deep_fault_until(deadline) {
         Ok(None) => false,
         Ok(Some(reason)) => {

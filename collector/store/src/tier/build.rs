@@ -11,31 +11,37 @@ use arrow::array::{
 use fleetmend_event::table::MetricChunk;
 use fleetmend_event::{Table, TimeMicros};
 
-use super::window::{Window, windows};
-use super::{DAY_MICROS, SAMPLES_MAX, TIERS, Tier};
+use super::read::{Taken, WindowCursor};
+use super::window::{Window, renewed, windows};
+use super::{DAY_MICROS, LONGEST_MICROS, SAMPLES_MAX, TIERS, Tier};
 use crate::catalogue::{Built, Change, DirtyDay, FileRow};
-use crate::chunk::{FileError, Source, Span, merge_spans};
+use crate::chunk::{FileError, OpenFile, Source, Span, Wanted, merge_spans};
 use crate::compact::{Part, clear_unregistered, register};
 use crate::error::MaintenanceError;
 use crate::inner::Inner;
 use crate::label::Origins;
-use crate::select::{Deadline, Piece, SeriesKey, merge};
+use crate::select::{Deadline, Piece, SeriesKey, is_damaged, merge};
 use crate::shape::{SqlTable, sql_tables, table_index, table_index_by_name};
 use crate::view::ParquetFile;
 
 /// Rows handed to the Parquet writer at once.
 const BATCH_ROWS: usize = 8 * 1024;
 
-/// Makes every day anew that was dirty for `interval`.
+/// Makes every day anew that was dirty for `interval`. A day that cannot be made keeps no other from being made; the
+/// first fault is given back.
 pub(super) async fn build_due(inner: &Arc<Inner>, interval: Duration) -> Result<(), MaintenanceError> {
     let interval = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
+    let mut outcome = Ok(());
     for dirty in inner.catalogue.dirty_days().await? {
         let now = TimeMicros::now();
-        if now.micros_since(dirty.since) >= interval {
-            build(inner, dirty, now).await?;
+        // Of a day to come nothing is over.
+        let has_begun = dirty.day.saturating_mul(DAY_MICROS) <= now.0;
+        if has_begun && now.micros_since(dirty.since) >= interval {
+            let built = build(inner, dirty, now).await;
+            outcome = outcome.and(built);
         }
     }
-    Ok(())
+    outcome
 }
 
 async fn build(inner: &Arc<Inner>, dirty: DirtyDay, now: TimeMicros) -> Result<(), MaintenanceError> {
@@ -43,61 +49,90 @@ async fn build(inner: &Arc<Inner>, dirty: DirtyDay, now: TimeMicros) -> Result<(
         return Ok(());
     };
     let start = dirty.day.saturating_mul(DAY_MICROS);
-    let retention = &inner.config.retention;
-    let kept = retention
-        .tables
-        .get(MetricChunk::NAME)
-        .and_then(|own| own.age_days);
-    let kept = i64::from(kept.unwrap_or(retention.age_days)).saturating_mul(DAY_MICROS);
-    if start < now.0.saturating_sub(kept) {
+    if start < oldest_kept(inner, now) {
         tracing::info!(
             day = dirty.day,
-            "samples came too late for the tiers of their day"
+            "samples came of a day that no tier is kept of any more"
         );
-        return settle(inner, dirty, Made::default()).await;
+        return settle(inner, dirty, Made::default(), &[]).await;
     }
     // The last window of the day before says what the first samples grew from.
-    let reach = TIERS.iter().map(|tier| tier.window_micros).max().unwrap_or(0);
-    let (from, to) = (start.saturating_sub(reach), start.saturating_add(DAY_MICROS));
-    let mut files = {
+    let from = start.saturating_sub(LONGEST_MICROS);
+    let to = start.saturating_add(DAY_MICROS);
+    let (mut files, kept) = {
         let _settled = inner.settling.lock().await;
-        inner.view.table(raw).files
+        (inner.view.table(raw).files, tier_files(inner, dirty.day))
     };
     files.retain(|file| file.from.0 < to && file.to.0 >= from);
     clear_unregistered(inner).await?;
     let maker = inner.clone();
-    let make = move |deadline: &Deadline| make(&maker, (start, now.0), &files, deadline);
-    let made = inner.steps.run(make).await??;
-    settle(inner, dirty, made).await
+    let sources = (files.clone(), kept.clone());
+    let make = move |deadline: &Deadline| make(&maker, (start, now.0), &sources, deadline);
+    let made = inner.steps.run(make).await?;
+    if let Err(MaintenanceError::Chunk(_)) = &made {
+        set_aside_damaged(inner, files.into_iter().chain(kept.clone()).collect()).await?;
+    }
+    settle(inner, dirty, made?, &kept).await
+}
+
+/// The first time that any tier is kept of.
+fn oldest_kept(inner: &Inner, now: TimeMicros) -> i64 {
+    let days = TIERS.iter().map(|tier| {
+        let own = inner.config.retention.tables.get(tier.name);
+        own.and_then(|own| own.age_days).unwrap_or(tier.age_days)
+    });
+    let most = i64::from(days.max().unwrap_or(0));
+    now.0
+        .saturating_sub(most.saturating_add(1).saturating_mul(DAY_MICROS))
+}
+
+/// The files of a day's tiers.
+fn tier_files(inner: &Inner, day: i64) -> Vec<Arc<ParquetFile>> {
+    let of_tier = |file: &Arc<ParquetFile>| {
+        let table = sql_tables().get(file.table);
+        file.day == day && table.is_some_and(|table| table.kept_days.is_some())
+    };
+    let mut files = inner.view.files();
+    files.retain(of_tier);
+    files
+}
+
+/// Looks for damage in the files of which a day could not be made: what is damaged is told as lost, and the day is made of
+/// the others the next time.
+async fn set_aside_damaged(inner: &Arc<Inner>, files: Vec<Arc<ParquetFile>>) -> Result<(), MaintenanceError> {
+    let looker = inner.clone();
+    let look = move |deadline: &Deadline| {
+        let damaged = files.iter().filter(|file| is_damaged(&looker, file, deadline));
+        damaged.count()
+    };
+    let damaged = inner.steps.run(look).await?;
+    if damaged > 0 {
+        tracing::warn!(
+            files = damaged,
+            "files of metrics are damaged; their day is made without them"
+        );
+    }
+    Ok(())
 }
 
 /// What was made of a day.
 #[derive(Debug, Default)]
 struct Made {
-    /// None where nothing is to change.
-    files: Option<Vec<FileRow>>,
+    files: Vec<FileRow>,
     /// Whether windows were left out because they are not over.
     is_partial: bool,
 }
 
-/// Puts what was made in the place of what was there.
-async fn settle(inner: &Arc<Inner>, dirty: DirtyDay, made: Made) -> Result<(), MaintenanceError> {
-    let of_tier = |file: &Arc<ParquetFile>| {
-        let table = sql_tables().get(file.table);
-        file.day == dirty.day && table.is_some_and(|table| table.kept_days.is_some())
-    };
-    let removed: Vec<i64> = match made.files {
-        Some(_) => inner
-            .view
-            .files()
-            .iter()
-            .filter(|file| of_tier(file))
-            .map(|file| file.id)
-            .collect(),
-        None => Vec::new(),
-    };
+/// Puts what was made in the place of `kept`, which it was made from too.
+async fn settle(
+    inner: &Arc<Inner>,
+    dirty: DirtyDay,
+    made: Made,
+    kept: &[Arc<ParquetFile>],
+) -> Result<(), MaintenanceError> {
+    let removed: Vec<i64> = kept.iter().map(|file| file.id).collect();
     let change = Change {
-        added: made.files.unwrap_or_default(),
+        added: made.files,
         removed: removed.clone(),
         built: Some(Built {
             dirty,
@@ -113,15 +148,46 @@ async fn settle(inner: &Arc<Inner>, dirty: DirtyDay, made: Made) -> Result<(), M
     Ok(())
 }
 
+/// Whether a file has samples of the day, or of the window before it. One host whose clock is wrong stretches a file's span
+/// over days of which it holds nothing; it is not decoded for these.
+fn holds(file: &OpenFile, start: i64) -> Result<bool, FileError> {
+    let wanted = Wanted {
+        names: None,
+        hosts: None,
+        from: start.saturating_sub(LONGEST_MICROS),
+        to: start.saturating_add(DAY_MICROS - 1),
+    };
+    let groups = file.groups(&wanted)?;
+    if !file.holds_chunks()? {
+        return Ok(!groups.is_empty());
+    }
+    for group in groups {
+        let heads = file.heads(group)?;
+        for row in 0..heads.len() {
+            let head = heads.get(row)?;
+            if wanted.touches(head.from, head.to) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Writes the files of a day's tiers. Blocks.
 fn make(
     inner: &Inner,
     (start, now): (i64, i64),
-    files: &[Arc<ParquetFile>],
+    (files, kept): &(Vec<Arc<ParquetFile>>, Vec<Arc<ParquetFile>>),
     deadline: &Deadline,
 ) -> Result<Made, MaintenanceError> {
-    let open = |file: &Arc<ParquetFile>| Source::of(inner.footers.open(file)?);
-    let sources = files.iter().map(open).collect::<Result<Vec<_>, FileError>>()?;
+    let mut sources = Vec::new();
+    for file in files {
+        deadline.check()?;
+        let open = inner.footers.open(file)?;
+        if holds(&open, start)? {
+            sources.push(Source::of(open)?);
+        }
+    }
     let mut day = Day {
         start,
         now,
@@ -133,32 +199,42 @@ fn make(
     };
     let origins = Arc::new(Origins::tier(inner.store_id));
     for tier in &TIERS {
-        let table = table_index_by_name(tier.name).and_then(|index| sql_tables().get(index));
-        let Some(table) = table else { continue };
+        let Some(index) = table_index_by_name(tier.name) else {
+            continue;
+        };
+        let Some(table) = sql_tables().get(index) else {
+            continue;
+        };
         let part = Part::begin(
             &inner.config.parquet_folder(),
             table,
             start.div_euclid(DAY_MICROS),
             &origins,
         )?;
+        let mut held = Vec::new();
+        for file in kept.iter().filter(|file| file.table == index) {
+            held.push(Held::of(WindowCursor::new(inner.footers.open(file)?))?);
+        }
         day.writers.push(Writer {
             tier: *tier,
             rows: Columns::new(table),
             part,
+            kept: held,
         });
     }
     merge_spans::<MaintenanceError>(sources, |span| {
         deadline.check()?;
         day.take(span)
     })?;
-    day.end_series()?;
+    day.end_series(false)?;
     let mut written = Vec::new();
     for mut writer in day.writers {
+        writer.keep_before(None)?;
         writer.rows.flush(&mut writer.part)?;
         written.extend(writer.part.finish()?);
     }
     Ok(Made {
-        files: Some(written),
+        files: written,
         is_partial: day.is_partial,
     })
 }
@@ -179,12 +255,107 @@ struct Writer {
     tier: Tier,
     rows: Columns,
     part: Part,
+    /// What there was of the day before, read beside its samples.
+    kept: Vec<Held>,
+}
+
+/// A file of the day as it was made before, and the series in it that is next.
+struct Held {
+    cursor: WindowCursor,
+    next: Option<(Arc<SeriesKey>, Vec<Taken>)>,
+}
+
+impl Held {
+    fn of(mut cursor: WindowCursor) -> Result<Self, FileError> {
+        let next = cursor.next()?;
+        Ok(Self { cursor, next })
+    }
+
+    /// The next series, if it is before `bound`, or any where there is none.
+    fn next_before(
+        &mut self,
+        bound: Option<&SeriesKey>,
+    ) -> Result<Option<(Arc<SeriesKey>, Vec<Taken>)>, FileError> {
+        let is_before = |key: &SeriesKey| bound.is_none_or(|bound| key < bound);
+        match self.next.take_if(|(key, _)| is_before(key)) {
+            Some(series) => {
+                self.next = self.cursor.next()?;
+                Ok(Some(series))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The windows of `series` up to and with the one that begins at `until`, if it is next.
+    fn of_series(&mut self, series: &SeriesKey, until: i64) -> Result<Vec<Taken>, FileError> {
+        let Some((_, windows)) = self.next.as_mut().filter(|(key, _)| **key == *series) else {
+            return Ok(Vec::new());
+        };
+        let end = windows.partition_point(|(window, _)| window.start <= until);
+        let rest = windows.split_off(end);
+        let taken = std::mem::replace(windows, rest);
+        if windows.is_empty() {
+            self.next = self.cursor.next()?;
+        }
+        Ok(taken)
+    }
+}
+
+impl Writer {
+    /// Writes the kept windows of every series before `bound`, of which there are no samples any more.
+    fn keep_before(&mut self, bound: Option<&SeriesKey>) -> Result<(), MaintenanceError> {
+        let mut kept = std::mem::take(&mut self.kept);
+        loop {
+            // A day has one file of a tier; were there several, they are of the same order.
+            let least = (0..kept.len()).min_by_key(|index| {
+                let next = kept.get(*index).and_then(|held| held.next.as_ref());
+                (next.is_none(), next.map(|(key, _)| key.clone()))
+            });
+            let Some(held) = least.and_then(|index| kept.get_mut(index)) else {
+                break;
+            };
+            let Some((series, windows)) = held.next_before(bound)? else {
+                break;
+            };
+            self.write(&series, windows)?;
+        }
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// Writes the windows of a series that were made now, and of those made before what they do not know of. Of a series
+    /// that `goes_on` the later ones wait.
+    fn renew(
+        &mut self,
+        series: &SeriesKey,
+        mut windows: Vec<Taken>,
+        goes_on: bool,
+    ) -> Result<(), MaintenanceError> {
+        self.keep_before(Some(series))?;
+        let last = windows.last().map_or(i64::MIN, |(window, _)| window.start);
+        let until = if goes_on { last } else { i64::MAX };
+        for held in &mut self.kept {
+            windows = renewed(held.of_series(series, until)?, windows);
+        }
+        self.write(series, windows)
+    }
+
+    fn write(&mut self, series: &SeriesKey, windows: Vec<Taken>) -> Result<(), MaintenanceError> {
+        for (window, taken) in windows {
+            self.rows.push(series, &window, taken);
+            if self.rows.count >= BATCH_ROWS {
+                self.rows.flush(&mut self.part)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Day {
     fn take(&mut self, span: Span) -> Result<(), MaintenanceError> {
-        if self.series.as_ref() != Some(&span.key) || self.samples >= SAMPLES_MAX {
-            self.end_series()?;
+        let goes_on = self.series.as_ref() == Some(&span.key);
+        if !goes_on || self.samples >= SAMPLES_MAX {
+            self.end_series(goes_on)?;
             self.series = Some(span.key);
         }
         self.samples = self.samples.saturating_add(span.times.len());
@@ -196,7 +367,8 @@ impl Day {
         Ok(())
     }
 
-    fn end_series(&mut self) -> Result<(), MaintenanceError> {
+    /// Sums up what was gathered of a series; it `goes_on` where that is cut.
+    fn end_series(&mut self, goes_on: bool) -> Result<(), MaintenanceError> {
         let pieces = std::mem::take(&mut self.pieces);
         self.samples = 0;
         let Some(series) = self.series.take() else {
@@ -216,16 +388,12 @@ impl Day {
         let (times, values) = (times.unwrap_or_default(), values.unwrap_or_default());
         for writer in &mut self.writers {
             let length = writer.tier.window_micros;
-            for window in windows(times, values, length, before) {
-                if window.start.saturating_add(length) > self.now {
-                    self.is_partial = true;
-                    continue;
-                }
-                writer.rows.push(&series, &window, taken);
-                if writer.rows.count >= BATCH_ROWS {
-                    writer.rows.flush(&mut writer.part)?;
-                }
-            }
+            let mut made = windows(times, values, length, before);
+            let all = made.len();
+            made.retain(|window| window.start.saturating_add(length) <= self.now);
+            self.is_partial |= made.len() < all;
+            let made = made.into_iter().map(|window| (window, taken)).collect();
+            writer.renew(&series, made, goes_on)?;
         }
         Ok(())
     }
