@@ -161,6 +161,18 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// What was not finished goes: a step that fails on a full disk is tried again, and would fill it with its rests.
+    fn drop(&mut self) {
+        let temporary = self.temporary();
+        if let Err(error) = fs::remove_file(&temporary)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %temporary.display(), %error, "cannot delete a file that was not finished");
+        }
+    }
+}
+
 /// A file of rows that is being written.
 pub(crate) struct Part {
     place: Place,
