@@ -430,6 +430,7 @@ impl FactStore for ClickHouseStore {
         Ok(SeriesAnswer {
             series: gather.into_series(),
             gaps: select.gaps_of(&self.shared.gaps),
+            ..SeriesAnswer::default()
         })
     }
 

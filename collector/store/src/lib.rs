@@ -98,7 +98,9 @@ pub use inner::Health;
 pub use memory::MemoryStore;
 pub use own::{Maker, OWN_HOST};
 pub use query::{Answer, QueryClass, QueryLimits, RunningQuery, to_json_rows};
-pub use select::{KeepSeries, SeriesAnswer, SeriesKey, SeriesSelect, StoredSeries};
+pub use select::{
+    KeepSeries, Resolution, SeriesAnswer, SeriesKey, SeriesSelect, SeriesWindow, StoredSeries, TierSpan,
+};
 pub use store::{Committed, Store, StoreStats, TableStats};
 
 #[cfg(test)]

@@ -362,7 +362,11 @@ impl FactStore for MemoryStore {
             .gather(select.clone(), Wish::Samples, Gather::into_series)
             .await?;
         let gaps = select.gaps_of(&self.held.gaps);
-        Ok(SeriesAnswer { series, gaps })
+        Ok(SeriesAnswer {
+            series,
+            gaps,
+            ..SeriesAnswer::default()
+        })
     }
 
     async fn series_keys(&self, select: SeriesSelect) -> Result<Vec<SeriesKey>, QueryError> {

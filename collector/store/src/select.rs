@@ -7,10 +7,15 @@
 //! A series is a name, a unit, labels and a host. Its samples come in rising time; of several of one time the one
 //! that the store took later wins. NaN is a sample that could not be taken.
 //!
+//! Raw samples are kept for a month or so, their tiers for longer: a selection says with its [`Resolution`] whether it can
+//! make use of windows (`coarse.rs`). A store in memory or in ClickHouse has no tiers, keeps samples for as long as is
+//! wanted, and answers with these, whatever the resolution.
+//!
 //! # Limits
 //! More series or samples than the caller allows are an error, found before memory is taken for them. What a caller
 //! no longer waits for ends within one row group or one frame.
 
+mod coarse;
 mod deadline;
 mod gather;
 mod merge;
@@ -30,6 +35,8 @@ use crate::own::OWN_HOST;
 use crate::query::{QueryClass, QueryLimits};
 use crate::shape::table_index;
 use crate::store::Store;
+use crate::tier::{TIERS, Window};
+pub(crate) use coarse::tiers_of;
 pub(crate) use deadline::Deadline;
 pub(crate) use gather::{Gather, is_damaged};
 pub(crate) use merge::{Piece, merge};
@@ -50,6 +57,31 @@ pub struct SeriesKey {
     pub unit: String,
 }
 
+/// How fine the answer to a selection has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resolution {
+    /// Samples, and nothing where they are gone.
+    #[default]
+    Samples,
+    /// Samples; where they are gone, windows of the finest tier that has them.
+    Finest,
+    /// Windows of the coarsest tier whose windows are not longer than this, and samples where it has none yet; where it has
+    /// none any more, windows of a coarser one. As [`Resolution::Finest`] where every tier's are longer. Samples that came late are
+    /// seen when their day was made anew ([`StoreConfig::tier_interval_s`](crate::StoreConfig::tier_interval_s)).
+    Windows {
+        /// In microseconds.
+        longest_us: i64,
+    },
+}
+
+impl Resolution {
+    /// Windows that are not longer than this, where there are such.
+    pub fn windows(longest_us: i64) -> Option<Self> {
+        let some = TIERS.iter().any(|tier| tier.window_micros <= longest_us);
+        some.then_some(Self::Windows { longest_us })
+    }
+}
+
 /// Which series, and which of their samples.
 #[derive(Clone)]
 pub struct SeriesSelect {
@@ -63,7 +95,9 @@ pub struct SeriesSelect {
     pub after: TimeMicros,
     /// Samples up to and at this.
     pub until: TimeMicros,
-    /// More samples than this are an error.
+    /// How fine they have to be. Of [`Store::series_keys`] only samples tell.
+    pub resolution: Resolution,
+    /// More samples than this are an error; a window counts as eight, for it takes as many bytes.
     pub samples_max: usize,
     /// More series than this are an error.
     pub series_max: usize,
@@ -82,6 +116,7 @@ impl SeriesSelect {
             keep: None,
             after,
             until,
+            resolution: Resolution::default(),
             samples_max: 50_000_000,
             series_max: 1_000_000,
             timeout: QueryLimits::default().timeout,
@@ -143,6 +178,7 @@ impl fmt::Debug for SeriesSelect {
             .field("hosts", &self.hosts)
             .field("after", &self.after)
             .field("until", &self.until)
+            .field("resolution", &self.resolution)
             .finish_non_exhaustive()
     }
 }
@@ -156,15 +192,81 @@ pub struct StoredSeries {
     pub times: Vec<TimeMicros>,
     /// One for each time.
     pub values: Vec<f64>,
+    /// What stands for samples that are not given, rising; no sample lies in one, and no two overlap. Of these
+    /// the first and the last may reach beyond the time asked for.
+    pub windows: Vec<SeriesWindow>,
+}
+
+/// The samples of a series from `start` to before `start + length_us`, summed up. Samples that could not be taken are not
+/// among them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SeriesWindow {
+    /// When it begins, by the host's clock.
+    pub start: TimeMicros,
+    /// How long it is.
+    pub length_us: i64,
+    /// Samples, at least one.
+    pub count: u64,
+    /// Sum of their values.
+    pub sum: f64,
+    /// The least value.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+    /// Time and value of the first sample.
+    pub first: (TimeMicros, f64),
+    /// Of the last one.
+    pub last: (TimeMicros, f64),
+    /// How much a counter grew from the first sample to the last, resets taken back.
+    pub growth: f64,
+    /// How often it was reset between these.
+    pub resets: u64,
+}
+
+impl SeriesWindow {
+    /// A window as a tier has it; `before` is the one before it of that tier.
+    pub(crate) fn of(window: &Window, before: Option<&Window>, length_us: i64) -> Self {
+        let (growth, resets) = window.growth(before, length_us);
+        Self {
+            start: TimeMicros(window.start),
+            length_us,
+            count: u64::try_from(window.count).unwrap_or(0),
+            sum: window.sum,
+            min: window.min,
+            max: window.max,
+            first: (TimeMicros(window.first.0), window.first.1),
+            last: (TimeMicros(window.last.0), window.last.1),
+            growth,
+            resets: u64::try_from(resets).unwrap_or(0),
+        }
+    }
+
+    /// When it is over.
+    pub fn end(&self) -> TimeMicros {
+        self.start.plus_micros(self.length_us)
+    }
+}
+
+/// Where windows stand for samples in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierSpan {
+    /// Length of a window.
+    pub window_us: i64,
+    /// Beginning of the first one.
+    pub from: TimeMicros,
+    /// End of the last one. Between the two other series may have samples.
+    pub to: TimeMicros,
 }
 
 /// What [`Store::select`] gives back.
 #[derive(Debug, Clone, Default)]
 pub struct SeriesAnswer {
-    /// Series that have samples in the time asked for, sorted by key.
+    /// Series that have samples or windows in the time asked for, sorted by key.
     pub series: Vec<StoredSeries>,
     /// Losses of metrics of the hosts asked for that touch that time, the newest first; at most 100.
     pub gaps: Vec<HostGap>,
+    /// Where its series have windows, the shortest first.
+    pub tiers: Vec<TierSpan>,
 }
 
 /// What is looked for.
@@ -189,6 +291,7 @@ impl Store {
         let gathered = self.gather(select.clone(), Wish::Samples, Gather::into_series);
         let series = gathered.await?;
         Ok(SeriesAnswer {
+            tiers: tiers_of(&series),
             series,
             gaps: gaps(&inner, &select),
         })

@@ -18,3 +18,4 @@ mod series;
 mod testbed;
 mod tier;
 mod views;
+mod windows;

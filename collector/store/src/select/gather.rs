@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, RecordBatch};
 use fleetmend_event::{HostId, TimeMicros};
 
+use super::coarse::{Plan, Resolved, TierPlan, WINDOW_SAMPLES};
 use super::merge::{Piece, merge};
 use super::{Deadline, SeriesKey, SeriesSelect, StoredSeries, Wish};
 use crate::chunk::{FileError, OpenFile, SampleRows, Wanted, read_rows};
@@ -13,13 +14,18 @@ use crate::commit::chain;
 use crate::error::{QueryError, ReadError};
 use crate::inner::Inner;
 use crate::shape::{Chunks, Origin, SqlTable, sql_tables};
+use crate::tier::{Window, read_windows};
 use crate::view::{ParquetFile, TableView};
 
 /// Series as they are found.
 pub(crate) struct Gather {
     select: SeriesSelect,
     wish: Wish,
+    /// What is read; without tiers when nobody said so.
+    plan: Plan,
     series: HashMap<Arc<SeriesKey>, Vec<Piece>>,
+    /// By series and by tier, in the order of the plan.
+    windows: HashMap<Arc<SeriesKey>, Vec<Vec<Window>>>,
     samples: usize,
 }
 
@@ -59,13 +65,25 @@ pub(crate) fn all(
     loop {
         let view = inner.view.table(index);
         let mut gather = Gather::new(select, wish);
-        let broken = match gather.view(inner, (index, table), &view, deadline) {
+        if wish == Wish::Samples {
+            gather.plan = Plan::of(inner, select, &view.files);
+        }
+        let plan = gather.plan.clone();
+        let tiers = plan
+            .tiers
+            .iter()
+            .map(|tier| (tier, inner.view.table(tier.table).files));
+        let tiers: Vec<(&TierPlan, Vec<Arc<ParquetFile>>)> = tiers.collect();
+        let gathered = gather
+            .view(inner, (index, table), &view, deadline)
+            .and_then(|()| gather.tiers(inner, &tiers, deadline));
+        let broken = match gathered {
             Ok(()) => return Ok(gather),
             Err(Halt::Refused(error)) => return Err(error),
             Err(Halt::Broken(reason)) => reason,
         };
-        let damaged = |file: &&Arc<ParquetFile>| is_damaged(inner, file, deadline);
-        let damaged = view.files.iter().filter(damaged).count();
+        let files = view.files.iter().chain(tiers.iter().flat_map(|(_, files)| files));
+        let damaged = files.filter(|file| is_damaged(inner, file, deadline)).count();
         if damaged == 0 || retried {
             return Err(QueryError::Failed { reason: broken });
         }
@@ -94,7 +112,9 @@ impl Gather {
         Self {
             select: select.clone(),
             wish,
+            plan: Plan::samples(select.span()),
             series: HashMap::new(),
+            windows: HashMap::new(),
             samples: 0,
         }
     }
@@ -107,15 +127,75 @@ impl Gather {
     }
 
     /// The series with their samples, sorted.
-    pub(crate) fn into_series(self) -> Vec<StoredSeries> {
+    pub(crate) fn into_series(mut self) -> Vec<StoredSeries> {
+        let span = self.select.span();
         let mut found: Vec<(Arc<SeriesKey>, Vec<Piece>)> = self.series.into_iter().collect();
         found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         let series = found.into_iter().map(|(key, pieces)| {
             let (times, values) = merge(pieces);
-            let times = times.into_iter().map(TimeMicros).collect();
-            StoredSeries { key, times, values }
+            let mut resolved = Resolved {
+                times,
+                values,
+                windows: Vec::new(),
+            };
+            let windows = self.windows.remove(&key).unwrap_or_default();
+            for (tier, windows) in self.plan.tiers.iter().zip(windows) {
+                resolved.put(tier, windows);
+            }
+            if !self.plan.tiers.is_empty() {
+                resolved.cut(span);
+            }
+            StoredSeries {
+                key,
+                times: resolved.times.into_iter().map(TimeMicros).collect(),
+                values: resolved.values,
+                windows: resolved.windows,
+            }
         });
-        series.filter(|series| !series.times.is_empty()).collect()
+        series
+            .filter(|series| !series.times.is_empty() || !series.windows.is_empty())
+            .collect()
+    }
+
+    /// Reads the windows of tiers.
+    fn tiers(
+        &mut self,
+        inner: &Arc<Inner>,
+        tiers: &[(&TierPlan, Vec<Arc<ParquetFile>>)],
+        deadline: &Deadline,
+    ) -> Result<(), Halt> {
+        let select = self.select.clone();
+        for (place, (tier, files)) in tiers.iter().enumerate() {
+            let wanted = tier.wanted(&select);
+            for file in files.iter().filter(|file| wanted.touches(file.from.0, file.to.0)) {
+                let open = inner.footers.open(file)?;
+                let look = || deadline.check().map_err(Halt::from);
+                read_windows(
+                    &open,
+                    &wanted,
+                    |key| select.keeps(key),
+                    look,
+                    |key, window| self.add_window(key, (place, tiers.len()), window),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_window(
+        &mut self,
+        key: &Arc<SeriesKey>,
+        (place, tiers): (usize, usize),
+        window: Window,
+    ) -> Result<(), Halt> {
+        self.know(key)?;
+        self.count(WINDOW_SAMPLES)?;
+        let of_series = self.windows.entry(key.clone());
+        let of_series = of_series.or_insert_with(|| vec![Vec::new(); tiers]);
+        if let Some(windows) = of_series.get_mut(place) {
+            windows.push(window);
+        }
+        Ok(())
     }
 
     fn view(
@@ -161,7 +241,7 @@ impl Gather {
     }
 
     fn wanted(&self) -> Wanted {
-        let (from, to) = self.select.span();
+        let (from, to) = self.plan.samples;
         Wanted {
             names: self.select.names.clone(),
             hosts: self.select.hosts.clone(),
@@ -173,7 +253,7 @@ impl Gather {
     /// Adds what is wanted of the chunks of one record.
     pub(crate) fn record(&mut self, origin: &Origin, batch: &RecordBatch) -> Result<(), Halt> {
         let chunks = Chunks::of(batch).map_err(unreadable)?;
-        let (from, to) = self.select.span();
+        let (from, to) = self.plan.samples;
         for row in 0..chunks.len() {
             if !self.select.wants(chunks.name(row), origin.host) {
                 continue;
@@ -321,14 +401,20 @@ impl Gather {
     }
 
     fn add_piece(&mut self, key: &Arc<SeriesKey>, piece: Piece) -> Result<(), Halt> {
-        self.samples = self.samples.saturating_add(piece.times.len());
+        self.count(piece.times.len())?;
+        self.series.entry(key.clone()).or_default().push(piece);
+        Ok(())
+    }
+
+    /// Counts samples, or what takes as many bytes.
+    fn count(&mut self, samples: usize) -> Result<(), Halt> {
+        self.samples = self.samples.saturating_add(samples);
         if self.samples > self.select.samples_max {
             return Err(Halt::Refused(QueryError::TooMuch {
                 what: "samples",
                 most: self.select.samples_max,
             }));
         }
-        self.series.entry(key.clone()).or_default().push(piece);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use collector_store::{ClockAhead, CommitError, OWN_HOST, QueryError, QueryLimits, SeriesSelect};
+use collector_store::{ClockAhead, CommitError, OWN_HOST, QueryError, QueryLimits, Resolution, SeriesSelect};
 use fleetmend_event::{Fact, Lane, RecordId, Sequence, SpoolEpoch, TimeMicros};
 use serde_json::json;
 
@@ -286,6 +286,35 @@ pub(crate) async fn series_are_selected_by_name_host_and_time(scene: &Scene) {
         matches!(refused, QueryError::TooMuch { most: 3, .. }),
         "{refused}"
     );
+}
+
+/// None of them has made windows of these samples: those of another engine never do, and an embedded one not so soon.
+pub(crate) async fn samples_that_are_kept_answer_whatever_resolution_is_asked_for(scene: &Scene) {
+    let (mut one, mut other) = (Host::number(1), Host::number(2));
+    scene.commit(one.id, vec![one.metrics(3), one.metrics(3)]).await;
+    scene.commit(other.id, vec![other.metrics(2)]).await;
+    let mut told = Vec::new();
+    for resolution in [
+        Resolution::Samples,
+        Resolution::Finest,
+        Resolution::windows(3_600_000_000).unwrap(),
+    ] {
+        let mut select =
+            SeriesSelect::between(TimeMicros(START + 12_000_000), TimeMicros(START + 25_000_000));
+        select.resolution = resolution;
+        let answer = scene.store.select(select).await.unwrap();
+        assert!(answer.tiers.is_empty());
+        let mut series = Vec::new();
+        for one in answer.series {
+            assert!(one.windows.is_empty());
+            let bits: Vec<u64> = one.values.iter().map(|value| value.to_bits()).collect();
+            series.push((one.key, one.times, bits));
+        }
+        told.push(series);
+    }
+    assert_eq!(told[0].len(), 5);
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[0], told[2]);
 }
 
 pub(crate) async fn answers_name_the_gaps_that_touch_what_they_read(scene: &Scene) {

@@ -58,6 +58,7 @@ every_store![
     reserved_identity_is_refused,
     samples_of_series_beyond_the_limit_are_a_gap,
     series_are_selected_by_name_host_and_time,
+    samples_that_are_kept_answer_whatever_resolution_is_asked_for,
     answers_name_the_gaps_that_touch_what_they_read,
     questions_are_answered_and_changes_refused,
     commit_is_all_or_nothing,
