@@ -196,6 +196,7 @@ fn compute(
     for gap in &fetched.gaps {
         notes.said.gap(&gap.text);
     }
+    notes.said.infos.extend(fetched.notes.iter().cloned());
     Ok(Answer {
         data,
         annotations: notes.finish(),
@@ -266,11 +267,14 @@ fn ranges(evaluator: &Evaluator<'_>, query: &Query, grid: Grid) -> Result<Vec<Se
             series.labels.clone()
         };
         evaluator.slide(series, &ranges, grid, |_, window| {
-            out.push(SeriesSamples {
-                labels: labels.clone(),
-                times_ms: window.times.to_vec(),
-                values: window.values.to_vec(),
-            });
+            // A range within a window holds no sample that is known.
+            if !window.times.is_empty() {
+                out.push(SeriesSamples {
+                    labels: labels.clone(),
+                    times_ms: window.times.to_vec(),
+                    values: window.values.to_vec(),
+                });
+            }
         })?;
     }
     out.sort_by(|left, right| left.labels.cmp(&right.labels));

@@ -4,6 +4,7 @@
 //! (<https://prometheus.io/docs/prometheus/latest/querying/functions/>).
 
 pub(crate) mod bucket;
+pub(crate) mod coarse;
 pub(crate) mod date;
 pub(crate) mod extended;
 pub(crate) mod math;

@@ -8,6 +8,8 @@
 //! - Values are purely Prometheus': lost samples never change one. Gaps that a source tells come back in
 //!   [`Answer::gaps`] and as infos, for whoever has to treat the answer as unknown.
 //! - A range query gives at each step what an instant query gives at that time.
+//! - Where a source has windows in the place of samples, answers are as near as these allow (`function/coarse.rs`), and an
+//!   info says so. Without windows none of that has any part in a value.
 //! - No query panics or runs for ever: its text, nesting, steps, series, samples and time are bounded ([`Limits`]), and
 //!   what is computed ends soon after its future is dropped or its token cancelled.
 //! - Errors are of the kinds of Prometheus' HTTP API, in its words where it has some ([`QueryError`]).
@@ -56,5 +58,7 @@ pub use error::{QueryError, SourceError};
 pub use labels::{Label, Labels, METRIC_NAME};
 pub use matcher::{LabelMatcher, MatchOp};
 pub use notation::{format_query, format_value, parse_duration_ms, parse_selector};
-pub use source::{STALE_BITS, SelectRequest, Selection, SeriesSamples, SeriesSource, SourceGap};
+pub use source::{
+    STALE_BITS, SelectRequest, Selection, SeriesSamples, SeriesSource, SeriesWindow, SourceGap, Windows,
+};
 pub use syntax::QueryTimes;

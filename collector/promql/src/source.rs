@@ -1,5 +1,7 @@
 //! What the evaluator needs from whoever holds the samples.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use crate::error::SourceError;
@@ -15,7 +17,9 @@ pub struct SelectRequest {
     pub after_ms: i64,
     /// Samples up to and at this.
     pub until_ms: i64,
-    /// More than these samples must not be returned: [`SourceError::TooMuch`] instead.
+    /// How long a window may be that stands for samples which are too many to be given, or 0.
+    pub longest_ms: i64,
+    /// More than these samples must not be returned: [`SourceError::TooMuch`] instead. A window counts as eight.
     pub samples_max: usize,
     /// Likewise for series.
     pub series_max: usize,
@@ -31,6 +35,30 @@ pub struct SeriesSamples {
     /// One for each time. The bits [`STALE_BITS`] say that the series ended here.
     pub values: Vec<f64>,
 }
+
+/// What is known of the samples of a series over a time, where they themselves are gone or too many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SeriesWindow {
+    /// Time and value of the first sample, in milliseconds since 1970.
+    pub first: (i64, f64),
+    /// Of the last one.
+    pub last: (i64, f64),
+    /// How many there are, at least one; staleness markers are not among them.
+    pub count: u64,
+    /// Sum of their values.
+    pub sum: f64,
+    /// The least value.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+    /// How much a counter grew from the first to the last, resets taken back.
+    pub growth: f64,
+    /// How often it was reset between these.
+    pub resets: u64,
+}
+
+/// Windows by the labels of their series.
+pub type Windows = BTreeMap<Labels, Vec<SeriesWindow>>;
 
 /// A time for which samples of some series selected are known to be missing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +80,11 @@ pub struct Selection {
     pub series: Vec<SeriesSamples>,
     /// Losses that overlap the time asked for. They never change a value.
     pub gaps: Vec<SourceGap>,
+    /// Windows of series that are not given all their samples, rising and apart from each other; no sample lies in one but
+    /// its first and its last, which are given like samples. Those at the ends may reach beyond the time asked for.
+    pub windows: Windows,
+    /// What a person should know of them.
+    pub notes: Vec<String>,
 }
 
 /// The value that marks the end of a series: a NaN that arithmetic cannot make.

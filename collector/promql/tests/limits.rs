@@ -47,6 +47,7 @@ impl SeriesSource for Plenty {
                 labels: Labels::default(),
                 text: "host h, 3 samples (spool full)".to_owned(),
             }],
+            ..Selection::default()
         })
     }
 }
@@ -153,7 +154,7 @@ impl SeriesSource for Different {
         });
         Ok(Selection {
             series: series.collect(),
-            gaps: Vec::new(),
+            ..Selection::default()
         })
     }
 }

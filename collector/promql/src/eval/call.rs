@@ -3,7 +3,7 @@
 use super::select::Look;
 use super::{ABSENT, Evaluator, Grid, Row, Value, map};
 use crate::error::QueryError;
-use crate::function::{ScalarSource, WindowFunction, date, math, window};
+use crate::function::{ScalarSource, WindowFunction, coarse, date, math, window};
 use crate::labels::Labels;
 use crate::syntax::ast::{Call, Expr, Node, Type};
 
@@ -101,7 +101,12 @@ impl Evaluator<'_> {
             let mut values = vec![ABSENT; grid.steps];
             self.slide(series, &ranges, grid, |step, mut window| {
                 window.scalars = [scalar(0, step), scalar(1, step)];
-                match (function.compute)(&window) {
+                let outcome = if window.coarse.is_empty() {
+                    (function.compute)(&window)
+                } else {
+                    coarse::compute(call.function, function, &window)
+                };
+                match outcome {
                     Ok(Some(value)) => {
                         if let Some(slot) = values.get_mut(step) {
                             *slot = value;

@@ -3,7 +3,7 @@
 use super::{ABSENT, Evaluator, Grid, Row};
 use crate::error::QueryError;
 use crate::function::extended::interpolate;
-use crate::source::{STALE_BITS, SeriesSamples};
+use crate::source::{STALE_BITS, SeriesSamples, SeriesWindow};
 use crate::syntax::ast::{Edge, Selector};
 
 /// What is wanted of a sample.
@@ -49,6 +49,7 @@ impl Evaluator<'_> {
 
     fn latest(&self, series: &SeriesSamples, selector: &Selector, grid: Grid, look: Look) -> Vec<f64> {
         let lookback = self.lookback_ms();
+        let windows = self.data.windows_of(selector.id, &series.labels);
         let mut samples = series
             .times_ms
             .iter()
@@ -64,7 +65,8 @@ impl Evaluator<'_> {
             }
             values.push(match latest {
                 Some((time, value))
-                    if time > at.saturating_sub(lookback) && value.to_bits() != STALE_BITS =>
+                    if value.to_bits() != STALE_BITS
+                        && (time > at.saturating_sub(lookback) || stands(windows, time, at)) =>
                 {
                     match look {
                         Look::Value => value,
@@ -105,4 +107,12 @@ impl Evaluator<'_> {
             })
             .collect()
     }
+}
+
+/// Whether a sample is the first of a window whose samples go on until `at` or later: of those in between nothing is known
+/// but that they were there, and so the first stands for its series however long the lookback is.
+fn stands(windows: &[SeriesWindow], time_ms: i64, at_ms: i64) -> bool {
+    let after = windows.partition_point(|window| window.first.0 <= time_ms);
+    let window = after.checked_sub(1).and_then(|place| windows.get(place));
+    window.is_some_and(|window| window.first.0 == time_ms && window.last.0 >= at_ms)
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{Evaluator, Grid, is_present};
 use crate::error::QueryError;
 use crate::labels::Labels;
-use crate::source::STALE_BITS;
+use crate::source::{STALE_BITS, SeriesWindow};
 use crate::syntax::ast::{Edge, Expr, Node, Shift, Subquery};
 
 /// Series with all samples that any window needs.
@@ -20,6 +20,8 @@ pub(crate) struct RangeSeries<'a> {
     pub(crate) drop_name: bool,
     pub(crate) times: Cow<'a, [i64]>,
     pub(crate) values: Cow<'a, [f64]>,
+    /// What stands in the place of samples.
+    pub(crate) windows: &'a [SeriesWindow],
 }
 
 /// What a function over a range sees at one step.
@@ -28,6 +30,8 @@ pub(crate) struct Window<'w> {
     /// Of the samples, rising. With `anchored` and `smoothed` also some outside of the window.
     pub(crate) times: &'w [i64],
     pub(crate) values: &'w [f64],
+    /// What stands in the place of samples. The samples of these reach into the window, or beyond.
+    pub(crate) coarse: &'w [SeriesWindow],
     /// Not part of the window.
     pub(crate) start_ms: i64,
     /// Part of it.
@@ -73,6 +77,7 @@ impl<'d> Evaluator<'d> {
                         drop_name: false,
                         times,
                         values,
+                        windows: data.windows_of(matrix.selector.id, &one.labels),
                     });
                 }
                 Ok(Ranges {
@@ -110,6 +115,7 @@ impl<'d> Evaluator<'d> {
                 drop_name: row.drop_name,
                 times: Cow::Owned(times),
                 values: Cow::Owned(values),
+                windows: &[],
             });
         }
         Ok(Ranges {
@@ -119,7 +125,7 @@ impl<'d> Evaluator<'d> {
         })
     }
 
-    /// Calls back for every step whose window has a sample.
+    /// Calls back for every step whose window has a sample, or lies where there were some.
     pub(crate) fn slide(
         &self,
         series: &RangeSeries<'_>,
@@ -146,13 +152,15 @@ impl<'d> Evaluator<'d> {
             let (Some(times), Some(values)) = (times.get(low..high), series.values.get(low..high)) else {
                 continue;
             };
-            self.meter.tick(times.len() + 1)?;
-            if !times.is_empty() {
+            let coarse = overlapping(series.windows, start_ms, end_ms);
+            self.meter.tick(times.len() + coarse.len() + 1)?;
+            if !(times.is_empty() && coarse.is_empty()) {
                 visit(
                     index,
                     Window {
                         times,
                         values,
+                        coarse,
                         start_ms,
                         end_ms,
                         now_ms,
@@ -164,6 +172,13 @@ impl<'d> Evaluator<'d> {
         }
         Ok(())
     }
+}
+
+/// The windows with samples later than `start_ms` and up to `end_ms`, as far as their first and last ones tell.
+fn overlapping(windows: &[SeriesWindow], start_ms: i64, end_ms: i64) -> &[SeriesWindow] {
+    let first = windows.partition_point(|window| window.last.0 <= start_ms);
+    let end = windows.partition_point(|window| window.first.0 <= end_ms);
+    windows.get(first..end).unwrap_or_default()
 }
 
 fn count_while(times: &[i64], from: usize, holds: impl Fn(i64) -> bool) -> usize {

@@ -37,10 +37,33 @@ pub(crate) fn rate(window: &Window<'_>, kind: Kind) -> Option<f64> {
             }
         }
     }
+    let samples = Samples {
+        span: (first_time, last_time),
+        first,
+        count: window.values.len(),
+    };
+    Some(extrapolated(difference, &samples, window, kind))
+}
+
+/// The samples that a difference is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Samples {
+    /// Times of the first and the last.
+    pub(crate) span: (i64, i64),
+    /// Value of the first.
+    pub(crate) first: f64,
+    /// At least two.
+    pub(crate) count: usize,
+}
+
+/// A difference between samples, as that of the whole window.
+pub(crate) fn extrapolated(difference: f64, samples: &Samples, window: &Window<'_>, kind: Kind) -> f64 {
+    let (first_time, last_time) = samples.span;
+    let first = samples.first;
     let mut to_start = first_time.saturating_sub(window.start_ms) as f64 / 1000.0;
     let mut to_end = window.end_ms.saturating_sub(last_time) as f64 / 1000.0;
     let sampled = last_time.saturating_sub(first_time) as f64 / 1000.0;
-    let between = sampled / (window.values.len() - 1) as f64;
+    let between = sampled / (samples.count - 1) as f64;
     let threshold = between * 1.1;
     if to_start >= threshold {
         to_start = between / 2.0;
@@ -59,7 +82,7 @@ pub(crate) fn rate(window: &Window<'_>, kind: Kind) -> Option<f64> {
     if kind == Kind::Rate {
         factor /= window.range_seconds();
     }
-    Some(difference * factor)
+    difference * factor
 }
 
 /// Between the last two samples.
