@@ -8,10 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use collector_promql::{
     LabelMatcher, Labels, METRIC_NAME, MatchOp, STALE_BITS, SelectRequest, Selection, SeriesSamples,
-    SeriesSource, SourceError, SourceGap,
+    SeriesSource, SeriesWindow, SourceError, SourceGap, Windows,
 };
 use collector_store::{
-    FactStore, HostGap, OWN_HOST, QueryClass, SeriesAnswer, SeriesKey, SeriesSelect, StoredSeries,
+    FactStore, HostGap, OWN_HOST, QueryClass, QueryError, Resolution, SeriesAnswer, SeriesKey, SeriesSelect,
+    StoredSeries, TierSpan,
 };
 use fleetmend_event::prometheus_names::metric_name;
 use fleetmend_event::{HostId, HostScope, TimeMicros};
@@ -127,6 +128,29 @@ impl StoreSeries {
         }
     }
 
+    /// What is selected, and why there may be windows in it: of samples that are too many windows are taken, where these may
+    /// be so long.
+    async fn samples_or_windows(
+        &self,
+        select: SeriesSelect,
+        longest_ms: i64,
+    ) -> Result<(SeriesAnswer, &'static str), SourceError> {
+        let error = match self.store.select(select.clone()).await {
+            Ok(answer) => return Ok((answer, "are not kept any more")),
+            Err(error) => error,
+        };
+        let is_crowded = matches!(error, QueryError::TooMuch { what: "samples", .. });
+        // Another store has no windows, and would read the same samples again.
+        let coarser = Resolution::windows(longest_ms.saturating_mul(1_000))
+            .filter(|_| is_crowded && self.store.embedded().is_some());
+        let Some(resolution) = coarser else {
+            return Err(fault(error));
+        };
+        let select = SeriesSelect { resolution, ..select };
+        let answer = self.store.select(select).await.map_err(fault)?;
+        Ok((answer, "are gone or more than a query may read"))
+    }
+
     async fn plan(&self, given: &[LabelMatcher]) -> Result<Plan, SourceError> {
         let matchers = name::matchers_of(given);
         let host_names = self.directory.hosts().await?;
@@ -208,20 +232,22 @@ impl SeriesSource for StoreSeries {
         let mut select = self.select_of(&plan, request.after_ms, request.until_ms);
         select.samples_max = request.samples_max;
         select.series_max = request.series_max;
+        select.resolution = Resolution::Finest;
         let (matchers, hosts) = (plan.matchers.clone(), Arc::clone(&plan.host_names));
         select.keep = Some(Arc::new(move |key: &SeriesKey| {
             name::selects(&matchers, key, name_of(&hosts, key.host)).is_some()
         }));
-        let answer = self.store.select(select).await.map_err(fault)?;
+        let (answer, why) = self.samples_or_windows(select, request.longest_ms).await?;
         let hosts = plan.host_names;
         // Millions of samples are no work for the runtime's threads.
-        tokio::task::spawn_blocking(move || selection_of(answer, &hosts))
+        tokio::task::spawn_blocking(move || selection_of(answer, &hosts, why))
             .await
             .map_err(|error| SourceError::Unavailable(format!("arrange series: {error}")))
     }
 }
 
-fn selection_of(answer: SeriesAnswer, hosts: &Hosts) -> Selection {
+/// What was selected, as it is called here; `why` windows stand for samples in it.
+fn selection_of(answer: SeriesAnswer, hosts: &Hosts, why: &str) -> Selection {
     let mut named: Vec<(Labels, StoredSeries)> = answer
         .series
         .into_iter()
@@ -235,6 +261,7 @@ fn selection_of(answer: SeriesAnswer, hosts: &Hosts) -> Selection {
     named.sort_by(|left, right| (&left.0, &left.1.key).cmp(&(&right.0, &right.1.key)));
     let mut before: Option<(Labels, usize)> = None;
     let mut all = Vec::with_capacity(named.len());
+    let mut windows = Windows::new();
     for (labels, series) in named {
         let place = match &before {
             Some((same, place)) if *same == labels => place + 1,
@@ -242,12 +269,44 @@ fn selection_of(answer: SeriesAnswer, hosts: &Hosts) -> Selection {
         };
         before = Some((labels.clone(), place));
         let labels = told_apart(labels, &series.key, place);
+        if !series.windows.is_empty() {
+            windows.insert(labels.clone(), windows_of(&series));
+        }
         all.push(samples_of(labels, &series));
     }
     Selection {
         series: all,
         gaps: answer.gaps.iter().map(|gap| gap_of(gap, hosts)).collect(),
+        windows,
+        notes: answer.tiers.iter().map(|tier| note_of(tier, why)).collect(),
     }
+}
+
+fn windows_of(series: &StoredSeries) -> Vec<SeriesWindow> {
+    let point = |(time, value): (TimeMicros, f64)| (millis(time), value);
+    let of = |window: &collector_store::SeriesWindow| SeriesWindow {
+        first: point(window.first),
+        last: point(window.last),
+        count: window.count,
+        sum: window.sum,
+        min: window.min,
+        max: window.max,
+        growth: window.growth,
+        resets: window.resets,
+    };
+    series.windows.iter().map(of).collect()
+}
+
+fn note_of(tier: &TierSpan, why: &str) -> String {
+    let minutes = tier.window_us / 60_000_000;
+    format!(
+        "values are from {minutes}-minute data between {} and {}, of which samples {why}",
+        tier.from, tier.to
+    )
+}
+
+fn millis(time: TimeMicros) -> i64 {
+    time.0.div_euclid(1_000)
 }
 
 /// Several stored series that are called the same: the first of them, in the order of their stored names, units and
@@ -259,21 +318,36 @@ fn told_apart(labels: Labels, key: &SeriesKey, place: usize) -> Labels {
     labels.with(ORIGINAL, &format!("{} {} {}", key.name, key.unit, key.labels))
 }
 
+/// Samples with the first and the last one of each window in their places.
 fn samples_of(labels: Labels, series: &StoredSeries) -> SeriesSamples {
+    let windows = &series.windows;
+    let room = series.times.len().saturating_add(windows.len().saturating_mul(2));
     let mut samples = SeriesSamples {
         labels,
-        times_ms: Vec::with_capacity(series.times.len()),
-        values: Vec::with_capacity(series.values.len()),
+        times_ms: Vec::with_capacity(room),
+        values: Vec::with_capacity(room),
     };
-    for (time, value) in series.times.iter().zip(&series.values) {
-        let time_ms = time.0.div_euclid(1_000);
+    let mut push = |time: TimeMicros, value: f64| {
+        let time_ms = millis(time);
         if samples.times_ms.last() == Some(&time_ms) {
             // Two within one millisecond: the later one.
             samples.times_ms.pop();
             samples.values.pop();
         }
         samples.times_ms.push(time_ms);
-        samples.values.push(value_of(*value));
+        samples.values.push(value);
+    };
+    let mut windows = windows.iter().peekable();
+    for (time, value) in series.times.iter().zip(&series.values) {
+        while let Some(window) = windows.next_if(|window| window.start <= *time) {
+            push(window.first.0, window.first.1);
+            push(window.last.0, window.last.1);
+        }
+        push(*time, value_of(*value));
+    }
+    for window in windows {
+        push(window.first.0, window.first.1);
+        push(window.last.0, window.last.1);
     }
     samples
 }
@@ -320,4 +394,70 @@ fn hash_of(key: &SeriesKey) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(start_s: i64, samples: u64) -> collector_store::SeriesWindow {
+        let at = |second: i64| TimeMicros(second * 1_000_000 + 400);
+        collector_store::SeriesWindow {
+            start: TimeMicros(start_s * 1_000_000),
+            length_us: 300_000_000,
+            count: samples,
+            sum: 3.0,
+            min: 1.0,
+            max: 2.0,
+            first: (at(start_s), 1.0),
+            last: (at(start_s + samples as i64 - 1), 2.0),
+            growth: 1.0,
+            resets: 0,
+        }
+    }
+
+    #[test]
+    fn ends_of_windows_stand_among_the_samples() {
+        let key = SeriesKey {
+            name: "system.uptime".to_owned(),
+            labels: "{}".to_owned(),
+            host: OWN_HOST,
+            unit: "s".to_owned(),
+        };
+        let series = StoredSeries {
+            key: Arc::new(key),
+            times: [10, 700, 1_300]
+                .map(|second| TimeMicros(second * 1_000_000))
+                .to_vec(),
+            values: vec![5.0, f64::NAN, 7.0],
+            windows: vec![window(300, 2), window(900, 1), window(1_500, 3)],
+        };
+        let answer = SeriesAnswer {
+            tiers: vec![TierSpan {
+                window_us: 300_000_000,
+                from: TimeMicros(300_000_000),
+                to: TimeMicros(1_800_000_000),
+            }],
+            series: vec![series],
+            ..SeriesAnswer::default()
+        };
+        let selection = selection_of(answer, &Hosts::default(), "are not kept any more");
+        let samples = &selection.series[0];
+        assert_eq!(
+            samples.times_ms,
+            [
+                10_000, 300_000, 301_000, 700_000, 900_000, 1_300_000, 1_500_000, 1_502_000
+            ]
+        );
+        assert_eq!(samples.values[3].to_bits(), STALE_BITS);
+        assert_eq!(samples.values[4], 2.0);
+        let windows = &selection.windows[&samples.labels];
+        assert_eq!((windows.len(), windows[0].count), (3, 2));
+        assert_eq!(
+            (windows[2].first, windows[2].last),
+            ((1_500_000, 1.0), (1_502_000, 2.0))
+        );
+        let note = "values are from 5-minute data between 1970-01-01T00:05:00";
+        assert!(selection.notes[0].starts_with(note), "{}", selection.notes[0]);
+    }
 }
