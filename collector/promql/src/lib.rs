@@ -49,6 +49,7 @@ mod notation;
 mod number;
 mod source;
 mod syntax;
+mod tree;
 
 pub use annotations::Annotations;
 pub use answer::{Answer, Data, Sample};
@@ -62,3 +63,4 @@ pub use source::{
     STALE_BITS, SelectRequest, Selection, SeriesSamples, SeriesSource, SeriesWindow, SourceGap, Windows,
 };
 pub use syntax::QueryTimes;
+pub use tree::query_tree;

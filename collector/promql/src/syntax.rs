@@ -15,7 +15,7 @@ mod scan;
 mod selector;
 mod text;
 
-pub(crate) use duration::{literal_ms, number};
+pub(crate) use duration::{float, literal_ms};
 
 use crate::error::QueryError;
 use ast::Query;

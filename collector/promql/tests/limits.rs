@@ -37,6 +37,7 @@ impl SeriesSource for Plenty {
                     .map(|tick| i64::try_from(tick).unwrap_or(i64::MAX / 100) * 100)
                     .collect(),
                 values: vec![1.0; self.samples],
+                ..SeriesSamples::default()
             })
             .collect();
         Ok(Selection {
@@ -151,6 +152,7 @@ impl SeriesSource for Different {
             ]),
             times_ms: (0..1_000).map(|tick| tick * 1_000).collect(),
             values: (0..1_000_u32).map(|tick| f64::from(tick * 10 + number)).collect(),
+            ..SeriesSamples::default()
         });
         Ok(Selection {
             series: series.collect(),
@@ -274,6 +276,20 @@ async fn query_without_time_ends() {
         .await
         .expect_err("a timeout");
     assert_eq!(error.kind(), "timeout");
+}
+
+#[tokio::test]
+async fn query_without_time_ends_while_its_patterns_are_compiled() {
+    let engine = engine(1, 1, Duration::ZERO, |limits| {
+        limits.timeout = Duration::from_millis(1)
+    });
+    let matchers: Vec<String> = (0..50).map(|number| format!("l{number}=~`\\pL{{4}}`")).collect();
+    let query = format!("up{{{}}}", matchers.join(","));
+    let error = engine
+        .instant(&query, 0, &CancellationToken::new())
+        .await
+        .expect_err("a timeout");
+    assert_eq!(error, QueryError::Timeout("query parsing"));
 }
 
 #[tokio::test]

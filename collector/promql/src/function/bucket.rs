@@ -22,7 +22,7 @@ pub(crate) struct Forced {
 
 /// The value of a label `le`.
 pub(crate) fn bound(label: &str) -> Option<f64> {
-    crate::syntax::number(label.trim_start_matches('+'))
+    crate::syntax::float(label)
 }
 
 /// The value below which a part of the observations lies: interpolated within its bucket, whose lower end is 0 for
@@ -98,12 +98,13 @@ fn rank_of(value: f64, buckets: &[Bucket], count: f64) -> f64 {
             return below;
         }
         if bucket.upper > value {
-            let part = if start.is_infinite() {
-                0.0
+            // Nothing can be said of where in a bucket without a lower end: all of it counts.
+            let rank = if start.is_infinite() {
+                bucket.count
             } else {
-                (value - start) / (bucket.upper - start)
+                below + (bucket.count - below) * ((value - start) / (bucket.upper - start))
             };
-            return (below + (bucket.count - below) * part).min(count);
+            return rank.min(count);
         }
         below = bucket.count;
         start = bucket.upper;

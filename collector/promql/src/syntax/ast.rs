@@ -50,6 +50,8 @@ pub(crate) enum Node {
 pub(crate) struct Shift {
     /// Instead of the time of the step.
     pub(crate) at_ms: Option<i64>,
+    /// How that was written, where it is the query's own `start` or `end`.
+    pub(crate) at_word: Option<&'static str>,
     /// Subtracted.
     pub(crate) offset_ms: i64,
     pub(crate) edge: Edge,
@@ -75,6 +77,8 @@ pub(crate) enum Edge {
 pub(crate) struct Selector {
     /// Number within the query.
     pub(crate) id: usize,
+    /// Whether a name stands before the braces. Its condition is the last one.
+    pub(crate) named: bool,
     pub(crate) matchers: Vec<LabelMatcher>,
     pub(crate) shift: Shift,
 }
@@ -166,6 +170,28 @@ impl Op {
         })
     }
 
+    /// As it is written.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Add => "+",
+            Self::Subtract => "-",
+            Self::Multiply => "*",
+            Self::Divide => "/",
+            Self::Modulo => "%",
+            Self::Power => "^",
+            Self::Atan2 => "atan2",
+            Self::Equal => "==",
+            Self::NotEqual => "!=",
+            Self::Greater => ">",
+            Self::Less => "<",
+            Self::GreaterEqual => ">=",
+            Self::LessEqual => "<=",
+            Self::And => "and",
+            Self::Or => "or",
+            Self::Unless => "unless",
+        }
+    }
+
     pub(crate) fn compares(self) -> bool {
         matches!(
             self,
@@ -218,6 +244,26 @@ impl Aggregator {
         })
     }
 
+    /// As it is written.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Avg => "avg",
+            Self::Count => "count",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Group => "group",
+            Self::Stddev => "stddev",
+            Self::Stdvar => "stdvar",
+            Self::Topk => "topk",
+            Self::Bottomk => "bottomk",
+            Self::CountValues => "count_values",
+            Self::Quantile => "quantile",
+            Self::Limitk => "limitk",
+            Self::LimitRatio => "limit_ratio",
+        }
+    }
+
     pub(crate) fn has_parameter(self) -> bool {
         matches!(
             self,
@@ -249,6 +295,8 @@ pub(crate) struct Info {
     pub(crate) selector: Selector,
     /// Info series among the base are left as they are.
     pub(crate) keeps_own: bool,
+    /// Whether the query says which info series and labels it wants.
+    pub(crate) chooses: bool,
 }
 
 impl Info {
@@ -275,6 +323,10 @@ impl Info {
 pub(crate) struct Call {
     pub(crate) function: &'static str,
     pub(crate) arguments: Vec<Expr>,
+    /// What it takes.
+    pub(crate) takes: Vec<Type>,
+    /// How many more or fewer of the last kind, as Prometheus counts it: negative for any number.
+    pub(crate) variadic: i32,
     pub(crate) gives: Type,
 }
 

@@ -22,8 +22,23 @@ pub(crate) fn plain(query: &str, tokens: &[Token<'_>]) -> Result<String, QueryEr
     bounds(query, tokens)?;
     let mut out = String::with_capacity(query.len() + 16);
     let mut position = 0;
+    let mut in_braces = false;
     while let Some(token) = tokens.get(position) {
+        match token.text {
+            "{" => in_braces = true,
+            "}" => in_braces = false,
+            _ => {}
+        }
         let taken = match token.kind {
+            // What a condition says is looked at later: the grammar need only know that there is one.
+            Kind::Sign if in_braces && matches!(token.text, "!=" | "=~" | "!~") => {
+                out.push_str("= ");
+                1
+            }
+            Kind::Text if in_braces && follows_matching(tokens, position) && token.text.len() == 2 => {
+                out.push_str("\"_\" ");
+                1
+            }
             Kind::Sign if token.text == "[" => bracket(query, tokens, position, &mut out)?,
             Kind::Sign if token.text == "@" => at(tokens, position, &mut out),
             Kind::Word if token.is_word("offset") && after_operand(tokens, position) => {
@@ -98,6 +113,12 @@ fn in_value(tokens: &[Token<'_>], position: usize) -> bool {
         || !tokens
             .get(position + 1)
             .is_some_and(|next| matches!(next.text, "=" | "=~" | "!~" | "!="))
+}
+
+/// Whether what stands before is the operator of a condition on a label.
+fn follows_matching(tokens: &[Token<'_>], position: usize) -> bool {
+    let before = position.checked_sub(1).and_then(|at| tokens.get(at));
+    before.is_some_and(|token| matches!(token.text, "=" | "!=" | "=~" | "!~"))
 }
 
 /// Whether what stands before can be modified: a name, a string in braces, or something that was closed.

@@ -36,40 +36,57 @@ pub(crate) fn literal_ms(text: &str) -> Option<i64> {
     (!text.is_empty() && sum <= DURATION_MS_MAX).then_some(sum)
 }
 
-/// A number as Go reads it: decimal, hexadecimal, octal with a leading zero, `_` between digits, `Inf`, `NaN`.
+/// A number as the grammar reads it: decimal, hexadecimal, octal with a leading zero, `_` between digits, `Inf`, `NaN`.
 pub(crate) fn number(text: &str) -> Option<f64> {
-    let bare = if text.contains('_') {
-        if text.starts_with('_') || text.ends_with('_') || text.contains("__") {
+    let lower = text.to_ascii_lowercase();
+    if let Some(hexadecimal) = lower.strip_prefix("0x") {
+        let digits = hexadecimal.strip_prefix('_').unwrap_or(hexadecimal);
+        return whole(&apart(digits, 16)?, 16);
+    }
+    let bare = apart(&lower, 10)?;
+    if bare.len() > 1 && bare.starts_with('0') && bare.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
+        return whole(&bare, 8);
+    }
+    float(&lower)
+}
+
+/// A number as Go's `ParseFloat` reads it, which knows no octal ones: what is too large is none. Hexadecimal ones with an
+/// exponent are not read.
+pub(crate) fn float(text: &str) -> Option<f64> {
+    let lower = text.to_ascii_lowercase();
+    let (sign, bare) = match lower.split_at_checked(1) {
+        Some(("-", bare)) => (-1.0, bare),
+        Some(("+", bare)) => (1.0, bare),
+        _ => (1.0, lower.as_str()),
+    };
+    match bare {
+        "inf" | "infinity" => return Some(sign * f64::INFINITY),
+        "nan" if bare.len() == lower.len() => return Some(f64::NAN),
+        _ => {}
+    }
+    if !bare.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
+        return None;
+    }
+    let value: f64 = apart(bare, 10)?.parse().ok()?;
+    value.is_finite().then_some(sign * value)
+}
+
+fn whole(digits: &str, radix: u32) -> Option<f64> {
+    i64::from_str_radix(digits, radix).ok().map(|whole| whole as f64)
+}
+
+/// Without the underscores, which may stand between two digits only.
+fn apart(text: &str, radix: u32) -> Option<String> {
+    let mut bare = String::with_capacity(text.len());
+    let mut before = ' ';
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter != '_' {
+            bare.push(letter);
+        } else if !before.is_digit(radix) || !letters.peek().is_some_and(|next| next.is_digit(radix)) {
             return None;
         }
-        text.replace('_', "")
-    } else {
-        text.to_owned()
-    };
-    let lower = bare.to_ascii_lowercase();
-    if let Some(hexadecimal) = lower.strip_prefix("0x") {
-        return i64::from_str_radix(hexadecimal, 16)
-            .ok()
-            .map(|whole| whole as f64);
+        before = letter;
     }
-    let octal =
-        lower.len() > 1 && lower.starts_with('0') && lower.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
-    if octal {
-        return i64::from_str_radix(&lower, 8).ok().map(|whole| whole as f64);
-    }
-    match lower.as_str() {
-        "inf" | "+inf" => Some(f64::INFINITY),
-        "-inf" => Some(f64::NEG_INFINITY),
-        "nan" => Some(f64::NAN),
-        other
-            if other
-                .starts_with(|first: char| first.is_ascii_digit() || matches!(first, '.' | '+' | '-')) =>
-        {
-            other
-                .parse()
-                .ok()
-                .filter(|value: &f64| !value.is_infinite() || !other.contains("inf"))
-        }
-        _ => None,
-    }
+    Some(bare)
 }

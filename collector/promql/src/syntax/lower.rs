@@ -19,6 +19,8 @@ use crate::matcher::LabelMatcher;
 struct Lower<'a> {
     cursor: Cursor<'a>,
     selectors: usize,
+    /// The next selector is the second argument of `info`, which only chooses labels.
+    chooses_labels: bool,
 }
 
 pub(crate) fn lower(
@@ -35,6 +37,7 @@ pub(crate) fn lower(
             times: *times,
         },
         selectors: 0,
+        chooses_labels: false,
     };
     let root = lower.expr(parsed)?;
     if lower.cursor.peek().is_some() {
@@ -93,7 +96,16 @@ impl Lower<'_> {
 
     fn selector(&mut self) -> Result<Node, QueryError> {
         let id = self.new_selector();
-        let mut selector = self.cursor.selector(id)?;
+        let mut selector = if std::mem::take(&mut self.chooses_labels) {
+            if self.cursor.peek().is_some_and(|token| token.kind == Kind::Word) {
+                return Err(self
+                    .cursor
+                    .fault("expected label selectors only, got vector selector instead"));
+            }
+            self.cursor.conditions(id)?
+        } else {
+            self.cursor.selector(id)?
+        };
         selector.shift = self.cursor.shift()?;
         if selector.shift.edge == Edge::Anchored {
             return Err(self
@@ -319,8 +331,10 @@ impl Lower<'_> {
             if count > 0 {
                 self.cursor.expect(",", "function call")?;
             }
+            self.chooses_labels = name == "info" && count == 1;
             arguments.push(self.expr(argument)?);
         }
+        self.chooses_labels = false;
         self.cursor.expect(")", "function call")?;
         self.check_arguments(&parsed.func, &arguments)?;
         if name == "info" {
@@ -329,6 +343,8 @@ impl Lower<'_> {
         Ok(Node::Call(Box::new(Call {
             function: name,
             arguments,
+            takes: parsed.func.arg_types.iter().map(|one| kind(*one)).collect(),
+            variadic: parsed.func.variadic,
             gives: kind(parsed.func.return_type),
         })))
     }
@@ -354,10 +370,12 @@ impl Lower<'_> {
                 .any(|matcher| matcher.name == METRIC_NAME)
         };
         let keeps_own = chosen.as_ref().is_none_or(named);
+        let chooses = chosen.is_some();
         let mut selector = match chosen {
             Some(selector) => selector,
             None => Selector {
                 id: self.new_selector(),
+                named: false,
                 matchers: Vec::new(),
                 shift: Shift::default(),
             },
@@ -367,10 +385,16 @@ impl Lower<'_> {
                 .matchers
                 .push(LabelMatcher::equal(METRIC_NAME, "target_info"));
         }
+        if selector.matchers.iter().all(|matcher| matcher.matches("")) {
+            return Err(self
+                .cursor
+                .fault("vector selector must contain at least one non-empty matcher"));
+        }
         Ok(Node::Info(Box::new(Info {
             base,
             selector,
             keeps_own,
+            chooses,
         })))
     }
 

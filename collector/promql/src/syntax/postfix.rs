@@ -26,7 +26,7 @@ pub(crate) fn offset_tokens(words: &[Token<'_>]) -> Option<usize> {
         return (signs <= 1).then_some(signs + 1);
     }
     let call = usize::from(
-        ["step", "range", "min", "max"]
+        ["step", "range", "min", "max", "min_of", "max_of"]
             .iter()
             .any(|name| first.is_word(name)),
     );
@@ -97,7 +97,8 @@ impl<'a> Cursor<'a> {
         while let Some(token) = self.peek() {
             if token.is("@") && !seen_at {
                 self.position += 1;
-                shift.at_ms = Some(self.at()?);
+                let (at_ms, at_word) = self.at()?;
+                (shift.at_ms, shift.at_word) = (Some(at_ms), at_word);
                 seen_at = true;
             } else if token.is_word("offset") && !seen_offset {
                 self.position += 1;
@@ -117,12 +118,12 @@ impl<'a> Cursor<'a> {
         Ok(shift)
     }
 
-    fn at(&mut self) -> Result<i64, QueryError> {
+    fn at(&mut self) -> Result<(i64, Option<&'static str>), QueryError> {
         for (word, at) in [("start", self.times.start_ms), ("end", self.times.end_ms)] {
             if self.take_word(word) {
                 self.expect("(", "@ modifier")?;
                 self.expect(")", "@ modifier")?;
-                return Ok(at);
+                return Ok((at, Some(word)));
             }
         }
         let seconds = self.signed_seconds("@ modifier")?;
@@ -130,7 +131,7 @@ impl<'a> Cursor<'a> {
         if !milliseconds.is_finite() || milliseconds.abs() > DURATION_MS_MAX as f64 {
             return Err(self.fault("timestamp out of bounds for @ modifier"));
         }
-        Ok(to_i64(milliseconds))
+        Ok((to_i64(milliseconds), None))
     }
 
     fn signed_seconds(&mut self, context: &str) -> Result<f64, QueryError> {
@@ -168,16 +169,33 @@ impl<'a> Cursor<'a> {
 
     /// A duration that must be positive.
     pub(crate) fn range(&mut self) -> Result<i64, QueryError> {
+        const TOO_SHORT: &str = "duration must be greater than 0";
+        let from = self.position;
         let seconds = self.sum()?;
         let milliseconds = self.milliseconds(seconds)?;
-        if milliseconds <= 0 {
-            return Err(self.fault("duration must be greater than 0"));
+        if milliseconds > 0 {
+            return Ok(milliseconds);
         }
-        Ok(milliseconds)
+        let literal = self.position == from + 1;
+        Err(if literal {
+            self.fault(TOO_SHORT)
+        } else {
+            self.computed_fault(from, TOO_SHORT)
+        })
     }
 
+    /// What is wrong with a duration that was computed, in Prometheus' words: with its first and last byte, for it is
+    /// found after parsing.
+    fn computed_fault(&self, from: usize, what: &str) -> QueryError {
+        let start = self.tokens.get(from).map_or(0, |token| token.start);
+        let last = self.position.checked_sub(1).and_then(|at| self.tokens.get(at));
+        let end = last.map_or(start, |token| token.start + token.text.len());
+        QueryError::bad_data(format!("{start}:{end}: {what}"))
+    }
+
+    /// Parts of a millisecond go, but for errors of the product.
     fn milliseconds(&self, seconds: f64) -> Result<i64, QueryError> {
-        let milliseconds = (seconds * 1000.0).round();
+        let milliseconds = ((seconds * 1e9).round() / 1e6).trunc();
         if !milliseconds.is_finite() || milliseconds.abs() > DURATION_MS_MAX as f64 {
             return Err(self.fault("duration out of range"));
         }
@@ -198,17 +216,19 @@ impl<'a> Cursor<'a> {
     }
 
     fn product(&mut self) -> Result<f64, QueryError> {
+        let from = self.position;
         let mut value = self.power()?;
         loop {
             let sign = ["*", "/", "%"].into_iter().find(|sign| self.take(sign));
             let Some(sign) = sign else { return Ok(value) };
             let other = self.power()?;
             if other == 0.0 && sign != "*" {
-                return Err(self.fault(if sign == "/" {
+                let what = if sign == "/" {
                     "division by zero"
                 } else {
                     "modulo by zero"
-                }));
+                };
+                return Err(self.computed_fault(from, what));
             }
             match sign {
                 "*" => value *= other,
@@ -253,14 +273,18 @@ impl<'a> Cursor<'a> {
                 return Ok(ms as f64 / 1000.0);
             }
         }
-        for (word, choose) in [("min", f64::min as fn(f64, f64) -> f64), ("max", f64::max)] {
+        for word in ["min", "max", "min_of", "max_of"] {
             if self.take_word(word) {
                 self.expect("(", CONTEXT)?;
                 let left = self.sum()?;
                 self.expect(",", CONTEXT)?;
                 let right = self.sum()?;
                 self.expect(")", CONTEXT)?;
-                return Ok(choose(left, right));
+                return Ok(if word.starts_with("min") {
+                    left.min(right)
+                } else {
+                    left.max(right)
+                });
             }
         }
         Err(self.unexpected(CONTEXT))

@@ -19,14 +19,22 @@ impl Cursor<'_> {
         }
     }
 
-    /// `name{…}`, without what follows it.
+    /// `name{…}`, without what follows it, which cannot select everything.
     pub(crate) fn selector(&mut self, id: usize) -> Result<Selector, QueryError> {
+        let selector = self.conditions(id)?;
+        if selector.matchers.iter().all(|matcher| matcher.matches("")) {
+            return Err(self.fault("vector selector must contain at least one non-empty matcher"));
+        }
+        Ok(selector)
+    }
+
+    /// As [`Cursor::selector`], whatever it would select.
+    pub(crate) fn conditions(&mut self, id: usize) -> Result<Selector, QueryError> {
         let at = self.position;
         let mut matchers = Vec::new();
-        if let Some(token) = self.peek().filter(|token| token.kind == Kind::Word) {
-            self.position += 1;
-            matchers.push(LabelMatcher::equal(METRIC_NAME, token.text));
-        }
+        let name = self.peek().filter(|token| token.kind == Kind::Word);
+        self.position += usize::from(name.is_some());
+        let name = name.map(|token| LabelMatcher::equal(METRIC_NAME, token.text));
         if self.take("{") {
             while !self.take("}") {
                 matchers.push(self.matcher()?);
@@ -36,14 +44,14 @@ impl Cursor<'_> {
                 }
             }
         }
-        if matchers.is_empty() && at == self.position {
+        if at == self.position {
             return Err(self.unexpected("expression"));
         }
-        if matchers.iter().all(|matcher| matcher.matches("")) {
-            return Err(self.fault("vector selector must contain at least one non-empty matcher"));
-        }
+        let named = name.is_some();
+        matchers.extend(name);
         Ok(Selector {
             id,
+            named,
             matchers,
             shift: super::ast::Shift::default(),
         })
