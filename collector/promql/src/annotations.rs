@@ -155,6 +155,11 @@ impl Annotations {
         self.inform(&text, place);
     }
 
+    pub(crate) fn start_overlap(&mut self, metric: &str, place: &Place) {
+        let text = "start timestamp of a sample lies before the sample preceding it";
+        self.warn(&with_metric(text, metric), place);
+    }
+
     pub(crate) fn gap(&mut self, text: &str) {
         add(&mut self.infos, format!("samples are missing: {text}"));
     }

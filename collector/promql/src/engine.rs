@@ -11,8 +11,9 @@ use crate::config::Options;
 use crate::error::QueryError;
 use crate::eval::{Evaluator, Grid, Meter, Row, Value, drop_names, is_present};
 use crate::fetch::{self, Fetched};
+use crate::function::extended;
 use crate::source::{SeriesSamples, SeriesSource};
-use crate::syntax::ast::{Query, Type};
+use crate::syntax::ast::{Edge, Query, Type};
 use crate::syntax::{self, QueryTimes};
 
 /// Answers queries over a source. Cheap to clone.
@@ -39,6 +40,19 @@ impl Engine {
             step_ms: 0,
         };
         syntax::parse(query, &times).map(drop)
+    }
+
+    /// Whether a query can be a rule, which makes series of numbers: neither a string nor a range of samples is any.
+    pub fn check_rule(query: &str) -> Result<(), QueryError> {
+        let times = QueryTimes {
+            start_ms: 0,
+            end_ms: 0,
+            step_ms: 0,
+        };
+        match syntax::parse(query, &times)?.root.gives() {
+            Type::Scalar | Type::Vector => Ok(()),
+            Type::Matrix | Type::Text => Err(QueryError::bad_data("rule result is not a vector or scalar")),
+        }
     }
 
     /// The value at one time.
@@ -164,7 +178,7 @@ impl Form {
             return Ok(());
         }
         Err(QueryError::bad_data(format!(
-            "invalid expression type {name:?} for range query, must be scalar or instant vector"
+            "invalid expression type {name:?} for range query, must be Scalar or instant Vector"
         )))
     }
 }
@@ -217,6 +231,7 @@ fn finish(value: Value, form: Form, grid: Grid) -> Result<Data, QueryError> {
             labels: crate::labels::Labels::default(),
             times_ms: grid.times().collect(),
             values,
+            ..SeriesSamples::default()
         }])),
         (Value::Vector(rows), Form::Instant) => {
             let sample = |row: Row| {
@@ -253,6 +268,7 @@ fn points(row: Row, grid: Grid) -> SeriesSamples {
         labels: row.labels,
         times_ms,
         values,
+        ..SeriesSamples::default()
     }
 }
 
@@ -267,14 +283,18 @@ fn ranges(evaluator: &Evaluator<'_>, query: &Query, grid: Grid) -> Result<Vec<Se
             series.labels.clone()
         };
         evaluator.slide(series, &ranges, grid, |_, window| {
-            // A range within a window holds no sample that is known.
-            if !window.times.is_empty() {
-                out.push(SeriesSamples {
-                    labels: labels.clone(),
-                    times_ms: window.times.to_vec(),
-                    values: window.values.to_vec(),
-                });
-            }
+            let points = if window.edge == Edge::Plain {
+                // A range within a window holds no sample that is known.
+                (!window.times.is_empty()).then(|| (window.times.to_vec(), window.values.to_vec()))
+            } else {
+                extended::points(&window)
+            };
+            out.extend(points.map(|(times_ms, values)| SeriesSamples {
+                labels: labels.clone(),
+                times_ms,
+                values,
+                ..SeriesSamples::default()
+            }));
         })?;
     }
     out.sort_by(|left, right| left.labels.cmp(&right.labels));

@@ -21,12 +21,13 @@
 //!
 //! # What is there
 //! PromQL of Prometheus 3: selectors with `@` and `offset`, ranges and subqueries, all aggregations, binary operators with
-//! matching and `fill`, all functions on floats, classic histograms, `info`, arithmetic in durations, `anchored` and `smoothed`.
-//! Ranges and the lookback are open at their beginning. The experimental parts need no flag.
+//! matching and `fill`, all functions on floats, classic histograms, `info`, arithmetic in durations, `anchored` and `smoothed`,
+//! start timestamps where the source has them. Ranges and the lookback are open at their beginning. The experimental parts
+//! need no flag.
 //!
 //! # Limits of today
 //! - No native histograms: a source cannot give any, and functions that look at nothing else give nothing.
-//! - `integral` and `start_timestamp` are refused.
+//! - `integral` is refused.
 //! - `info` looks at info series at the time of the step, whatever `@` and `offset` its argument has.
 //! - `sort`, `topk` and `bottomk` order an instant answer; equal values keep the order of their labels.
 //! - A part of a query that does not depend on the step, because of `@`, is nevertheless computed for each.

@@ -94,6 +94,22 @@ pub(crate) fn quantile(rank: f64, values: &mut [f64]) -> f64 {
     at(lower) * (1.0 - weight) + at(upper) * weight
 }
 
+/// The lesser, as Go chooses it: minus infinity before NaN, NaN before everything else.
+pub(crate) fn minimum(left: f64, right: f64) -> f64 {
+    if left == f64::NEG_INFINITY || right == f64::NEG_INFINITY {
+        f64::NEG_INFINITY
+    } else if left.is_nan() || right.is_nan() {
+        f64::NAN
+    } else {
+        left.min(right)
+    }
+}
+
+/// The greater, as Go chooses it: infinity before NaN, NaN before everything else.
+pub(crate) fn maximum(left: f64, right: f64) -> f64 {
+    -minimum(-left, -right)
+}
+
 /// A float that is a small whole number, as an index; anything else saturates.
 #[expect(
     clippy::cast_possible_truncation,

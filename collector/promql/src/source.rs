@@ -34,6 +34,9 @@ pub struct SeriesSamples {
     pub times_ms: Vec<i64>,
     /// One for each time. The bits [`STALE_BITS`] say that the series ended here.
     pub values: Vec<f64>,
+    /// When what each sample counts began, where the source knows such times: one for each sample, 0 where it does not
+    /// know. Else empty.
+    pub starts_ms: Vec<i64>,
 }
 
 /// What is known of the samples of a series over a time, where they themselves are gone or too many.

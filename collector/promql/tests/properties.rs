@@ -40,6 +40,7 @@ impl SeriesSource for Fixture {
                 labels: series.labels.clone(),
                 times_ms,
                 values,
+                ..SeriesSamples::default()
             });
         }
         Ok(selection)
@@ -79,6 +80,7 @@ fn fixture() -> Arc<Fixture> {
                 labels: Labels::new(pairs),
                 times_ms,
                 values,
+                ..SeriesSamples::default()
             });
         }
     }

@@ -10,6 +10,8 @@ mod report;
 mod script;
 #[path = "../examples/promqltest/series.rs"]
 mod series;
+#[path = "../examples/promqltest/start.rs"]
+mod start;
 
 use std::path::PathBuf;
 

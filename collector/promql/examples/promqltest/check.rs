@@ -50,7 +50,9 @@ impl Runner {
             },
             Command::Eval(eval) => {
                 let result = self.eval(&eval).await;
-                let native = self.memory.take_touched_native() || eval.expects_native();
+                let native = self.memory.take_touched_native()
+                    || eval.expects_native()
+                    || self.memory.names_native(&eval.query);
                 match result {
                     Ok(()) => Outcome::Passed,
                     Err(_) if native => Outcome::Native,
@@ -216,6 +218,7 @@ fn compare_matrix(eval: &Eval, found: &[SeriesSamples]) -> Result<()> {
     let scalar = eval.scalar.map(|value| Series {
         labels: Labels::default(),
         points: vec![Point::Float(value)],
+        starts: Vec::new(),
     });
     let (start, _, step) = eval.range.unwrap_or((eval.start_ms, eval.end_ms, eval.step_ms));
     for series in found {

@@ -9,6 +9,7 @@ mod memory;
 mod report;
 mod script;
 mod series;
+mod start;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

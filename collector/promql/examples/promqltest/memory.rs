@@ -1,6 +1,6 @@
 //! Series in memory, for scripts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
@@ -10,36 +10,43 @@ use collector_promql::{
 
 use crate::series::{Point, Series};
 
+/// A sample and when it began to count, 0 where that is not known.
+#[derive(Clone, Copy)]
+struct Sample {
+    /// `None` for a native histogram.
+    value: Option<f64>,
+    start_ms: i64,
+}
+
 /// What was loaded. A native histogram is kept as the end of the floats before it, which is what functions of floats
 /// see of it.
 #[derive(Default)]
 pub(crate) struct Memory {
-    series: BTreeMap<Labels, BTreeMap<i64, Option<f64>>>,
+    series: BTreeMap<Labels, BTreeMap<i64, Sample>>,
     touched_native: AtomicBool,
 }
 
 impl Memory {
     pub(crate) fn load(&mut self, step_ms: i64, loaded: &[Series], with_native: bool) {
         for series in loaded {
-            self.add(&series.labels, step_ms, &series.points);
+            self.add(&series.labels, step_ms, &series.points, &series.starts);
             if with_native {
                 self.add_native(series, step_ms);
             }
         }
     }
 
-    fn add(&mut self, labels: &Labels, step_ms: i64, points: &[Point]) {
+    fn add(&mut self, labels: &Labels, step_ms: i64, points: &[Point], starts: &[Option<i64>]) {
         let own = self.series.entry(labels.clone()).or_default();
-        for (time, point) in (0..).map(|number: i64| number * step_ms).zip(points) {
-            match point {
-                Point::Absent => {}
-                Point::Float(value) => {
-                    own.entry(time).or_insert(Some(*value));
-                }
-                Point::Native => {
-                    own.entry(time).or_insert(None);
-                }
-            }
+        let starts = starts.iter().cycle().copied().chain(std::iter::repeat(None));
+        for ((time, point), start) in (0..).map(|number: i64| number * step_ms).zip(points).zip(starts) {
+            let value = match point {
+                Point::Absent => continue,
+                Point::Float(value) => Some(*value),
+                Point::Native => None,
+            };
+            let start_ms = start.map_or(0, |start| time + start);
+            own.entry(time).or_insert(Sample { value, start_ms });
         }
     }
 
@@ -61,9 +68,18 @@ impl Memory {
                         }
                     })
                     .collect();
-                self.add(&labels, step_ms, &points);
+                self.add(&labels, step_ms, &points, &[]);
             }
         }
+    }
+
+    /// Whether a query names a metric that has native histograms, which it may not even be able to ask for.
+    pub(crate) fn names_native(&self, query: &str) -> bool {
+        let in_name = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | ':');
+        let words: BTreeSet<&str> = query.split(|letter| !in_name(letter)).collect();
+        self.series.iter().any(|(labels, samples)| {
+            words.contains(labels.name()) && samples.values().any(|sample| sample.value.is_none())
+        })
     }
 
     /// Whether a native histogram was selected since the last time this was asked.
@@ -87,7 +103,7 @@ impl SeriesSource for Memory {
                 labels: labels.clone(),
                 ..SeriesSamples::default()
             };
-            for (time, value) in samples.range(..=request.until_ms) {
+            for (time, Sample { value, start_ms }) in samples.range(..=request.until_ms) {
                 if *time <= request.after_ms {
                     continue;
                 }
@@ -95,6 +111,7 @@ impl SeriesSource for Memory {
                     self.touched_native.store(true, Ordering::Relaxed);
                 }
                 series.times_ms.push(*time);
+                series.starts_ms.push(*start_ms);
                 series.values.push(value.unwrap_or(f64::from_bits(STALE_BITS)));
             }
             if !series.times_ms.is_empty() {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use regex::Regex;
 
 use crate::series::{self, Point, Series};
+use crate::start::{self, Starts};
 
 /// A command.
 pub(crate) enum Command {
@@ -109,18 +110,35 @@ fn load(line: &str, below: &[&str]) -> Result<Command> {
         .context("load needs a step")?;
     let step_ms = duration(step.trim())?;
     let mut series: Vec<Series> = Vec::new();
+    let mut all = Starts::new();
+    let mut next = None;
     for line in below {
-        // Start timestamps concern native histograms and created series, which are not part of our samples.
-        if line
-            .split_whitespace()
-            .next()
-            .is_some_and(|first| first.ends_with("@st"))
-        {
-            continue;
+        match start::parse(line)? {
+            Some(("", starts)) => {
+                all = starts;
+                continue;
+            }
+            Some((of, starts)) => {
+                next = Some((series::metric(of)?.0, starts));
+                continue;
+            }
+            None => {}
         }
-        let one = series::parse(line)?;
+        let mut one = series::parse(line)?;
+        if let Some((labels, starts)) = next.take() {
+            anyhow::ensure!(
+                labels == one.labels && starts.len() == one.points.len(),
+                "the starts before {line:?} are not of its samples"
+            );
+            one.starts = starts;
+        }
         series.retain(|other| other.labels != one.labels);
         series.push(one);
+    }
+    anyhow::ensure!(next.is_none(), "starts without samples");
+    // What is said of all holds wherever nothing else is said, also of the lines before.
+    for one in series.iter_mut().filter(|one| one.starts.is_empty()) {
+        one.starts.clone_from(&all);
     }
     Ok(Command::Load {
         step_ms,
@@ -236,7 +254,7 @@ impl Eval {
 }
 
 /// `1h30m`, or `0`.
-fn duration(text: &str) -> Result<i64> {
+pub(crate) fn duration(text: &str) -> Result<i64> {
     if text == "0" {
         return Ok(0);
     }

@@ -4,6 +4,8 @@ use anyhow::{Context, Result, bail};
 use collector_promql::{Labels, METRIC_NAME, STALE_BITS};
 use regex::Regex;
 
+use crate::start::Starts;
+
 /// A sample, or what stands for one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Point {
@@ -17,6 +19,8 @@ pub(crate) enum Point {
 pub(crate) struct Series {
     pub(crate) labels: Labels,
     pub(crate) points: Vec<Point>,
+    /// When they began to count, relative to their times; repeated where there are fewer.
+    pub(crate) starts: Starts,
 }
 
 pub(crate) fn parse(line: &str) -> Result<Series> {
@@ -25,10 +29,14 @@ pub(crate) fn parse(line: &str) -> Result<Series> {
     for word in words(rest) {
         expand(&word, &mut points).with_context(|| format!("read the points {word:?}"))?;
     }
-    Ok(Series { labels, points })
+    Ok(Series {
+        labels,
+        points,
+        starts: Starts::new(),
+    })
 }
 
-fn metric(line: &str) -> Result<(Labels, &str)> {
+pub(crate) fn metric(line: &str) -> Result<(Labels, &str)> {
     let end = line
         .find(|letter: char| letter == '{' || letter.is_whitespace())
         .unwrap_or(line.len());

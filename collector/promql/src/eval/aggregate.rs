@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{ABSENT, Evaluator, Grid, Row, Value, is_present};
 use crate::error::QueryError;
-use crate::labels::{Labels, METRIC_NAME};
+use crate::labels::Labels;
 use crate::number::{Mean, fixed, kahan, quantile};
 use crate::syntax::ast::{Aggregate, Aggregator, Grouping, Node};
 
@@ -179,7 +179,7 @@ impl Group {
 
 fn group_labels(labels: &Labels, grouping: &Grouping) -> Labels {
     if grouping.without {
-        labels.without(&grouping.labels).without_name()
+        labels.matching(false, &grouping.labels)
     } else {
         labels.keep(&grouping.labels)
     }
@@ -194,12 +194,13 @@ pub(crate) fn groups(rows: &[Row], grouping: &Grouping) -> Vec<Group> {
         let place = *places.entry(labels).or_insert_with_key(|labels| {
             groups.push(Group {
                 labels: labels.clone(),
-                drop_name: row.drop_name && !labels.get(METRIC_NAME).is_empty(),
+                drop_name: false,
                 members: Vec::new(),
             });
             groups.len() - 1
         });
         if let Some(group) = groups.get_mut(place) {
+            group.drop_name |= row.drop_name;
             group.members.push(index);
         }
     }

@@ -1,11 +1,12 @@
 //! Function calls.
 
 use super::select::Look;
-use super::{ABSENT, Evaluator, Grid, Row, Value, map};
+use super::{ABSENT, Evaluator, Grid, Row, Value, Window, map};
 use crate::error::QueryError;
-use crate::function::{ScalarSource, WindowFunction, coarse, date, math, window};
+use crate::function::{ScalarSource, WindowFunction, coarse, date, math, rate, window};
 use crate::labels::Labels;
-use crate::syntax::ast::{Call, Expr, Node, Type};
+use crate::number::{maximum, minimum};
+use crate::syntax::ast::{Call, Edge, Expr, Node, Type};
 
 impl Evaluator<'_> {
     pub(crate) fn call(&self, call: &Call, grid: Grid) -> Result<Value, QueryError> {
@@ -28,6 +29,7 @@ impl Evaluator<'_> {
             "absent_over_time" => self.absent_over_time(call, grid),
             "vector" => Ok(vec![anonymous(self.scalars(argument(call, 0)?, grid)?)]),
             "timestamp" => self.timestamp(argument(call, 0)?, grid),
+            "start_timestamp" => self.start_timestamp(argument(call, 0)?, grid),
             "round" => self.round(call, grid),
             "clamp" | "clamp_min" | "clamp_max" => self.clamp(call, grid),
             "label_replace" => self.label_replace(call, grid),
@@ -61,9 +63,8 @@ impl Evaluator<'_> {
                 let left = self.scalars(argument(call, 0)?, grid)?;
                 let right = self.scalars(argument(call, 1)?, grid)?;
                 let choose = |(left, right): (f64, f64)| match source {
-                    _ if left.is_nan() || right.is_nan() => f64::NAN,
-                    ScalarSource::MinOf => left.min(right),
-                    _ => left.max(right),
+                    ScalarSource::MinOf => minimum(left, right),
+                    _ => maximum(left, right),
                 };
                 Value::Scalar(left.into_iter().zip(right).map(choose).collect())
             }
@@ -111,9 +112,7 @@ impl Evaluator<'_> {
                         if let Some(slot) = values.get_mut(step) {
                             *slot = value;
                         }
-                        if call.function == "quantile_over_time" {
-                            self.note_quantile(window.scalars[0], call);
-                        }
+                        self.note_window(call, &window, series.labels.name(), range);
                     }
                     Ok(None) => {}
                     Err(error) => fault = Some(error),
@@ -150,6 +149,16 @@ impl Evaluator<'_> {
         }
     }
 
+    fn note_window(&self, call: &Call, window: &Window<'_>, name: &str, range: &Expr) {
+        match call.function {
+            "quantile_over_time" => self.note_quantile(window.scalars[0], call),
+            "rate" | "increase" if window.edge == Edge::Plain && rate::overlaps(window) => {
+                self.notes.borrow_mut().said.start_overlap(name, &range.place);
+            }
+            _ => {}
+        }
+    }
+
     fn note_counter(&self, call: &Call, row: &Row, range: &Expr) {
         let name = row.labels.name();
         let counter = ["_total", "_sum", "_count", "_bucket"]
@@ -179,6 +188,17 @@ impl Evaluator<'_> {
             }
         };
         self.without_names(rows)
+    }
+
+    /// Of samples themselves only, and where the source knows when they began to count.
+    fn start_timestamp(&self, argument: &Expr, grid: Grid) -> Result<Vec<Row>, QueryError> {
+        match &argument.bare().node {
+            Node::Selector(selector) => {
+                let rows = self.instant(selector, grid, Look::Start)?;
+                self.without_names(rows)
+            }
+            _ => self.rows(argument, grid).map(|_| Vec::new()),
+        }
     }
 
     fn round(&self, call: &Call, grid: Grid) -> Result<Vec<Row>, QueryError> {
@@ -213,10 +233,8 @@ impl Evaluator<'_> {
             let high = high.get(step).copied().unwrap_or(f64::NAN);
             if high < low {
                 ABSENT
-            } else if low.is_nan() || high.is_nan() || value.is_nan() {
-                f64::NAN
             } else {
-                low.max(high.min(value))
+                maximum(low, minimum(high, value))
             }
         })?;
         rows.retain(|row| !row.is_empty());

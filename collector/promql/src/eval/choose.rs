@@ -4,11 +4,14 @@ use super::aggregate::groups;
 use super::{ABSENT, Evaluator, Grid, Row};
 use crate::annotations::Place;
 use crate::error::QueryError;
-use crate::number::{ascending, fixed, to_index};
+use crate::number::{ascending, general, to_index};
 use crate::syntax::ast::{Aggregate, Aggregator};
 
-/// Largest and smallest number of series that can be asked for.
-const COUNT_BOUND: f64 = 9_223_372_036_854_775_807.0;
+/// No larger number of series can be asked for: the float before 2^63.
+const COUNT_BOUND: f64 = 9_223_372_036_854_774_784.0;
+
+/// No smaller one either.
+const COUNT_LEAST: f64 = -9_223_372_036_854_775_808.0;
 
 impl Evaluator<'_> {
     pub(crate) fn check_parameter(
@@ -25,12 +28,16 @@ impl Evaluator<'_> {
                 if nan {
                     return Err(QueryError::execution("Parameter value is NaN"));
                 }
-                if smallest <= -COUNT_BOUND {
-                    let text = format!("Scalar value {} underflows int64", fixed(smallest));
+                // Nobody wants any series, however few.
+                if largest < 1.0 {
+                    return Ok(());
+                }
+                if smallest <= COUNT_LEAST {
+                    let text = format!("Scalar value {} underflows int64", general(smallest));
                     return Err(QueryError::execution(text));
                 }
                 if largest >= COUNT_BOUND {
-                    let text = format!("Scalar value {} overflows int64", fixed(largest));
+                    let text = format!("Scalar value {} overflows int64", general(largest));
                     return Err(QueryError::execution(text));
                 }
             }

@@ -163,10 +163,8 @@ impl Evaluator<'_> {
         for row in rows {
             let label = row.labels.get(BUCKET_LABEL);
             let Some(upper) = crate::function::bucket::bound(label) else {
-                self.notes
-                    .borrow_mut()
-                    .said
-                    .bad_bucket_label(row.labels.name(), label, place);
+                let name = if self.delayed() { row.labels.name() } else { "" };
+                self.notes.borrow_mut().said.bad_bucket_label(name, label, place);
                 continue;
             };
             let labels = row.labels.with(BUCKET_LABEL, "");

@@ -1,6 +1,7 @@
 //! Functions of labels: replacing, joining, sorting, and what is absent.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::call::{anonymous, argument};
 use super::names::merge;
@@ -124,19 +125,20 @@ fn absent_row(argument: &Expr, values: Vec<f64>) -> Vec<Row> {
     vec![row]
 }
 
-/// What the selector says of the series: labels asked to be equal to something, once.
+/// What the selector says of the series: labels asked to be equal to something, unless something else is asked of them
+/// afterwards.
 fn absent_labels(matchers: &[LabelMatcher]) -> Labels {
-    let sole = |matcher: &&LabelMatcher| {
-        matcher.name != METRIC_NAME
-            && matches!(matcher.op, MatchOp::Equal)
-            && matchers.iter().filter(|other| other.name == matcher.name).count() == 1
-    };
-    Labels::new(
-        matchers
-            .iter()
-            .filter(sole)
-            .map(|matcher| (matcher.name.as_str(), matcher.value.as_str())),
-    )
+    let mut seen = BTreeSet::new();
+    let mut labels = BTreeMap::new();
+    for matcher in matchers.iter().filter(|matcher| matcher.name != METRIC_NAME) {
+        let name = matcher.name.as_str();
+        if matches!(matcher.op, MatchOp::Equal) && seen.insert(name) {
+            labels.insert(name, matcher.value.as_str());
+        } else {
+            labels.remove(name);
+        }
+    }
+    Labels::new(labels)
 }
 
 fn set_label(row: &mut Row, name: &str, value: &str) {

@@ -27,6 +27,10 @@ struct Sides<'r> {
     idle: Vec<bool>,
 }
 
+/// Stands for a sample that a comparison has left out until it is known that no other one has the same labels. Only ever
+/// copied, as [`ABSENT`].
+const LEFT_OUT: f64 = f64::from_bits(crate::source::STALE_BITS + 1);
+
 /// Rows of the result by the rows they came from; `None` was filled in.
 type Results = BTreeMap<(Option<usize>, Option<usize>), Row>;
 
@@ -78,9 +82,16 @@ impl Evaluator<'_> {
             rows.extend(results.into_values());
         }
         rows.retain(|row| !row.is_empty());
-        merge_or(rows, || {
+        let mut rows = merge_or(rows, || {
             QueryError::execution("multiple matches for labels: grouping labels must ensure unique matches")
-        })
+        })?;
+        for value in rows.iter_mut().flat_map(|row| row.values.iter_mut()) {
+            if value.to_bits() == LEFT_OUT.to_bits() {
+                *value = ABSENT;
+            }
+        }
+        rows.retain(|row| !row.is_empty());
+        Ok(rows)
     }
 
     fn pair_step(
@@ -149,16 +160,16 @@ impl Evaluator<'_> {
         let row = results.entry(key).or_insert_with(|| {
             let many = key.0.and_then(|index| sides.many.get(index));
             let one = key.1.and_then(|index| sides.one.get(index));
-            let renamed = !sides.binary.op.compares() || sides.binary.as_bool;
             let many_labels = many.map_or(labels, |row| &row.labels);
-            let result = self.labels_of(sides.binary, many_labels, one.map_or(labels, |row| &row.labels));
+            let result = Self::labels_of(sides.binary, many_labels, one.map_or(labels, |row| &row.labels));
+            let as_bool = sides.binary.as_bool;
             Row {
-                labels: if renamed && !self.delayed() {
+                labels: if as_bool && !self.delayed() {
                     result.without_name()
                 } else {
                     result
                 },
-                drop_name: self.delayed() && (renamed || many.is_some_and(|row| row.drop_name)),
+                drop_name: self.delayed() && (as_bool || many.is_some_and(|row| row.drop_name)),
                 values: vec![ABSENT; grid.steps],
             }
         });
@@ -168,12 +179,14 @@ impl Evaluator<'_> {
         Ok(())
     }
 
-    fn labels_of(&self, binary: &Binary, many: &Labels, one: &Labels) -> Labels {
+    fn labels_of(binary: &Binary, many: &Labels, one: &Labels) -> Labels {
         let matching = &binary.matching;
-        let mut labels = many.clone();
-        if !self.delayed() && !binary.op.compares() {
-            labels = labels.without_name();
-        }
+        // What is computed of two vectors has no name from here on, even where other names go at the end.
+        let mut labels = if binary.op.compares() {
+            many.clone()
+        } else {
+            many.without_name()
+        };
         if matching.card == Card::OneToOne {
             labels = if matching.on {
                 labels.keep(&matching.labels)
@@ -223,7 +236,12 @@ impl<'r> Sides<'r> {
         } else {
             (many, one)
         };
-        element(self.binary.op, self.binary.as_bool, left, right, left)
+        let value = element(self.binary.op, self.binary.as_bool, left, right, left);
+        if self.binary.matching.card != Card::OneToOne && !is_present(value) {
+            LEFT_OUT
+        } else {
+            value
+        }
     }
 
     /// The sample of the side that must be unique.

@@ -12,6 +12,8 @@ pub(crate) enum Look {
     Value,
     /// Its time in seconds.
     Time,
+    /// When it began to count, in seconds; nothing where the source knows no such times.
+    Start,
 }
 
 impl Evaluator<'_> {
@@ -30,7 +32,7 @@ impl Evaluator<'_> {
         let mut rows = Vec::with_capacity(series.len());
         for one in series {
             self.meter.tick(grid.steps.saturating_add(one.times_ms.len()))?;
-            let values = if selector.shift.edge == Edge::Smoothed {
+            let values = if selector.shift.edge == Edge::Smoothed && look == Look::Value {
                 self.smoothed(one, selector, grid)
             } else {
                 self.latest(one, selector, grid, look)
@@ -50,27 +52,27 @@ impl Evaluator<'_> {
     fn latest(&self, series: &SeriesSamples, selector: &Selector, grid: Grid, look: Look) -> Vec<f64> {
         let lookback = self.lookback_ms();
         let windows = self.data.windows_of(selector.id, &series.labels);
-        let mut samples = series
-            .times_ms
-            .iter()
-            .copied()
-            .zip(series.values.iter().copied())
+        let mut samples = (0_usize..)
+            .zip(series.times_ms.iter().copied().zip(series.values.iter().copied()))
             .peekable();
-        let mut latest: Option<(i64, f64)> = None;
+        let mut latest: Option<(usize, (i64, f64))> = None;
         let mut values = Vec::with_capacity(grid.steps);
         for step in grid.times() {
             let at = selector.shift.apply(step);
-            while let Some(sample) = samples.next_if(|(time, _)| *time <= at) {
+            while let Some(sample) = samples.next_if(|(_, (time, _))| *time <= at) {
                 latest = Some(sample);
             }
             values.push(match latest {
-                Some((time, value))
+                Some((index, (time, value)))
                     if value.to_bits() != STALE_BITS
                         && (time > at.saturating_sub(lookback) || stands(windows, time, at)) =>
                 {
                     match look {
                         Look::Value => value,
                         Look::Time => time as f64 / 1000.0,
+                        Look::Start => {
+                            (series.starts_ms.get(index)).map_or(ABSENT, |start| *start as f64 / 1000.0)
+                        }
                     }
                 }
                 _ => ABSENT,
@@ -79,7 +81,8 @@ impl Evaluator<'_> {
         values
     }
 
-    /// Between the sample before and the one after; only the one before when there is none after.
+    /// Between the sample before and the one after; the one before when there is none after, nothing when there is none
+    /// before.
     fn smoothed(&self, series: &SeriesSamples, selector: &Selector, grid: Grid) -> Vec<f64> {
         let lookback = self.lookback_ms();
         let fresh = |value: &f64| value.to_bits() != STALE_BITS;
@@ -101,8 +104,7 @@ impl Evaluator<'_> {
                     (Some(before), _) if before.0 == at => before.1,
                     (Some(before), Some(next)) => interpolate(*before, *next, at, false),
                     (Some(before), None) => before.1,
-                    (None, Some(next)) => next.1,
-                    (None, None) => ABSENT,
+                    (None, _) => ABSENT,
                 }
             })
             .collect()

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{Evaluator, Grid, is_present};
 use crate::error::QueryError;
 use crate::labels::Labels;
-use crate::source::{STALE_BITS, SeriesWindow};
+use crate::source::{STALE_BITS, SeriesSamples, SeriesWindow};
 use crate::syntax::ast::{Edge, Expr, Node, Shift, Subquery};
 
 /// Series with all samples that any window needs.
@@ -20,6 +20,8 @@ pub(crate) struct RangeSeries<'a> {
     pub(crate) drop_name: bool,
     pub(crate) times: Cow<'a, [i64]>,
     pub(crate) values: Cow<'a, [f64]>,
+    /// When each sample began to count; empty where that is not known.
+    pub(crate) starts: Cow<'a, [i64]>,
     /// What stands in the place of samples.
     pub(crate) windows: &'a [SeriesWindow],
 }
@@ -30,6 +32,8 @@ pub(crate) struct Window<'w> {
     /// Of the samples, rising. With `anchored` and `smoothed` also some outside of the window.
     pub(crate) times: &'w [i64],
     pub(crate) values: &'w [f64],
+    /// When each of them began to count, 0 where unknown; empty where that is known of none.
+    pub(crate) starts: &'w [i64],
     /// What stands in the place of samples. The samples of these reach into the window, or beyond.
     pub(crate) coarse: &'w [SeriesWindow],
     /// Not part of the window.
@@ -71,13 +75,9 @@ impl<'d> Evaluator<'d> {
                 let mut series = Vec::new();
                 for one in data.of(matrix.selector.id) {
                     self.meter.tick(one.values.len())?;
-                    let (times, values) = without_markers(&one.times_ms, &one.values);
                     series.push(RangeSeries {
-                        labels: one.labels.clone(),
-                        drop_name: false,
-                        times,
-                        values,
                         windows: data.windows_of(matrix.selector.id, &one.labels),
+                        ..without_markers(one)
                     });
                 }
                 Ok(Ranges {
@@ -115,6 +115,7 @@ impl<'d> Evaluator<'d> {
                 drop_name: row.drop_name,
                 times: Cow::Owned(times),
                 values: Cow::Owned(values),
+                starts: Cow::Borrowed(&[]),
                 windows: &[],
             });
         }
@@ -160,6 +161,7 @@ impl<'d> Evaluator<'d> {
                     Window {
                         times,
                         values,
+                        starts: series.starts.get(low..high).unwrap_or_default(),
                         coarse,
                         start_ms,
                         end_ms,
@@ -190,12 +192,33 @@ fn count_while(times: &[i64], from: usize, holds: impl Fn(i64) -> bool) -> usize
         .count()
 }
 
-fn without_markers<'a>(times: &'a [i64], values: &'a [f64]) -> (Cow<'a, [i64]>, Cow<'a, [f64]>) {
-    if values.iter().all(|value| value.to_bits() != STALE_BITS) {
-        return (Cow::Borrowed(times), Cow::Borrowed(values));
+fn without_markers(series: &SeriesSamples) -> RangeSeries<'_> {
+    let (times, values, starts) = (&series.times_ms, &series.values, &series.starts_ms);
+    let fresh = |value: &f64| value.to_bits() != STALE_BITS;
+    let (times, values, starts) = if values.iter().all(fresh) {
+        (
+            Cow::Borrowed(times.as_slice()),
+            Cow::Borrowed(values.as_slice()),
+            Cow::Borrowed(starts.as_slice()),
+        )
+    } else {
+        (kept(times, values), kept(values, values), kept(starts, values))
+    };
+    RangeSeries {
+        labels: series.labels.clone(),
+        drop_name: false,
+        times,
+        values,
+        starts,
+        windows: &[],
     }
-    let (times, values): (Vec<i64>, Vec<f64>) = (times.iter().copied().zip(values.iter().copied()))
+}
+
+/// What belongs to values that are no markers.
+fn kept<'a, T: Copy>(all: &[T], values: &[f64]) -> Cow<'a, [T]> {
+    all.iter()
+        .zip(values)
         .filter(|(_, value)| value.to_bits() != STALE_BITS)
-        .unzip();
-    (Cow::Owned(times), Cow::Owned(values))
+        .map(|(one, _)| *one)
+        .collect()
 }

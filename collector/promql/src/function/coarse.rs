@@ -225,7 +225,7 @@ fn difference(parts: &[Part], range: &Window<'_>, kind: Kind) -> Option<f64> {
         first: first.first,
         count: to_index(count),
     };
-    Some(rate::extrapolated(difference, &samples, range, kind))
+    rate::extrapolated(difference, &samples, range, kind)
 }
 
 /// From the last sample of one to the first of the next.

@@ -1,6 +1,8 @@
 //! Differences that begin and end exactly where the range does: `anchored` takes the last sample before, `smoothed`
 //! interpolates.
 
+use std::ops::Range;
+
 use super::rate::Kind;
 use crate::eval::Window;
 use crate::syntax::ast::Edge;
@@ -29,9 +31,16 @@ pub(crate) fn first_anchored(window: &Window<'_>) -> Option<usize> {
     Some(after.saturating_sub(1))
 }
 
-pub(crate) fn difference(window: &Window<'_>, kind: Kind) -> Option<f64> {
+/// A range with a value at either end.
+struct Ends {
+    left: f64,
+    right: f64,
+    /// The samples strictly between.
+    between: Range<usize>,
+}
+
+fn ends(window: &Window<'_>, is_counter: bool) -> Option<Ends> {
     let smoothed = window.edge == Edge::Smoothed;
-    let is_counter = kind != Kind::Delta;
     let end = window.times.len().checked_sub(1)?;
     let before_end = window.times.get(..end)?;
     let first = before_end
@@ -44,7 +53,7 @@ pub(crate) fn difference(window: &Window<'_>, kind: Kind) -> Option<f64> {
     };
     let sample = |index: usize| Some((*window.times.get(index)?, *window.values.get(index)?));
     let (first_sample, last_sample) = (sample(first)?, sample(last)?);
-    if last_sample.0 <= window.start_ms {
+    if last_sample.0 <= window.start_ms || first_sample.0 > window.end_ms {
         return None;
     }
     let left = if smoothed && first_sample.0 < window.start_ms {
@@ -57,20 +66,39 @@ pub(crate) fn difference(window: &Window<'_>, kind: Kind) -> Option<f64> {
     } else {
         last_sample.1
     };
-    let mut difference = right - left;
+    let from = first + usize::from(first_sample.0 <= window.start_ms);
+    let to = last + usize::from(last_sample.0 < window.end_ms);
+    Some(Ends {
+        left,
+        right,
+        between: from..to.max(from),
+    })
+}
+
+pub(crate) fn difference(window: &Window<'_>, kind: Kind) -> Option<f64> {
+    let is_counter = kind != Kind::Delta;
+    let ends = ends(window, is_counter)?;
+    let mut difference = ends.right - ends.left;
     if is_counter {
-        let from = first + usize::from(first_sample.0 <= window.start_ms);
-        let to = last + usize::from(last_sample.0 < window.end_ms);
-        difference += resets(
-            left,
-            right,
-            window.values.get(from..to.max(from)).unwrap_or_default(),
-        );
+        let between = window.values.get(ends.between).unwrap_or_default();
+        difference += resets(ends.left, ends.right, between);
     }
     if kind == Kind::Rate {
         difference /= window.range_seconds();
     }
     Some(difference)
+}
+
+/// Times and values of a range that is asked for by itself: its samples, and one at either end.
+pub(crate) fn points(window: &Window<'_>) -> Option<(Vec<i64>, Vec<f64>)> {
+    let ends = ends(window, false)?;
+    let mut times = vec![window.start_ms];
+    times.extend_from_slice(window.times.get(ends.between.clone()).unwrap_or_default());
+    times.push(window.end_ms);
+    let mut values = vec![ends.left];
+    values.extend_from_slice(window.values.get(ends.between).unwrap_or_default());
+    values.push(ends.right);
+    Some((times, values))
 }
 
 fn resets(left: f64, right: f64, between: &[f64]) -> f64 {

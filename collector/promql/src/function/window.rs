@@ -13,12 +13,8 @@ pub(crate) fn find(name: &str) -> Option<WindowFunction> {
         "delta" => |window| Ok(rate::rate(window, rate::Kind::Delta)),
         "irate" => |window| Ok(rate::instant(window, true)),
         "idelta" => |window| Ok(rate::instant(window, false)),
-        "resets" => |window| Ok(rate::count_between(window, |before, after| after < before)),
-        "changes" => |window| {
-            Ok(rate::count_between(window, |before, after| {
-                after != before && !(after.is_nan() && before.is_nan())
-            }))
-        },
+        "resets" => |window| Ok(rate::resets(window)),
+        "changes" => |window| Ok(rate::changes(window)),
         "deriv" => |window| Ok(trend::deriv(window)),
         "predict_linear" => |window| Ok(trend::predict(window)),
         "double_exponential_smoothing" | "holt_winters" => trend::smooth,

@@ -326,6 +326,7 @@ fn samples_of(labels: Labels, series: &StoredSeries) -> SeriesSamples {
         labels,
         times_ms: Vec::with_capacity(room),
         values: Vec::with_capacity(room),
+        ..SeriesSamples::default()
     };
     let mut push = |time: TimeMicros, value: f64| {
         let time_ms = millis(time);
