@@ -209,6 +209,9 @@ pub trait Promql: Send + Sync + 'static {
     /// The query as it is usually laid out.
     async fn format(&self, query: &str) -> Result<String, PromError>;
 
+    /// The tree of a query, as Prometheus' API tells it.
+    async fn tree(&self, query: &str) -> Result<serde_json::Value, PromError>;
+
     /// Milliseconds of a duration such as `1h30m`, or of a number of seconds.
     fn duration_ms(&self, text: &str) -> Result<i64, PromError>;
 

@@ -65,13 +65,14 @@ fn prometheus() -> OpenApiRouter<Shared> {
         .routes(routes!(prometheus::metadata))
         .routes(routes!(prometheus::exemplars, prometheus::exemplars_posted))
         .routes(routes!(prometheus::format_query, prometheus::format_query_posted))
+        .routes(routes!(prometheus::parse_query, prometheus::parse_query_posted))
         .routes(routes!(prometheus::build_info))
         .routes(routes!(prometheus::rules))
 }
 
 /// Whether a route, as it was mounted, is Prometheus'.
 pub(crate) fn is_prometheus(route: &str) -> bool {
-    const BESIDE: [&str; 10] = [
+    const BESIDE: [&str; 11] = [
         "query",
         "query_range",
         "series",
@@ -80,6 +81,7 @@ pub(crate) fn is_prometheus(route: &str) -> bool {
         "metadata",
         "query_exemplars",
         "format_query",
+        "parse_query",
         "status/buildinfo",
         "rules",
     ];

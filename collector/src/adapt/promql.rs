@@ -20,7 +20,10 @@ use collector_alert::Alerting;
 use collector_api::{
     PromAnswer, PromBounds, PromError, PromLabels, PromList, PromMetric, PromRuleGroup, PromSelection, Promql,
 };
-use collector_promql::{Engine, Labels, METRIC_NAME, Options, QueryTimes, SourceError, parse_selector};
+use collector_promql::{
+    Engine, LabelMatcher, Labels, METRIC_NAME, Options, QueryError as QueryFault, QueryTimes, SourceError,
+    parse_selector,
+};
 use collector_store::{FactStore, QueryClass, QueryError};
 use fleetmend_event::HostScope;
 use fleetmend_event::metric::is_cumulative;
@@ -35,6 +38,9 @@ use directory::Directory;
 use name::RECORDED_UNIT;
 pub(crate) use rules::{PromqlRules, check_expression};
 use source::StoreSeries;
+
+/// Selectors of one list: each is a reading of its own.
+const SELECTORS_MAX: usize = 50;
 
 /// Answers PromQL over a store.
 pub(crate) struct PromqlAdapter {
@@ -99,26 +105,37 @@ impl PromqlAdapter {
         selection: &PromSelection,
         note: impl Fn(Labels) -> bool + Send + Sync + 'static,
     ) -> Result<(), PromError> {
+        if selection.selectors.len() > SELECTORS_MAX {
+            return Err(PromError::BadData(format!(
+                "invalid parameter \"match[]\": {SELECTORS_MAX} selectors are allowed, there are {}",
+                selection.selectors.len()
+            )));
+        }
         let (turn, options) = self.turn(&PromBounds::default()).await?;
-        let selectors = selection
-            .selectors
-            .iter()
-            .map(|selector| parse_selector(selector))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| match fault_of(error) {
+        let selectors = selection.selectors.clone();
+        let looked = async {
+            let matchers = aside(move || selectors.iter().map(|text| parse_selector(text)).collect());
+            let selectors: Vec<Vec<LabelMatcher>> = matchers.await.map_err(|error| match error {
                 PromError::BadData(text) => {
                     PromError::BadData(format!("invalid parameter \"match[]\": {text}"))
                 }
                 other => other,
             })?;
-        let looked = self
-            .series
-            .within(options.limits.timeout)
-            .seen_by(&selection.hosts)
-            .look(&selectors, (selection.start_ms, selection.end_ms), Arc::new(note))
-            .await;
+            self.series
+                .within(options.limits.timeout)
+                .seen_by(&selection.hosts)
+                .look(&selectors, (selection.start_ms, selection.end_ms), Arc::new(note))
+                .await
+                .map_err(source_fault)
+        };
+        // All selectors together have the time that one query has.
+        let looked = tokio::time::timeout(options.limits.timeout, looked).await;
         drop(turn);
-        looked.map_err(source_fault)
+        looked.unwrap_or_else(|_| {
+            Err(PromError::Timeout(
+                "query timed out in series selection".to_owned(),
+            ))
+        })
     }
 
     /// The different items of what is selected: so many as the caller wants, or as there may be.
@@ -266,7 +283,13 @@ impl Promql for PromqlAdapter {
     }
 
     async fn format(&self, query: &str) -> Result<String, PromError> {
-        collector_promql::format_query(query).map_err(fault_of)
+        let query = query.to_owned();
+        aside(move || collector_promql::format_query(&query)).await
+    }
+
+    async fn tree(&self, query: &str) -> Result<serde_json::Value, PromError> {
+        let query = query.to_owned();
+        aside(move || collector_promql::query_tree(&query)).await
     }
 
     fn duration_ms(&self, text: &str) -> Result<i64, PromError> {
@@ -286,6 +309,16 @@ impl Promql for PromqlAdapter {
             }
         }
         Ok(groups.into_iter().map(answer::group).collect())
+    }
+}
+
+/// Parses where it holds up nobody: patterns are compiled.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, QueryFault> + Send + 'static,
+) -> Result<T, PromError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(parsed) => parsed.map_err(fault_of),
+        Err(error) => Err(PromError::Execution(format!("unexpected error: {error}"))),
     }
 }
 

@@ -253,6 +253,19 @@ pub(crate) async fn format_query_posted(state: State<Shared>, caller: Caller, fo
     format_query(state, caller, form).await
 }
 
+#[utoipa::path(get, path = "/parse_query", tag = "prometheus", security(("bearer" = []), ("basic" = [])),
+    params(("query" = String, Query)), responses((status = 200, body = Object), (status = 400, body = Object)))]
+pub(crate) async fn parse_query(State(state): State<Shared>, _: Caller, form: Form) -> Answer {
+    Ok(ok(state.promql.tree(form.one("query")).await?))
+}
+
+#[utoipa::path(post, path = "/parse_query", tag = "prometheus", security(("bearer" = []), ("basic" = [])),
+    request_body(content = String, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 200, body = Object)))]
+pub(crate) async fn parse_query_posted(state: State<Shared>, caller: Caller, form: Form) -> Answer {
+    parse_query(state, caller, form).await
+}
+
 fn labels_of_list(pairs: &[(String, String)]) -> Value {
     let pairs = pairs
         .iter()

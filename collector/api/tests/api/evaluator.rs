@@ -133,6 +133,10 @@ impl Promql for FakePromql {
         Ok(query.trim().to_owned())
     }
 
+    async fn tree(&self, query: &str) -> Result<serde_json::Value, PromError> {
+        Ok(serde_json::json!({ "type": "stringLiteral", "val": query.trim() }))
+    }
+
     fn duration_ms(&self, text: &str) -> Result<i64, PromError> {
         let wrong = || PromError::BadData("not a duration".to_owned());
         let seconds: f64 = text.parse().map_err(|_| wrong())?;

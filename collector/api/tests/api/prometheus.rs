@@ -158,6 +158,10 @@ async fn lists_are_told() {
         ),
         ("query_exemplars?query=up", json!([])),
         ("format_query?query=%20up%20", json!("up")),
+        (
+            "parse_query?query=%20up%20",
+            json!({"type": "stringLiteral", "val": "up"}),
+        ),
     ] {
         let (status, body) = get(&bed, &format!("/prometheus/api/v1/{path}")).await;
         assert_eq!((status, &body["data"]), (200, &data), "{path}");

@@ -111,6 +111,8 @@ const ROUTES: &[(&str, &str, Bound)] = &[
     ("POST", "/query_exemplars", Apart("there are none")),
     ("GET", "/format_query", Apart("the caller's own text")),
     ("POST", "/format_query", Apart("the caller's own text")),
+    ("GET", "/parse_query", Apart("the caller's own text")),
+    ("POST", "/parse_query", Apart("the caller's own text")),
     ("GET", "/status/buildinfo", Apart("the program")),
 ];
 
