@@ -38,6 +38,7 @@ pub struct RuleGroup {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// In order.
+    #[serde(default)]
     pub rules: Vec<PrometheusRule>,
     /// The file it was read from.
     #[serde(skip)]
@@ -111,9 +112,11 @@ impl PrometheusRule {
                 let begins = name.starts_with(|first: char| !first.is_ascii_digit());
                 faults.require(good && begins, &key("record"), "is no name of a metric");
                 faults.require(
-                    self.annotations.is_empty() && self.hold.get().is_zero(),
+                    self.annotations.is_empty()
+                        && self.hold.get().is_zero()
+                        && self.keep_firing_for.get().is_zero(),
                     &key("record"),
-                    "has neither `for` nor `annotations`",
+                    "has neither `for` nor `keep_firing_for` nor `annotations`",
                 );
             }
             (None, Some(name)) => faults.require(!name.is_empty(), &key("alert"), "is empty"),
@@ -154,6 +157,7 @@ impl RuleGroup {
             }
             let mut labels = self.labels.clone();
             labels.extend(rule.labels.clone());
+            let severity = severity(labels.get("severity"));
             all.push(MetricRule {
                 name,
                 metric: alert.clone(),
@@ -167,7 +171,7 @@ impl RuleGroup {
                 hold: rule.hold,
                 keep_firing_for: rule.keep_firing_for,
                 hosts: Vec::new(),
-                severity: severity(rule.labels.get("severity")),
+                severity,
                 receivers: Vec::new(),
                 group: Some(self.key()),
             });

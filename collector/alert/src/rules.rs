@@ -386,6 +386,17 @@ mod tests {
     }
 
     #[test]
+    fn labels_of_a_group_decide_severity_too() {
+        let file = "groups:\n- name: empty\n- name: g\n  labels: {severity: critical}\n  rules:\n  - alert: A\n    expr: up\n\
+            \x20 - alert: B\n    expr: up\n    labels: {severity: info}\n";
+        let rules = read_prometheus(file).unwrap();
+        let severities: Vec<Severity> = rules.metrics.iter().map(|rule| rule.severity).collect();
+        assert_eq!(severities, [Severity::Critical, Severity::Info]);
+        let recording = "groups:\n- name: g\n  rules:\n  - {record: a, expr: b, keep_firing_for: 1m}\n";
+        assert!(read_prometheus(recording).is_err());
+    }
+
+    #[test]
     fn faults_of_rule_files_name_file_and_line() {
         let file = "groups:\n- name: g\n  rules:\n  - record: 9x\n    expr: up\n  - alert: A\n    expr: sum(up\n  - expr: up\n";
         let error = read_prometheus(file).unwrap_err();

@@ -35,7 +35,7 @@ pub(crate) struct PromqlRules {
 
 /// What is wrong with an expression, if anything.
 pub(crate) fn check_expression(expression: &str) -> Result<(), String> {
-    Engine::check(expression).map_err(|error| error.to_string())
+    Engine::check_rule(expression).map_err(|error| error.to_string())
 }
 
 impl PromqlRules {
