@@ -1,11 +1,15 @@
 //! The control database, shared by the rooms that keep state; each has tables of its own.
 
+mod copy;
+
 use anyhow::{Context, Result};
 use fleetmend_control::{Control, Health};
 use fleetmend_shutdown::{TaskKind, Tasks};
 use fleetmend_telemetry::{Readiness, State};
 
 use crate::config::CollectorConfig;
+
+pub(crate) use copy::{ControlArguments, run};
 
 /// Name of the readiness condition.
 pub(crate) const CONDITION: &str = "control";

@@ -40,6 +40,8 @@ enum Command {
     Verify(backup::VerifyArguments),
     /// Write facts to files, while the collector does not run
     Export(export::ExportArguments),
+    /// Move users, hosts, tokens and alerts between SQLite and PostgreSQL
+    Control(control::ControlArguments),
     /// Read the configuration and report every fault
     Check(ConfigArguments),
 }
@@ -66,6 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Restore(arguments) => backup::restore(&arguments),
         Command::Verify(arguments) => backup::verify(&arguments),
         Command::Export(arguments) => export::run(arguments),
+        Command::Control(arguments) => control::run(&arguments),
         Command::Check(arguments) => config::check(&arguments.config),
     }
 }
