@@ -60,6 +60,7 @@ impl SeriesSource for Day {
                 labels: labels.clone(),
                 times_ms,
                 values,
+                ..SeriesSamples::default()
             });
             if !windows.is_empty() {
                 selection.notes = vec![NOTE.to_owned()];
