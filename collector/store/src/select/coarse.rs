@@ -21,7 +21,7 @@ use std::sync::Arc;
 use fleetmend_event::table::MetricChunk;
 use fleetmend_event::{Table as _, TimeMicros};
 
-use super::{Resolution, SeriesSelect, SeriesWindow, StoredSeries, TierSpan};
+use super::{Piece, Resolution, SeriesSelect, SeriesWindow, StoredSeries, TierSpan};
 use crate::chunk::Wanted;
 use crate::inner::Inner;
 use crate::shape::table_index_by_name;
@@ -33,6 +33,10 @@ pub(super) const WINDOW_SAMPLES: usize = 8;
 
 /// How much a host's clock may be ahead for its windows to be looked for.
 const CLOCK_MICROS: i64 = 3_600 * 1_000_000;
+
+/// Before the latest window of a tier, how far back samples are read beside it: hosts whose clock is behind, or that send
+/// late, have their latest windows earlier.
+const RECENT_MICROS: i64 = 6 * 3_600 * 1_000_000;
 
 /// What is read for a selection.
 #[derive(Debug, Clone)]
@@ -122,6 +126,15 @@ impl TierPlan {
         })
     }
 
+    /// Whether all samples of a window are among those that were read, so that nobody needs it. Each piece is in order.
+    pub(super) fn is_needless(&self, window: &Window, pieces: &[Piece]) -> bool {
+        let end = window.start.saturating_add(self.tier.window_micros);
+        let known = pieces
+            .iter()
+            .map(|piece| samples_in(&piece.times, &piece.values, (window.start, end)));
+        !self.goes_first && known.fold(0, i64::saturating_add) >= window.count
+    }
+
     /// What of its files can matter.
     pub(super) fn wanted(&self, select: &SeriesSelect) -> Wanted {
         Wanted {
@@ -143,21 +156,21 @@ fn gone_until(inner: &Inner, files: &[Arc<ParquetFile>]) -> i64 {
     by_age.max(oldest).saturating_add(CLOCK_MICROS)
 }
 
-/// From when on samples may not have become windows of this tier yet; none where it has no windows at all. The day of its
-/// latest file is still made anew, and days of before there were tiers never were made.
+/// From when on samples may not have become windows of this tier yet; none where it has no windows at all. Its latest day is
+/// still made anew, and days of before there were tiers never were made.
 fn unmade_from(inner: &Inner, table: usize, files: &[Arc<ParquetFile>]) -> Option<i64> {
     let tier = inner.view.table(table).files;
+    let newest = tier.iter().max_by_key(|file| file.to)?;
     let made: HashSet<i64> = tier.iter().map(|file| file.day).collect();
-    let newest = *made.iter().max()?;
     // By the day a file belongs to: one clock that is wrong stretches its span over years.
     let unmade = files.iter().map(|file| file.day);
-    let unmade = unmade.filter(|day| *day <= newest && !made.contains(day));
+    let unmade = unmade.filter(|day| *day <= newest.day && !made.contains(day));
     // Samples of a file may be of the day before.
     let unmade = unmade
         .min()
         .map(|day| day.saturating_sub(1).saturating_mul(DAY_MICROS));
-    let newest = newest.saturating_mul(DAY_MICROS).saturating_sub(LONGEST_MICROS);
-    Some(unmade.map_or(newest, |unmade| unmade.min(newest)))
+    let recent = newest.to.0.saturating_sub(RECENT_MICROS);
+    Some(unmade.map_or(recent, |unmade| unmade.min(recent)))
 }
 
 /// The beginning of the longest window that `time` is in.
@@ -211,15 +224,12 @@ impl Resolved {
 
     /// How many samples are known of from `start` to before `end`.
     fn count(&self, start: i64, end: i64) -> i64 {
-        let first = self.times.partition_point(|time| *time < start);
-        let last = self.times.partition_point(|time| *time < end);
-        let values = self.values.get(first..last).unwrap_or_default();
-        let samples = values.iter().filter(|value| !value.is_nan()).count();
+        let samples = samples_in(&self.times, &self.values, (start, end));
         let first = self.windows.partition_point(|window| window.start.0 < start);
         let last = self.windows.partition_point(|window| window.start.0 < end);
         let windows = self.windows.get(first..last).unwrap_or_default();
         let counts = windows.iter().map(|window| window.count);
-        counts.fold(i64::try_from(samples).unwrap_or(i64::MAX), |sum, count| {
+        counts.fold(samples, |sum, count| {
             sum.saturating_add(i64::try_from(count).unwrap_or(i64::MAX))
         })
     }
@@ -235,6 +245,14 @@ impl Resolved {
         self.windows
             .retain(|window| window.first.0.0 <= to && window.last.0.0 >= from);
     }
+}
+
+/// How many samples were taken from `start` to before `end`.
+fn samples_in(times: &[i64], values: &[f64], (start, end): (i64, i64)) -> i64 {
+    let first = times.partition_point(|time| *time < start);
+    let last = times.partition_point(|time| *time < end);
+    let values = values.get(first..last).unwrap_or_default();
+    i64::try_from(values.iter().filter(|value| !value.is_nan()).count()).unwrap_or(i64::MAX)
 }
 
 fn lies_in(windows: &[SeriesWindow], time: i64) -> bool {

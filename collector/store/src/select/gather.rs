@@ -26,6 +26,8 @@ pub(crate) struct Gather {
     series: HashMap<Arc<SeriesKey>, Vec<Piece>>,
     /// By series and by tier, in the order of the plan.
     windows: HashMap<Arc<SeriesKey>, Vec<Vec<Window>>>,
+    /// The latest window that nobody needs, with its tier's place.
+    passed: Option<(Arc<SeriesKey>, usize, Window)>,
     samples: usize,
 }
 
@@ -115,6 +117,7 @@ impl Gather {
             plan: Plan::samples(select.span()),
             series: HashMap::new(),
             windows: HashMap::new(),
+            passed: None,
             samples: 0,
         }
     }
@@ -165,6 +168,18 @@ impl Gather {
         deadline: &Deadline,
     ) -> Result<(), Halt> {
         let select = self.select.clone();
+        if !tiers.is_empty() {
+            // Samples in order, so that those of a window can be counted.
+            for pieces in self.series.values_mut() {
+                deadline.check()?;
+                let (times, values) = merge(std::mem::take(pieces));
+                pieces.push(Piece {
+                    ingested_at: 0,
+                    times,
+                    values,
+                });
+            }
+        }
         for (place, (tier, files)) in tiers.iter().enumerate() {
             let wanted = tier.wanted(&select);
             for file in files.iter().filter(|file| wanted.touches(file.from.0, file.to.0)) {
@@ -175,11 +190,30 @@ impl Gather {
                     &wanted,
                     |key| select.keeps(key),
                     look,
-                    |key, window| self.add_window(key, (place, tiers.len()), window),
+                    |key, window| self.pass_window(key, (place, tier, tiers.len()), window),
                 )?;
             }
         }
         Ok(())
+    }
+
+    /// Adds a window, unless it is needless.
+    fn pass_window(
+        &mut self,
+        key: &Arc<SeriesKey>,
+        (place, tier, tiers): (usize, &TierPlan, usize),
+        window: Window,
+    ) -> Result<(), Halt> {
+        let pieces = self.series.get(key).map_or(&[][..], Vec::as_slice);
+        if tier.is_needless(&window, pieces) {
+            self.passed = Some((key.clone(), place, window));
+            return Ok(());
+        }
+        // The one before says what this one grew from.
+        if let Some((_, _, before)) = self.passed.take_if(|(of, at, _)| of == key && *at == place) {
+            self.add_window(key, (place, tiers), before)?;
+        }
+        self.add_window(key, (place, tiers), window)
     }
 
     fn add_window(

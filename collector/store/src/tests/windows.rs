@@ -174,10 +174,16 @@ async fn limits_and_hosts_hold_for_windows() {
     let bed = open_with(building(folder.path())).await;
     let (id, mut host, start) = (HostId::random(), Host::new(), yesterday());
     two_hours(&bed, id, &mut host, start).await;
+    let all = || select(start, start + 2 * HOUR, Resolution::Finest);
+    // Windows whose samples are there take nothing.
+    let whole = SeriesSelect {
+        samples_max: 240,
+        ..all()
+    };
+    assert_eq!(told(&bed.store.select(whole).await.unwrap(), start).0, 240);
     crate::retain::retain(&bed.store.inner, &holding("metrics", 0))
         .await
         .unwrap();
-    let all = || select(start, start + 2 * HOUR, Resolution::Finest);
     assert_eq!(told(&bed.store.select(all()).await.unwrap(), start).2, 240);
     let refused = |select| async { bed.store.select(select).await.unwrap_err() };
     // 24 of five minutes and two of an hour.
