@@ -291,7 +291,9 @@ async fn row_of_a_tier_takes_no_more_bytes_than_the_docs_say() {
 fn file_that_was_not_finished_is_not_left() {
     let folder = folder();
     let index = crate::shape::table_index_by_name("metrics_5m").unwrap();
-    let part = crate::compact::Part::begin(folder.path(), &crate::shape::sql_tables()[index], 0).unwrap();
+    let table = &crate::shape::sql_tables()[index];
+    let origins = std::sync::Arc::new(crate::label::Origins::tier([0; 16]));
+    let part = crate::compact::Part::begin(folder.path(), table, 0, &origins).unwrap();
     let files = || {
         std::fs::read_dir(folder.path().join("metrics_5m"))
             .unwrap()

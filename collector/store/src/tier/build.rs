@@ -11,7 +11,7 @@ use arrow::array::{
 use fleetmend_event::table::MetricChunk;
 use fleetmend_event::{Table, TimeMicros};
 
-use super::read::{Taken, WindowCursor};
+use super::read::{OfSeries, Taken, WindowCursor};
 use super::window::{Window, renewed, windows};
 use super::{DAY_MICROS, LONGEST_MICROS, SAMPLES_MAX, TIERS, Tier};
 use crate::catalogue::{Built, Change, DirtyDay, FileRow};
@@ -262,7 +262,7 @@ struct Writer {
 /// A file of the day as it was made before, and the series in it that is next.
 struct Held {
     cursor: WindowCursor,
-    next: Option<(Arc<SeriesKey>, Vec<Taken>)>,
+    next: Option<OfSeries>,
 }
 
 impl Held {
@@ -272,10 +272,7 @@ impl Held {
     }
 
     /// The next series, if it is before `bound`, or any where there is none.
-    fn next_before(
-        &mut self,
-        bound: Option<&SeriesKey>,
-    ) -> Result<Option<(Arc<SeriesKey>, Vec<Taken>)>, FileError> {
+    fn next_before(&mut self, bound: Option<&SeriesKey>) -> Result<Option<OfSeries>, FileError> {
         let is_before = |key: &SeriesKey| bound.is_none_or(|bound| key < bound);
         match self.next.take_if(|(key, _)| is_before(key)) {
             Some(series) => {

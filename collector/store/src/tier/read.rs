@@ -204,6 +204,8 @@ pub(super) struct WindowCursor {
 
 /// A window, and when the latest of its samples was taken.
 pub(super) type Taken = (Window, i64);
+/// The windows of one series.
+pub(super) type OfSeries = (Arc<SeriesKey>, Vec<Taken>);
 
 impl WindowCursor {
     /// From the first window on.
@@ -218,7 +220,7 @@ impl WindowCursor {
     }
 
     /// The next series with its windows; none after the last.
-    pub(super) fn next(&mut self) -> Result<Option<(Arc<SeriesKey>, Vec<Taken>)>, FileError> {
+    pub(super) fn next(&mut self) -> Result<Option<OfSeries>, FileError> {
         let mut windows = Vec::new();
         let mut series: Option<Arc<SeriesKey>> = None;
         while self.fill()? {
