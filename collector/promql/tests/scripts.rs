@@ -56,11 +56,12 @@ async fn runner_tells_wrong_values_and_faulty_lines() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("wrong.test");
     let text = "load 1m\n  up 1 2\n\neval instant at 1m up\n  up 2\n\neval instant at 1m up\n  up 3\n\nnonsense\n\n\
-                eval instant at 1m up +\n  up 2\n\neval instant at 1m up\n  expect fail\n";
+                eval instant at 1m up +\n  up 2\n\neval instant at 1m up\n  expect fail\n\n\
+                eval instant at 1m down\n  expect string \"up\"\n";
     std::fs::write(&file, text).expect("a script");
     let report = report::run(&file).await.expect("a report");
     assert_eq!(report.passed, [4]);
     let failed: Vec<usize> = report.failed.iter().map(|(line, _)| *line).collect();
-    assert_eq!(failed, [7, 10, 12, 15], "{report}");
+    assert_eq!(failed, [7, 10, 12, 15, 18], "{report}");
     assert!(report.native.is_empty());
 }

@@ -141,6 +141,9 @@ fn check_notes(eval: &Eval, answer: &Answer) -> Result<()> {
 }
 
 fn compare(eval: &Eval, data: &Data) -> Result<()> {
+    if let (Some(text), Data::Vector(_) | Data::Matrix(_)) = (&eval.text, data) {
+        bail!("expected {text:?}, got series");
+    }
     match data {
         Data::Scalar { value, .. } => {
             let Some(wanted) = eval.scalar else {
