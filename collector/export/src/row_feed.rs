@@ -278,7 +278,7 @@ impl RowsPlace {
         self.forget_before(before);
         let near = self.ingested_at.plus_micros(-OVERLAP_MICROS).0;
         let within = self.seen.values().filter(|stored| **stored >= near).count();
-        let most = within.max(SEEN_BEFORE_MAX).min(SEEN_MAX);
+        let most = within.clamp(SEEN_BEFORE_MAX, SEEN_MAX);
         let beyond = self.seen.len().saturating_sub(most);
         if beyond > 0 {
             let mut stored: Vec<i64> = self.seen.values().copied().collect();
