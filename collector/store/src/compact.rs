@@ -45,6 +45,8 @@ use crate::tier::days;
 use crate::view::{HotFrame, ParquetFile};
 use fresh::Fresh;
 pub(crate) use merge::merge;
+#[cfg(test)]
+pub(crate) use packing::GROUP_BYTES_MAX;
 pub(crate) use part::Part;
 
 /// Decoded bytes of the frames that are sorted into one file, by [`crate::shape::Rows::bytes`]. A query that reads a

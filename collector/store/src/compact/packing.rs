@@ -25,6 +25,8 @@ pub(crate) const SORTED_KEY: &str = "fleetmend.sorted";
 const ZSTD_LEVEL: i32 = 3;
 /// Rows of a row group.
 const GROUP_ROWS_MAX: usize = 128 * 1024;
+/// Bytes of a row group: the writer holds one in memory, and long texts make of many rows hundreds of megabytes.
+pub(crate) const GROUP_BYTES_MAX: usize = 32 << 20;
 /// Rows of a page.
 const PAGE_ROWS_MAX: usize = 8 * 1024;
 /// Columns whose values name something, of all tables.
@@ -56,6 +58,7 @@ pub(crate) fn properties(table: &SqlTable) -> Result<WriterProperties, Maintenan
     let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_max_row_group_row_count(Some(GROUP_ROWS_MAX))
+        .set_max_row_group_bytes(Some(GROUP_BYTES_MAX))
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
         // The limit of rows is only looked at between two batches of this size.
         .set_write_batch_size(1_024);

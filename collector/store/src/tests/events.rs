@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use fleetmend_event::table::ProcessEvent;
 use fleetmend_event::{HostId, TimeMicros};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::ParquetMetaData;
@@ -12,6 +13,7 @@ use parquet::file::metadata::ParquetMetaData;
 use super::compact::compacted;
 use super::testbed::{Bed, Host, START, config, eventually, exec, folder, open, open_with};
 use crate::catalogue::{Change, FileRow};
+use crate::compact::GROUP_BYTES_MAX;
 use crate::view::digest_of;
 use crate::{QueryLimits, StoreConfig, to_json_rows};
 
@@ -200,4 +202,48 @@ fn fixture_is_of_the_former_order() {
     let clock = batches[0].column_by_name("clock_ahead_us").unwrap();
     assert!(clock.as_any().downcast_ref::<Int64Array>().is_some());
     assert!(batches[0].column_by_name("record_epoch").is_none());
+}
+
+/// Letters that nothing makes smaller.
+fn letters(noise: &mut u64, count: usize) -> String {
+    let mut letter = || {
+        *noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from_u32(u32::try_from(33 + (*noise >> 33) % 94).unwrap()).unwrap()
+    };
+    (0..count).map(|_| letter()).collect()
+}
+
+#[tokio::test]
+async fn long_texts_make_small_row_groups() {
+    const FRAMES: u32 = 180;
+    const ROWS: u32 = 56;
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let (mut host, mut noise) = (Host::new(), 1);
+    for n in 0..FRAMES {
+        let start = START + i64::from(n) * 1_000_000;
+        let rows: Vec<ProcessEvent> = (0..ROWS)
+            .map(|row| ProcessEvent {
+                args: vec![letters(&mut noise, 4_096)],
+                ..exec(start + i64::from(row), row)
+            })
+            .collect();
+        let frame = host.frame(&rows, start, start + i64::from(ROWS));
+        bed.store.commit(host.id, vec![frame]).await.unwrap();
+    }
+    compacted(&bed).await;
+    let mut count = 0;
+    for file in files(folder.path()) {
+        let (metadata, batches) = read(&file);
+        count += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        for group in metadata.row_groups() {
+            // One batch of rows may go beyond.
+            assert!(group.compressed_size() < 2 * i64::try_from(GROUP_BYTES_MAX).unwrap());
+        }
+        let bytes: i64 = metadata.row_groups().iter().map(|group| group.compressed_size()).sum();
+        let most = i64::try_from(GROUP_BYTES_MAX).unwrap();
+        assert!(bytes < most || metadata.num_row_groups() > 1, "{bytes} bytes in one group");
+    }
+    assert_eq!(count, usize::try_from(FRAMES * ROWS).unwrap());
+    bed.close().await;
 }
