@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::check::{self, in_it, last_done};
 use crate::workload::{
-    LANES, SAID, SHARE, commit, compact, config, folder_of_child, hosts, until, wait_for_parent,
+    LANES, SAID, SHARE, commit, compact, config, folder_of_child, hosts, open, until, wait_for_parent,
 };
 use crate::{each, kill, points, power_cut, trace};
 
@@ -118,7 +118,7 @@ async fn child_that_backs_up() {
     };
     Place(folder.clone()).make().await;
     wait_for_parent();
-    let store = Store::open(config(&folder.join("store"))).await.unwrap();
+    let store = open(&folder.join("store")).await;
     let tasks = Tasks::new();
     store.run(&tasks).unwrap();
     commit(&store, 0, &LANES).await;
@@ -192,7 +192,7 @@ async fn child_that_restores() {
     };
     let place = Place(folder.clone());
     place.make().await;
-    let store = Store::open(config(&folder.join("store"))).await.unwrap();
+    let store = open(&folder.join("store")).await;
     let tasks = Tasks::new();
     store.run(&tasks).unwrap();
     commit(&store, 0, &LANES).await;
@@ -216,7 +216,7 @@ async fn child_that_restores() {
     .await;
     println!("{SAID} {RESTORED} {}", 2 * SHARE);
     // The first start of what was restored.
-    let store = Store::open(config(&folder.join("target/store"))).await.unwrap();
+    let store = open(&folder.join("target/store")).await;
     let tasks = Tasks::new();
     store.run(&tasks).unwrap();
     compact(&store).await;

@@ -38,7 +38,8 @@ enum Change {
 #[derive(Debug, Clone)]
 enum Naming {
     Made(PathBuf, usize),
-    Moved(PathBuf, PathBuf),
+    /// From, to, and what: its new name may be kept although the old one never was.
+    Moved(PathBuf, PathBuf, usize),
     Gone(PathBuf),
 }
 
@@ -47,7 +48,7 @@ impl Naming {
     fn folders(&self) -> Vec<&Path> {
         let paths = match self {
             Naming::Made(path, _) | Naming::Gone(path) => vec![path],
-            Naming::Moved(from, to) => vec![from, to],
+            Naming::Moved(from, to, _) => vec![from, to],
         };
         paths.into_iter().filter_map(|path| path.parent()).collect()
     }
@@ -60,7 +61,7 @@ impl Naming {
             Naming::Gone(path) => {
                 names.remove(path);
             }
-            Naming::Moved(from, to) => {
+            Naming::Moved(from, to, file) => {
                 // A folder moves with all that is in it.
                 let moved: Vec<PathBuf> = names
                     .keys()
@@ -77,6 +78,7 @@ impl Naming {
                     let file = names.remove(&path).unwrap();
                     names.insert(to, file);
                 }
+                names.insert(to.clone(), *file);
             }
         }
     }
@@ -112,7 +114,10 @@ impl Disk {
                 },
             ),
             Call::Resize { path, bytes } => self.change(path, Change::Resize(*bytes)),
-            Call::Rename { from, to } => self.name(Naming::Moved(from.clone(), to.clone())),
+            Call::Rename { from, to } => {
+                let file = *self.names.get(from).expect("a file that is moved is known");
+                self.name(Naming::Moved(from.clone(), to.clone(), file));
+            }
             Call::Link { from, to } => {
                 let file = *self.names.get(from).expect("a file that is linked is known");
                 self.name(Naming::Made(to.clone(), file));
@@ -157,7 +162,15 @@ impl Disk {
                 .into_iter()
                 .partition(|naming| naming.folders().contains(&path));
             kept.iter().for_each(|naming| naming.apply(&mut self.synced));
-            self.namings = waiting;
+            // What was made and then moved has its new name only.
+            let is_moved = |naming: &Naming| {
+                let Naming::Made(made, _) = naming else {
+                    return false;
+                };
+                let moved = |kept: &Naming| matches!(kept, Naming::Moved(from, ..) if from == made);
+                kept.iter().any(moved)
+            };
+            self.namings = waiting.into_iter().filter(|naming| !is_moved(naming)).collect();
         } else if let Some(file) = self.names.get(path).copied() {
             let file = &mut self.files[file];
             for change in std::mem::take(&mut file.changes) {

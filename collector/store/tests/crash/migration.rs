@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use collector_store::Store;
 use fleetmend_control::{Control, ControlError, Migrations, query};
 use fleetmend_event::Lane;
 use fleetmend_shutdown::Tasks;
@@ -10,7 +9,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, SqliteConnection};
 
 use crate::check::{self, last_done};
-use crate::workload::{SAID, commit, compact, config, folder_of_child, wait_for_parent};
+use crate::workload::{SAID, commit, compact, folder_of_child, open, wait_for_parent};
 use crate::{each, kill, points, power_cut, trace};
 
 const POINTS: usize = 100;
@@ -49,7 +48,7 @@ async fn child_with_an_older_catalogue() {
         return;
     };
     let run = async || {
-        let store = Store::open(config(&folder)).await.unwrap();
+        let store = open(&folder).await;
         let tasks = Tasks::new();
         store.run(&tasks).unwrap();
         (store, tasks)

@@ -9,7 +9,7 @@ use crate::check;
 use crate::disk::{Disk, Left};
 use crate::trace::{self, READ_ONLY, WRITABLE};
 use crate::workload::{
-    LANES, commit, compact, config, folder_of_child, half_of, hosts, until, wait_for_parent,
+    LANES, commit, compact, folder_of_child, half_of, hosts, open, until, wait_for_parent,
 };
 
 /// Commits that are tried while nothing can be written.
@@ -22,7 +22,7 @@ async fn child() {
         return;
     };
     wait_for_parent();
-    let store = Store::open(config(&folder)).await.unwrap();
+    let store = open(&folder).await;
     let tasks = Tasks::new();
     store.run(&tasks).unwrap();
     commit(&store, 0, &LANES).await;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use collector_store::config::{DiskAlarmConfig, RetentionConfig, TableRetention};
-use collector_store::{Store, StoreConfig};
+use collector_store::{OpenError, Store, StoreConfig};
 use fleetmend_event::frame::Stamp;
 use fleetmend_event::table::{
     Finding, FindingKind, FindingState, MetricChunk, ProcessEvent, Severity, SubjectKind, TableInfo,
@@ -182,6 +182,19 @@ pub(crate) async fn compact(store: &Store) {
     until("compaction", || store.stats().hot_frames == 0).await;
 }
 
+/// Opens a store; one that was closed just now may still check a file, and holds the folder until it has.
+pub(crate) async fn open(folder: &Path) -> Store {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        match Store::open(config(folder)).await {
+            Err(OpenError::Locked { .. }) if std::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 /// The folder of a child; `None` for a test that is no child.
 pub(crate) fn folder_of_child() -> Option<PathBuf> {
     std::env::var_os(FOLDER).map(PathBuf::from)
@@ -200,7 +213,7 @@ async fn child() {
     wait_for_parent();
     // Twice, so that a start on what is there is among the moments.
     for start in 0..2 {
-        let store = Store::open(config(&folder)).await.unwrap();
+        let store = open(&folder).await;
         let tasks = Tasks::new();
         store.run(&tasks).unwrap();
         for number in start * ROUNDS / 2..(start + 1) * ROUNDS / 2 {
