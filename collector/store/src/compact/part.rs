@@ -41,26 +41,6 @@ impl Write for Hashed {
     }
 }
 
-/// The name of a file that is not whole yet: it goes with whoever writes it, or a full disk would stay full.
-struct Temporary(Option<PathBuf>);
-
-impl Temporary {
-    fn keep(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0
-            && let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "cannot delete a file that was not finished; the next start does");
-        }
-    }
-}
-
 /// Where a file goes, while it is written under another name.
 struct Place {
     table: &'static SqlTable,
@@ -68,7 +48,6 @@ struct Place {
     folder: PathBuf,
     name: String,
     origins: Arc<Origins>,
-    temporary: Temporary,
 }
 
 impl Place {
@@ -100,7 +79,6 @@ impl Place {
             folder,
             name,
             origins: origins.clone(),
-            temporary: Temporary(Some(path)),
         };
         let file = Hashed {
             file: BufWriter::new(file),
@@ -125,7 +103,7 @@ impl Place {
     }
 
     /// Makes the file durable under its name. A file without rows is deleted.
-    fn finish(mut self, file: Hashed, extent: &Extent) -> Result<Option<FileRow>, MaintenanceError> {
+    fn finish(self, file: Hashed, extent: &Extent) -> Result<Option<FileRow>, MaintenanceError> {
         if extent.rows == 0 {
             return Ok(None);
         }
@@ -140,7 +118,6 @@ impl Place {
         file.sync_all().map_err(io_error("sync", &temporary))?;
         let digest = hex::encode(digest.finalize());
         fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
-        self.temporary.keep();
         let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
         synced.map_err(io_error("sync", &self.folder))?;
         Ok(Some(FileRow {
