@@ -240,9 +240,16 @@ async fn long_texts_make_small_row_groups() {
             // One batch of rows may go beyond.
             assert!(group.compressed_size() < 2 * i64::try_from(GROUP_BYTES_MAX).unwrap());
         }
-        let bytes: i64 = metadata.row_groups().iter().map(|group| group.compressed_size()).sum();
+        let bytes: i64 = metadata
+            .row_groups()
+            .iter()
+            .map(|group| group.compressed_size())
+            .sum();
         let most = i64::try_from(GROUP_BYTES_MAX).unwrap();
-        assert!(bytes < most || metadata.num_row_groups() > 1, "{bytes} bytes in one group");
+        assert!(
+            bytes < most || metadata.num_row_groups() > 1,
+            "{bytes} bytes in one group"
+        );
     }
     assert_eq!(count, usize::try_from(FRAMES * ROWS).unwrap());
     bed.close().await;

@@ -16,9 +16,9 @@ mod behaviour;
 mod engines;
 mod faults;
 mod hosts;
+mod ledger;
 #[path = "../../src/tests/rows.rs"]
 mod rows;
-mod ledger;
 mod scene;
 mod scope;
 mod server;
