@@ -1,6 +1,7 @@
 //! A store in a folder of its own, and hosts that send to it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, Int64Array};
@@ -11,7 +12,7 @@ use fleetmend_shutdown::Tasks;
 use tempfile::TempDir;
 
 pub(super) use super::rows::exec;
-use crate::{Store, StoreConfig};
+use crate::{OpenError, Store, StoreConfig};
 
 pub(super) const START: i64 = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
 
@@ -39,7 +40,16 @@ pub(super) async fn open(folder: &Path) -> Bed {
 }
 
 pub(super) async fn open_with(config: StoreConfig) -> Bed {
-    let store = Store::open(config).await.expect("open the store");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let store = loop {
+        match Store::open(config.clone()).await {
+            // Whoever had it open may still be letting go of it.
+            Err(OpenError::Locked { .. }) if std::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            opened => break opened.expect("open the store"),
+        }
+    };
     let tasks = Tasks::new();
     store.run(&tasks).expect("run the store");
     Bed { store, tasks }
@@ -50,6 +60,13 @@ impl Bed {
     pub(super) async fn close(self) {
         let report = self.tasks.drain(Duration::from_secs(20)).await;
         assert!(report.is_clean(), "{report:?}");
+        // A query that was answered may hold the folder for a moment more.
+        let inner = Arc::downgrade(&self.store.inner);
+        drop(self.store);
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while inner.strong_count() > 0 && std::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// The single number that a query gives.
