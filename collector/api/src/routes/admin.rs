@@ -351,6 +351,6 @@ pub(crate) async fn remove_user(
 ) -> Result<StatusCode, Problem> {
     let order = order(&admin, remote, "remove-user", &name, "");
     state
-        .carry_out_on(order, "user", state.accounts.remove(&name))
+        .carry_out_on(order, "user", Box::pin(state.accounts.remove(&name)))
         .await
 }

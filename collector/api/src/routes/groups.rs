@@ -70,7 +70,7 @@ pub(crate) async fn remove(
 ) -> Result<StatusCode, Problem> {
     let order = order(&admin, remote, "remove-group", &name, "");
     state
-        .carry_out_on(order, "group", state.groups.remove(&name))
+        .carry_out_on(order, "group", Box::pin(state.groups.remove(&name)))
         .await
 }
 
@@ -86,7 +86,7 @@ pub(crate) async fn give(
 ) -> Result<StatusCode, Problem> {
     let detail = shown(request.groups.as_deref());
     let order = order(&admin, remote, "give-groups", &name, &detail);
-    let given = state.groups.give(&name, request.groups.as_deref());
+    let given = Box::pin(state.groups.give(&name, request.groups.as_deref()));
     state.carry_out_on(order, "user", given).await
 }
 
