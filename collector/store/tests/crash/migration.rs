@@ -20,6 +20,7 @@ const OLDER: &str = "ALTER TABLE parquet_files DROP COLUMN true_from;
     ALTER TABLE parquet_files DROP COLUMN true_to;
     ALTER TABLE parquet_files DROP COLUMN chunk_count;
     DROP TABLE dirty_days;
+    ALTER TABLE store_identity DROP COLUMN store_id;
     DELETE FROM _sqlx_migrations WHERE version > 1;
     PRAGMA wal_checkpoint(TRUNCATE);";
 /// Steps of a room: the last one makes its table anew.
