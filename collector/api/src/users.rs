@@ -311,29 +311,10 @@ fn check_name(name: &str) -> Result<(), StateError> {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use fleetmend_testkit::Turns;
 
     use super::*;
     use crate::groups::Groups;
-
-    /// Gives its future up after so many turns that did not finish it.
-    struct Turns<F> {
-        future: Pin<Box<F>>,
-        left: usize,
-    }
-
-    impl<F: Future> Future for Turns<F> {
-        type Output = Option<F::Output>;
-
-        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-            if self.left == 0 {
-                return Poll::Ready(None);
-            }
-            self.left -= 1;
-            self.future.as_mut().poll(context).map(Some)
-        }
-    }
 
     #[tokio::test]
     async fn whoever_is_to_see_some_hosts_never_sees_all_however_far_the_request_came() {
@@ -351,11 +332,7 @@ mod tests {
             let name = format!("user-{turns}");
             let create =
                 accounts.create_within(&name, "a good password", Role::Viewer, Some(wanted.as_slice()));
-            let made = Turns {
-                future: Box::pin(create),
-                left: turns,
-            };
-            let made = made.await.transpose().unwrap();
+            let made = Turns::of(create, turns).await.transpose().unwrap();
             if accounts.stored(&name).await.unwrap().is_some() {
                 let seen = groups.of_user(&name).await.unwrap();
                 assert_eq!(seen.as_deref(), Some(wanted.as_slice()), "after {turns} turns");

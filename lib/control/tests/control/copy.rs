@@ -1,9 +1,7 @@
 //! Control state from one engine into the other: all of it, once, or nothing.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use fleetmend_control::{Control, CopyError, Engine, Migrations, composed, copy, query};
+use fleetmend_testkit::Turns;
 
 use super::testbed::{ENGINES, Testbed};
 
@@ -171,24 +169,6 @@ async fn text_that_postgresql_cannot_hold_is_counted() {
     assert!(copy(&source, &target, &ROOMS).await.unwrap().was_there);
 }
 
-/// Gives its future up after so many turns that did not finish it.
-struct Turns<F> {
-    future: Pin<Box<F>>,
-    left: u32,
-}
-
-impl<F: Future> Future for Turns<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        self.left -= 1;
-        self.future.as_mut().poll(context).map(Some)
-    }
-}
-
 #[tokio::test]
 async fn a_copy_that_is_cut_short_leaves_nothing_and_is_repeated() {
     for to in ENGINES {
@@ -198,11 +178,7 @@ async fn a_copy_that_is_cut_short_leaves_nothing_and_is_repeated() {
         target.migrate(&PARTS).await.unwrap();
         let mut turns = 1;
         loop {
-            let cut = Turns {
-                future: Box::pin(copy(&source, &target, &ROOMS)),
-                left: turns,
-            };
-            match cut.await {
+            match Turns::of(copy(&source, &target, &ROOMS), turns).await {
                 Some(copied) => {
                     // It was cut after the last commit, or came to its end.
                     assert_eq!(copied.unwrap().tables.len(), 5, "{to:?}");
