@@ -54,7 +54,7 @@ use crate::config::{QueryConfig, StoreConfig};
 use crate::error::{OpenError, QueryError};
 use crate::gaps::{Gaps, gaps_of};
 use crate::metrics as names;
-use crate::select::Deadline;
+use crate::select::{Deadline, is_damaged};
 pub(crate) use answer::failure;
 pub use answer::{Answer, to_json_rows};
 pub(crate) use hot::Shown;
@@ -376,7 +376,7 @@ async fn run(
             }
             Err(Stop::Refused(error)) => return Err(error),
             Err(Stop::Broken(error)) => {
-                let damaged = set_damaged_aside(stock, &scope);
+                let damaged = set_damaged_aside(stock, &scope, limits.timeout).await;
                 if damaged == 0 || retried {
                     return Err(answer::failure(&error, limits.memory_bytes_max));
                 }
@@ -443,21 +443,18 @@ async fn attempt(
     Ok(answer)
 }
 
-/// Checks every file the query read; returns how many were set aside.
-fn set_damaged_aside(stock: &Stock, scope: &Scope) -> usize {
+/// Checks every file the query read, for as long as the query may take; returns how many were set aside.
+///
+/// # Cancel safety
+/// May be dropped: the check ends then.
+async fn set_damaged_aside(stock: &Stock, scope: &Scope, timeout: Duration) -> usize {
     let Stock::Folder(inner) = stock else { return 0 };
-    let mut count = 0_usize;
-    for file in scope.files() {
-        match file.deep_fault() {
-            Ok(None) => {}
-            Ok(Some(reason)) => {
-                inner.set_aside(&file, &reason);
-                count = count.saturating_add(1);
-            }
-            Err(error) => {
-                tracing::warn!(path = %file.path.display(), %error, "cannot check a Parquet file now");
-            }
-        }
-    }
-    count
+    let (inner, files) = (inner.clone(), scope.files());
+    let (deadline, _guard) = Deadline::after(timeout, timeout);
+    let check = move || {
+        let damaged = files.iter().filter(|file| is_damaged(&inner, file, &deadline));
+        damaged.count()
+    };
+    // A check that panicked has set nothing aside that its files do not say themselves.
+    tokio::task::spawn_blocking(check).await.unwrap_or(0)
 }

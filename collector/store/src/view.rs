@@ -211,27 +211,16 @@ impl ParquetFile {
         Ok((end != *PARQUET_MAGIC).then(|| "file without a Parquet footer".to_owned()))
     }
 
-    /// What is wrong with it when all of it is read. Blocks for as long as that takes.
-    ///
-    /// # Errors
-    /// As [`Self::fault`].
-    pub(crate) fn deep_fault(&self) -> io::Result<Option<String>> {
-        self.deep_fault_while(|| Ok(()))
-    }
-
-    /// As [`Self::deep_fault`], until `deadline`.
+    /// What is wrong with it when all of it is read. Blocks for as long as that takes, until `deadline`.
     ///
     /// # Errors
     /// As [`Self::fault`], and when the work has to end.
     pub(crate) fn deep_fault_until(&self, deadline: &Deadline) -> io::Result<Option<String>> {
-        self.deep_fault_while(|| deadline.check().map_err(io::Error::other))
-    }
-
-    fn deep_fault_while(&self, go_on: impl FnMut() -> io::Result<()>) -> io::Result<Option<String>> {
         let fault = self.fault()?;
         if fault.is_some() {
             return Ok(fault);
         }
+        let go_on = || deadline.check().map_err(io::Error::other);
         let whole = digest_while(&self.path, go_on)? == self.digest;
         Ok((!whole).then(|| "file with another digest".to_owned()))
     }

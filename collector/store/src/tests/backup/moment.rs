@@ -25,16 +25,17 @@ async fn open_lazy(folder: &Path) -> Bed {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn moment_between_two_backups_is_met_within_the_entries() {
-    let place = Place::new();
-    let bed = open_lazy(&place.store()).await;
+/// Backs up, restores a moment before the second backup, and looks at it; also when what came until then was compacted.
+async fn met_between_two_backups(place: &Place, bed: Bed, is_compacted: bool) -> (Bed, Host) {
     let mut host = Host::new();
     commit_execs(&bed, &mut host, 2).await;
     place.back_up().await.unwrap();
     commit_execs(&bed, &mut host, 3).await;
     let wanted = moment().await;
     commit_execs(&bed, &mut host, 4).await;
+    if is_compacted {
+        compacted(&bed, 1).await;
+    }
     place.back_up().await.unwrap();
     bed.close().await;
     let plan = place.plan(Some(wanted)).await.unwrap();
@@ -46,6 +47,14 @@ async fn moment_between_two_backups_is_met_within_the_entries() {
     let bed = open(&place.target("target")).await;
     assert_eq!(counts(&bed).await, (50, 10, 1, 0));
     assert_eq!(bed.store.marks(host.id)[0].sequence.0, 5);
+    (bed, host)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moment_between_two_backups_is_met_within_the_entries() {
+    let place = Place::new();
+    let bed = open_lazy(&place.store()).await;
+    let (bed, host) = met_between_two_backups(&place, bed, false).await;
     // The agent sends the rest again.
     commit_execs(&bed, &mut again(&host, 6), 4).await;
     assert_eq!(bed.number("SELECT count(*) FROM process_events").await, 90);
@@ -67,24 +76,7 @@ fn again(host: &Host, next: u64) -> Host {
 async fn moment_that_was_compacted_over_is_met_within_the_entries() {
     let place = Place::new();
     let bed = open(&place.store()).await;
-    let mut host = Host::new();
-    commit_execs(&bed, &mut host, 2).await;
-    place.back_up().await.unwrap();
-    commit_execs(&bed, &mut host, 3).await;
-    let wanted = moment().await;
-    commit_execs(&bed, &mut host, 4).await;
-    compacted(&bed, 1).await;
-    place.back_up().await.unwrap();
-    bed.close().await;
-    let plan = place.plan(Some(wanted)).await.unwrap();
-    assert_eq!(
-        (plan.manifest.sequence, plan.until, plan.lands_at),
-        (1, Some(wanted), wanted)
-    );
-    place.restore_plan(plan, "target").await.unwrap();
-    let bed = open(&place.target("target")).await;
-    assert_eq!(counts(&bed).await, (50, 10, 1, 0));
-    assert_eq!(bed.store.marks(host.id)[0].sequence.0, 5);
+    let (bed, _) = met_between_two_backups(&place, bed, true).await;
     bed.close().await;
 }
 
