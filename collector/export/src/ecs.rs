@@ -123,9 +123,19 @@ fn of_fact(fact: &Fact) -> Fields {
                 json!({ "type": "fleetmend-agent", "version": row.agent_version }),
             ),
         ],
-        Fact::Metrics(_) | Fact::ProbeStatus(_) | Fact::Ledger(_) | Fact::ModelStatus(_) => {
-            vec![("event", state("host"))]
-        }
+        Fact::Metrics(_)
+        | Fact::ProbeStatus(_)
+        | Fact::Ledger(_)
+        | Fact::ModelStatus(_)
+        | Fact::FileEvent(_)
+        | Fact::CredentialEvent(_)
+        | Fact::MemoryEvent(_)
+        | Fact::KernelEvent(_)
+        | Fact::SignalEvent(_)
+        | Fact::IntegrityEvent(_)
+        | Fact::SyscallProfile(_)
+        | Fact::LogRecord(_)
+        | Fact::AuthEvent(_) => vec![("event", state("host"))],
     }
 }
 
@@ -237,7 +247,7 @@ fn severity(severity: Severity) -> u32 {
 
 fn finding(row: &Finding) -> Fields {
     let category = match row.kind {
-        FindingKind::Sigma => "intrusion_detection",
+        FindingKind::Sigma | FindingKind::Behaviour | FindingKind::Integrity => "intrusion_detection",
         FindingKind::Anomaly | FindingKind::Threshold => "host",
         FindingKind::Site => "web",
     };

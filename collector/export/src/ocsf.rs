@@ -118,7 +118,16 @@ fn of_fact(fact: &Fact) -> Event {
         | Fact::ProbeStatus(_)
         | Fact::Ledger(_)
         | Fact::HostInfo(_)
-        | Fact::ModelStatus(_) => other("State", 1),
+        | Fact::ModelStatus(_)
+        | Fact::FileEvent(_)
+        | Fact::CredentialEvent(_)
+        | Fact::MemoryEvent(_)
+        | Fact::KernelEvent(_)
+        | Fact::SignalEvent(_)
+        | Fact::IntegrityEvent(_)
+        | Fact::SyscallProfile(_)
+        | Fact::LogRecord(_)
+        | Fact::AuthEvent(_) => other("State", 1),
     }
 }
 
@@ -273,6 +282,7 @@ fn analytic(row: &Finding) -> u32 {
     use fleetmend_event::table::FindingKind;
     match row.kind {
         FindingKind::Sigma | FindingKind::Threshold => 1,
+        FindingKind::Behaviour | FindingKind::Integrity => 2,
         FindingKind::Anomaly => 4,
         FindingKind::Site => 99,
     }

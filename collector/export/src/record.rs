@@ -3,8 +3,9 @@
 use arrow::array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::row::{RowConverter, SortField};
 use fleetmend_event::table::{
-    ActionEvent, Finding, Gap, HostInfo, LedgerEntry, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
-    ProcessSnapshot, SiteProbe, Table, TableInfo, UnitState, table_by_name,
+    ActionEvent, AuthEvent, CredentialEvent, FileEvent, Finding, Gap, HostInfo, IntegrityEvent, KernelEvent,
+    LedgerEntry, LogRecord, MemoryEvent, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
+    ProcessSnapshot, SignalEvent, SiteProbe, SyscallProfile, Table, TableInfo, UnitState, table_by_name,
 };
 use fleetmend_event::{Fact, HostId, TimeMicros};
 use serde_json::{Map, Value};
@@ -71,6 +72,15 @@ impl Record {
             Fact::Gap(row) => serde_json::to_value(row),
             Fact::HostInfo(row) => serde_json::to_value(row),
             Fact::ModelStatus(row) => serde_json::to_value(row),
+            Fact::FileEvent(row) => serde_json::to_value(row),
+            Fact::CredentialEvent(row) => serde_json::to_value(row),
+            Fact::MemoryEvent(row) => serde_json::to_value(row),
+            Fact::KernelEvent(row) => serde_json::to_value(row),
+            Fact::SignalEvent(row) => serde_json::to_value(row),
+            Fact::IntegrityEvent(row) => serde_json::to_value(row),
+            Fact::SyscallProfile(row) => serde_json::to_value(row),
+            Fact::LogRecord(row) => serde_json::to_value(row),
+            Fact::AuthEvent(row) => serde_json::to_value(row),
         };
         match value {
             Ok(Value::Object(columns)) => columns,
@@ -186,6 +196,15 @@ fn facts(info: &TableInfo, batch: &RecordBatch) -> Vec<Option<Fact>> {
         Gap::NAME => all::<Gap>(batch),
         HostInfo::NAME => all::<HostInfo>(batch),
         ModelStatus::NAME => all::<ModelStatus>(batch),
+        FileEvent::NAME => all::<FileEvent>(batch),
+        CredentialEvent::NAME => all::<CredentialEvent>(batch),
+        MemoryEvent::NAME => all::<MemoryEvent>(batch),
+        KernelEvent::NAME => all::<KernelEvent>(batch),
+        SignalEvent::NAME => all::<SignalEvent>(batch),
+        IntegrityEvent::NAME => all::<IntegrityEvent>(batch),
+        SyscallProfile::NAME => all::<SyscallProfile>(batch),
+        LogRecord::NAME => all::<LogRecord>(batch),
+        AuthEvent::NAME => all::<AuthEvent>(batch),
         _ => vec![None; batch.num_rows()],
     }
 }

@@ -34,5 +34,36 @@ pub(crate) fn summary(fact: &Fact) -> String {
         ),
         Fact::HostInfo(row) => format!("host {} runs {} on {}", row.hostname, row.os, row.kernel),
         Fact::ModelStatus(row) => format!("model {} {} is {}", row.model, row.version, row.state),
+        Fact::FileEvent(row) => {
+            let target = row.target.as_ref().map(|target| format!(" -> {target}"));
+            let target = target.unwrap_or_default();
+            format!(
+                "{} {}{target} by pid {} ({})",
+                row.kind, row.path, row.pid, row.comm
+            )
+        }
+        Fact::CredentialEvent(row) => format!(
+            "{} of pid {} ({}) changed by {}",
+            row.kind,
+            row.pid,
+            row.comm,
+            row.call.as_deref().unwrap_or("an unknown call")
+        ),
+        Fact::MemoryEvent(row) => format!("{} by pid {} ({})", row.kind, row.pid, row.comm),
+        Fact::KernelEvent(row) => format!(
+            "{} {} by pid {} ({})",
+            row.kind,
+            row.name.as_deref().or(row.path.as_deref()).unwrap_or_default(),
+            row.pid,
+            row.comm
+        ),
+        Fact::SignalEvent(row) => format!(
+            "{} {} to pid {} by pid {} ({})",
+            row.kind, row.signal, row.target_pid, row.pid, row.comm
+        ),
+        Fact::IntegrityEvent(row) => format!("{} {}: {}, {}", row.class, row.path, row.change, row.verdict),
+        Fact::SyscallProfile(row) => format!("system calls of pid {} ({})", row.pid, row.comm),
+        Fact::LogRecord(row) => format!("{}: {}", row.identifier, row.message),
+        Fact::AuthEvent(row) => format!("{} {} of {} at {}", row.outcome, row.kind, row.user, row.service),
     }
 }

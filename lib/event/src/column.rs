@@ -7,7 +7,7 @@ use arrow::array::{
     StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Float64Type, TimeUnit, UInt32Type};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Float64Type, TimeUnit, UInt32Type, UInt64Type};
 
 use crate::TimeMicros;
 
@@ -290,6 +290,12 @@ list_column!(
     DataType::UInt32,
     |items: Vec<u32>| Arc::new(UInt32Array::from(items)) as ArrayRef,
     |array| { primitives::<UInt32Type>(array) }
+);
+list_column!(
+    u64,
+    DataType::UInt64,
+    |items: Vec<u64>| Arc::new(UInt64Array::from(items)) as ArrayRef,
+    |array| { primitives::<UInt64Type>(array) }
 );
 
 /// Makes a type that is `Display` and `FromStr` a text column, itself and as an `Option`.

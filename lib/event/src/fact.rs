@@ -5,8 +5,9 @@ use arrow::error::ArrowError;
 
 use crate::metric::{MetricFrame, chunks};
 use crate::table::{
-    ActionEvent, Finding, Gap, HostInfo, LedgerEntry, MetricChunk, ModelStatus, NetworkEvent, ProbeStatus,
-    ProcessEvent, ProcessSnapshot, SiteProbe, Table, TableInfo, UnitState, table_by_id,
+    ActionEvent, AuthEvent, CredentialEvent, FileEvent, Finding, Gap, HostInfo, IntegrityEvent, KernelEvent,
+    LedgerEntry, LogRecord, MemoryEvent, MetricChunk, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
+    ProcessSnapshot, SignalEvent, SiteProbe, SyscallProfile, Table, TableInfo, UnitState, table_by_id,
 };
 use crate::{Lane, TimeMicros};
 
@@ -92,6 +93,15 @@ facts! {
     Gap(Gap) gaps,
     HostInfo(HostInfo) host_info,
     ModelStatus(ModelStatus) model_status,
+    FileEvent(FileEvent) file_events,
+    CredentialEvent(CredentialEvent) credential_events,
+    MemoryEvent(MemoryEvent) memory_events,
+    KernelEvent(KernelEvent) kernel_events,
+    SignalEvent(SignalEvent) signal_events,
+    IntegrityEvent(IntegrityEvent) integrity_events,
+    SyscallProfile(SyscallProfile) syscall_profiles,
+    LogRecord(LogRecord) log_records,
+    AuthEvent(AuthEvent) auth_events,
 }
 
 impl From<MetricFrame> for Fact {
@@ -127,6 +137,15 @@ impl Fact {
             Fact::Gap(row) => row.time,
             Fact::HostInfo(row) => row.time,
             Fact::ModelStatus(row) => row.time,
+            Fact::FileEvent(row) => row.time,
+            Fact::CredentialEvent(row) => row.time,
+            Fact::MemoryEvent(row) => row.time,
+            Fact::KernelEvent(row) => row.time,
+            Fact::SignalEvent(row) => row.time,
+            Fact::IntegrityEvent(row) => row.time,
+            Fact::SyscallProfile(row) => row.time,
+            Fact::LogRecord(row) => row.time,
+            Fact::AuthEvent(row) => row.time,
         }
     }
 }

@@ -3,14 +3,18 @@
 //! To add a table: declare its row here (in the file of its subject), give it the next free number, add it to
 //! [`tables`] and to [`crate::Fact`]. To add a column: append it as an `Option`, raise the version.
 
+mod act;
 mod action;
 mod finding;
 mod gap;
 mod host;
+mod integrity;
+mod log;
 mod metric;
 mod network;
 mod probe;
 mod process;
+mod profile;
 mod site;
 
 use std::sync::Arc;
@@ -18,14 +22,21 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 
+pub use act::{
+    Act, Actor, CredentialEvent, CredentialEventKind, FileEvent, FileEventKind, KernelEvent, KernelEventKind,
+    MemoryEvent, MemoryEventKind, PathSource, SignalEvent, SignalEventKind,
+};
 pub use action::{ActionEvent, ActionStage, LedgerEntry};
 pub use finding::{Finding, FindingKind, FindingState, Severity, SubjectKind};
 pub use gap::{Exactness, Gap, GapStage};
 pub use host::{HostInfo, ModelState, ModelStatus, UnitState};
+pub use integrity::{IntegrityChange, IntegrityEvent, IntegrityVerdict};
+pub use log::{AuthEvent, AuthEventKind, AuthOutcome, LogRecord};
 pub use metric::MetricChunk;
 pub use network::{ConnectionOwner, NetworkEvent, NetworkEventKind};
 pub use probe::{ProbeState, ProbeStatus};
 pub use process::{ProcessEvent, ProcessEventKind, ProcessSnapshot, Source};
+pub use profile::SyscallProfile;
 pub use site::{SiteProbe, SiteVerdict};
 
 use crate::Lane;
@@ -104,6 +115,15 @@ pub fn tables() -> &'static [TableInfo] {
             TableInfo::of::<Gap>(),
             TableInfo::of::<HostInfo>(),
             TableInfo::of::<ModelStatus>(),
+            TableInfo::of::<FileEvent>(),
+            TableInfo::of::<CredentialEvent>(),
+            TableInfo::of::<MemoryEvent>(),
+            TableInfo::of::<KernelEvent>(),
+            TableInfo::of::<SignalEvent>(),
+            TableInfo::of::<IntegrityEvent>(),
+            TableInfo::of::<SyscallProfile>(),
+            TableInfo::of::<LogRecord>(),
+            TableInfo::of::<AuthEvent>(),
         ]
     });
     &TABLES

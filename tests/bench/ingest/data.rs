@@ -263,6 +263,10 @@ impl Host {
             system_us: exit(took / 5),
             rss_bytes_max: exit(took.saturating_mul(64)),
             source: Source::Ebpf,
+            euid: None,
+            login_uid: None,
+            working_directory: None,
+            fileless: None,
         })
     }
 }

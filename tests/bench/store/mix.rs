@@ -311,6 +311,10 @@ impl Server {
             system_us: exit.then_some(cpu_us),
             rss_bytes_max: rss_pages.map(|pages| pages.saturating_mul(PAGE_BYTES)),
             source: Source::Ebpf,
+            euid: None,
+            login_uid: None,
+            working_directory: None,
+            fileless: None,
         }))
     }
 
@@ -375,6 +379,13 @@ impl Server {
             duration_us: close.then(|| self.boot_ns.saturating_sub(connection.opened_ns) / 1_000),
             error: None,
             source: Source::Ebpf,
+            exe: None,
+            cgroup: None,
+            unit: None,
+            container_id: None,
+            retransmits: None,
+            round_trip_us: None,
+            network_namespace: None,
         }))
     }
 }

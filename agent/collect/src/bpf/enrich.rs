@@ -195,6 +195,10 @@ impl Enricher {
             system_us: None,
             rss_bytes_max: None,
             source: Source::Ebpf,
+            euid: None,
+            login_uid: None,
+            working_directory: None,
+            fileless: None,
         }
     }
 

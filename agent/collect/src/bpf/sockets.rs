@@ -50,6 +50,13 @@ pub(crate) fn network_event(kind: SocketEventKind, record: &SocketRecord, clock:
         duration_us: (closed && record.elapsed_ns > 0).then_some(record.elapsed_ns / 1_000),
         error: failure(kind, record.error),
         source: Source::Ebpf,
+        exe: None,
+        cgroup: None,
+        unit: None,
+        container_id: None,
+        retransmits: None,
+        round_trip_us: None,
+        network_namespace: None,
     }
 }
 

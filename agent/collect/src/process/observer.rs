@@ -235,5 +235,9 @@ fn event_row(
         system_us: None,
         rss_bytes_max: None,
         source: Source::Proc,
+        euid: None,
+        login_uid: None,
+        working_directory: None,
+        fileless: None,
     }
 }

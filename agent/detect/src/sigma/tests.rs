@@ -33,6 +33,10 @@ fn exec(exe: &str, args: &[&str]) -> Fact {
         system_us: None,
         rss_bytes_max: None,
         source: Source::Ebpf,
+        euid: None,
+        login_uid: None,
+        working_directory: None,
+        fileless: None,
     };
     event.into()
 }

@@ -42,6 +42,10 @@ fn process(kind: ProcessEventKind, known: bool) -> ProcessEvent {
         system_us: None,
         rss_bytes_max: None,
         source: Source::Ebpf,
+        euid: None,
+        login_uid: None,
+        working_directory: None,
+        fileless: None,
     }
 }
 
@@ -70,6 +74,13 @@ fn network(kind: NetworkEventKind, known: bool) -> NetworkEvent {
         duration_us: known.then_some(3),
         error: (!known && kind == NetworkEventKind::Connect).then_some(111),
         source: Source::Proc,
+        exe: None,
+        cgroup: None,
+        unit: None,
+        container_id: None,
+        retransmits: None,
+        round_trip_us: None,
+        network_namespace: None,
     }
 }
 

@@ -35,5 +35,9 @@ pub(crate) fn exec(time: i64, pid: u32) -> ProcessEvent {
         system_us: None,
         rss_bytes_max: None,
         source: Source::Ebpf,
+        euid: None,
+        login_uid: None,
+        working_directory: None,
+        fileless: None,
     }
 }

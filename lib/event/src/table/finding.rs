@@ -30,6 +30,10 @@ words! {
         Threshold = "threshold",
         /// A site's verdict.
         Site = "site",
+        /// A detector over several facts.
+        Behaviour = "behaviour",
+        /// A watched file that changed.
+        Integrity = "integrity",
     }
 }
 
@@ -58,6 +62,12 @@ words! {
         Site = "site",
         /// The agent or one of its probes.
         Agent = "agent",
+        /// A file: `subject` is its path.
+        File = "file",
+        /// An account: `subject` is its name.
+        User = "user",
+        /// A remote address: `subject` is the address.
+        Address = "address",
     }
 }
 

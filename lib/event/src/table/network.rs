@@ -32,7 +32,7 @@ words! {
 
 table! {
     /// A TCP connection opened, accepted or closed.
-    pub struct NetworkEvent("network_events", id 3, version 1, Lane::Events) {
+    pub struct NetworkEvent("network_events", id 3, version 2, Lane::Events) {
         /// When it happened.
         time: TimeMicros,
         /// Nanoseconds on the boot clock when it happened.
@@ -69,5 +69,19 @@ table! {
         error: Option<i32>,
         /// Where it was seen.
         source: Source,
+        /// Path of the owner's program, when known.
+        exe: Option<String>,
+        /// Control group of the owner, when known.
+        cgroup: Option<String>,
+        /// systemd unit of the owner, when its control group names one.
+        unit: Option<String>,
+        /// Container id of the owner, when its control group names one.
+        container_id: Option<String>,
+        /// Segments sent again, for a close, when known.
+        retransmits: Option<u32>,
+        /// Smoothed round trip in microseconds, for a close, when known.
+        round_trip_us: Option<u32>,
+        /// Namespace of the network, as its inode in /proc/PID/ns/net, when known.
+        network_namespace: Option<u32>,
     }
 }

@@ -22,12 +22,20 @@ words! {
         Ebpf = "ebpf",
         /// The files under /proc.
         Proc = "proc",
+        /// The kernel's process connector.
+        Connector = "connector",
+        /// The log of auditd.
+        Audit = "audit",
+        /// The kernel's socket tables, by sock_diag or /proc/net.
+        SocketTable = "socket_table",
+        /// inotify: what changed, not who.
+        Inotify = "inotify",
     }
 }
 
 table! {
     /// An exec, exit or fork.
-    pub struct ProcessEvent("process_events", id 2, version 1, Lane::Events) {
+    pub struct ProcessEvent("process_events", id 2, version 2, Lane::Events) {
         /// When it happened.
         time: TimeMicros,
         /// Nanoseconds on the boot clock when it happened.
@@ -78,6 +86,14 @@ table! {
         rss_bytes_max: Option<u64>,
         /// Where it was seen.
         source: Source,
+        /// Effective user id, when known.
+        euid: Option<u32>,
+        /// User id of the login session, when one is set.
+        login_uid: Option<u32>,
+        /// Working directory at an exec, when known.
+        working_directory: Option<String>,
+        /// For an exec: whether the program has no name in any file system (a memfd, or deleted).
+        fileless: Option<bool>,
     }
 }
 
