@@ -152,8 +152,9 @@ pub(crate) enum Command {
     Gaps,
     /// Evaluate an expression of PromQL, now or over a range.
     Query(crate::commands::query::Query),
-    /// Run an SQL query. Tables: metrics, process_events, network_events, processes, units, site_probes, probe_status,
-    /// findings, actions, ledger, gaps, host_info, model_status.
+    /// Run an SQL query. Tables: metrics, process_events, network_events, file_events, credential_events,
+    /// memory_events, kernel_events, signal_events, integrity_events, syscall_profiles, log_records, auth_events,
+    /// sensor_accounts, processes, units, site_probes, probe_status, findings, actions, ledger, gaps, host_info, model_status.
     Sql {
         /// One SELECT; `-` reads it from standard input.
         query: String,

@@ -3,6 +3,8 @@
 //! Fields of ECS are nested objects; what ECS has no field for stays under `fleetmend`, with all columns of the row, so
 //! that nothing is lost on the way.
 
+mod act;
+
 use std::net::IpAddr;
 
 use fleetmend_event::Fact;
@@ -125,17 +127,18 @@ fn of_fact(fact: &Fact) -> Fields {
         ],
         Fact::Metrics(_)
         | Fact::ProbeStatus(_)
+        | Fact::SensorAccount(_)
         | Fact::Ledger(_)
-        | Fact::ModelStatus(_)
-        | Fact::FileEvent(_)
-        | Fact::CredentialEvent(_)
-        | Fact::MemoryEvent(_)
-        | Fact::KernelEvent(_)
-        | Fact::SignalEvent(_)
-        | Fact::IntegrityEvent(_)
-        | Fact::SyscallProfile(_)
-        | Fact::LogRecord(_)
-        | Fact::AuthEvent(_) => vec![("event", state("host"))],
+        | Fact::ModelStatus(_) => vec![("event", state("host"))],
+        Fact::FileEvent(row) => act::file(row),
+        Fact::CredentialEvent(row) => act::credential(row),
+        Fact::MemoryEvent(row) => act::memory(row),
+        Fact::KernelEvent(row) => act::kernel(row),
+        Fact::SignalEvent(row) => act::signal(row),
+        Fact::IntegrityEvent(row) => act::integrity(row),
+        Fact::SyscallProfile(row) => act::profile(row),
+        Fact::LogRecord(row) => act::log(row),
+        Fact::AuthEvent(row) => act::auth(row),
     }
 }
 

@@ -5,11 +5,18 @@
 //! |---|---|
 //! | `process_events` | Process Activity 1007: exec and fork launch, exit terminates |
 //! | `network_events` | Network Activity 4001 |
+//! | `file_events`, `integrity_events` | File System Activity 1001 |
+//! | `credential_events`, `signal_events` | Process Activity 1007 |
+//! | `memory_events` | Memory Activity 1004 |
+//! | `kernel_events` | modules: Kernel Extension Activity 1002; others: Base Event 0 |
+//! | `auth_events` | Authentication 3002; accounts and secrets: Account Change 3001 |
 //! | `findings` | Detection Finding 2004 |
 //! | `actions` | Remediation Activity 7001: what was found is restored |
 //! | all others | Base Event 0, activity 99 |
 //!
 //! What a class has no attribute for stays under `unmapped`, with all columns of the row.
+
+mod act;
 
 use fleetmend_event::remedy::Ending;
 use fleetmend_event::table::{
@@ -119,15 +126,16 @@ fn of_fact(fact: &Fact) -> Event {
         | Fact::Ledger(_)
         | Fact::HostInfo(_)
         | Fact::ModelStatus(_)
-        | Fact::FileEvent(_)
-        | Fact::CredentialEvent(_)
-        | Fact::MemoryEvent(_)
-        | Fact::KernelEvent(_)
-        | Fact::SignalEvent(_)
-        | Fact::IntegrityEvent(_)
+        | Fact::SensorAccount(_)
         | Fact::SyscallProfile(_)
-        | Fact::LogRecord(_)
-        | Fact::AuthEvent(_) => other("State", 1),
+        | Fact::LogRecord(_) => other("State", 1),
+        Fact::FileEvent(row) => act::file_act(row),
+        Fact::CredentialEvent(row) => act::credential(row),
+        Fact::MemoryEvent(row) => act::memory(row),
+        Fact::KernelEvent(row) => act::kernel(row).unwrap_or_else(|| other("State", 1)),
+        Fact::SignalEvent(row) => act::signal(row),
+        Fact::IntegrityEvent(row) => act::integrity(row),
+        Fact::AuthEvent(row) => act::auth(row),
     }
 }
 

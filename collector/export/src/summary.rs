@@ -61,6 +61,10 @@ pub(crate) fn summary(fact: &Fact) -> String {
             "{} {} to pid {} by pid {} ({})",
             row.kind, row.signal, row.target_pid, row.pid, row.comm
         ),
+        Fact::SensorAccount(row) => format!(
+            "sensor family {}: {} seen, {} delivered",
+            row.family, row.seen, row.delivered
+        ),
         Fact::IntegrityEvent(row) => format!("{} {}: {}, {}", row.class, row.path, row.change, row.verdict),
         Fact::SyscallProfile(row) => format!("system calls of pid {} ({})", row.pid, row.comm),
         Fact::LogRecord(row) => format!("{}: {}", row.identifier, row.message),

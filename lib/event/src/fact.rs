@@ -7,7 +7,8 @@ use crate::metric::{MetricFrame, chunks};
 use crate::table::{
     ActionEvent, AuthEvent, CredentialEvent, FileEvent, Finding, Gap, HostInfo, IntegrityEvent, KernelEvent,
     LedgerEntry, LogRecord, MemoryEvent, MetricChunk, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
-    ProcessSnapshot, SignalEvent, SiteProbe, SyscallProfile, Table, TableInfo, UnitState, table_by_id,
+    ProcessSnapshot, SensorAccount, SignalEvent, SiteProbe, SyscallProfile, Table, TableInfo, UnitState,
+    table_by_id,
 };
 use crate::{Lane, TimeMicros};
 
@@ -98,6 +99,7 @@ facts! {
     MemoryEvent(MemoryEvent) memory_events,
     KernelEvent(KernelEvent) kernel_events,
     SignalEvent(SignalEvent) signal_events,
+    SensorAccount(SensorAccount) sensor_accounts,
     IntegrityEvent(IntegrityEvent) integrity_events,
     SyscallProfile(SyscallProfile) syscall_profiles,
     LogRecord(LogRecord) log_records,
@@ -142,6 +144,7 @@ impl Fact {
             Fact::MemoryEvent(row) => row.time,
             Fact::KernelEvent(row) => row.time,
             Fact::SignalEvent(row) => row.time,
+            Fact::SensorAccount(row) => row.time,
             Fact::IntegrityEvent(row) => row.time,
             Fact::SyscallProfile(row) => row.time,
             Fact::LogRecord(row) => row.time,

@@ -15,6 +15,7 @@ mod network;
 mod probe;
 mod process;
 mod profile;
+mod sensor;
 mod site;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use network::{ConnectionOwner, NetworkEvent, NetworkEventKind};
 pub use probe::{ProbeState, ProbeStatus};
 pub use process::{ProcessEvent, ProcessEventKind, ProcessSnapshot, Source};
 pub use profile::SyscallProfile;
+pub use sensor::SensorAccount;
 pub use site::{SiteProbe, SiteVerdict};
 
 use crate::Lane;
@@ -120,6 +122,7 @@ pub fn tables() -> &'static [TableInfo] {
             TableInfo::of::<MemoryEvent>(),
             TableInfo::of::<KernelEvent>(),
             TableInfo::of::<SignalEvent>(),
+            TableInfo::of::<SensorAccount>(),
             TableInfo::of::<IntegrityEvent>(),
             TableInfo::of::<SyscallProfile>(),
             TableInfo::of::<LogRecord>(),

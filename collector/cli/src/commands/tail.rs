@@ -134,6 +134,25 @@ fn line(output: &Output, data: &Value) -> String {
         "process_events" => process(row),
         "network_events" => network(row),
         "processes" => inventory(row),
+        "file_events" | "credential_events" | "memory_events" | "kernel_events" | "signal_events" => act(row),
+        "integrity_events" => named(
+            row,
+            &["verdict", "change", "class", "path", "comm", "pid", "chain"],
+        ),
+        "auth_events" => named(
+            row,
+            &[
+                "outcome",
+                "kind",
+                "service",
+                "user",
+                "target_user",
+                "method",
+                "remote_address",
+                "command",
+            ],
+        ),
+        "log_records" => format!("{}: {}", text(row, "identifier"), text(row, "message")),
         "units" => format!(
             "{} {} {} result={} restarts={} {}",
             text(row, "unit"),
@@ -203,6 +222,48 @@ fn process(row: &Value) -> String {
         _ => String::new(),
     };
     format!("{about}{parent} {} {tail}", text(row, "comm"))
+}
+
+/// What was done, by whom, and what it was done to.
+fn act(row: &Value) -> String {
+    let about = [
+        "path",
+        "target",
+        "name",
+        "detail",
+        "call",
+        "attribute",
+        "signal",
+        "target_pid",
+        "target_comm",
+        "error",
+    ];
+    let told = about
+        .iter()
+        .filter(|name| row.get(**name).is_some_and(|value| !value.is_null()));
+    let told: Vec<String> = told.map(|name| format!("{name}={}", text(row, name))).collect();
+    let repeats = row.get("repeats").and_then(Value::as_u64).unwrap_or(1);
+    let repeats = if repeats > 1 {
+        format!(" ×{repeats}")
+    } else {
+        String::new()
+    };
+    format!(
+        "{}{repeats} pid={} uid={} {} {}",
+        text(row, "kind"),
+        text(row, "pid"),
+        text(row, "uid"),
+        text(row, "comm"),
+        told.join(" ")
+    )
+}
+
+/// These columns in this order, those without a value left out.
+fn named(row: &Value, names: &[&str]) -> String {
+    let told = names
+        .iter()
+        .filter(|name| row.get(**name).is_some_and(|value| !value.is_null()));
+    told.map(|name| text(row, name)).collect::<Vec<_>>().join(" ")
 }
 
 fn inventory(row: &Value) -> String {
@@ -297,6 +358,18 @@ mod tests {
         assert_eq!(
             inventory(&row),
             "pid=7 ppid=1 uid=0 hog R cpu=95.89% rss=2.0 KiB threads=2 hog -x"
+        );
+    }
+
+    #[test]
+    fn acts_say_what_was_done_by_whom_and_to_what() {
+        let row = serde_json::json!({
+            "time": "2026-01-02T03:04:05Z", "kind": "rename", "pid": 7, "uid": 0, "comm": "mv", "path": "/tmp/a",
+            "target": "/etc/ld.so.preload", "error": null, "repeats": 3,
+        });
+        assert_eq!(
+            act(&row),
+            "rename ×3 pid=7 uid=0 mv path=/tmp/a target=/etc/ld.so.preload"
         );
     }
 

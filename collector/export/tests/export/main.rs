@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod acts;
 mod late;
 mod page;
 mod parquet;

@@ -6,6 +6,8 @@ use fleetmend_event::table::*;
 use fleetmend_event::{ActionId, Fact, FindingId, HostId, Lane, TimeMicros, table};
 use serde_json::{Value, json};
 
+use crate::acts::acts;
+
 const ECS: &str = include_str!("../schema/ecs.json");
 const OCSF: &str = include_str!("../schema/ocsf.json");
 const NOW: TimeMicros = TimeMicros(1_700_000_000_123_456);
@@ -249,6 +251,7 @@ fn states() -> Vec<Fact> {
 fn facts() -> Vec<Fact> {
     let mut facts = states();
     for known in [true, false] {
+        facts.extend(acts(known, NOW));
         for kind in ProcessEventKind::ALL {
             facts.push(process(*kind, known).into());
         }

@@ -27,7 +27,7 @@ pub(crate) struct View {
 pub(crate) type Planned = Arc<Mutex<HashMap<&'static str, Arc<dyn TableProvider>>>>;
 
 /// Every view. None stands on another.
-pub(crate) const VIEWS: [View; 11] = [
+pub(crate) const VIEWS: [View; 14] = [
     View {
         name: "execs",
         about: "Programs that were started.",
@@ -52,6 +52,25 @@ pub(crate) const VIEWS: [View; 11] = [
         about: "Ports that processes began to listen on.",
         sql: "SELECT time, host_id, pid, comm, uid, protocol, local_address, local_port, ingested_at \
               FROM network_events WHERE kind = 'listen'",
+    },
+    View {
+        name: "file_changes",
+        about: "What was done to files, and by whom; reads of secrets left out.",
+        sql: "SELECT time, host_id, kind, path, target, mode, owner_uid, error, repeats, pid, comm, exe, parent_comm, \
+              uid, login_uid, unit, container_id, ingested_at FROM file_events WHERE kind <> 'open_read'",
+    },
+    View {
+        name: "integrity_changes",
+        about: "Watched files that changed and that no package manager explains.",
+        sql: "SELECT time, host_id, path, class, change, verdict, old_sha256, new_sha256, package, pid, comm, exe, \
+              chain, uid, login_uid, source, ingested_at FROM integrity_events WHERE verdict <> 'package'",
+    },
+    View {
+        name: "failed_logins",
+        about: "Logins that were refused, by address and account.",
+        sql: "SELECT host_id, remote_address, \"user\", service, sum(repeats) AS failures, min(time) AS first_time, \
+              max(time) AS last_time FROM auth_events WHERE kind = 'login' AND outcome = 'failure' \
+              GROUP BY host_id, remote_address, \"user\", service",
     },
     View {
         name: "latest_findings",
