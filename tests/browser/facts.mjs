@@ -50,6 +50,13 @@ export function probes() {
   ];
 }
 
+export function sensor() {
+  const row = (family, seen, filtered, aggregated, ring_full) => ({ host_id: BUSY, time: ago(12), family, seen, filtered, aggregated,
+    delivered: seen - filtered - aggregated - ring_full, ring_full, map_full: 0, shed: 0, evicted: 4, runs: seen, run_us: Math.round(seen * 0.41),
+    run_time_sampled: true, ring_bytes_peak: 1_048_576, ring_bytes: 8_388_608 });
+  return [row('file', 4_220_118, 3_900_041, 120_007, 31), row('process', 918_113, 0, 0, 0)];
+}
+
 export function processes() {
   const names = ['nginx', 'postgres', 'stress-ng', 'python3', 'fleetmend-agent', 'sshd', 'cron', 'redis-server', 'node', 'bash'];
   return Array.from({ length: 60 }, (_, index) => {

@@ -45,7 +45,7 @@ function host([id, part]) {
   const found = facts.hosts().find((one) => one.host_id === id);
   if (!found) return fault(404, 'not-found', `no host has the id ${id}`);
   if (!part) return [200, found];
-  const rows = { probes: facts.probes, processes: facts.processes, units: facts.units, models: facts.models }[part];
+  const rows = { probes: facts.probes, sensor: facts.sensor, processes: facts.processes, units: facts.units, models: facts.models }[part];
   return items(id === facts.BUSY ? rows() : []);
 }
 

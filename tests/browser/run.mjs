@@ -138,6 +138,9 @@ await check('shows probes with reason and hint, and sorts processes', async () =
   if (mock) {
     await page.getByText('To do: start dbus, or set units.enabled = false').waitFor();
     await page.getByText(/No such file or directory/).waitFor();
+    const file = page.getByRole('row').filter({ hasText: /4\s220\s118/ });
+    await file.getByText('410 ns').waitFor();
+    assert.equal(await file.getByTitle('31 ring full').innerText(), '31');
   }
   await page.getByRole('link', { name: 'Processes', exact: true }).click();
   const column = page.getByRole('columnheader', { name: 'PID' });

@@ -101,6 +101,7 @@ pub(crate) fn api() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::one))
         .routes(routes!(hosts::probes))
+        .routes(routes!(hosts::sensor))
         .routes(routes!(hosts::processes))
         .routes(routes!(hosts::units))
         .routes(routes!(hosts::models))

@@ -89,6 +89,18 @@ pub(crate) async fn probes(
         .await
 }
 
+#[utoipa::path(get, path = "/hosts/{host}/sensor", tag = "hosts", security(("bearer" = [])),
+    params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
+pub(crate) async fn sensor(
+    State(state): State<Shared>,
+    caller: Caller,
+    Path(host): Path<String>,
+) -> Result<Json<RowList>, Problem> {
+    state
+        .last_rows(&caller, &host, "sensor_accounts", "family", "family")
+        .await
+}
+
 #[utoipa::path(get, path = "/hosts/{host}/units", tag = "hosts", security(("bearer" = [])),
     params(("host" = String, Path)), responses((status = 200, body = RowList), (status = 404, body = ProblemBody)))]
 pub(crate) async fn units(

@@ -85,6 +85,7 @@ async fn a_scoped_user_sees_no_other_host_on_any_route() {
     for path in [
         format!("hosts/{foreign}"),
         format!("hosts/{foreign}/probes"),
+        format!("hosts/{foreign}/sensor"),
         format!("hosts/{foreign}/units"),
         format!("hosts/{foreign}/models"),
         format!("hosts/{foreign}/processes"),

@@ -36,6 +36,7 @@ const ROUTES: &[(&str, &str, Bound)] = &[
     ("GET", "hosts", Scoped(&["", "?removed=true"])),
     ("GET", "hosts/{host}", OfHost),
     ("GET", "hosts/{host}/probes", OfHost),
+    ("GET", "hosts/{host}/sensor", OfHost),
     ("GET", "hosts/{host}/processes", OfHost),
     ("GET", "hosts/{host}/units", OfHost),
     ("GET", "hosts/{host}/models", OfHost),

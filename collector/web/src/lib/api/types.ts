@@ -68,6 +68,24 @@ export interface ProbeStatus {
   lost: Whole;
 }
 
+export interface SensorAccount {
+  time: Time;
+  family: string;
+  seen: Whole;
+  filtered: Whole;
+  aggregated: Whole;
+  delivered: Whole;
+  ring_full: Whole;
+  map_full: Whole;
+  shed: Whole;
+  evicted: Whole;
+  runs: Whole;
+  run_us: Whole;
+  run_time_sampled: boolean;
+  ring_bytes_peak: Whole;
+  ring_bytes: Whole;
+}
+
 export interface Process {
   time: Time;
   pid: number;
