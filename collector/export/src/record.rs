@@ -5,7 +5,8 @@ use arrow::row::{RowConverter, SortField};
 use fleetmend_event::table::{
     ActionEvent, AuthEvent, CredentialEvent, FileEvent, Finding, Gap, HostInfo, IntegrityEvent, KernelEvent,
     LedgerEntry, LogRecord, MemoryEvent, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
-    ProcessSnapshot, SignalEvent, SiteProbe, SyscallProfile, Table, TableInfo, UnitState, table_by_name,
+    ProcessSnapshot, SensorAccount, SignalEvent, SiteProbe, SyscallProfile, Table, TableInfo, UnitState,
+    table_by_name,
 };
 use fleetmend_event::{Fact, HostId, TimeMicros};
 use serde_json::{Map, Value};
