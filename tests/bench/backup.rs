@@ -372,6 +372,10 @@ impl Load {
             system_us: None,
             rss_bytes_max: None,
             source: Probe::Ebpf,
+            euid: None,
+            login_uid: None,
+            working_directory: None,
+            fileless: None,
         }
     }
 }
