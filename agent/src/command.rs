@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use agent_collect::Sources;
 use agent_detect::sigma::{RuleState, Sigma};
 use agent_stream::enrol::{HostFacts, enroll as enroll_with};
 use anyhow::{Context, Result, bail};
@@ -49,8 +50,13 @@ pub(crate) struct StatusArguments {
 pub(crate) fn check(path: &Path) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match AgentConfig::load(path) {
-        Ok(_) => {
+        Ok(config) => {
             writeln!(out, "{}: no faults", path.display()).context("print the result")?;
+            // No fault of the file: the agent starts all the same, and shows it as BROKEN.
+            for row in Sources::check(&config.sources, &config.process.proc_path) {
+                writeln!(out, "warning: {}: {}; {}", row.probe, row.reason, row.hint)
+                    .context("print a warning")?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(faults) => {

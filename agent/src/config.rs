@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use agent_collect::CollectConfig;
 use agent_collect::bpf::BpfConfig;
 use agent_collect::process::ProcessConfig;
+use agent_collect::{CollectConfig, SourcesConfig};
 use agent_detect::DetectConfig;
 use agent_heal::Config as HealConfig;
 use agent_spool::SpoolConfig;
@@ -34,6 +34,8 @@ pub(crate) struct AgentConfig {
     pub(crate) collect: CollectConfig,
     /// Probes in the kernel.
     pub(crate) bpf: BpfConfig,
+    /// What stands in for the probes.
+    pub(crate) sources: SourcesConfig,
     /// The process inventory.
     pub(crate) process: ProcessConfig,
     /// What is detected.
@@ -55,6 +57,7 @@ impl Default for AgentConfig {
             budget: BudgetConfig::default(),
             collect: CollectConfig::default(),
             bpf: BpfConfig::default(),
+            sources: SourcesConfig::default(),
             process: ProcessConfig::default(),
             detect: DetectConfig::default(),
             heal: HealConfig::default(),
@@ -115,6 +118,7 @@ impl Validate for AgentConfig {
         faults.section("detect", |faults| add_all(faults, self.detect.faults()));
         faults.section("heal", |faults| self.heal.validate(faults));
         faults.section("bpf", |faults| add_all(faults, self.bpf.faults()));
+        faults.section("sources", |faults| add_all(faults, self.sources.faults()));
         faults.section("process", |faults| add_all(faults, self.process.faults()));
         faults.section("stream", |faults| self.stream.validate(faults));
         faults.section("spool", |faults| self.spool.validate(faults));

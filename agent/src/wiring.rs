@@ -1,7 +1,7 @@
 //! How the agent is put together: every task, every channel, its capacity and what happens when it is full.
 //!
 //! ```text
-//! sources (host, units, sites, sensor, heal) ──facts──▶ hub ──▶ spool ──▶ stream ═▶ collector
+//! sources (host, units, sites, sensor or second sources, heal) ──facts──▶ hub ──▶ spool ──▶ stream ═▶ collector
 //!                                                        │ └▶ detector (in the hub's thread)
 //!                                                        └──findings──▶ heal ═▶ healer
 //! ```
@@ -24,7 +24,7 @@ use std::time::Duration;
 use agent_collect::bpf::BpfSensor;
 use agent_collect::process::Inventory;
 use agent_collect::site::Prober;
-use agent_collect::{FactSink, PaceHandle, host, site, unit};
+use agent_collect::{FactSink, PaceHandle, Sources, host, site, unit};
 use agent_detect::Detector;
 use agent_spool::{Spool, SpoolHandle};
 use agent_stream::enrol::keep;
@@ -65,8 +65,15 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
     let begun = budget::begin(&config.run_file());
     // The order matters: probes need rights that the sandbox takes, the sandbox needs to be alone, and no input
     // of others is read before it holds.
-    let (sensor, statuses) = BpfSensor::load(config.bpf.clone());
-    for status in &statuses {
+    let (mut sensor, statuses) = BpfSensor::load(config.bpf.clone());
+    let sources = Sources::choose(
+        config.sources.clone(),
+        &mut sensor,
+        &statuses,
+        &config.process,
+        &config.state_dir,
+    );
+    for status in statuses.iter().chain(&sources.statuses()) {
         info!(
             probe = status.probe,
             state = status.state.as_str(),
@@ -86,7 +93,7 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(compose(config, identity, sensor, begun))
+    runtime.block_on(compose(config, identity, (sensor, sources), begun))
 }
 
 fn identity(config: &AgentConfig) -> Result<HostIdentity> {
@@ -102,7 +109,7 @@ fn identity(config: &AgentConfig) -> Result<HostIdentity> {
 async fn compose(
     config: AgentConfig,
     identity: HostIdentity,
-    sensor: BpfSensor,
+    (sensor, second): (BpfSensor, Sources),
     begun: Begun,
 ) -> Result<ExitCode> {
     let metrics = install_metrics().context("install metrics")?;
@@ -161,7 +168,7 @@ async fn compose(
     start_sources(
         &config,
         &sources,
-        sensor.at_pace(keeper.pace()),
+        (sensor.at_pace(keeper.pace()), second),
         facts,
         &keeper.pace(),
     )?;
@@ -183,7 +190,7 @@ async fn compose(
 fn start_sources(
     config: &AgentConfig,
     sources: &Tasks,
-    sensor: BpfSensor,
+    (sensor, second): (BpfSensor, Sources),
     facts: mpsc::Sender<Fact>,
     pace: &PaceHandle,
 ) -> Result<()> {
@@ -203,9 +210,11 @@ fn start_sources(
     );
     let prober = Prober::new(config.collect.resolver, config.collect.witness);
     site::spawn(sources, config.collect.sites.clone(), &prober, &sink);
-    sensor
-        .run(sources, facts, Inventory::new(config.process.clone()))
-        .context("start the sensor")
+    let inventory = Inventory::new(config.process.clone());
+    second
+        .run(sources, &facts, &inventory, pace)
+        .context("start the second sources")?;
+    sensor.run(sources, facts, inventory).context("start the sensor")
 }
 
 /// Starts the stream and the renewal of the certificate.

@@ -20,7 +20,7 @@ use crate::step::{command, run as run_command, step};
 pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
 
 /// Names as in `tests/fuzz/src/main.rs`.
-const TARGETS: [&str; 23] = [
+const TARGETS: [&str; 24] = [
     "frame",
     "batch",
     "relative",
@@ -39,6 +39,7 @@ const TARGETS: [&str; 23] = [
     "ledger",
     "address",
     "tunnel",
+    "audit-log",
     "rule",
     "spool",
     "chunk",

@@ -55,5 +55,6 @@ pub use clock::BootClock;
 pub use config::BpfConfig;
 pub use error::FamilyError;
 pub use memory::return_free_memory;
+pub(crate) use enrich::text;
 pub(crate) use outlet::Outlet;
 pub use sensor::BpfSensor;

@@ -25,6 +25,7 @@ use tracing::warn;
 
 use self::recorder::Recorder;
 use crate::pace::{PaceHandle, REASON};
+use crate::vigil::Vigil;
 use crate::{FactSink, metrics};
 
 pub use info::host_info;
@@ -124,7 +125,11 @@ impl HostSampler {
             } else {
                 format!("{} series each second", self.recorder.len())
             },
-            hint: String::new(),
+            hint: match (self.failing.is_empty(), thin) {
+                (false, _) => "check that /proc and /sys are mounted and that the agent may read these files".to_owned(),
+                (true, true) => "raise the budget: `fleetmend-agent status` names what is over it".to_owned(),
+                (true, false) => String::new(),
+            },
             seen: ticks,
             delivered: ticks,
             lost: 0,
@@ -137,7 +142,9 @@ impl HostSampler {
 /// # Errors
 /// When the thread cannot be started.
 pub fn spawn(tasks: &Tasks, interval: Duration, sink: FactSink, pace: PaceHandle) -> std::io::Result<()> {
+    let watch = Vigil::keep(sink.clone(), tasks.token(), vec!["host.metrics".to_owned()]);
     tasks.spawn_thread("host metrics", TaskKind::Critical, move |token| {
+        let _watch = watch;
         let mut sampler = HostSampler::new();
         let mut ticks = Ticks::new(interval, Instant::now());
         let mut count = 0_u64;

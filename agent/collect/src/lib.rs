@@ -1,6 +1,6 @@
 //! Collect: everything the agent reads from its host becomes facts here.
 //!
-//! Sources: the kernel's events over BPF ([`bpf`]), processes ([`process`]), host metrics ([`host`]), systemd
+//! Sources: the kernel's events over BPF ([`bpf`]) or, where it is refused, from elsewhere ([`source`]), processes ([`process`]), host metrics ([`host`]), systemd
 //! units ([`unit`]) and web sites ([`site`]). Each says in `probe_status` how much of its promise it keeps.
 //!
 //! Invariants: no source waits for the hub — what does not fit is dropped, counted, and becomes a gap row
@@ -17,9 +17,12 @@ pub mod pace;
 pub mod process;
 mod sink;
 pub mod site;
+pub mod source;
 pub mod unit;
+mod vigil;
 
 pub use bpf::return_free_memory;
 pub use config::{CollectConfig, SiteConfig};
 pub use pace::{Pace, PaceHandle};
 pub use sink::FactSink;
+pub use source::{Sources, SourcesConfig};

@@ -3,6 +3,7 @@
 use metrics::{Unit, counter, describe_counter};
 
 use crate::bpf::metric;
+use crate::source::metric as source;
 
 /// Facts that found the channel to the hub full or closed.
 const FACTS_DROPPED: &str = "fleetmend_agent_collect_facts_dropped_total";
@@ -49,6 +50,30 @@ pub(crate) fn describe() {
         Unit::Count,
         "processes that the inventory had no room for"
     );
+    describe_sources();
+}
+
+fn describe_sources() {
+    describe_counter!(
+        source::RECORDS,
+        Unit::Count,
+        "records that a second source read, by source"
+    );
+    describe_counter!(
+        source::LOST,
+        Unit::Count,
+        "records of a second source that were lost before they were facts, by source and reason"
+    );
+    describe_counter!(
+        source::ARGS_UNKNOWN,
+        Unit::Count,
+        "executions whose arguments were gone before they could be read"
+    );
+    describe_counter!(
+        source::RAW_DROPPED,
+        Unit::Count,
+        "raw audit records that their reader had no room for"
+    );
 }
 
 pub(crate) fn facts_dropped(reason: &'static str) {
@@ -71,15 +96,20 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_of_the_sensor_is_described() {
+    fn every_metric_of_the_sensor_and_of_second_sources_is_described() {
         let dense: String = include_str!("metrics.rs").split_whitespace().collect();
-        let lines = include_str!("bpf/metric.rs").lines();
-        let mut named = 0;
-        for (name, _) in lines.filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(':')) {
-            named += 1;
-            let described = format!("!(metric::{name},Unit::");
-            assert!(dense.contains(&described), "{name} is not described");
+        for (module, text) in [
+            ("metric", include_str!("bpf/metric.rs")),
+            ("source", include_str!("source/metric.rs")),
+        ] {
+            let lines = text.lines();
+            let mut named = 0;
+            for (name, _) in lines.filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(':')) {
+                named += 1;
+                let described = format!("!({module}::{name},Unit::");
+                assert!(dense.contains(&described), "{name} is not described");
+            }
+            assert!(named > 2);
         }
-        assert!(named > 2);
     }
 }

@@ -11,32 +11,44 @@ use std::time::Duration;
 
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{ProbeState, ProbeStatus, SiteProbe, SiteVerdict};
-use fleetmend_shutdown::{TaskKind, Tasks};
+use fleetmend_shutdown::{CancellationToken, Tasks};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
 use crate::config::SiteConfig;
+use crate::vigil::Vigil;
 use crate::{FactSink, metrics};
 
 pub use fetch::Prober;
 
-/// Starts probing every site of `sites`, each at its own interval, with `prober`.
+/// Starts probing every site of `sites`, each at its own interval, with `prober`; begins again after a fault, which
+/// is told.
 pub fn spawn(tasks: &Tasks, sites: Vec<SiteConfig>, prober: &Prober, sink: &FactSink) {
     for site in sites {
         let (prober, sink, token) = (prober.clone(), sink.clone(), tasks.token());
-        tasks.spawn("site probe", TaskKind::BestEffort, async move {
-            let mut ticks = interval(site.interval());
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut follower = Follower::new(&site);
-            loop {
-                tokio::select! {
-                    () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
-                    _ = ticks.tick() => {}
-                }
-                let row = prober.probe(&site).await;
-                follower.report(row, &sink);
-            }
+        tasks.spawn_restartable("site probe", move || {
+            follow(site.clone(), prober.clone(), sink.clone(), token.clone())
         });
+    }
+}
+
+async fn follow(
+    site: SiteConfig,
+    prober: Prober,
+    sink: FactSink,
+    token: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let mut follower = Follower::new(&site);
+    let _watch = Vigil::keep(sink.clone(), token.clone(), vec![follower.probe.clone()]);
+    let mut ticks = interval(site.interval());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let row = prober.probe(&site).await;
+        follower.report(row, &sink);
     }
 }
 

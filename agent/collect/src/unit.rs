@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{ProbeState, ProbeStatus, UnitState};
-use fleetmend_shutdown::{TaskKind, Tasks};
+use fleetmend_shutdown::{CancellationToken, Tasks};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::warn;
 use zbus::proxy;
 
 use crate::pace::UNHURRIED_TIMES;
+use crate::vigil::Vigil;
 use crate::{FactSink, Pace, PaceHandle};
 
+/// Name in `probe_status`.
+const PROBE: &str = "systemd.units";
 /// Where systemd says that it is the init of this host.
 const SYSTEMD_RUNTIME: &str = "/run/systemd/system";
 /// Listings between two full reports.
@@ -117,29 +120,39 @@ async fn list_over_bus() -> Result<Vec<UnitState>, UnitError> {
     Ok(units)
 }
 
-/// Starts following units.
+/// Starts following units; begins again after a fault, which is told.
 pub fn spawn(tasks: &Tasks, every: Duration, sink: FactSink, pace: PaceHandle) {
     let token = tasks.token();
-    tasks.spawn("units", TaskKind::BestEffort, async move {
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut follower = Follower::default();
-        let mut passed_over = 0_u32;
-        loop {
-            tokio::select! {
-                () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
-                _ = ticks.tick() => {}
-            }
-            passed_over += 1;
-            if passed_over < pace.inventory_times() {
-                continue;
-            }
-            passed_over = 0;
-            follower.slow = pace.get() >= Pace::Unhurried;
-            let listed = list_units().await;
-            follower.report(listed, &sink);
-        }
+    tasks.spawn_restartable("units", move || {
+        follow(every, sink.clone(), pace.clone(), token.clone())
     });
+}
+
+async fn follow(
+    every: Duration,
+    sink: FactSink,
+    pace: PaceHandle,
+    token: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let _watch = Vigil::keep(sink.clone(), token.clone(), vec![PROBE.to_owned()]);
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut follower = Follower::default();
+    let mut passed_over = 0_u32;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        passed_over += 1;
+        if passed_over < pace.inventory_times() {
+            continue;
+        }
+        passed_over = 0;
+        follower.slow = pace.get() >= Pace::Unhurried;
+        let listed = list_units().await;
+        follower.report(listed, &sink);
+    }
 }
 
 #[derive(Default)]
@@ -163,7 +176,8 @@ impl Follower {
                     let slow = format!(
                         "{reason}, listed {UNHURRIED_TIMES} times rarer: the agent is over its budget"
                     );
-                    (ProbeState::Degraded, slow, "")
+                    let hint = "raise the budget: `fleetmend-agent status` names what is over it";
+                    (ProbeState::Degraded, slow, hint)
                 } else {
                     (ProbeState::Real, reason, "")
                 }
@@ -224,7 +238,7 @@ impl Follower {
     fn status(&self, state: ProbeState, reason: String, hint: &str) -> ProbeStatus {
         ProbeStatus {
             time: TimeMicros::now(),
-            probe: "systemd.units".to_owned(),
+            probe: PROBE.to_owned(),
             state,
             reason,
             hint: hint.to_owned(),

@@ -1,8 +1,10 @@
-//! Files that others may have written: rules, a damaged spool, chunks of samples.
+//! Files that others may have written: rules, the audit log, a damaged spool, chunks of samples.
 
 use std::fs;
 use std::path::Path;
 
+use agent_collect::process::{Inventory, ProcessConfig};
+use agent_collect::source::audit::{AuditRecord, Joiner, Translator};
 use agent_detect::sigma::Sigma;
 use agent_spool::{Spool, SpoolConfig};
 use collector_store::ChunkBytes;
@@ -21,6 +23,35 @@ pub(crate) fn rule(data: &[u8]) {
     fs::write(folder.path().join("rule.yml"), data).expect("write the rule");
     let sigma = Sigma::load(&[folder.path().to_owned()]);
     sigma.status();
+}
+
+/// An event of several records.
+pub(crate) const AUDIT_LOG: &str = "type=SYSCALL msg=audit(1700000000.123:42): arch=c000003e syscall=59 success=yes exit=0 \
+    a0=1 a1=2 a2=3 a3=4 items=1 ppid=1 pid=4100000 auid=0 uid=0 gid=0 euid=0 comm=\"ls\" exe=\"/usr/bin/ls\" key=(null)\n\
+    type=EXECVE msg=audit(1700000000.123:42): argc=2 a0=\"ls\" a1_len=4 a1[0]=2D6C\n\
+    type=CWD msg=audit(1700000000.123:42): cwd=\"/root\"\n\
+    type=PATH msg=audit(1700000000.123:42): item=0 name=\"/usr/bin/ls\" inode=7 dev=08:01 mode=0100755 nametype=NORMAL\n\
+    type=SOCKADDR msg=audit(1700000000.123:42): saddr=02000050C0000201\n\
+    type=PROCTITLE msg=audit(1700000000.123:42): proctitle=6C73002D6C\n\
+    type=USER_LOGIN msg=audit(1700000000.123:43): pid=5 uid=0 msg='op=login acct=\"root\" res=failed'\n";
+
+/// A log of auditd: each line is a record or refused, records are joined and become rows; a secret stays masked.
+pub(crate) fn audit_log(data: &[u8]) {
+    let translator = Translator::new(Inventory::new(ProcessConfig::default()));
+    let mut joiner: Joiner = Joiner::default();
+    for line in data.split(|byte| *byte == b'\n') {
+        let Ok(record) = AuditRecord::parse(line) else {
+            continue;
+        };
+        let masked = record.clone().masked();
+        assert_eq!(masked.field("type"), record.field("type"));
+        for event in joiner.push(record, ()) {
+            translator.rows(&event);
+        }
+    }
+    for event in joiner.finish() {
+        translator.rows(&event);
+    }
 }
 
 /// A spool whose first segment holds these bytes: it opens, and opens again.

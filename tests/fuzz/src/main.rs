@@ -1,5 +1,5 @@
 //! Every decoder of bytes from outside, fed by libFuzzer: the wire, the spool's files, certificates and signed
-//! documents, the kernel's ring, rules, models, configuration, the healer's socket and repositories of backups.
+//! documents, the kernel's ring, the audit log, rules, models, configuration, the healer's socket and repositories of backups.
 //!
 //! `FLEETMEND_FUZZ_TARGET` names the target; `cargo xtask fuzz` sets it, builds our crates with coverage counters
 //! and begins from the seeds that `FLEETMEND_FUZZ_SEEDS` is filled with at start: one valid input each, so that
@@ -26,7 +26,7 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name; each has a seed in [`seeds::write`].
-const TARGETS: [(&str, Target); 23] = [
+const TARGETS: [(&str, Target); 24] = [
     ("frame", fact::frame),
     ("batch", fact::batch),
     ("relative", fact::relative),
@@ -45,6 +45,7 @@ const TARGETS: [(&str, Target); 23] = [
     ("ledger", enrolment::ledger),
     ("address", enrolment::address),
     ("tunnel", enrolment::tunnel),
+    ("audit-log", file::audit_log),
     ("rule", file::rule),
     ("spool", file::spool),
     ("chunk", file::chunk),

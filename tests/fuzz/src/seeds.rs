@@ -67,6 +67,7 @@ pub(crate) fn write(folder: &Path) {
         "healer-message",
         &serde_json::to_vec(&request).expect("a request"),
     );
+    put("audit-log", crate::file::AUDIT_LOG.as_bytes());
     put("rule", RULE.as_bytes());
     put("chunk", &chunk());
     put("backup-manifest", crate::backup::SEED.as_bytes());

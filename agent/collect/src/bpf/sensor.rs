@@ -50,6 +50,8 @@ pub struct BpfSensor {
     families: Vec<FamilyState>,
     /// Whether processes that begin are told by the kernel.
     execs_traced: bool,
+    /// Who tells of processes when the kernel's probes do not.
+    processes_from: EventSource,
     pace: PaceHandle,
 }
 
@@ -103,6 +105,7 @@ impl BpfSensor {
             config,
             families,
             execs_traced,
+            processes_from: EventSource::Observer,
             pace: PaceHandle::default(),
         };
         let statuses = sensor.statuses();
@@ -112,6 +115,35 @@ impl BpfSensor {
     /// Whether processes that begin are told by the kernel; when not, /proc is read each second instead.
     pub fn traces_execs(&self) -> bool {
         self.execs_traced
+    }
+
+    /// Unloads the family of `probe`: another source stands in for it, or it is not wanted.
+    pub(crate) fn give_up(&mut self, probe: &str, reason: String, hint: String) {
+        for state in &mut self.families {
+            let FamilyState::Loaded(loaded, _) = state else {
+                continue;
+            };
+            if probe_name(loaded.family) != probe {
+                continue;
+            }
+            self.execs_traced &= loaded.family != Family::Process;
+            *state = FamilyState::Refused(ProbeStatus {
+                time: TimeMicros::now(),
+                probe: probe.to_owned(),
+                state: ProbeState::Broken,
+                reason,
+                hint,
+                seen: 0,
+                delivered: 0,
+                lost: 0,
+            });
+            return;
+        }
+    }
+
+    /// Says that what processes do is told elsewhere: the observer then makes no events.
+    pub(crate) fn processes_are_told(&mut self) {
+        self.processes_from = EventSource::Kernel;
     }
 
     /// Follows `pace` instead of always delivering everything.
@@ -130,7 +162,7 @@ impl BpfSensor {
         let source = if self.execs_traced {
             EventSource::Kernel
         } else {
-            EventSource::Observer
+            self.processes_from
         };
         let observer = Observer::new(
             inventory.clone(),
@@ -275,9 +307,9 @@ impl Standing {
     }
 }
 
-const PROC_INSTEAD: &str = "/proc is read each second instead, so short-lived processes are missed";
+const PROC_INSTEAD: &str = "source.processes says what stands in for it; short-lived processes may be missed";
 
-/// Processes can be read from /proc, connections cannot.
+/// Of processes there is always something to tell, if only what /proc shows.
 fn refusal(family: Family, diagnosis: &Diagnosis) -> ProbeStatus {
     let (state, reason) = match family {
         Family::Process => (

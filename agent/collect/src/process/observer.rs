@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use fleetmend_event::table::{ProcessEvent, ProcessEventKind, Source};
+use fleetmend_event::table::{ProbeState, ProbeStatus, ProcessEvent, ProcessEventKind, Source};
 use fleetmend_event::{Fact, TimeMicros};
 
 use super::proc_fs::Stat;
@@ -16,6 +16,9 @@ use crate::{Pace, PaceHandle};
 
 /// Time between two readings when they are the only source of events.
 const SOLE_SOURCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Name of the inventory in `probe_status`.
+pub(crate) const PROBE: &str = "process.inventory";
 
 /// Processes that ended and are remembered all the same while the agent is over its budget.
 const ENDED_OVER_BUDGET: usize = 128;
@@ -38,6 +41,10 @@ pub(crate) struct Observer {
     rounds: u64,
     next_snapshot_ns: u64,
     next_full_ns: u64,
+    /// Processes that had no room, in all.
+    left_out: u64,
+    /// Rows of snapshots sent, and refused by the channel.
+    sent: (u64, u64),
 }
 
 impl Observer {
@@ -50,6 +57,8 @@ impl Observer {
             rounds: 0,
             next_snapshot_ns: 0,
             next_full_ns: 0,
+            left_out: 0,
+            sent: (0, 0),
         }
     }
 
@@ -82,7 +91,10 @@ impl Observer {
         }
         self.rounds += 1;
         if full_due || began_ns >= self.next_snapshot_ns {
-            self.send_snapshot(full_due);
+            let dropped = self.send_snapshot(full_due);
+            if full_due || dropped > 0 {
+                self.send_status(dropped);
+            }
             let config = self.inventory.config();
             self.next_snapshot_ns = began_ns + seconds_ns(config.observe_interval_s) - seconds_ns(1) / 2;
             if full_due {
@@ -175,7 +187,7 @@ impl Observer {
         }
     }
 
-    fn send_snapshot(&mut self, everything: bool) {
+    fn send_snapshot(&mut self, everything: bool) -> u64 {
         let (rows, dropped) = self.inventory.with_table(|table| {
             (
                 table.snapshot(TimeMicros::now(), everything),
@@ -187,8 +199,46 @@ impl Observer {
             tracing::warn!(dropped, "inventory is full, processes are left out");
         }
         for row in rows {
-            self.outlet.send(Fact::from(row));
+            let taken = self.outlet.send(Fact::from(row));
+            let count = if taken { &mut self.sent.0 } else { &mut self.sent.1 };
+            *count += 1;
         }
+        self.left_out += dropped;
+        dropped
+    }
+
+    /// The inventory's own row: with each full snapshot, and when processes were left out.
+    fn send_status(&mut self, dropped: u64) {
+        let slow = self.pace.get() >= Pace::Unhurried;
+        let (state, reason, hint) = match (dropped, slow) {
+            (1.., _) => (
+                ProbeState::Degraded,
+                format!("{dropped} processes or rows had no room, {} in all", self.left_out),
+                "raise process.running_max or process.snapshot_rows_max",
+            ),
+            (0, true) => (
+                ProbeState::Degraded,
+                "read rarer: the agent is over its budget".to_owned(),
+                "raise the budget: `fleetmend-agent status` names what is over it",
+            ),
+            (0, false) => (
+                ProbeState::Real,
+                format!("{} processes, read every {:?}", self.inventory.len(), self.interval()),
+                "",
+            ),
+        };
+        let (delivered, refused) = self.sent;
+        let row = ProbeStatus {
+            time: TimeMicros::now(),
+            probe: PROBE.to_owned(),
+            state,
+            reason,
+            hint: hint.to_owned(),
+            seen: delivered + refused + self.left_out,
+            delivered,
+            lost: refused + self.left_out,
+        };
+        self.outlet.send(Fact::from(row));
     }
 }
 

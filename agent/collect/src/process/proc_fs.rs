@@ -13,6 +13,8 @@ const USER_HZ: u64 = 100;
 pub(crate) const TICK_NS: u64 = 1_000_000_000 / USER_HZ;
 /// `PF_KTHREAD` of the flags in /proc/PID/stat.
 const KERNEL_THREAD: u64 = 0x0020_0000;
+/// `PF_EXITING` of the same.
+const EXITING: u64 = 0x0000_0004;
 /// Longest small file that is read whole.
 const SMALL_FILE_BYTES_MAX: u64 = 16 * 1024;
 /// Descriptors that are counted one by one where the kernel does not give their number.
@@ -38,6 +40,10 @@ pub(crate) struct Stat {
     pub(crate) state: char,
     pub(crate) ppid: u32,
     pub(crate) is_kernel_thread: bool,
+    /// Whether its first thread has begun to end.
+    pub(crate) is_exiting: bool,
+    /// Time in user mode.
+    pub(crate) user_ns: u64,
     /// User and system time together.
     pub(crate) cpu_ns: u64,
     pub(crate) thread_count: u32,
@@ -192,6 +198,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         ppid: u32::try_from(number(4)?).ok()?,
         is_kernel_thread: number(9)? & KERNEL_THREAD != 0,
+        is_exiting: number(9)? & EXITING != 0,
+        user_ns: number(14)?.saturating_mul(TICK_NS),
         cpu_ns: number(14)?.saturating_add(number(15)?).saturating_mul(TICK_NS),
         thread_count: u32::try_from(number(20)?).ok()?,
         start_boot_ns: number(22)?.saturating_mul(TICK_NS),

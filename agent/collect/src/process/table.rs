@@ -212,6 +212,16 @@ impl Table {
         process
     }
 
+    /// A process has given itself another name.
+    pub(crate) fn renamed(&mut self, pid: u32, comm: &str) {
+        if let Some(entry) = self.running.get_mut(&pid)
+            && entry.process.program.comm != comm
+        {
+            comm.clone_into(&mut Arc::make_mut(&mut entry.process.program).comm);
+            entry.changed = true;
+        }
+    }
+
     pub(crate) fn exited(&mut self, key: ProcessKey) -> Option<Process> {
         if self.running.get(&key.pid)?.process.key != key {
             return None;
@@ -289,7 +299,8 @@ impl Table {
         let Some(entry) = self.running.get_mut(&key.pid) else {
             return;
         };
-        if entry.process.ppid != reading.ppid {
+        // Of a process that is being reaped the kernel says parent 0, which is nobody.
+        if entry.process.ppid != reading.ppid && reading.ppid != 0 {
             entry.process.ppid = reading.ppid;
             entry.process.parent = parent;
         }

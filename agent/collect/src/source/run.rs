@@ -1,0 +1,276 @@
+//! From the choice to the threads, and the rows of the probes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleetmend_event::table::{ProbeState, ProbeStatus};
+use fleetmend_event::{Fact, TimeMicros};
+use fleetmend_shutdown::{TaskKind, Tasks};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::audit::{AuditRecord, Reader, RecordSender, Translator};
+use super::choice::{Chosen, Survey, choose};
+use super::connector::{self, ConnectorSocket, Follower};
+use super::delivery::{Delivery, Tally};
+use super::sockets::Poller;
+use super::{Kind, SourceName, SourcesConfig, survey};
+use crate::bpf::BpfSensor;
+use crate::process::proc_fs::ProcFs;
+use crate::process::{Inventory, ProcessConfig};
+use crate::vigil::Vigil;
+use crate::{FactSink, PaceHandle};
+
+/// Time between two looks at whether a row has changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// Raw records that wait for their reader: some seconds of a busy log.
+const RECORDS_MAX: usize = 4_096;
+/// Probe of the log's records, where rules read them and no kind is taken from it.
+const RECORDS_PROBE: &str = "source.audit_records";
+
+/// The sources as they were chosen, with what had to be opened before the sandbox.
+pub struct Sources {
+    config: SourcesConfig,
+    chosen: Vec<Chosen>,
+    connector: Option<ConnectorSocket>,
+    position_file: PathBuf,
+    records: Option<RecordSender>,
+    tallies: BTreeMap<Kind, Arc<Tally>>,
+}
+
+impl Sources {
+    /// Chooses a source for each kind, opens what needs rights, and unloads the probes that another source stands in
+    /// for. `statuses` is what the sensor's load said. Call it before the sandbox is set.
+    pub fn choose(
+        config: SourcesConfig,
+        sensor: &mut BpfSensor,
+        statuses: &[ProbeStatus],
+        process: &ProcessConfig,
+        state_dir: &Path,
+    ) -> Self {
+        let proc = ProcFs::new(&process.proc_path);
+        let mut found = Survey::default();
+        survey::probes(&mut found, statuses, sensor.traces_execs());
+        survey::others(&mut found, &config, &proc);
+        let (chosen, connector) = settle(&config, &mut found);
+        for one in chosen.iter().filter(|one| one.source != Some(SourceName::Ebpf)) {
+            let reason = match one.source {
+                Some(source) => format!("not used: {} are told by {}", one.kind.as_str(), source.as_str()),
+                None => format!("not used: {}", one.reason),
+            };
+            let hint = format!("set sources.{} = \"auto\" to use it", one.kind.as_str());
+            sensor.give_up(one.kind.family_probe(), reason, hint);
+            if one.kind == Kind::Processes && one.source != Some(SourceName::Proc) {
+                sensor.processes_are_told();
+            }
+        }
+        let position_file = config
+            .audit_position_file
+            .clone()
+            .unwrap_or_else(|| state_dir.join("audit-position.json"));
+        Self {
+            tallies: chosen.iter().map(|one| (one.kind, Arc::default())).collect(),
+            config,
+            chosen,
+            connector,
+            position_file,
+            records: None,
+        }
+    }
+
+    /// What would be chosen if the probes said `statuses`, for a person who checks the configuration: the rows of
+    /// kinds that were asked of one source by name and cannot be had of it.
+    pub fn check(config: &SourcesConfig, proc_path: &Path) -> Vec<ProbeStatus> {
+        // Only what was asked for by name is tried; whether the probes load is seen at the start.
+        let named = config.second_sources_by_name();
+        let mut found = Survey::default();
+        survey::others(&mut found, &named, &ProcFs::new(proc_path));
+        let (chosen, _) = settle(&named, &mut found);
+        chosen
+            .iter()
+            .filter(|one| named.of(one.kind) != SourceName::Off && one.source.is_none())
+            .map(Chosen::status)
+            .collect()
+    }
+
+    /// The rows of the probes `source.<kind>`.
+    pub fn statuses(&self) -> Vec<ProbeStatus> {
+        self.chosen.iter().map(Chosen::status).collect()
+    }
+
+    /// Raw records of the audit log from now on, secrets masked; those that find the channel full are dropped and
+    /// counted. Nothing comes where `audit_records` is off or the log cannot be read.
+    pub fn records(&mut self) -> Receiver<AuditRecord> {
+        let (sender, receiver) = mpsc::channel(RECORDS_MAX);
+        self.records = Some(sender);
+        receiver
+    }
+
+    /// Starts a thread for each source that was chosen. They send facts to `sender` and fill `inventory`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn run(
+        mut self,
+        tasks: &Tasks,
+        sender: &Sender<Fact>,
+        inventory: &Inventory,
+        pace: &PaceHandle,
+    ) -> io::Result<()> {
+        let sink = FactSink::new(sender.clone());
+        let of = |source: SourceName| -> BTreeMap<Kind, Arc<Tally>> {
+            let kinds = self.chosen.iter().filter(|one| one.source == Some(source));
+            kinds
+                .filter_map(|one| Some((one.kind, self.tallies.get(&one.kind)?.clone())))
+                .collect()
+        };
+        let delivery = |source: SourceName, kinds: BTreeMap<Kind, Arc<Tally>>| {
+            Delivery::new(sender.clone(), source.as_str(), kinds, pace.clone())
+        };
+        let vigil = |kinds: &BTreeMap<Kind, Arc<Tally>>| {
+            let probes = kinds.keys().map(|kind| format!("source.{}", kind.as_str())).collect();
+            Vigil::keep(sink.clone(), tasks.token(), probes)
+        };
+        let kinds = of(SourceName::Connector);
+        if let Some(socket) = self.connector.take() {
+            let (watch, delivery) = (vigil(&kinds), delivery(SourceName::Connector, kinds));
+            let inventory = inventory.clone();
+            tasks.spawn_thread("connector", TaskKind::Critical, move |token| {
+                let _watch = watch;
+                let follower = Follower::new(inventory);
+                connector::run(&socket, follower, delivery, || token.is_cancelled()).map_err(Into::into)
+            })?;
+        }
+        let kinds = of(SourceName::SocketTable);
+        if !kinds.is_empty() {
+            let watch = vigil(&kinds);
+            let delivery = delivery(SourceName::SocketTable, kinds);
+            let (poll, most) = (self.config.socket_poll(), self.config.sockets_max);
+            let mut poller = Poller::new(inventory.clone(), delivery, poll, most, pace.clone());
+            tasks.spawn_thread("socket-tables", TaskKind::Critical, move |token| {
+                let _watch = watch;
+                poller.run(|| token.is_cancelled());
+                Ok(())
+            })?;
+        }
+        let kinds = of(SourceName::Audit);
+        let records = self.records.take().filter(|_| self.config.audit_records);
+        let readable = std::fs::File::open(&self.config.audit_log).is_ok();
+        if !kinds.is_empty() || (records.is_some() && readable) {
+            let watch = vigil(&kinds);
+            if let Some(row) = records.is_some().then(|| self.records_row(&kinds)) {
+                sink.offer(row.into());
+            }
+            let mut reader = Reader::new(
+                &self.config.audit_log,
+                self.position_file.clone(),
+                self.config.audit_poll(),
+                Translator::new(inventory.clone()),
+                delivery(SourceName::Audit, kinds),
+                records,
+            );
+            tasks.spawn_thread("audit", TaskKind::Critical, move |token| {
+                let _watch = watch;
+                reader.run(|| token.is_cancelled());
+                Ok(())
+            })?;
+        }
+        self.tell(tasks, sink);
+        Ok(())
+    }
+
+    fn records_row(&self, kinds: &BTreeMap<Kind, Arc<Tally>>) -> ProbeStatus {
+        let log = self.config.audit_log.display();
+        ProbeStatus {
+            time: TimeMicros::now(),
+            probe: RECORDS_PROBE.to_owned(),
+            state: ProbeState::Real,
+            reason: format!("rules read the records of {log}; {} kinds are taken from it", kinds.len()),
+            hint: String::new(),
+            seen: 0,
+            delivered: 0,
+            lost: 0,
+        }
+    }
+
+    /// Writes the rows at the start, when one changes, and every status interval.
+    fn tell(self, tasks: &Tasks, sink: FactSink) {
+        let Self {
+            config,
+            chosen,
+            tallies,
+            ..
+        } = self;
+        let every = config.status_interval_s.max(1);
+        let token = tasks.token();
+        let board = Arc::new((chosen, tallies, sink));
+        tasks.spawn_restartable("sources", move || {
+            let (board, token) = (board.clone(), token.clone());
+            async move {
+                let (chosen, tallies, sink) = &*board;
+                let mut ticks = interval(LOOK);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let mut told: BTreeMap<Kind, (ProbeState, String)> = BTreeMap::new();
+                let mut seconds = 0_u64;
+                loop {
+                    tokio::select! {
+                        () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
+                        _ = ticks.tick() => {}
+                    }
+                    let all = seconds.is_multiple_of(every);
+                    seconds = seconds.wrapping_add(1);
+                    for one in chosen {
+                        let row = row(one, tallies.get(&one.kind));
+                        let telling = (row.state, row.reason.clone());
+                        if all || told.get(&one.kind).is_none_or(|told| told.0 != telling.0) {
+                            told.insert(one.kind, telling);
+                            sink.offer(row.into());
+                        }
+                    }
+                    sink.report_gaps();
+                }
+            }
+        });
+    }
+}
+
+/// Chooses, and joins the connector when it is among what was chosen; refused, it is chosen again without.
+fn settle(config: &SourcesConfig, found: &mut Survey) -> (Vec<Chosen>, Option<ConnectorSocket>) {
+    let chosen = choose(config, found);
+    if chosen.iter().all(|one| one.source != Some(SourceName::Connector)) {
+        return (chosen, None);
+    }
+    match survey::join(config) {
+        Ok(socket) => (chosen, Some(socket)),
+        Err(reason) => {
+            survey::connector(found, Some(&reason));
+            (choose(config, found), None)
+        }
+    }
+}
+
+/// The row of a kind with what became of its records.
+fn row(one: &Chosen, tally: Option<&Arc<Tally>>) -> ProbeStatus {
+    let mut row = one.status();
+    let Some(tally) = tally else { return row };
+    (row.seen, row.delivered, row.lost) = tally.counts();
+    if tally.lost_lately(row.time) {
+        if row.state == ProbeState::Real {
+            row.state = ProbeState::Degraded;
+        }
+        row.reason
+            .push_str(&format!("; records were lost within the last minute, {} in all", row.lost));
+        if row.hint.is_empty() {
+            row.hint = "the gap rows say why".to_owned();
+        }
+    }
+    if let Some(fault) = tally.fault() {
+        row.state = ProbeState::Broken;
+        row.reason = fault.reason;
+        row.hint = fault.hint;
+    }
+    row
+}
