@@ -80,7 +80,9 @@ impl Agent {
         while begun.elapsed() < PATIENCE {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "the agent ended, {ended:?}: {}", self.log());
-            let rows = self.status().and_then(|status| status["probes"].as_array().cloned());
+            let rows = self
+                .status()
+                .and_then(|status| status["probes"].as_array().cloned());
             let row = rows.into_iter().flatten().find(|row| row["probe"] == probe);
             if let Some(row) = row {
                 if wanted(&row) {
@@ -121,15 +123,25 @@ fn agent_without_probes_tells_what_processes_do_from_the_connector() {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let processes = agent.wait_for("source.processes", |_| true);
     assert_eq!(processes["state"], "DEGRADED");
-    assert!(text(&processes, "reason").starts_with("told by connector"), "{processes}");
+    assert!(
+        text(&processes, "reason").starts_with("told by connector"),
+        "{processes}"
+    );
     let network = agent.wait_for("source.network", |_| true);
-    assert!(text(&network, "reason").starts_with("told by socket_table"), "{network}");
+    assert!(
+        text(&network, "reason").starts_with("told by socket_table"),
+        "{network}"
+    );
     let files = agent.wait_for("source.files", |_| true);
     assert_eq!(files["state"], "BROKEN");
     assert!(!text(&files, "hint").is_empty(), "{files}");
     agent.wait_for("bpf.process", |row| row["state"] != "REAL");
     // The right to join was given up with the rest.
-    assert!(agent.log().contains("sandbox") && !agent.log().contains("CAP_NET_ADMIN "), "{}", agent.log());
+    assert!(
+        agent.log().contains("sandbox") && !agent.log().contains("CAP_NET_ADMIN "),
+        "{}",
+        agent.log()
+    );
 
     let marker = format!("marker-{}", std::process::id());
     let mut child = Command::new("sh")
@@ -151,12 +163,16 @@ fn agent_without_probes_tells_what_processes_do_from_the_connector() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(row["source"], "connector", "{row}");
-    agent.wait_for("source.processes", |row| row["delivered"].as_u64().is_some_and(|count| count > 0));
+    agent.wait_for("source.processes", |row| {
+        row["delivered"].as_u64().is_some_and(|count| count > 0)
+    });
 }
 
 /// The execution of the process among the frames of a dump.
 fn find_row(dump: &str, pid: u32, marker: &str) -> Option<Value> {
-    let frames = dump.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let frames = dump
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let rows = frames
         .filter(|frame| frame["table"] == "process_events")
         .filter_map(|frame| frame["rows"].as_array().cloned())
@@ -170,7 +186,10 @@ fn source_that_was_asked_for_and_cannot_be_had_is_explained_by_check_and_status(
     let mut agent = Agent::start("processes = \"audit\"\n");
     let row = agent.wait_for("source.processes", |row| row["state"] == "BROKEN");
     let reason = row["reason"].as_str().unwrap();
-    assert!(reason.contains("audit was asked for") && reason.contains("no-audit.log"), "{row}");
+    assert!(
+        reason.contains("audit was asked for") && reason.contains("no-audit.log"),
+        "{row}"
+    );
     let output = Command::new(env!("CARGO_BIN_EXE_fleetmend-agent"))
         .args(["config", "check", "--config"])
         .arg(agent.folder.path().join("agent.toml"))
@@ -178,7 +197,10 @@ fn source_that_was_asked_for_and_cannot_be_had_is_explained_by_check_and_status(
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("warning: source.processes") && said.contains("no-audit.log"), "{said}");
+    assert!(
+        said.contains("warning: source.processes") && said.contains("no-audit.log"),
+        "{said}"
+    );
 }
 
 /// Leaves the identity of a host whose collector is gone.
@@ -187,7 +209,9 @@ fn enrol(folder: &Path) {
     let key = Arc::new(HostKey::load_or_create(folder).unwrap());
     let (host, week) = (HostId::random(), Duration::from_hours(7 * 24));
     let request = key.request().unwrap();
-    let issued = fleet.authority().issue_host(&request, host, TimeMicros::now(), week);
+    let issued = fleet
+        .authority()
+        .issue_host(&request, host, TimeMicros::now(), week);
     let grant = Grant {
         chain: issued.unwrap().chain.iter().map(|der| der.to_vec()).collect(),
         bundle: fleet.authority().signed_bundle().clone(),

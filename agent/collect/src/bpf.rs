@@ -53,8 +53,8 @@ mod tests;
 
 pub use clock::BootClock;
 pub use config::BpfConfig;
+pub(crate) use enrich::text;
 pub use error::FamilyError;
 pub use memory::return_free_memory;
-pub(crate) use enrich::text;
 pub(crate) use outlet::Outlet;
 pub use sensor::BpfSensor;

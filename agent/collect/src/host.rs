@@ -126,7 +126,9 @@ impl HostSampler {
                 format!("{} series each second", self.recorder.len())
             },
             hint: match (self.failing.is_empty(), thin) {
-                (false, _) => "check that /proc and /sys are mounted and that the agent may read these files".to_owned(),
+                (false, _) => {
+                    "check that /proc and /sys are mounted and that the agent may read these files".to_owned()
+                }
                 (true, true) => "raise the budget: `fleetmend-agent status` names what is over it".to_owned(),
                 (true, false) => String::new(),
             },

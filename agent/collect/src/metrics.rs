@@ -104,7 +104,8 @@ mod tests {
         ] {
             let lines = text.lines();
             let mut named = 0;
-            for (name, _) in lines.filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(':')) {
+            for (name, _) in lines.filter_map(|line| line.strip_prefix("pub(crate) const ")?.split_once(':'))
+            {
                 named += 1;
                 let described = format!("!({module}::{name},Unit::");
                 assert!(dense.contains(&described), "{name} is not described");

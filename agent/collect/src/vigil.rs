@@ -31,7 +31,9 @@ impl Drop for Vigil {
                 probe,
                 state: ProbeState::Broken,
                 reason: "its task ended by itself; the agent's log says why".to_owned(),
-                hint: "it is started again, or the agent is: journalctl -u fleetmend-agent tells what happened".to_owned(),
+                hint:
+                    "it is started again, or the agent is: journalctl -u fleetmend-agent tells what happened"
+                        .to_owned(),
                 seen: 0,
                 delivered: 0,
                 lost: 0,
@@ -52,7 +54,13 @@ mod tests {
     fn end_that_nobody_asked_for_is_told() {
         let (sender, mut receiver) = mpsc::channel(4);
         let token = CancellationToken::new();
-        let vigil = || Vigil::keep(FactSink::new(sender.clone()), token.clone(), vec!["test.probe".to_owned()]);
+        let vigil = || {
+            Vigil::keep(
+                FactSink::new(sender.clone()),
+                token.clone(),
+                vec!["test.probe".to_owned()],
+            )
+        };
         let held = vigil();
         let died = std::thread::spawn(move || {
             let _held = held;
@@ -62,7 +70,10 @@ mod tests {
         let Ok(Fact::ProbeStatus(row)) = receiver.try_recv() else {
             panic!("no row")
         };
-        assert_eq!((row.probe.as_str(), row.state), ("test.probe", ProbeState::Broken));
+        assert_eq!(
+            (row.probe.as_str(), row.state),
+            ("test.probe", ProbeState::Broken)
+        );
         assert!(!row.hint.is_empty());
         let held = vigil();
         token.cancel();

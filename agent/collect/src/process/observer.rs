@@ -213,7 +213,10 @@ impl Observer {
         let (state, reason, hint) = match (dropped, slow) {
             (1.., _) => (
                 ProbeState::Degraded,
-                format!("{dropped} processes or rows had no room, {} in all", self.left_out),
+                format!(
+                    "{dropped} processes or rows had no room, {} in all",
+                    self.left_out
+                ),
                 "raise process.running_max or process.snapshot_rows_max",
             ),
             (0, true) => (
@@ -223,7 +226,11 @@ impl Observer {
             ),
             (0, false) => (
                 ProbeState::Real,
-                format!("{} processes, read every {:?}", self.inventory.len(), self.interval()),
+                format!(
+                    "{} processes, read every {:?}",
+                    self.inventory.len(),
+                    self.interval()
+                ),
                 "",
             ),
         };

@@ -19,6 +19,8 @@
 //! Limits: a record is believed as auditd wrote it. A crash of the agent may tell the last second of the log twice; a
 //! clean stop does not. Addresses of the own side of a connection are not in the log.
 
+mod acts;
+mod arguments;
 mod connections;
 mod files;
 mod join;

@@ -134,7 +134,11 @@ fn first(kind: Kind, survey: &Survey) -> Chosen {
 
 fn chosen(kind: Kind, source: SourceName, can: Can, refused: &[String]) -> Chosen {
     let (state, mut reason, hint) = match can {
-        Can::Fully => (ProbeState::Real, format!("told by {}", source.as_str()), String::new()),
+        Can::Fully => (
+            ProbeState::Real,
+            format!("told by {}", source.as_str()),
+            String::new(),
+        ),
         Can::Partly { reason, hint } | Can::Perhaps { reason, hint } | Can::Not { reason, hint } => (
             ProbeState::Degraded,
             format!("told by {}: {reason}", source.as_str()),
@@ -146,7 +150,11 @@ fn chosen(kind: Kind, source: SourceName, can: Can, refused: &[String]) -> Chose
         reason.push_str(&refused.join("; "));
     }
     // A second source is never all of what the probes of the kernel would be.
-    let state = if refused.is_empty() { state } else { ProbeState::Degraded };
+    let state = if refused.is_empty() {
+        state
+    } else {
+        ProbeState::Degraded
+    };
     Chosen {
         kind,
         source: Some(source),
@@ -211,7 +219,11 @@ mod tests {
         let mut survey = Survey::default();
         survey.note(Kind::Processes, SourceName::Ebpf, not("no BTF"));
         survey.note(Kind::Processes, SourceName::Audit, not("no log"));
-        survey.note(Kind::Processes, SourceName::Connector, partly("some arguments are missed"));
+        survey.note(
+            Kind::Processes,
+            SourceName::Connector,
+            partly("some arguments are missed"),
+        );
         survey.note(Kind::Network, SourceName::Ebpf, Can::Fully);
         let all = choose(&SourcesConfig::default(), &survey);
         assert_eq!(all.len(), Kind::ALL.len());
@@ -221,7 +233,10 @@ mod tests {
         assert!(processes.reason.contains("some arguments") && processes.reason.contains("no BTF"));
         assert_eq!(processes.hint, "mend no BTF");
         let network = of(&all, Kind::Network);
-        assert_eq!((network.source, network.state), (Some(SourceName::Ebpf), ProbeState::Real));
+        assert_eq!(
+            (network.source, network.state),
+            (Some(SourceName::Ebpf), ProbeState::Real)
+        );
         let files = of(&all, Kind::Files);
         assert_eq!((files.source, files.state), (None, ProbeState::Broken));
         assert_eq!(files.status().probe, "source.files");

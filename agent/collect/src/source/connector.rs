@@ -20,6 +20,7 @@ mod credentials;
 mod exec;
 mod follow;
 mod message;
+mod row;
 mod socket;
 mod task;
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use fleetmend_event::table::table_by_id;
 use fleetmend_event::table::{Exactness, Gap, GapStage, NetworkEvent, ProcessEvent, ProcessEventKind, Table};
 use fleetmend_event::{Fact, TimeMicros};
-use fleetmend_event::table::table_by_id;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::Sender;
 
@@ -125,7 +125,14 @@ impl Delivery {
     }
 
     /// A loss that came before facts: a gap for the table of each kind told.
-    pub(crate) fn lose(&mut self, from: TimeMicros, count: u64, exactness: Exactness, stage: GapStage, reason: &'static str) {
+    pub(crate) fn lose(
+        &mut self,
+        from: TimeMicros,
+        count: u64,
+        exactness: Exactness,
+        stage: GapStage,
+        reason: &'static str,
+    ) {
         metrics::counter!(metric::LOST, "source" => self.source, "reason" => reason).increment(count);
         let now = TimeMicros::now();
         let mut told = Vec::new();
@@ -137,7 +144,13 @@ impl Delivery {
         let tables: Vec<(&str, fleetmend_event::Lane)> = match told.as_slice() {
             [] => return,
             [(name, lane)] => vec![(*name, *lane)],
-            _ => vec![("*", told.iter().map(|(_, lane)| *lane).min().unwrap_or(fleetmend_event::Lane::Events))],
+            _ => vec![(
+                "*",
+                told.iter()
+                    .map(|(_, lane)| *lane)
+                    .min()
+                    .unwrap_or(fleetmend_event::Lane::Events),
+            )],
         };
         for (table, lane) in tables {
             self.outlet.send_gap(Gap {

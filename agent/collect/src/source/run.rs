@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleetmend_event::table::{ProbeState, ProbeStatus};
 use fleetmend_event::{Fact, TimeMicros};
@@ -31,6 +31,13 @@ const RECORDS_MAX: usize = 4_096;
 /// Probe of the log's records, where rules read them and no kind is taken from it.
 const RECORDS_PROBE: &str = "source.audit_records";
 
+/// How long the connector waits for the first reading of /proc, so that parents are known; its socket holds what comes
+/// meanwhile.
+const FIRST_READING: Duration = Duration::from_secs(2);
+
+/// Kinds with what became of their records.
+type Kinds = BTreeMap<Kind, Arc<Tally>>;
+
 /// The sources as they were chosen, with what had to be opened before the sandbox.
 pub struct Sources {
     config: SourcesConfig,
@@ -38,7 +45,7 @@ pub struct Sources {
     connector: Option<ConnectorSocket>,
     position_file: PathBuf,
     records: Option<RecordSender>,
-    tallies: BTreeMap<Kind, Arc<Tally>>,
+    tallies: Kinds,
 }
 
 impl Sources {
@@ -120,75 +127,100 @@ impl Sources {
         inventory: &Inventory,
         pace: &PaceHandle,
     ) -> io::Result<()> {
-        let sink = FactSink::new(sender.clone());
-        let of = |source: SourceName| -> BTreeMap<Kind, Arc<Tally>> {
-            let kinds = self.chosen.iter().filter(|one| one.source == Some(source));
-            kinds
-                .filter_map(|one| Some((one.kind, self.tallies.get(&one.kind)?.clone())))
-                .collect()
+        let way = Way {
+            tasks,
+            sender,
+            sink: FactSink::new(sender.clone()),
+            inventory,
+            pace,
         };
-        let delivery = |source: SourceName, kinds: BTreeMap<Kind, Arc<Tally>>| {
-            Delivery::new(sender.clone(), source.as_str(), kinds, pace.clone())
-        };
-        let vigil = |kinds: &BTreeMap<Kind, Arc<Tally>>| {
-            let probes = kinds.keys().map(|kind| format!("source.{}", kind.as_str())).collect();
-            Vigil::keep(sink.clone(), tasks.token(), probes)
-        };
-        let kinds = of(SourceName::Connector);
         if let Some(socket) = self.connector.take() {
-            let (watch, delivery) = (vigil(&kinds), delivery(SourceName::Connector, kinds));
-            let inventory = inventory.clone();
-            tasks.spawn_thread("connector", TaskKind::Critical, move |token| {
-                let _watch = watch;
-                let follower = Follower::new(inventory);
-                connector::run(&socket, follower, delivery, || token.is_cancelled()).map_err(Into::into)
-            })?;
+            self.run_connector(socket, &way)?;
         }
-        let kinds = of(SourceName::SocketTable);
-        if !kinds.is_empty() {
-            let watch = vigil(&kinds);
-            let delivery = delivery(SourceName::SocketTable, kinds);
-            let (poll, most) = (self.config.socket_poll(), self.config.sockets_max);
-            let mut poller = Poller::new(inventory.clone(), delivery, poll, most, pace.clone());
-            tasks.spawn_thread("socket-tables", TaskKind::Critical, move |token| {
-                let _watch = watch;
-                poller.run(|| token.is_cancelled());
-                Ok(())
-            })?;
-        }
-        let kinds = of(SourceName::Audit);
+        self.run_socket_tables(&way)?;
         let records = self.records.take().filter(|_| self.config.audit_records);
-        let readable = std::fs::File::open(&self.config.audit_log).is_ok();
-        if !kinds.is_empty() || (records.is_some() && readable) {
-            let watch = vigil(&kinds);
-            if let Some(row) = records.is_some().then(|| self.records_row(&kinds)) {
-                sink.offer(row.into());
-            }
-            let mut reader = Reader::new(
-                &self.config.audit_log,
-                self.position_file.clone(),
-                self.config.audit_poll(),
-                Translator::new(inventory.clone()),
-                delivery(SourceName::Audit, kinds),
-                records,
-            );
-            tasks.spawn_thread("audit", TaskKind::Critical, move |token| {
-                let _watch = watch;
-                reader.run(|| token.is_cancelled());
-                Ok(())
-            })?;
-        }
-        self.tell(tasks, sink);
+        self.run_audit(records, &way)?;
+        self.tell(tasks, way.sink);
         Ok(())
     }
 
-    fn records_row(&self, kinds: &BTreeMap<Kind, Arc<Tally>>) -> ProbeStatus {
+    /// The kinds that were chosen of a source.
+    fn kinds(&self, source: SourceName) -> Kinds {
+        let kinds = self.chosen.iter().filter(|one| one.source == Some(source));
+        kinds
+            .filter_map(|one| Some((one.kind, self.tallies.get(&one.kind)?.clone())))
+            .collect()
+    }
+
+    fn run_connector(&self, socket: ConnectorSocket, way: &Way<'_>) -> io::Result<()> {
+        let kinds = self.kinds(SourceName::Connector);
+        let (watch, delivery) = way.open(SourceName::Connector, kinds);
+        let inventory = way.inventory.clone();
+        way.tasks
+            .spawn_thread("connector", TaskKind::Critical, move |token| {
+                let _watch = watch;
+                // Late or not, the socket must be emptied: without the first reading some parents are unknown for a while.
+                let begun = Instant::now();
+                while inventory.is_empty() && begun.elapsed() < FIRST_READING && !token.is_cancelled() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                let follower = Follower::new(inventory);
+                connector::run(&socket, follower, delivery, || token.is_cancelled()).map_err(Into::into)
+            })
+    }
+
+    fn run_socket_tables(&self, way: &Way<'_>) -> io::Result<()> {
+        let kinds = self.kinds(SourceName::SocketTable);
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        let (watch, delivery) = way.open(SourceName::SocketTable, kinds);
+        let (poll, most) = (self.config.socket_poll(), self.config.sockets_max);
+        let mut poller = Poller::new(way.inventory.clone(), delivery, poll, most, way.pace.clone());
+        way.tasks
+            .spawn_thread("socket-tables", TaskKind::Critical, move |token| {
+                let _watch = watch;
+                poller.run(|| token.is_cancelled());
+                Ok(())
+            })
+    }
+
+    /// The log is read for the kinds that were chosen of it, and for rules on its records where it can be.
+    fn run_audit(&self, records: Option<RecordSender>, way: &Way<'_>) -> io::Result<()> {
+        let kinds = self.kinds(SourceName::Audit);
+        let readable = std::fs::File::open(&self.config.audit_log).is_ok();
+        if kinds.is_empty() && !(records.is_some() && readable) {
+            return Ok(());
+        }
+        if records.is_some() {
+            way.sink.offer(self.records_row(&kinds).into());
+        }
+        let (watch, delivery) = way.open(SourceName::Audit, kinds);
+        let mut reader = Reader::new(
+            &self.config.audit_log,
+            self.position_file.clone(),
+            self.config.audit_poll(),
+            Translator::new(way.inventory.clone()),
+            delivery,
+            records,
+        );
+        way.tasks.spawn_thread("audit", TaskKind::Critical, move |token| {
+            let _watch = watch;
+            reader.run(|| token.is_cancelled());
+            Ok(())
+        })
+    }
+
+    fn records_row(&self, kinds: &Kinds) -> ProbeStatus {
         let log = self.config.audit_log.display();
         ProbeStatus {
             time: TimeMicros::now(),
             probe: RECORDS_PROBE.to_owned(),
             state: ProbeState::Real,
-            reason: format!("rules read the records of {log}; {} kinds are taken from it", kinds.len()),
+            reason: format!(
+                "rules read the records of {log}; {} kinds are taken from it",
+                kinds.len()
+            ),
             hint: String::new(),
             seen: 0,
             delivered: 0,
@@ -237,6 +269,25 @@ impl Sources {
     }
 }
 
+/// What every thread of a source is given.
+struct Way<'a> {
+    tasks: &'a Tasks,
+    sender: &'a Sender<Fact>,
+    sink: FactSink,
+    inventory: &'a Inventory,
+    pace: &'a PaceHandle,
+}
+
+impl Way<'_> {
+    /// The way out of a source, and the watch over its thread.
+    fn open(&self, source: SourceName, kinds: Kinds) -> (Vigil, Delivery) {
+        let probes = kinds.keys().map(|kind| format!("source.{}", kind.as_str()));
+        let watch = Vigil::keep(self.sink.clone(), self.tasks.token(), probes.collect());
+        let delivery = Delivery::new(self.sender.clone(), source.as_str(), kinds, self.pace.clone());
+        (watch, delivery)
+    }
+}
+
 /// Chooses, and joins the connector when it is among what was chosen; refused, it is chosen again without.
 fn settle(config: &SourcesConfig, found: &mut Survey) -> (Vec<Chosen>, Option<ConnectorSocket>) {
     let chosen = choose(config, found);
@@ -261,8 +312,10 @@ fn row(one: &Chosen, tally: Option<&Arc<Tally>>) -> ProbeStatus {
         if row.state == ProbeState::Real {
             row.state = ProbeState::Degraded;
         }
-        row.reason
-            .push_str(&format!("; records were lost within the last minute, {} in all", row.lost));
+        row.reason.push_str(&format!(
+            "; records were lost within the last minute, {} in all",
+            row.lost
+        ));
         if row.hint.is_empty() {
             row.hint = "the gap rows say why".to_owned();
         }

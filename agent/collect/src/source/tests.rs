@@ -47,11 +47,24 @@ fn without_probes_and_rights_the_next_source_is_taken_and_says_what_it_misses() 
     let statuses = sources.statuses();
     let processes = of(&statuses, "source.processes");
     assert_eq!(processes.state, ProbeState::Degraded);
-    assert!(processes.reason.contains("no-audit.log") && !processes.hint.is_empty(), "{processes:?}");
-    let told_by = if sources.connector.is_some() { "connector" } else { "proc" };
-    assert!(processes.reason.starts_with(&format!("told by {told_by}")), "{processes:?}");
+    assert!(
+        processes.reason.contains("no-audit.log") && !processes.hint.is_empty(),
+        "{processes:?}"
+    );
+    let told_by = if sources.connector.is_some() {
+        "connector"
+    } else {
+        "proc"
+    };
+    assert!(
+        processes.reason.starts_with(&format!("told by {told_by}")),
+        "{processes:?}"
+    );
     let network = of(&statuses, "source.network");
-    assert!(network.reason.contains("between two readings are missed"), "{network:?}");
+    assert!(
+        network.reason.contains("between two readings are missed"),
+        "{network:?}"
+    );
     let files = of(&statuses, "source.files");
     assert_eq!(files.state, ProbeState::Broken);
     assert!(!files.reason.is_empty() && !files.hint.is_empty(), "{files:?}");
@@ -67,7 +80,10 @@ fn source_that_is_asked_for_and_cannot_be_had_is_explained() {
     };
     let faults = Sources::check(&config, std::path::Path::new("/proc"));
     assert_eq!(faults.len(), 1, "{faults:?}");
-    assert!(faults[0].reason.contains("no-audit.log") && faults[0].hint.contains("auto"), "{faults:?}");
+    assert!(
+        faults[0].reason.contains("no-audit.log") && faults[0].hint.contains("auto"),
+        "{faults:?}"
+    );
     let (sources, _sensor) = without_probes(config, folder.path());
     let statuses = sources.statuses();
     assert_eq!(of(&statuses, "source.processes").state, ProbeState::Broken);

@@ -28,7 +28,10 @@ pub(super) fn address_fields(bytes: &[u8]) -> Vec<(&'static str, String)> {
     }
     match family {
         UNIX => {
-            let path = rest.split(|byte| *byte == 0).find(|part| !part.is_empty()).unwrap_or_default();
+            let path = rest
+                .split(|byte| *byte == 0)
+                .find(|part| !part.is_empty())
+                .unwrap_or_default();
             vec![
                 ("saddr_fam", "local".to_owned()),
                 ("path", String::from_utf8_lossy(path).into_owned()),
@@ -54,7 +57,12 @@ fn internet(bytes: &[u8]) -> Option<(String, u16)> {
         INET => Some((Ipv4Addr::from(*rest.first_chunk::<4>()?).to_string(), port)),
         INET6 => {
             let (_flow, rest) = rest.split_first_chunk::<4>()?;
-            Some((Ipv6Addr::from(*rest.first_chunk::<16>()?).to_canonical().to_string(), port))
+            Some((
+                Ipv6Addr::from(*rest.first_chunk::<16>()?)
+                    .to_canonical()
+                    .to_string(),
+                port,
+            ))
         }
         _ => None,
     }
@@ -62,7 +70,11 @@ fn internet(bytes: &[u8]) -> Option<(String, u16)> {
 
 /// The row of a connect or accept of the internet; the own side and the protocol are not in the log.
 pub(super) fn row(call: &Call<'_>, actor: &Actor) -> Option<NetworkEvent> {
-    let bytes = call.event.record("SOCKADDR")?.field("saddr").and_then(value::hex)?;
+    let bytes = call
+        .event
+        .record("SOCKADDR")?
+        .field("saddr")
+        .and_then(value::hex)?;
     let (remote_address, remote_port) = internet(&bytes)?;
     let kind = if call.name == "connect" {
         NetworkEventKind::Connect
@@ -116,7 +128,10 @@ mod tests {
         assert_eq!(fields("01002F72756E2F6C6F6700")[1].1, "/run/log");
         assert_eq!(fields("0100002F72756E")[1].1, "/run", "an abstract name");
         for cut in ["", "02", "0200", "020000", "0200005001", "FFFF"] {
-            assert!(value::hex(cut).is_none_or(|bytes| address_fields(&bytes).is_empty()), "{cut}");
+            assert!(
+                value::hex(cut).is_none_or(|bytes| address_fields(&bytes).is_empty()),
+                "{cut}"
+            );
         }
     }
 }

@@ -29,7 +29,9 @@ pub(super) fn is_file_call(name: &str) -> bool {
 }
 
 fn shape(name: &str) -> Option<Shape> {
-    use FileEventKind::{Attribute, Chmod, Chown, Create, Link, OpenWrite, Rename, Symlink, Truncate, Unlink};
+    use FileEventKind::{
+        Attribute, Chmod, Chown, Create, Link, OpenWrite, Rename, Symlink, Truncate, Unlink,
+    };
     let of = |kind, folder, value| Some(Shape { kind, folder, value });
     match name {
         "open" => of(OpenWrite, None, Some(1)),
@@ -62,14 +64,19 @@ fn shape(name: &str) -> Option<Shape> {
 pub(super) fn row(call: &Call<'_>, actor: Actor) -> Option<FileEvent> {
     let shape = shape(call.name)?;
     let item = |wanted: &[&str]| {
-        wanted
-            .iter()
-            .find_map(|wanted| call.event.all("PATH").find(|path| path.field("nametype") == Some(wanted)))
+        wanted.iter().find_map(|wanted| {
+            call.event
+                .all("PATH")
+                .find(|path| path.field("nametype") == Some(wanted))
+        })
     };
     let (subject, target) = match shape.kind {
         FileEventKind::Rename => (
             item(&["DELETE"]).or_else(|| item(&["UNKNOWN", "NORMAL"])),
-            call.event.all("PATH").filter(|path| path.field("nametype") == Some("CREATE")).last(),
+            call.event
+                .all("PATH")
+                .filter(|path| path.field("nametype") == Some("CREATE"))
+                .last(),
         ),
         FileEventKind::Link => (item(&["NORMAL", "UNKNOWN"]), item(&["CREATE"])),
         FileEventKind::Symlink => (item(&["UNKNOWN", "NORMAL"]), item(&["CREATE"])),
@@ -84,7 +91,10 @@ pub(super) fn row(call: &Call<'_>, actor: Actor) -> Option<FileEvent> {
     row.path = named.unwrap_or_default();
     if shape.kind == FileEventKind::Symlink {
         // What a link says is text, not a place.
-        row.path = subject.and_then(|path| path.field("name")).unwrap_or_default().to_owned();
+        row.path = subject
+            .and_then(|path| path.field("name"))
+            .unwrap_or_default()
+            .to_owned();
     }
     row.target = target.and_then(absolute);
     let described = subject.or(target);
@@ -122,7 +132,10 @@ pub(super) fn row(call: &Call<'_>, actor: Actor) -> Option<FileEvent> {
 
 /// The path that an event names first, other than a folder of one.
 pub(super) fn first_path(call: &Call<'_>) -> Option<String> {
-    let named = call.event.all("PATH").find(|path| path.field("nametype") != Some("PARENT"))?;
+    let named = call
+        .event
+        .all("PATH")
+        .find(|path| path.field("nametype") != Some("PARENT"))?;
     absolute(call, named, None)
 }
 
@@ -143,7 +156,9 @@ fn absolute(call: &Call<'_>, path: &AuditRecord, folder: Option<usize>) -> Optio
     if name.starts_with('/') {
         return Some(name.to_owned());
     }
-    let from_folder = folder.and_then(|index| call.int(index)).is_some_and(|fd| fd != AT_FDCWD);
+    let from_folder = folder
+        .and_then(|index| call.int(index))
+        .is_some_and(|fd| fd != AT_FDCWD);
     let cwd = call.event.record("CWD").and_then(|cwd| cwd.field("cwd"));
     match cwd {
         Some(cwd) if !from_folder => {

@@ -49,11 +49,15 @@ pub struct AuditEvent {
 
 impl AuditEvent {
     pub(super) fn record(&self, record_type: &str) -> Option<&AuditRecord> {
-        self.records.iter().find(|record| record.record_type == record_type)
+        self.records
+            .iter()
+            .find(|record| record.record_type == record_type)
     }
 
     pub(super) fn all<'a>(&'a self, record_type: &'a str) -> impl Iterator<Item = &'a AuditRecord> {
-        self.records.iter().filter(move |record| record.record_type == record_type)
+        self.records
+            .iter()
+            .filter(move |record| record.record_type == record_type)
     }
 }
 
@@ -117,9 +121,7 @@ impl<P: Clone> Joiner<P> {
             whole.extend(self.take(&id));
         }
         let newest = self.newest;
-        whole.extend(self.take_while(|open, id| {
-            newest.micros_since(id.time) > SETTLE_US || open > OPEN_MAX
-        }));
+        whole.extend(self.take_while(|open, id| newest.micros_since(id.time) > SETTLE_US || open > OPEN_MAX));
         whole
     }
 
@@ -127,7 +129,10 @@ impl<P: Clone> Joiner<P> {
     pub fn settle(&mut self, now: Instant) -> Vec<AuditEvent> {
         let mut whole = Vec::new();
         while let Some(id) = self.order.front() {
-            let rests = self.open.get(id).is_none_or(|open| now.saturating_duration_since(open.touched) > SETTLE);
+            let rests = self
+                .open
+                .get(id)
+                .is_none_or(|open| now.saturating_duration_since(open.touched) > SETTLE);
             if !rests {
                 break;
             }
@@ -145,7 +150,10 @@ impl<P: Clone> Joiner<P> {
 
     /// Where the log has to be read from again for no event to be missed; `None` when nothing is open.
     pub(super) fn first_open(&self) -> Option<&P> {
-        self.order.iter().find_map(|id| self.open.get(id)).map(|open| &open.place)
+        self.order
+            .iter()
+            .find_map(|id| self.open.get(id))
+            .map(|open| &open.place)
     }
 
     /// Records that were more than an event may have, since the last call.
@@ -165,7 +173,11 @@ impl<P: Clone> Joiner<P> {
             touched: now,
         });
         open.touched = now;
-        let bytes: usize = record.fields.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes: usize = record
+            .fields
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
         if open.event.records.len() >= RECORDS_MAX || open.bytes + bytes > EVENT_BYTES_MAX {
             open.event.truncated = true;
             self.cut += 1;

@@ -72,7 +72,9 @@ impl AuditRecord {
             arguments: BTreeMap::new(),
             title: None,
         };
-        record.fields.insert("type".to_owned(), record.record_type.clone());
+        record
+            .fields
+            .insert("type".to_owned(), record.record_type.clone());
         record.read_fields(rest.strip_prefix(':').unwrap_or(rest), false);
         record.enrich();
         Ok(record)
@@ -241,7 +243,9 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 fn cut(name: &str) -> String {
-    name.get(..name.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or(name).to_owned()
+    name.get(..name.floor_char_boundary(NAME_BYTES_MAX))
+        .unwrap_or(name)
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -255,14 +259,20 @@ mod tests {
     #[test]
     fn call_is_named_by_the_table_of_its_architecture() {
         let of = |arch: &str, number: u32| {
-            let record = parse(&format!("type=SYSCALL msg=audit(1700000000.123:42): arch={arch} syscall={number} a0=0"));
+            let record = parse(&format!(
+                "type=SYSCALL msg=audit(1700000000.123:42): arch={arch} syscall={number} a0=0"
+            ));
             let field = |key: &str| record.field(key).unwrap_or_default().to_owned();
             (field("SYSCALL"), field("ARCH"))
         };
         assert_eq!(of("c000003e", 59), ("execve".into(), "x86_64".into()));
         assert_eq!(of("c00000b7", 221), ("execve".into(), "aarch64".into()));
         assert_eq!(of("40000003", 11), ("execve".into(), "i386".into()));
-        assert_eq!(of("40000028", 11), (String::new(), "arm".into()), "named, its calls are not");
+        assert_eq!(
+            of("40000028", 11),
+            (String::new(), "arm".into()),
+            "named, its calls are not"
+        );
         assert_eq!(of("c000003e", 9_999), (String::new(), "x86_64".into()));
     }
 
@@ -276,7 +286,10 @@ mod tests {
         assert_eq!(record.time, TimeMicros(1_700_000_000_007_000));
         assert_eq!(record.field("SYSCALL"), Some("open"));
         assert_eq!((record.field("AUID"), record.field("key")), (Some("root"), None));
-        assert_eq!((record.field("exit"), record.number("exit")), (Some("-13"), Some(-13)));
+        assert_eq!(
+            (record.field("exit"), record.number("exit")),
+            (Some("-13"), Some(-13))
+        );
     }
 
     #[test]
@@ -285,7 +298,10 @@ mod tests {
             "type=USER_LOGIN msg=audit(1.000:2): pid=5 uid=0 auid=1000 ses=1 msg='op=login acct=\"root\" \
              exe=\"/usr/sbin/sshd\" hostname=? addr=192.0.2.1 terminal=ssh res=failed'",
         );
-        assert_eq!((record.field("acct"), record.field("res")), (Some("root"), Some("failed")));
+        assert_eq!(
+            (record.field("acct"), record.field("res")),
+            (Some("root"), Some("failed"))
+        );
         assert_eq!((record.field("pid"), record.field("hostname")), (Some("5"), None));
     }
 
@@ -296,9 +312,14 @@ mod tests {
         let masked = record.masked();
         assert_eq!(masked.field("a1"), Some("-p[masked]"));
         let title = parse("type=PROCTITLE msg=audit(1.000:2): proctitle=6D7973716C002D7073656372657400");
-        assert_eq!(title.clone().masked().field("proctitle"), Some("mysql -p[masked]"));
+        assert_eq!(
+            title.clone().masked().field("proctitle"),
+            Some("mysql -p[masked]")
+        );
         assert_eq!(title.field("proctitle"), Some("mysql -psecret "));
-        let sudo = parse("type=USER_CMD msg=audit(1.000:2): msg='cwd=\"/\" cmd=6D7973716C202D7073656372657420'").masked();
+        let sudo =
+            parse("type=USER_CMD msg=audit(1.000:2): msg='cwd=\"/\" cmd=6D7973716C202D7073656372657420'")
+                .masked();
         assert!(!sudo.field("cmd").unwrap().contains("secret"), "{sudo:?}");
     }
 
@@ -310,7 +331,13 @@ mod tests {
             // A stamp is needed, the rest is as much as there is.
             assert_eq!(AuditRecord::parse(&line[..end]).is_ok(), end > stamped, "{end}");
         }
-        for wrong in ["", "type=", "type=X msg=audit(1:2): ", "type=X msg=audit(1.5000:2): ", "type=X msg=audit(a.b:c)"] {
+        for wrong in [
+            "",
+            "type=",
+            "type=X msg=audit(1:2): ",
+            "type=X msg=audit(1.5000:2): ",
+            "type=X msg=audit(a.b:c)",
+        ] {
             assert!(AuditRecord::parse(wrong.as_bytes()).is_err(), "{wrong}");
         }
     }

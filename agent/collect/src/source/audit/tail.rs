@@ -68,7 +68,10 @@ impl Tail {
 
     /// Where the next line begins.
     pub(super) fn position(&self) -> Option<Position> {
-        self.open.as_ref().map(|open| open.position.clone()).or_else(|| self.resume.clone())
+        self.open
+            .as_ref()
+            .map(|open| open.position.clone())
+            .or_else(|| self.resume.clone())
     }
 
     /// Reads what there is, at most a turn of it; says whether there is more.
@@ -187,7 +190,10 @@ impl OpenLog {
 
     fn reached(&self) -> u64 {
         let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
-        self.position.offset.saturating_add(self.skipped).saturating_add(rest)
+        self.position
+            .offset
+            .saturating_add(self.skipped)
+            .saturating_add(rest)
     }
 
     /// Reads one chunk and hands out its lines; returns how much was read.
@@ -195,7 +201,9 @@ impl OpenLog {
         let before = self.rest.len();
         let at = self.reached();
         self.rest.resize(before + CHUNK_BYTES, 0);
-        let outcome = self.file.read_at(self.rest.get_mut(before..).unwrap_or_default(), at);
+        let outcome = self
+            .file
+            .read_at(self.rest.get_mut(before..).unwrap_or_default(), at);
         self.rest.truncate(before + *outcome.as_ref().unwrap_or(&0));
         let read = outcome?;
         let buffer = std::mem::take(&mut self.rest);
@@ -252,7 +260,9 @@ fn end_of_lines(file: &File) -> io::Result<u64> {
             count => read += count,
         }
     }
-    let last = end.get(..read).and_then(|end| end.iter().rposition(|byte| *byte == b'\n'));
+    let last = end
+        .get(..read)
+        .and_then(|end| end.iter().rposition(|byte| *byte == b'\n'));
     Ok(last.map_or(from, |last| from + u64::try_from(last + 1).unwrap_or(0)))
 }
 
@@ -266,7 +276,13 @@ pub(crate) fn evidence(path: &Path) -> io::Result<HashSet<Kind>> {
     let from = length.saturating_sub(EVIDENCE_BYTES);
     let mut end = Vec::new();
     io::Read::read_to_end(
-        &mut io::Read::take(AtOffset { file: &file, at: from }, EVIDENCE_BYTES),
+        &mut io::Read::take(
+            AtOffset {
+                file: &file,
+                at: from,
+            },
+            EVIDENCE_BYTES,
+        ),
         &mut end,
     )?;
     let mut kinds = HashSet::new();
@@ -274,7 +290,9 @@ pub(crate) fn evidence(path: &Path) -> io::Result<HashSet<Kind>> {
         let Ok(record) = AuditRecord::parse(line) else {
             continue;
         };
-        let call = record.field("SYSCALL").filter(|_| record.record_type == "SYSCALL");
+        let call = record
+            .field("SYSCALL")
+            .filter(|_| record.record_type == "SYSCALL");
         kinds.extend(call.and_then(super::rows::kind_of_call));
     }
     Ok(kinds)

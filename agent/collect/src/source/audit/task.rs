@@ -149,7 +149,8 @@ impl Reader {
             (self.joiner.take_cut(), Exactness::Exact, "event_too_large"),
         ] {
             if count > 0 {
-                self.delivery.lose(since, count, exactness, GapStage::Collect, reason);
+                self.delivery
+                    .lose(since, count, exactness, GapStage::Collect, reason);
             }
         }
         self.delivery.flush();

@@ -13,7 +13,10 @@ use super::*;
 
 /// A record of the log of this module's own making: `serial`, and seconds after a fixed moment.
 fn line(record_type: &str, serial: u64, second: u64, fields: &str) -> String {
-    format!("type={record_type} msg=audit({}.500:{serial}): {fields}\n", 1_700_000_000 + second)
+    format!(
+        "type={record_type} msg=audit({}.500:{serial}): {fields}\n",
+        1_700_000_000 + second
+    )
 }
 
 fn joined(lines: &[String]) -> Vec<AuditEvent> {
@@ -27,7 +30,11 @@ fn joined(lines: &[String]) -> Vec<AuditEvent> {
 }
 
 fn types(event: &AuditEvent) -> Vec<&str> {
-    event.records.iter().map(|record| record.record_type.as_str()).collect()
+    event
+        .records
+        .iter()
+        .map(|record| record.record_type.as_str())
+        .collect()
 }
 
 #[test]
@@ -57,7 +64,12 @@ fn records_of_two_events_in_between_each_other_become_two_events() {
 fn event_without_an_end_is_whole_when_the_log_goes_on_or_rests() {
     let mut joiner: Joiner = Joiner::default();
     let record = |serial, second| {
-        AuditRecord::parse(line("SYSCALL", serial, second, "syscall=59").trim_end().as_bytes()).unwrap()
+        AuditRecord::parse(
+            line("SYSCALL", serial, second, "syscall=59")
+                .trim_end()
+                .as_bytes(),
+        )
+        .unwrap()
     };
     assert!(joiner.push(record(1, 0), ()).is_empty());
     assert!(joiner.push(record(2, 1), ()).is_empty(), "within two seconds");
@@ -72,7 +84,8 @@ fn events_and_their_records_are_bounded() {
     let mut joiner: Joiner = Joiner::default();
     let mut whole = 0;
     for serial in 0..5_000 {
-        let record = AuditRecord::parse(line("SYSCALL", serial, 0, "syscall=59").trim_end().as_bytes()).unwrap();
+        let record =
+            AuditRecord::parse(line("SYSCALL", serial, 0, "syscall=59").trim_end().as_bytes()).unwrap();
         whole += joiner.push(record, ()).len();
     }
     assert!(whole >= 3_900, "{whole}");
@@ -82,7 +95,11 @@ fn events_and_their_records_are_bounded() {
         joiner.push(AuditRecord::parse(path.trim_end().as_bytes()).unwrap(), ());
     }
     let event = joiner.finish().pop().unwrap();
-    assert!(event.truncated && event.records.len() < 300, "{}", event.records.len());
+    assert!(
+        event.truncated && event.records.len() < 300,
+        "{}",
+        event.records.len()
+    );
     assert!(joiner.take_cut() > 700);
 }
 
@@ -160,7 +177,10 @@ fn evidence_is_the_kinds_that_the_end_of_the_log_holds() {
     log.append(line("USER_LOGIN", 3, 0, "pid=1"));
     let kinds = evidence(&log.path).unwrap();
     use crate::source::Kind;
-    assert!(kinds.contains(&Kind::Processes) && kinds.contains(&Kind::Network), "{kinds:?}");
+    assert!(
+        kinds.contains(&Kind::Processes) && kinds.contains(&Kind::Network),
+        "{kinds:?}"
+    );
     assert_eq!(kinds.len(), 2);
     assert!(evidence(&log.folder().join("none")).is_err());
 }

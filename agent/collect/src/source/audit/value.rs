@@ -3,8 +3,29 @@
 /// Fields whose bytes a program chose: the kernel writes them quoted, or in hexadecimal when they hold a quote, a
 /// space or a byte that is no printable ASCII (`audit_log_untrustedstring`, kernel/audit.c).
 const UNTRUSTED: &[&str] = &[
-    "acct", "cmd", "comm", "cwd", "data", "device", "dir", "exe", "file", "grp", "hostname", "key", "name", "new-disk",
-    "new-fs", "ocomm", "old-disk", "old-fs", "path", "proctitle", "root_dir", "vm", "watch",
+    "acct",
+    "cmd",
+    "comm",
+    "cwd",
+    "data",
+    "device",
+    "dir",
+    "exe",
+    "file",
+    "grp",
+    "hostname",
+    "key",
+    "name",
+    "new-disk",
+    "new-fs",
+    "ocomm",
+    "old-disk",
+    "old-fs",
+    "path",
+    "proctitle",
+    "root_dir",
+    "vm",
+    "watch",
 ];
 
 /// The bytes of an unquoted value of `key`, when it is hexadecimal.
@@ -61,14 +82,20 @@ mod tests {
 
     #[test]
     fn only_what_a_program_chose_is_decoded() {
-        assert_eq!(decode("PATH", "name", "2F746D702F6120"), Some(b"/tmp/a ".to_vec()));
+        assert_eq!(
+            decode("PATH", "name", "2F746D702F6120"),
+            Some(b"/tmp/a ".to_vec())
+        );
         assert_eq!(decode("SYSCALL", "a0", "7FFF"), None, "a number");
         assert_eq!(decode("EXECVE", "a0", "6C73"), Some(b"ls".to_vec()));
         assert_eq!(decode("EXECVE", "a1[3]", "6C73"), Some(b"ls".to_vec()));
         assert_eq!(decode("EXECVE", "argc", "12"), None);
         assert_eq!(decode("PATH", "name", "(null)"), None);
         assert_eq!(decode("PATH", "inode", "12"), None);
-        assert_eq!((argument("a12"), argument("a1[2]"), argument("a1_len")), (Some((12, 0)), Some((1, 2)), None));
+        assert_eq!(
+            (argument("a12"), argument("a1[2]"), argument("a1_len")),
+            (Some((12, 0)), Some((1, 2)), None)
+        );
         assert_eq!((hex("0"), hex(""), hex("0g")), (None, None, None));
     }
 }

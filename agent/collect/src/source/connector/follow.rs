@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use fleetmend_event::Fact;
 use fleetmend_event::table::{
-    Actor, CredentialEvent, CredentialEventKind, MemoryEvent, MemoryEventKind, ProcessEvent, ProcessEventKind, Source,
+    Actor, CredentialEvent, CredentialEventKind, MemoryEvent, MemoryEventKind, ProcessEvent,
+    ProcessEventKind, Source,
 };
 
 use super::credentials::{self, Credentials};
 use super::exec::{self, Caught};
 use super::message::{Event, Message, Task};
+use super::row::{ending, of_nobody};
 use crate::bpf::BootClock;
 use crate::process::proc_fs::TICK_NS;
 use crate::process::{Exec, Inventory, Process, ProcessKey, Program};
@@ -22,17 +24,15 @@ const CREDENTIALS_MAX: usize = 32_768;
 /// First threads that ended before their process.
 const ENDING_MAX: usize = 4_096;
 /// "Not known": no user has it.
-const UNKNOWN: u32 = u32::MAX;
-/// Number of the initial user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
-const INITIAL_USERS: &str = "user:[4026531837]";
+pub(super) const UNKNOWN: u32 = u32::MAX;
 
 /// See the module.
 pub(crate) struct Follower {
-    inventory: Inventory,
-    clock: BootClock,
+    pub(super) inventory: Inventory,
+    pub(super) clock: BootClock,
     /// What the boot clock is ahead of the monotonic one.
     boot_ahead_ns: u64,
-    credentials: HashMap<u32, Credentials>,
+    pub(super) credentials: HashMap<u32, Credentials>,
     /// Processes whose first thread has ended: when, and with what code.
     ending: HashMap<u32, (u64, u32)>,
 }
@@ -65,7 +65,11 @@ impl Follower {
                 delivery.send(row.into());
             }
             Event::Exec(task) => self.exec(task, boot_ns, delivery),
-            Event::User { task, real, effective } => {
+            Event::User {
+                task,
+                real,
+                effective,
+            } => {
                 let now = |known: Credentials| Credentials {
                     uid: real,
                     euid: effective,
@@ -73,7 +77,11 @@ impl Follower {
                 };
                 self.changed(CredentialEventKind::User, task, boot_ns, now, delivery);
             }
-            Event::Group { task, real, effective } => {
+            Event::Group {
+                task,
+                real,
+                effective,
+            } => {
                 let now = |known: Credentials| Credentials {
                     gid: real,
                     egid: effective,
@@ -89,7 +97,8 @@ impl Follower {
             }
             Event::Comm { task, comm } if task.leads() => {
                 let comm = crate::bpf::text(&comm);
-                self.inventory.with_table(|table| table.renamed(task.process, &comm));
+                self.inventory
+                    .with_table(|table| table.renamed(task.process, &comm));
             }
             Event::Exit { task, code } => self.thread_ended(task, code, boot_ns, delivery),
             _ => {}
@@ -113,12 +122,12 @@ impl Follower {
     }
 
     /// The process that runs as `pid`, when it began before `boot_ns`: one that began later has taken its place.
-    fn known(&self, pid: u32, boot_ns: u64) -> Option<Process> {
+    pub(super) fn known(&self, pid: u32, boot_ns: u64) -> Option<Process> {
         let process = self.inventory.running(pid)?;
         (process.key.start_boot_ns <= boot_ns.saturating_add(TICK_NS)).then_some(process)
     }
 
-    fn key(&self, pid: u32, boot_ns: u64) -> Option<ProcessKey> {
+    pub(super) fn key(&self, pid: u32, boot_ns: u64) -> Option<ProcessKey> {
         let known = self.known(pid, boot_ns).map(|process| process.key);
         known.or_else(|| {
             let stat = self.inventory.proc().stat(pid)?;
@@ -177,29 +186,21 @@ impl Follower {
         if let Some(credentials) = caught.credentials {
             // Capabilities of one reading are of no certain moment; what was known of a change is.
             let capabilities = self.credentials.get(&pid).and_then(|known| known.capabilities);
-            self.remember(pid, Credentials { capabilities, ..credentials });
+            self.remember(
+                pid,
+                Credentials {
+                    capabilities,
+                    ..credentials
+                },
+            );
         }
-        let credentials = self.credentials.get(&pid).copied();
-        let ppid = caught.stat.as_ref().map(|stat| stat.ppid).filter(|ppid| *ppid != 0);
-        let parent_key = known.as_ref().and_then(|known| known.parent).or_else(|| self.key(ppid?, boot_ns));
-        let executed = Exec {
-            key,
-            parent: parent_key.unwrap_or_else(|| ProcessKey::new(ppid.unwrap_or(0), 0)),
-            program: Arc::new(Program {
-                args_truncated: caught.program.args_truncated || !caught.args_known,
-                ..caught.program.clone()
-            }),
-            placement: caught.placement.clone().map(Arc::new),
-            uid: credentials.map_or(UNKNOWN, |credentials| credentials.uid),
-            gid: credentials.map_or(UNKNOWN, |credentials| credentials.gid),
-        };
-        let process = if key.start_boot_ns > 0 {
-            self.inventory.with_table(|table| table.executed(executed))
-        } else {
-            of_nobody(executed)
-        };
+        let process = self.executed(key, known.and_then(|known| known.parent), &caught, boot_ns);
         let parent = process.parent.and_then(|parent| self.inventory.get(parent));
-        let fileless = process.program.exe.as_ref().map(|exe| process.program.exe_deleted || exe.starts_with("/memfd:"));
+        let fileless = process
+            .program
+            .exe
+            .as_ref()
+            .map(|exe| process.program.exe_deleted || exe.starts_with("/memfd:"));
         let row = ProcessEvent {
             parent_command_line: parent.as_ref().map(|parent| parent.program.command_line()),
             args: process.program.args.clone(),
@@ -217,6 +218,40 @@ impl Follower {
             delivery.send(act.into());
         }
         delivery.send(row.into());
+    }
+
+    /// Enters what was caught of an execution into the inventory.
+    fn executed(
+        &self,
+        key: ProcessKey,
+        parent: Option<ProcessKey>,
+        caught: &Caught,
+        boot_ns: u64,
+    ) -> Process {
+        let credentials = self.credentials.get(&key.pid);
+        // Of a process that is being reaped the kernel says parent 0, which is nobody.
+        let ppid = caught
+            .stat
+            .as_ref()
+            .map(|stat| stat.ppid)
+            .filter(|ppid| *ppid != 0);
+        let parent = parent.or_else(|| self.key(ppid?, boot_ns));
+        let exec = Exec {
+            key,
+            parent: parent.unwrap_or_else(|| ProcessKey::new(ppid.unwrap_or(0), 0)),
+            program: Arc::new(Program {
+                args_truncated: caught.program.args_truncated || !caught.args_known,
+                ..caught.program.clone()
+            }),
+            placement: caught.placement.clone().map(Arc::new),
+            uid: credentials.map_or(UNKNOWN, |credentials| credentials.uid),
+            gid: credentials.map_or(UNKNOWN, |credentials| credentials.gid),
+        };
+        if key.start_boot_ns > 0 {
+            self.inventory.with_table(|table| table.executed(exec))
+        } else {
+            of_nobody(exec)
+        }
     }
 
     /// A process has ended when its last thread has; the first one may go before the others.
@@ -239,7 +274,10 @@ impl Follower {
         };
         let stat = self.inventory.proc().stat(pid);
         let stat = stat.filter(|stat| stat.start_boot_ns <= boot_ns.saturating_add(TICK_NS));
-        if stat.as_ref().is_some_and(|stat| !stat.is_exiting || stat.thread_count > 1) {
+        if stat
+            .as_ref()
+            .is_some_and(|stat| !stat.is_exiting || stat.thread_count > 1)
+        {
             return;
         }
         self.ending.remove(&pid);
@@ -272,47 +310,13 @@ impl Follower {
             exit_signal,
             duration_us: began.map(|began| boot_ns.saturating_sub(began) / 1_000),
             user_us: stat.as_ref().map(|stat| stat.user_ns / 1_000),
-            system_us: stat.as_ref().map(|stat| stat.cpu_ns.saturating_sub(stat.user_ns) / 1_000),
+            system_us: stat
+                .as_ref()
+                .map(|stat| stat.cpu_ns.saturating_sub(stat.user_ns) / 1_000),
             ..self.row(ProcessEventKind::Exit, &process, parent.as_ref(), boot_ns)
         };
         self.credentials.remove(&pid);
         delivery.send(row.into());
-    }
-
-    fn row(&self, kind: ProcessEventKind, process: &Process, parent: Option<&Process>, boot_ns: u64) -> ProcessEvent {
-        let placement = process.placement.as_deref();
-        let credentials = self.credentials.get(&process.key.pid);
-        ProcessEvent {
-            time: self.clock.time_of(boot_ns),
-            boot_ns,
-            kind,
-            pid: process.key.pid,
-            start_boot_ns: process.key.start_boot_ns,
-            ppid: process.ppid,
-            parent_comm: parent.map(|parent| parent.program.comm.clone()),
-            parent_exe: parent.and_then(|parent| parent.program.exe.clone()),
-            parent_command_line: None,
-            comm: process.program.comm.clone(),
-            exe: process.program.exe.clone(),
-            args: Vec::new(),
-            args_truncated: false,
-            uid: credentials.map_or(process.uid, |credentials| credentials.uid),
-            gid: credentials.map_or(process.gid, |credentials| credentials.gid),
-            cgroup: placement.map(|placement| placement.cgroup.clone()),
-            unit: placement.and_then(|placement| placement.unit.clone()),
-            container_id: placement.and_then(|placement| placement.container_id.clone()),
-            exit_code: None,
-            exit_signal: None,
-            duration_us: None,
-            user_us: None,
-            system_us: None,
-            rss_bytes_max: None,
-            source: Source::Connector,
-            euid: credentials.map(|credentials| credentials.euid),
-            login_uid: None,
-            working_directory: None,
-            fileless: None,
-        }
     }
 
     /// A process whose users changed; the message of a change that is known already is passed over: each thread of
@@ -340,8 +344,13 @@ impl Follower {
             return;
         }
         // The status may be of a later moment: it counts where it says what the message says.
-        let capabilities = status.filter(|status| same_ids(*status, after)).and_then(|status| status.capabilities);
-        let after = Credentials { capabilities, ..after };
+        let capabilities = status
+            .filter(|status| same_ids(*status, after))
+            .and_then(|status| status.capabilities);
+        let after = Credentials {
+            capabilities,
+            ..after
+        };
         self.remember(pid, after);
         if !delivery.tells(Kind::Credentials) {
             return;
@@ -367,84 +376,22 @@ impl Follower {
         };
         delivery.send(row.into());
     }
-
-    fn in_user_namespace(&self, pid: u32) -> Option<bool> {
-        let link = std::fs::read_link(self.inventory.proc().path(pid, "ns/user")).ok()?;
-        Some(link.to_str()? != INITIAL_USERS)
-    }
-
-    fn ptrace(&self, task: Task, tracer: Task, boot_ns: u64) -> MemoryEvent {
-        let actor = self.actor(tracer.process, boot_ns);
-        let target = self.known(task.process, boot_ns);
-        let time = self.clock.time_of(boot_ns);
-        MemoryEvent {
-            target_pid: Some(task.process),
-            target_start_boot_ns: self.key(task.process, boot_ns).map(|key| key.start_boot_ns),
-            target_comm: target.as_ref().map(|target| target.program.comm.clone()),
-            target_exe: target.and_then(|target| target.program.exe.clone()),
-            target_uid: self.credentials.get(&task.process).map(|credentials| credentials.uid),
-            detail: Some("PTRACE_ATTACH".to_owned()),
-            ..MemoryEvent::by(actor, MemoryEventKind::Ptrace, time, boot_ns, Source::Connector)
-        }
-    }
-
-    fn actor(&self, pid: u32, boot_ns: u64) -> Actor {
-        let process = self.known(pid, boot_ns);
-        let parent = process.as_ref().and_then(|process| self.inventory.get(process.parent?));
-        let placement = process.as_ref().and_then(|process| process.placement.clone());
-        let credentials = self.credentials.get(&pid);
-        let program = process.as_ref().map(|process| &process.program);
-        Actor {
-            pid,
-            start_boot_ns: self.key(pid, boot_ns).map_or(0, |key| key.start_boot_ns),
-            ppid: process.as_ref().map(|process| process.ppid).filter(|ppid| *ppid != 0),
-            comm: program.map(|program| program.comm.clone()).unwrap_or_default(),
-            exe: program.and_then(|program| program.exe.clone()),
-            command_line: program.map(|program| program.command_line()).filter(|line| !line.is_empty()),
-            parent_comm: parent.as_ref().map(|parent| parent.program.comm.clone()),
-            parent_exe: parent.and_then(|parent| parent.program.exe.clone()),
-            uid: credentials.map_or(UNKNOWN, |credentials| credentials.uid),
-            euid: credentials.map(|credentials| credentials.euid),
-            login_uid: exec::login_uid(self.inventory.proc(), pid),
-            cgroup: placement.as_ref().map(|placement| placement.cgroup.clone()),
-            unit: placement.as_ref().and_then(|placement| placement.unit.clone()),
-            container_id: placement.as_ref().and_then(|placement| placement.container_id.clone()),
-        }
-    }
-}
-
-/// A process that no inventory knows.
-fn of_nobody(exec: Exec) -> Process {
-    Process {
-        key: exec.key,
-        ppid: exec.parent.pid,
-        parent: None,
-        program: exec.program,
-        placement: exec.placement,
-        uid: exec.uid,
-        gid: exec.gid,
-        ended: false,
-    }
 }
 
 fn same_ids(one: Credentials, other: Credentials) -> bool {
     (one.uid, one.euid, one.gid, one.egid) == (other.uid, other.euid, other.gid, other.egid)
 }
 
-/// Exit code and signal out of a wait(2) status.
-fn ending(status: u32) -> (Option<i32>, Option<i32>) {
-    let signal = status & 0x7f;
-    let number = if signal == 0 { (status >> 8) & 0xff } else { signal };
-    let number = i32::try_from(number).ok();
-    if signal == 0 { (number, None) } else { (None, number) }
-}
-
 fn boot_ahead_ns() -> u64 {
     let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     let ns = |time: nix::sys::time::TimeSpec| {
         let part = |value: i64| u64::try_from(value).unwrap_or(0);
-        part(time.tv_sec()).saturating_mul(1_000_000_000).saturating_add(part(time.tv_nsec()))
+        part(time.tv_sec())
+            .saturating_mul(1_000_000_000)
+            .saturating_add(part(time.tv_nsec()))
     };
     // Both clocks are the same until the machine sleeps.
-    monotonic.map_or(0, |monotonic| BootClock::now().boot_ns().saturating_sub(ns(monotonic)))
+    monotonic.map_or(0, |monotonic| {
+        BootClock::now().boot_ns().saturating_sub(ns(monotonic))
+    })
 }

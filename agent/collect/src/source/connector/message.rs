@@ -35,15 +35,35 @@ impl Task {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    Fork { parent: Task, child: Task },
+    Fork {
+        parent: Task,
+        child: Task,
+    },
     Exec(Task),
-    User { task: Task, real: u32, effective: u32 },
-    Group { task: Task, real: u32, effective: u32 },
+    User {
+        task: Task,
+        real: u32,
+        effective: u32,
+    },
+    Group {
+        task: Task,
+        real: u32,
+        effective: u32,
+    },
     /// `tracer` is zero when one lets go.
-    Ptrace { task: Task, tracer: Task },
-    Comm { task: Task, comm: [u8; 16] },
+    Ptrace {
+        task: Task,
+        tracer: Task,
+    },
+    Comm {
+        task: Task,
+        comm: [u8; 16],
+    },
     Coredump(Task),
-    Exit { task: Task, code: u32 },
+    Exit {
+        task: Task,
+        code: u32,
+    },
     /// A session, an answer to ourselves, or something newer than this.
     Other,
 }
@@ -124,7 +144,11 @@ impl Sequences {
         let expected = self.0.insert(cpu, sequence.wrapping_add(1));
         let missing = expected.map_or(0, |expected| sequence.wrapping_sub(expected));
         // Half a turn back is no loss of two thousand million.
-        if missing > u32::MAX / 2 { 0 } else { u64::from(missing) }
+        if missing > u32::MAX / 2 {
+            0
+        } else {
+            u64::from(missing)
+        }
     }
 }
 
@@ -142,14 +166,52 @@ mod tests {
     #[test]
     fn every_event_is_read() {
         let event = |what, data: &[u32]| Message::parse(&datagram(what, data)).unwrap().event;
-        let (one, two) = (Task { thread: 1, process: 2 }, Task { thread: 3, process: 4 });
-        assert_eq!(event(1, &[1, 2, 3, 4]), Event::Fork { parent: one, child: two });
+        let (one, two) = (
+            Task {
+                thread: 1,
+                process: 2,
+            },
+            Task {
+                thread: 3,
+                process: 4,
+            },
+        );
+        assert_eq!(
+            event(1, &[1, 2, 3, 4]),
+            Event::Fork {
+                parent: one,
+                child: two
+            }
+        );
         assert_eq!(event(2, &[1, 2]), Event::Exec(one));
         let (real, effective) = (5, 6);
-        assert_eq!(event(4, &[1, 2, 5, 6]), Event::User { task: one, real, effective });
-        assert_eq!(event(0x40, &[1, 2, 5, 6]), Event::Group { task: one, real, effective });
-        assert_eq!(event(0x100, &[1, 2, 3, 4]), Event::Ptrace { task: one, tracer: two });
-        assert_eq!(event(0x8000_0000, &[1, 2, 256]), Event::Exit { task: one, code: 256 });
+        assert_eq!(
+            event(4, &[1, 2, 5, 6]),
+            Event::User {
+                task: one,
+                real,
+                effective
+            }
+        );
+        assert_eq!(
+            event(0x40, &[1, 2, 5, 6]),
+            Event::Group {
+                task: one,
+                real,
+                effective
+            }
+        );
+        assert_eq!(
+            event(0x100, &[1, 2, 3, 4]),
+            Event::Ptrace {
+                task: one,
+                tracer: two
+            }
+        );
+        assert_eq!(
+            event(0x8000_0000, &[1, 2, 256]),
+            Event::Exit { task: one, code: 256 }
+        );
         assert_eq!(event(0x4000_0000, &[1, 2]), Event::Coredump(one));
         assert_eq!(event(0x80, &[1, 2]), Event::Other);
         assert_eq!(Message::parse(&datagram(2, &[])).unwrap().sequence, 7);

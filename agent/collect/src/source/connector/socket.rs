@@ -1,5 +1,8 @@
 //! The socket, joined to the group of process events.
-#![expect(unsafe_code, reason = "no safe wrapper makes a socket of this netlink protocol")]
+#![expect(
+    unsafe_code,
+    reason = "no safe wrapper makes a socket of this netlink protocol"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -93,7 +96,9 @@ impl ConnectorSocket {
             match self.receive(&mut buffer).map_err(failed)? {
                 Received::Datagram(length) => {
                     let datagram = buffer.get(..length).unwrap_or_default();
-                    let error = datagram.get(16 + 20 + 16..).and_then(|rest| rest.first_chunk::<4>());
+                    let error = datagram
+                        .get(16 + 20 + 16..)
+                        .and_then(|rest| rest.first_chunk::<4>());
                     if !super::message::Message::is_answer(datagram) {
                         // It tells already.
                         return Ok(());

@@ -94,7 +94,9 @@ fn tell_losses(losses: &mut Losses, since: TimeMicros, last: Last, delivery: &mu
         delivery.lose(since, missing, Exactness::Exact, GapStage::Kernel, REASON);
         return;
     }
-    let Some(looks) = losses.overrun.as_mut() else { return };
+    let Some(looks) = losses.overrun.as_mut() else {
+        return;
+    };
     *looks += 1;
     if *looks > OVERRUN_LOOKS || last == Last::Yes {
         losses.overrun = None;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use fleetmend_event::Fact;
 use fleetmend_event::table::{
-    CredentialEvent, CredentialEventKind, Gap, GapStage, MemoryEvent, MemoryEventKind, ProcessEvent, ProcessEventKind,
-    Source,
+    CredentialEvent, CredentialEventKind, Gap, GapStage, MemoryEvent, MemoryEventKind, ProcessEvent,
+    ProcessEventKind, Source,
 };
 use tokio::sync::mpsc;
 
@@ -52,9 +52,8 @@ impl Rig {
         let follower = Follower::new(Inventory::new(ProcessConfig::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = std::thread::spawn(move || {
-            run(&socket, follower, delivery, || stopped.load(Ordering::Relaxed))
-        });
+        let thread =
+            std::thread::spawn(move || run(&socket, follower, delivery, || stopped.load(Ordering::Relaxed)));
         Self {
             facts,
             seen: Vec::new(),
@@ -97,7 +96,11 @@ impl Drop for Rig {
 
 fn quiet(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command
 }
 
@@ -117,20 +120,45 @@ fn deeds_of_own_children_are_told() {
     let mut rig = Rig::start(socket);
 
     // Long enough for everything to be caught: it ends when it is killed.
-    let mut child = Ended(quiet("sleep", &["3601", "--password=hidden"]).arg0("sleep").spawn().unwrap());
+    let mut child = Ended(
+        quiet("sleep", &["3601", "--password=hidden"])
+            .arg0("sleep")
+            .spawn()
+            .unwrap(),
+    );
     let pid = child.0.id();
     let fork = rig.process(pid, ProcessEventKind::Fork);
     assert_eq!((fork.ppid, fork.source), (std::process::id(), Source::Connector));
     // sleep refuses the option and ends at once: a program that lives long enough is started beside it.
     child.0.wait().unwrap();
-    let mut child = Ended(quiet("sh", &["-c", "read line", "--password=hidden", "unique-argument"]).stdin(Stdio::piped()).spawn().unwrap());
+    let mut child = Ended(
+        quiet("sh", &["-c", "read line", "--password=hidden", "unique-argument"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
     let pid = child.0.id();
     let exec = rig.process(pid, ProcessEventKind::Exec);
-    assert_eq!(exec.args, ["sh", "-c", "read line", "--password=[masked]", "unique-argument"]);
-    assert!(!exec.args_truncated && exec.exe.as_deref().is_some_and(|exe| exe.starts_with('/')), "{exec:?}");
-    assert_eq!((exec.ppid, exec.uid), (std::process::id(), nix::unistd::getuid().as_raw()));
-    assert!(exec.start_boot_ns > 0 && exec.start_boot_ns <= exec.boot_ns + 10_000_000, "{exec:?}");
-    assert_eq!(exec.working_directory.as_deref(), std::env::current_dir().unwrap().to_str());
+    assert_eq!(
+        exec.args,
+        ["sh", "-c", "read line", "--password=[masked]", "unique-argument"]
+    );
+    assert!(
+        !exec.args_truncated && exec.exe.as_deref().is_some_and(|exe| exe.starts_with('/')),
+        "{exec:?}"
+    );
+    assert_eq!(
+        (exec.ppid, exec.uid),
+        (std::process::id(), nix::unistd::getuid().as_raw())
+    );
+    assert!(
+        exec.start_boot_ns > 0 && exec.start_boot_ns <= exec.boot_ns + 10_000_000,
+        "{exec:?}"
+    );
+    assert_eq!(
+        exec.working_directory.as_deref(),
+        std::env::current_dir().unwrap().to_str()
+    );
     child.0.kill().unwrap();
     assert_eq!(child.0.wait().unwrap().signal(), Some(9));
     let exit = rig.process(pid, ProcessEventKind::Exit);
@@ -163,14 +191,26 @@ fn brief_programs(rig: &mut Rig) {
         } else {
             assert_eq!(exec.args, ["true", "one", "two"]);
         }
-        assert!(exec.exe.as_deref().is_none_or(|exe| exe.contains("true") || exe.contains("coreutils")), "{exec:?}");
+        assert!(
+            exec.exe
+                .as_deref()
+                .is_none_or(|exe| exe.contains("true") || exe.contains("coreutils")),
+            "{exec:?}"
+        );
         rig.process(pid, ProcessEventKind::Exit);
     }
 }
 
 fn change_of_user(rig: &mut Rig) {
     let command = "read line";
-    let child = Ended(quiet("sh", &["-c", command]).uid(65_534).gid(65_534).stdin(Stdio::piped()).spawn().unwrap());
+    let child = Ended(
+        quiet("sh", &["-c", command])
+            .uid(65_534)
+            .gid(65_534)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
     let pid = child.0.id();
     let mut change = |kind: CredentialEventKind| -> CredentialEvent {
         rig.wait("change of credentials", |fact| match fact {
@@ -181,16 +221,31 @@ fn change_of_user(rig: &mut Rig) {
     let group = change(CredentialEventKind::Group);
     assert_eq!((group.old_gid, group.gid), (Some(0), Some(65_534)), "{group:?}");
     let user = change(CredentialEventKind::User);
-    assert_eq!((user.old_uid, user.uid, user.euid), (Some(0), 65_534, Some(65_534)), "{user:?}");
-    assert_eq!((user.user_namespace, user.source), (Some(false), Source::Connector));
+    assert_eq!(
+        (user.old_uid, user.uid, user.euid),
+        (Some(0), 65_534, Some(65_534)),
+        "{user:?}"
+    );
+    assert_eq!(
+        (user.user_namespace, user.source),
+        (Some(false), Source::Connector)
+    );
     // The one that gave its users up lost its capabilities; when they could be read.
-    assert!(user.capabilities.is_none_or(|capabilities| capabilities == 0), "{user:?}");
+    assert!(
+        user.capabilities.is_none_or(|capabilities| capabilities == 0),
+        "{user:?}"
+    );
     let exec = rig.process(pid, ProcessEventKind::Exec);
     assert_eq!((exec.uid, exec.gid, exec.euid), (65_534, 65_534, Some(65_534)));
 }
 
 fn attachment(rig: &mut Rig) {
-    let child = Ended(quiet("sh", &["-c", "read line"]).stdin(Stdio::piped()).spawn().unwrap());
+    let child = Ended(
+        quiet("sh", &["-c", "read line"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
     let target = child.0.id();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(target).unwrap());
     nix::sys::ptrace::attach(pid).unwrap();

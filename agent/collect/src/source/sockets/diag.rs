@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -38,7 +39,12 @@ pub(super) struct Diag(OwnedFd);
 impl Diag {
     pub(super) fn open() -> io::Result<Self> {
         let protocol = SockProtocol::NetlinkSockDiag;
-        let socket = socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            protocol,
+        )?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_S))?;
         Ok(Self(socket))
@@ -172,7 +178,10 @@ mod tests {
         assert_eq!(parse_message(&body), None, "held by nobody");
         body[68..72].copy_from_slice(&7_u32.to_ne_bytes());
         let entry = parse_message(&body).unwrap();
-        assert_eq!((entry.local.to_string().as_str(), entry.inode, entry.listens), ("192.0.2.1:80", 7, true));
+        assert_eq!(
+            (entry.local.to_string().as_str(), entry.inode, entry.listens),
+            ("192.0.2.1:80", 7, true)
+        );
         for end in 0..MESSAGE_BYTES {
             assert_eq!(parse_message(&body[..end]), None, "{end}");
         }

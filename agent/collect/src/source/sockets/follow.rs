@@ -61,12 +61,21 @@ impl SocketFollower {
             .iter()
             .map(|(namespace, entry)| (key(*namespace, entry), *entry))
             .collect();
-        let fresh: Vec<Key> = present.keys().filter(|key| !self.open.contains_key(key)).cloned().collect();
+        let fresh: Vec<Key> = present
+            .keys()
+            .filter(|key| !self.open.contains_key(key))
+            .cloned()
+            .collect();
         let proc = self.inventory.proc().clone();
         self.owners.search(&proc, fresh.iter().map(|key| key.inode));
         let mut rows = Vec::new();
         if reading.whole {
-            let gone: Vec<Key> = self.open.keys().filter(|key| !present.contains_key(key)).cloned().collect();
+            let gone: Vec<Key> = self
+                .open
+                .keys()
+                .filter(|key| !present.contains_key(key))
+                .cloned()
+                .collect();
             for key in gone {
                 if let Some(open) = self.open.remove(&key).filter(|open| !open.entry.listens) {
                     rows.push(self.row(NetworkEventKind::Close, &key, &open, &clock));
@@ -99,7 +108,10 @@ impl SocketFollower {
 
     fn row(&self, kind: NetworkEventKind, key: &Key, open: &Open, clock: &BootClock) -> NetworkEvent {
         let owner: Option<Process> = open.owner.and_then(|pid| self.inventory.running(pid));
-        let stat = open.owner.filter(|_| owner.is_none()).and_then(|pid| self.inventory.proc().stat(pid));
+        let stat = open
+            .owner
+            .filter(|_| owner.is_none())
+            .and_then(|pid| self.inventory.proc().stat(pid));
         let placement = owner.as_ref().and_then(|owner| owner.placement.clone());
         let boot_ns = clock.boot_ns();
         let closed = kind == NetworkEventKind::Close;
@@ -109,7 +121,9 @@ impl SocketFollower {
             boot_ns,
             kind,
             // Who holds it is who called, but for one that was handed on.
-            owner: open.owner.map_or(ConnectionOwner::Unknown, |_| ConnectionOwner::Caller),
+            owner: open
+                .owner
+                .map_or(ConnectionOwner::Unknown, |_| ConnectionOwner::Caller),
             pid: open.owner.unwrap_or(0),
             start_boot_ns: owner
                 .as_ref()
@@ -125,7 +139,11 @@ impl SocketFollower {
             protocol: "tcp".to_owned(),
             local_address: shown(key.local.ip()),
             local_port: u32::from(key.local.port()),
-            remote_address: if unbound { String::new() } else { shown(key.remote.ip()) },
+            remote_address: if unbound {
+                String::new()
+            } else {
+                shown(key.remote.ip())
+            },
             remote_port: u32::from(key.remote.port()),
             bytes_sent: None,
             bytes_received: None,

@@ -58,7 +58,9 @@ impl Owners {
             let Ok(target) = fs::read_link(descriptor.path()) else {
                 continue;
             };
-            let inode = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
+            let inode = target
+                .to_str()
+                .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
             if let Some(inode) = inode.and_then(|inode| inode.parse().ok())
                 && wanted.remove(&inode)
             {

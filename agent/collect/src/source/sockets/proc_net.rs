@@ -72,11 +72,17 @@ mod tests {
     fn lines_of_both_families_are_read() {
         let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0";
         let entry = parse_line(line).unwrap();
-        assert_eq!((entry.local.to_string().as_str(), entry.inode, entry.uid), ("127.0.0.1:8080", 4242, 1000));
+        assert_eq!(
+            (entry.local.to_string().as_str(), entry.inode, entry.uid),
+            ("127.0.0.1:8080", 4242, 1000)
+        );
         assert!(entry.listens);
         let line = "1: 00000000000000000000000001000000:0016 00000000000000000000000001000000:C350 01 0:0 0:0 0 0 0 7 1";
         let entry = parse_line(line).unwrap();
-        assert_eq!((entry.local.to_string().as_str(), entry.listens), ("[::1]:22", false));
+        assert_eq!(
+            (entry.local.to_string().as_str(), entry.listens),
+            ("[::1]:22", false)
+        );
         for wrong in [
             "",
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",

@@ -90,7 +90,8 @@ impl Poller {
         match self.read() {
             Ok(reading) => {
                 self.delivery.set_fault(None);
-                self.delivery.note_read(u64::try_from(reading.sockets.len()).unwrap_or(u64::MAX));
+                self.delivery
+                    .note_read(u64::try_from(reading.sockets.len()).unwrap_or(u64::MAX));
                 self.note_left_out(&reading, began);
                 for row in self.follower.take(&reading) {
                     self.delivery.send(row.into());
@@ -109,7 +110,13 @@ impl Poller {
         let full = reading.left_out > 0;
         if full && !self.told_full {
             let count = reading.left_out;
-            self.delivery.lose(began, count, Exactness::AtLeast, GapStage::Collect, "too_many_sockets");
+            self.delivery.lose(
+                began,
+                count,
+                Exactness::AtLeast,
+                GapStage::Collect,
+                "too_many_sockets",
+            );
             tracing::warn!(left_out = count, "more sockets than sources.sockets_max are open");
         }
         self.told_full = full;
@@ -161,7 +168,11 @@ impl Poller {
 /// Inode out of `net:[4026531833]`.
 fn namespace(proc: &ProcFs, pid: u32) -> Option<u32> {
     let link = std::fs::read_link(proc.path(pid, "ns/net")).ok()?;
-    link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+    link.to_str()?
+        .strip_prefix("net:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// One process of each other network namespace.

@@ -59,7 +59,11 @@ impl Rig {
             if let Some(found) = found {
                 return found;
             }
-            assert!(Instant::now() < end, "no {kind} from {local} to {remote} among {}", self.seen.len());
+            assert!(
+                Instant::now() < end,
+                "no {kind} from {local} to {remote} among {}",
+                self.seen.len()
+            );
             self.poller.round();
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -77,8 +81,14 @@ fn own_listener_and_connection_are_told_with_their_holder_and_their_end() {
 
     let listen = rig.wait(NetworkEventKind::Listen, port, 0);
     assert_eq!((listen.pid, listen.local_address.as_str()), (own, "127.0.0.1"));
-    assert_eq!((listen.source, listen.owner), (Source::SocketTable, ConnectionOwner::Caller));
-    assert!(listen.remote_address.is_empty() && listen.start_boot_ns > 0, "{listen:?}");
+    assert_eq!(
+        (listen.source, listen.owner),
+        (Source::SocketTable, ConnectionOwner::Caller)
+    );
+    assert!(
+        listen.remote_address.is_empty() && listen.start_boot_ns > 0,
+        "{listen:?}"
+    );
     let connect = rig.wait(NetworkEventKind::Connect, from.port(), port);
     assert_eq!((connect.pid, connect.remote_address.as_str()), (own, "127.0.0.1"));
     assert_eq!((connect.bytes_sent, connect.error), (None, None), "not known");
@@ -97,17 +107,30 @@ fn what_was_open_before_is_not_news() {
     let mut rig = Rig::new(100_000);
     let later = TcpListener::bind("127.0.0.1:0").unwrap();
     rig.wait(NetworkEventKind::Listen, later.local_addr().unwrap().port(), 0);
-    let told = rig.seen.iter().any(|fact| matches!(fact, Fact::NetworkEvent(row) if row.local_port == u32::from(port)));
+    let told = rig
+        .seen
+        .iter()
+        .any(|fact| matches!(fact, Fact::NetworkEvent(row) if row.local_port == u32::from(port)));
     assert!(!told, "it listened before");
 }
 
 #[test]
 fn both_readings_of_the_table_agree() {
-    let listener = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+    let listener = TcpListener::bind("[::1]:0")
+        .or_else(|_| TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
     let address = listener.local_addr().unwrap();
-    let own = |entries: &[SocketEntry]| entries.iter().find(|entry| entry.listens && entry.local == address).copied();
+    let own = |entries: &[SocketEntry]| {
+        entries
+            .iter()
+            .find(|entry| entry.listens && entry.local == address)
+            .copied()
+    };
     let mut over_netlink = Vec::new();
-    Diag::open().unwrap().dump(&mut |entry| over_netlink.push(entry)).unwrap();
+    Diag::open()
+        .unwrap()
+        .dump(&mut |entry| over_netlink.push(entry))
+        .unwrap();
     let mut of_proc = Vec::new();
     let table = if address.is_ipv6() { "net/tcp6" } else { "net/tcp" };
     let path = ProcFs::new(Path::new("/proc")).path(std::process::id(), table);
@@ -118,7 +141,9 @@ fn both_readings_of_the_table_agree() {
 
 #[test]
 fn sockets_beyond_the_bound_are_one_gap() {
-    let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: Vec<TcpListener> = (0..3)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
     let mut rig = Rig::new(1);
     rig.poller.round();
     let gaps: Vec<Gap> = std::iter::from_fn(|| rig.facts.try_recv().ok())
@@ -128,6 +153,9 @@ fn sockets_beyond_the_bound_are_one_gap() {
         })
         .collect();
     assert_eq!(gaps.len(), 1, "{gaps:?}");
-    assert!(gaps[0].count >= 2 && gaps[0].reason == "too_many_sockets", "{gaps:?}");
+    assert!(
+        gaps[0].count >= 2 && gaps[0].reason == "too_many_sockets",
+        "{gaps:?}"
+    );
     drop(listeners);
 }

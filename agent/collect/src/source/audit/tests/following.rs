@@ -16,9 +16,17 @@ use crate::source::delivery::{Delivery, Tally};
 
 /// An execution whose argument tells which it is.
 fn exec(serial: u64) -> String {
-    line("SYSCALL", serial, serial, "arch=c000003e syscall=59 success=yes exit=0 ppid=1 pid=4000000 uid=0 gid=0 comm=\"x\" exe=\"/x\"")
-        + &line("EXECVE", serial, serial, &format!("argc=2 a0=\"x\" a1=\"{serial}\""))
-        + &line("PROCTITLE", serial, serial, "proctitle=\"x\"")
+    line(
+        "SYSCALL",
+        serial,
+        serial,
+        "arch=c000003e syscall=59 success=yes exit=0 ppid=1 pid=4000000 uid=0 gid=0 comm=\"x\" exe=\"/x\"",
+    ) + &line(
+        "EXECVE",
+        serial,
+        serial,
+        &format!("argc=2 a0=\"x\" a1=\"{serial}\""),
+    ) + &line("PROCTITLE", serial, serial, "proctitle=\"x\"")
 }
 
 /// A reader driven by hand.
@@ -72,7 +80,10 @@ impl Rig {
     }
 
     fn reasons(&self) -> Vec<(&str, u64)> {
-        self.gaps.iter().map(|gap| (gap.reason.as_str(), gap.count)).collect()
+        self.gaps
+            .iter()
+            .map(|gap| (gap.reason.as_str(), gap.count))
+            .collect()
     }
 }
 
@@ -101,7 +112,11 @@ fn line_without_its_end_waits_for_it() {
     let mut rig = Rig::new(&log);
     let text = exec(1);
     for at in [10, 100, 200] {
-        let from = if at == 10 { 0 } else { at - if at == 100 { 90 } else { 100 } };
+        let from = if at == 10 {
+            0
+        } else {
+            at - if at == 100 { 90 } else { 100 }
+        };
         log.append(&text[from..at]);
         assert!(rig.read().is_empty());
     }
@@ -219,9 +234,15 @@ fn raw_records_are_handed_on_masked() {
     log.append(line("USER_LOGIN", 2, 0, "pid=1 msg='acct=\"root\" res=failed'"));
     rig.read();
     let first = rig.records.try_recv().unwrap();
-    assert_eq!((first.field("type"), first.field("a1")), (Some("EXECVE"), Some("-p[masked]")));
+    assert_eq!(
+        (first.field("type"), first.field("a1")),
+        (Some("EXECVE"), Some("-p[masked]"))
+    );
     let second = rig.records.try_recv().unwrap();
-    assert_eq!((second.field("acct"), second.field("res")), (Some("root"), Some("failed")));
+    assert_eq!(
+        (second.field("acct"), second.field("res")),
+        (Some("root"), Some("failed"))
+    );
 }
 
 #[test]
@@ -231,7 +252,10 @@ fn log_that_is_not_there_is_a_fault_until_it_is() {
     let mut rig = Rig::new(&log);
     rig.read();
     let fault = rig.tally.fault().unwrap();
-    assert!(fault.reason.contains("cannot be read") && fault.hint.contains("audit_log"), "{fault:?}");
+    assert!(
+        fault.reason.contains("cannot be read") && fault.hint.contains("audit_log"),
+        "{fault:?}"
+    );
     log.append("");
     rig.read();
     assert_eq!(rig.tally.fault(), None);
