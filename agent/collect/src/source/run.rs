@@ -42,7 +42,7 @@ type Kinds = BTreeMap<Kind, Arc<Tally>>;
 pub struct Sources {
     config: SourcesConfig,
     chosen: Vec<Chosen>,
-    connector: Option<ConnectorSocket>,
+    pub(super) connector: Option<ConnectorSocket>,
     position_file: PathBuf,
     records: Option<RecordSender>,
     tallies: Kinds,

@@ -106,6 +106,36 @@ fn wait<T>(facts: &mut mpsc::Receiver<Fact>, seen: &mut Vec<Fact>, wanted: impl 
     }
 }
 
+fn listeners_are_told(facts: &mut mpsc::Receiver<Fact>, seen: &mut Vec<Fact>) {
+    // A listener that is not of the first reading, whenever that was: another is made until one is told.
+    let mut listeners = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listeners.push(listener.local_addr().unwrap().port());
+        let since = Instant::now();
+        let mut told = false;
+        while !told && since.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(20));
+            while let Ok(fact) = facts.try_recv() {
+                seen.push(fact);
+            }
+            told = seen.iter().any(|fact| match fact {
+                Fact::NetworkEvent(row) => {
+                    row.kind == NetworkEventKind::Listen
+                        && row.source == Source::SocketTable
+                        && listeners.iter().any(|port| u32::from(*port) == row.local_port)
+                }
+                _ => false,
+            });
+        }
+        if told {
+            break;
+        }
+        assert!(Instant::now() < end, "no listener of {listeners:?} is told");
+    }
+}
+
 #[test]
 fn what_was_chosen_tells_and_nothing_else_does() {
     let folder = tempfile::tempdir().unwrap();
@@ -151,33 +181,7 @@ fn what_was_chosen_tells_and_nothing_else_does() {
     assert_eq!(exec.source, Source::Connector);
     assert_eq!(exec.args, ["sh", "-c", "read line", "chosen-source"]);
     assert_eq!(inventory.running(pid).unwrap().program.args, exec.args);
-    // A listener that is not of the first reading, whenever that was: another is made until one is told.
-    let mut listeners = Vec::new();
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listeners.push(listener.local_addr().unwrap().port());
-        let since = Instant::now();
-        let mut told = false;
-        while !told && since.elapsed() < Duration::from_secs(2) {
-            std::thread::sleep(Duration::from_millis(20));
-            while let Ok(fact) = facts.try_recv() {
-                seen.push(fact);
-            }
-            told = seen.iter().any(|fact| match fact {
-                Fact::NetworkEvent(row) => {
-                    row.kind == NetworkEventKind::Listen
-                        && row.source == Source::SocketTable
-                        && listeners.iter().any(|port| u32::from(*port) == row.local_port)
-                }
-                _ => false,
-            });
-        }
-        if told {
-            break;
-        }
-        assert!(Instant::now() < end, "no listener of {listeners:?} is told");
-    }
+    listeners_are_told(&mut facts, &mut seen);
     child.kill().unwrap();
     child.wait().unwrap();
     let exit = wait(&mut facts, &mut seen, rows(ProcessEventKind::Exit));

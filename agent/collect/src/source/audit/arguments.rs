@@ -30,7 +30,7 @@ pub(super) fn arguments(event: &AuditEvent, bytes_max: usize) -> (Vec<String>, b
                 && let Some(last) = args.last_mut()
             {
                 last.extend_from_slice(kept);
-            } else if left > 0 || kept.len() == bytes.len() {
+            } else if !kept.is_empty() || bytes.is_empty() {
                 args.push(kept.to_vec());
             }
         }

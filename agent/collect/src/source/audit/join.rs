@@ -136,8 +136,7 @@ impl<P: Clone> Joiner<P> {
             if !rests {
                 break;
             }
-            let id = id.clone();
-            whole.extend(self.take(&id));
+            whole.extend(self.open.remove(id).map(|open| open.event));
             self.order.pop_front();
         }
         whole

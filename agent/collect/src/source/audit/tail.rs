@@ -102,7 +102,10 @@ impl Tail {
         if self.open.is_some() {
             return Ok(());
         }
-        let current = File::open(&self.path)?;
+        let current = File::open(&self.path).inspect_err(|error| {
+            // What is written to a log that comes later is news.
+            self.fresh &= error.kind() != io::ErrorKind::NotFound;
+        })?;
         let mut position = Position::start_of(&current)?;
         let mut file = current;
         if let Some(kept) = self.resume.clone() {

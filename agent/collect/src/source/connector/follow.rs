@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fleetmend_event::Fact;
 use fleetmend_event::table::{
     Actor, CredentialEvent, CredentialEventKind, MemoryEvent, MemoryEventKind, ProcessEvent,
     ProcessEventKind, Source,

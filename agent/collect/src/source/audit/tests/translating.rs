@@ -193,13 +193,13 @@ fn files_are_told_by_what_was_done_to_them() {
 }
 
 #[test]
-fn names_modes_and_owners_are_told() {
+fn names_are_told() {
     let path = |nametype: &str, name: &str| {
         format!(
             "name=\"{name}\" inode=42 dev=fd:02 mode=0100644 ouid=0 ogid=0 rdev=00:00 nametype={nametype}"
         )
     };
-    let (parent, normal) = (path("PARENT", "/etc/"), path("NORMAL", "/etc/passwd"));
+    let parent = path("PARENT", "/etc/");
     let cwd = ("CWD", "cwd=\"/etc\"");
     let renamed = one!(
         call(
@@ -222,6 +222,31 @@ fn names_modes_and_owners_are_told() {
         (FileEventKind::Rename, "/etc/a")
     );
     assert_eq!(renamed.target.as_deref(), Some("/etc/b"));
+    let link = one!(
+        call(
+            "symlink",
+            X86,
+            "success=yes exit=0",
+            &[
+                cwd,
+                ("PATH", &path("UNKNOWN", "../secret")),
+                ("PATH", &parent),
+                ("PATH", &path("CREATE", "/etc/l"))
+            ]
+        ),
+        FileEvent
+    );
+    assert_eq!(
+        (link.path.as_str(), link.target.as_deref()),
+        ("../secret", Some("/etc/l"))
+    );
+}
+
+#[test]
+fn modes_and_owners_are_told() {
+    let normal = "name=\"/etc/passwd\" inode=42 dev=fd:02 mode=0100644 nametype=NORMAL".to_owned();
+    let gone_path = "name=\"/etc/x\" inode=42 dev=fd:02 mode=0100644 nametype=DELETE".to_owned();
+    let cwd = ("CWD", "cwd=\"/etc\"");
     let chmod = one!(
         call(
             "fchmodat",
@@ -247,31 +272,13 @@ fn names_modes_and_owners_are_told() {
             "unlinkat",
             ARM,
             "success=yes exit=0 a0=ffffff9c",
-            &[cwd, ("PATH", &path("DELETE", "/etc/x"))]
+            &[cwd, ("PATH", &gone_path)]
         ),
         FileEvent
     );
     assert_eq!(
         (gone.kind, gone.path.as_str(), gone.euid),
         (FileEventKind::Unlink, "/etc/x", Some(0))
-    );
-    let link = one!(
-        call(
-            "symlink",
-            X86,
-            "success=yes exit=0",
-            &[
-                cwd,
-                ("PATH", &path("UNKNOWN", "../secret")),
-                ("PATH", &parent),
-                ("PATH", &path("CREATE", "/etc/l"))
-            ]
-        ),
-        FileEvent
-    );
-    assert_eq!(
-        (link.path.as_str(), link.target.as_deref()),
-        ("../secret", Some("/etc/l"))
     );
     let nameless = one!(
         call(
