@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use agent_spool::SpoolHandle;
 use agent_stream::StreamState;
 use fleetmend_event::Fact;
-use fleetmend_event::table::{FindingState, ModelStatus, ProbeStatus};
+use fleetmend_event::table::{FindingState, ModelStatus, ProbeState, ProbeStatus};
 use fleetmend_identity::LiveIdentity;
+use metrics::{Unit, describe_gauge, gauge};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -15,6 +16,18 @@ use crate::budget::BudgetState;
 
 /// Most probes, models and findings that are remembered.
 const ENTRIES_MAX: usize = 1_024;
+
+/// How each probe stands.
+const PROBE_STATE: &str = "fleetmend_agent_status_probe_state";
+
+/// Describes the metric to the recorder.
+pub(crate) fn describe() {
+    describe_gauge!(
+        PROBE_STATE,
+        Unit::Count,
+        "how a probe stands: 0 REAL, 1 DEGRADED, 2 BROKEN, by probe"
+    );
+}
 
 #[derive(Default)]
 struct Board {
@@ -39,7 +52,13 @@ impl StatusBoard {
         }
         let mut board = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match fact {
-            Fact::ProbeStatus(row) => keep(&mut board.probes, row.probe.clone(), row.as_ref().clone()),
+            Fact::ProbeStatus(row) => {
+                keep(&mut board.probes, row.probe.clone(), row.as_ref().clone());
+                // One that found no room on the board has no series either.
+                if board.probes.contains_key(&row.probe) {
+                    gauge!(PROBE_STATE, "probe" => row.probe.clone()).set(state_number(row.state));
+                }
+            }
             Fact::ModelStatus(row) => keep(&mut board.models, row.model.clone(), row.as_ref().clone()),
             Fact::Finding(row) if row.state == FindingState::Resolved => {
                 board.findings.remove(&row.finding_id.to_string());
@@ -60,6 +79,14 @@ impl StatusBoard {
             "models": board.models.values().collect::<Vec<_>>(),
             "findings": board.findings.values().collect::<Vec<_>>(),
         })
+    }
+}
+
+fn state_number(state: ProbeState) -> f64 {
+    match state {
+        ProbeState::Real => 0.0,
+        ProbeState::Degraded => 1.0,
+        ProbeState::Broken => 2.0,
     }
 }
 
@@ -159,6 +186,11 @@ pub(crate) fn budget_in_words(budget: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metric_is_described_and_recorded() {
+        fleetmend_testkit::metric::assert_described_and_recorded(include_str!("status.rs"), 1);
+    }
 
     #[test]
     fn budget_is_told_in_words_with_what_is_left_out() {

@@ -114,6 +114,7 @@ async fn compose(
 ) -> Result<ExitCode> {
     let metrics = install_metrics().context("install metrics")?;
     metrics.build_info("agent", env!("CARGO_PKG_VERSION"));
+    crate::status::describe();
     let tasks = Tasks::new();
     let reload = fleetmend_shutdown::listen_for_signals(&tasks).context("listen for signals")?;
     tell_no_reload(&tasks, reload);
