@@ -21,6 +21,8 @@ const OPEN_MAX: usize = 1_024;
 const RECORDS_MAX: usize = 256;
 /// Bytes of one event that are kept.
 const EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of all open events together; beyond it the eldest is taken as it is.
+const OPEN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Types that are parts of an event which becomes rows; every other record is whole by itself.
 const JOINED: &[&str] = &[
@@ -83,6 +85,8 @@ pub struct Joiner<P = ()> {
     open: HashMap<Id, Open<P>>,
     /// In the order in which they began.
     order: VecDeque<Id>,
+    /// Bytes of all that is open.
+    bytes: usize,
     newest: TimeMicros,
     cut: u64,
 }
@@ -92,6 +96,7 @@ impl<P: Clone> Default for Joiner<P> {
         Self {
             open: HashMap::new(),
             order: VecDeque::new(),
+            bytes: 0,
             newest: TimeMicros(0),
             cut: 0,
         }
@@ -109,7 +114,8 @@ impl<P: Clone> Joiner<P> {
             });
             return whole;
         }
-        self.newest = self.newest.max(record.time);
+        // The last one, and not the latest: a clock that is set back must not end every event at once.
+        self.newest = record.time;
         let id = Id {
             time: record.time,
             serial: record.serial,
@@ -121,7 +127,9 @@ impl<P: Clone> Joiner<P> {
             whole.extend(self.take(&id));
         }
         let newest = self.newest;
-        whole.extend(self.take_while(|open, id| newest.micros_since(id.time) > SETTLE_US || open > OPEN_MAX));
+        whole.extend(self.take_while(|open, bytes, id| {
+            newest.micros_since(id.time) > SETTLE_US || open > OPEN_MAX || bytes > OPEN_BYTES_MAX
+        }));
         whole
     }
 
@@ -136,15 +144,16 @@ impl<P: Clone> Joiner<P> {
             if !rests {
                 break;
             }
-            whole.extend(self.open.remove(id).map(|open| open.event));
+            let id = id.clone();
             self.order.pop_front();
+            whole.extend(self.remove(&id));
         }
         whole
     }
 
     /// Everything that is open, as it is.
     pub fn finish(&mut self) -> Vec<AuditEvent> {
-        self.take_while(|_, _| true)
+        self.take_while(|_, _, _| true)
     }
 
     /// Where the log has to be read from again for no event to be missed; `None` when nothing is open.
@@ -183,11 +192,12 @@ impl<P: Clone> Joiner<P> {
             return;
         }
         open.bytes += bytes;
+        self.bytes += bytes;
         open.event.records.push(record);
     }
 
     fn take(&mut self, id: &Id) -> Option<AuditEvent> {
-        let event = self.open.remove(id)?.event;
+        let event = self.remove(id)?;
         // Its place in the order is passed over later; a long queue of such is emptied here.
         while self.order.front().is_some_and(|id| !self.open.contains_key(id)) {
             self.order.pop_front();
@@ -195,14 +205,20 @@ impl<P: Clone> Joiner<P> {
         Some(event)
     }
 
-    fn take_while(&mut self, mut wanted: impl FnMut(usize, &Id) -> bool) -> Vec<AuditEvent> {
+    fn remove(&mut self, id: &Id) -> Option<AuditEvent> {
+        let open = self.open.remove(id)?;
+        self.bytes = self.bytes.saturating_sub(open.bytes);
+        Some(open.event)
+    }
+
+    fn take_while(&mut self, mut wanted: impl FnMut(usize, usize, &Id) -> bool) -> Vec<AuditEvent> {
         let mut whole = Vec::new();
         while let Some(id) = self.order.front().cloned() {
-            if self.open.contains_key(&id) && !wanted(self.order.len(), &id) {
+            if self.open.contains_key(&id) && !wanted(self.order.len(), self.bytes, &id) {
                 break;
             }
             self.order.pop_front();
-            whole.extend(self.open.remove(&id).map(|open| open.event));
+            whole.extend(self.remove(&id));
         }
         whole
     }

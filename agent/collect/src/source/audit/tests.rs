@@ -101,6 +101,15 @@ fn events_and_their_records_are_bounded() {
         event.records.len()
     );
     assert!(joiner.take_cut() > 700);
+    // All of them together are bounded too.
+    let whole: usize = (7_000..7_100)
+        .map(|serial| {
+            let paths = (0..100).map(|_| line("PATH", serial, 0, &format!("name=\"{long}\"")));
+            let records = paths.map(|path| AuditRecord::parse(path.trim_end().as_bytes()).unwrap());
+            records.map(|record| joiner.push(record, ()).len()).sum::<usize>()
+        })
+        .sum();
+    assert!((50..100).contains(&whole), "{whole}");
 }
 
 proptest! {
