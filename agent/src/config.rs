@@ -97,6 +97,11 @@ impl AgentConfig {
         self.state_dir.join("open-findings.json")
     }
 
+    /// Folder of how far logs were read, and of their templates.
+    pub(crate) fn logs_dir(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
+
     /// File that tells the next start how this run ended.
     pub(crate) fn run_file(&self) -> PathBuf {
         self.state_dir.join("run.json")

@@ -1,7 +1,7 @@
 //! How the agent is put together: every task, every channel, its capacity and what happens when it is full.
 //!
 //! ```text
-//! sources (host, units, sites, sensor or second sources, heal) ──facts──▶ hub ──▶ spool ──▶ stream ═▶ collector
+//! sources (host, units, sites, logs, sensor or second sources, heal) ──facts──▶ hub ──▶ spool ──▶ stream ═▶ collector
 //!                                                        │ └▶ detector (in the hub's thread)
 //!                                                        └──findings──▶ heal ═▶ healer
 //! ```
@@ -24,7 +24,7 @@ use std::time::Duration;
 use agent_collect::bpf::BpfSensor;
 use agent_collect::process::Inventory;
 use agent_collect::site::Prober;
-use agent_collect::{FactSink, PaceHandle, Sources, host, site, unit};
+use agent_collect::{FactSink, PaceHandle, Sources, host, log, site, unit};
 use agent_detect::Detector;
 use agent_spool::{Spool, SpoolHandle};
 use agent_stream::enrol::keep;
@@ -209,6 +209,14 @@ fn start_sources(
         sink.clone(),
         pace.clone(),
     );
+    log::spawn(
+        sources,
+        config.collect.logs.clone(),
+        config.logs_dir(),
+        sink.clone(),
+        pace.clone(),
+    )
+    .context("start reading logs")?;
     let prober = Prober::new(config.collect.resolver, config.collect.witness);
     site::spawn(sources, config.collect.sites.clone(), &prober, &sink);
     let inventory = Inventory::new(config.process.clone());

@@ -20,7 +20,7 @@ use crate::step::{command, run as run_command, step};
 pub(crate) const WRAPPER: &str = "FLEETMEND_COVERAGE_WRAPPER";
 
 /// Names as in `tests/fuzz/src/main.rs`.
-const TARGETS: [&str; 24] = [
+const TARGETS: [&str; 26] = [
     "frame",
     "batch",
     "relative",
@@ -41,6 +41,8 @@ const TARGETS: [&str; 24] = [
     "tunnel",
     "audit-log",
     "rule",
+    "journal",
+    "log-line",
     "spool",
     "chunk",
     "backup-manifest",
@@ -111,7 +113,7 @@ enum Bound {
 fn runs(target: &str) -> u32 {
     match target {
         "spool" => 4_000,
-        "rule" => 20_000,
+        "rule" | "journal" => 20_000,
         "batch" => 60_000,
         // Files that are synced, and signatures that are verified.
         "identity" | "ledger" => 10_000,

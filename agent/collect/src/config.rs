@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::LogConfig;
+
 /// Shortest time between two readings of the host metrics, in milliseconds.
 const HOST_INTERVAL_MS_MIN: u64 = 100;
 
@@ -23,6 +25,8 @@ pub struct CollectConfig {
     /// Address and port that is known to answer. When a site times out and the witness does too, the fault is
     /// our network's.
     pub witness: Option<SocketAddr>,
+    /// Logs.
+    pub logs: LogConfig,
 }
 
 impl Default for CollectConfig {
@@ -33,6 +37,7 @@ impl Default for CollectConfig {
             sites: Vec::new(),
             resolver: None,
             witness: None,
+            logs: LogConfig::default(),
         }
     }
 }
@@ -58,6 +63,7 @@ impl CollectConfig {
         if self.unit_interval_s == 0 {
             faults.push(("unit_interval_s".to_owned(), "must be at least 1".to_owned()));
         }
+        faults.extend(self.logs.faults());
         let mut names = std::collections::BTreeSet::new();
         for (index, site) in self.sites.iter().enumerate() {
             if !names.insert(site.name.as_str()) {

@@ -1,7 +1,7 @@
 //! Collect: everything the agent reads from its host becomes facts here.
 //!
 //! Sources: the kernel's events over BPF ([`bpf`]) or, where it is refused, from elsewhere ([`source`]), processes ([`process`]), host metrics ([`host`]), systemd
-//! units ([`unit`]) and web sites ([`site`]). Each says in `probe_status` how much of its promise it keeps.
+//! units ([`unit`]), web sites ([`site`]) and logs ([`log`]). Each says in `probe_status` how much of its promise it keeps.
 //!
 //! Invariants: no source waits for the hub — what does not fit is dropped, counted, and becomes a gap row
 //! ([`FactSink`]); secrets in arguments are masked ([`masking`]) before a fact leaves this room; a value that
@@ -11,6 +11,7 @@
 pub mod bpf;
 pub mod config;
 pub mod host;
+pub mod log;
 pub mod masking;
 mod metrics;
 pub mod pace;

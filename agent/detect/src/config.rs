@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::AuthConfig;
+use crate::logs::LogsConfig;
+
 /// What is detected, and from when on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +19,10 @@ pub struct DetectConfig {
     pub limits: LimitsConfig,
     /// The host-anomaly model.
     pub anomaly: AnomalyConfig,
+    /// Attacks on accounts.
+    pub auth: AuthConfig,
+    /// What logs do that they did not.
+    pub logs: LogsConfig,
 }
 
 impl Default for DetectConfig {
@@ -28,6 +35,8 @@ impl Default for DetectConfig {
             sigma_quiet_s: 600,
             limits: LimitsConfig::default(),
             anomaly: AnomalyConfig::default(),
+            auth: AuthConfig::default(),
+            logs: LogsConfig::default(),
         }
     }
 }
@@ -142,6 +151,7 @@ impl DetectConfig {
             "anomaly.alerts_per_day",
             "must be above 0",
         );
+        faults.extend(self.auth.faults());
         faults
     }
 }

@@ -7,10 +7,13 @@ use fleetmend_event::table::{Finding, FindingKind};
 use fleetmend_event::{Fact, TimeMicros};
 use fleetmend_shutdown::Tasks;
 
+use crate::auth::Auth;
 use crate::config::DetectConfig;
 use crate::host_model::HostModel;
 use crate::kept::{self, Keeper};
+use crate::learnt::{Learnt, Scribe};
 use crate::limits::Limits;
+use crate::logs::Logs;
 use crate::metrics;
 use crate::sigma::Sigma;
 use crate::tracker::FindingTracker;
@@ -20,6 +23,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two rows of the rules' and the model's state.
 const STATUS_TICKS: u64 = 60;
 
+/// Ticks between two writings of what was learnt of accounts and logs.
+const LEARNT_TICKS: u64 = 300;
+/// Its file, beside that of the open findings.
+const BEHAVIOUR_FILE: &str = "behaviour.json";
+
 /// How long a finding of the last run may go unseen before it is resolved: longer than any source is silent
 /// while it works.
 const UNSEEN_MAX_US: i64 = 15 * 60 * 1_000_000;
@@ -27,6 +35,9 @@ const UNSEEN_MAX_US: i64 = 15 * 60 * 1_000_000;
 /// Looks at every fact on its way to the spool.
 pub struct Detector {
     limits: Limits,
+    auth: Auth,
+    logs: Logs,
+    scribe: Option<Scribe>,
     sigma: Sigma,
     model: HostModel,
     tracker: FindingTracker,
@@ -47,6 +58,13 @@ impl Detector {
     pub fn new(config: &DetectConfig, findings_file: Option<PathBuf>, tasks: &Tasks) -> Self {
         metrics::describe();
         let mut tracker = FindingTracker::default();
+        let learnt_file = findings_file.as_ref().map(|path| path.with_file_name(BEHAVIOUR_FILE));
+        let learnt = learnt_file.as_deref().map(Learnt::read).unwrap_or_default();
+        let scribe = learnt_file.and_then(|path| {
+            Scribe::start(tasks, path)
+                .inspect_err(|error| tracing::warn!(%error, "what is learnt of accounts and logs is not kept"))
+                .ok()
+        });
         let keeper = findings_file.and_then(|path| {
             tracker.restore(kept::read(&path), TimeMicros::now());
             Keeper::start(tasks, path)
@@ -55,6 +73,9 @@ impl Detector {
         });
         Self {
             limits: Limits::new(config.limits.clone()),
+            auth: Auth::new(config.auth.clone(), learnt.users),
+            logs: Logs::new(config.logs.clone(), learnt.logs),
+            scribe,
             sigma: Sigma::load(&config.rule_dirs),
             model: HostModel::start(&config.anomaly, tasks),
             tracker,
@@ -80,6 +101,13 @@ impl Detector {
         for notice in self.sigma.observe(fact) {
             rows.extend(self.tracker.notice(fact.time(), notice).map(Fact::from));
         }
+        let now = TimeMicros::now();
+        let behaviour = match fact {
+            Fact::AuthEvent(event) => self.auth.observe(event, now, &mut self.tracker),
+            Fact::LogRecord(line) => self.logs.observe(line, now, &mut self.tracker),
+            _ => Vec::new(),
+        };
+        rows.extend(behaviour.into_iter().map(Fact::from));
         rows.extend(self.tracker.take_evicted().into_iter().map(Fact::from));
         if let Fact::Metrics(frame) = fact {
             self.model.observe(frame);
@@ -118,8 +146,19 @@ impl Detector {
             .map(Fact::from)
             .collect();
         rows.extend(self.resolve_unseen(now).into_iter().map(Fact::from));
+        // What is not seen is not over: an attacker who goes on unseen is not resolved.
+        if !self.blinkered {
+            rows.extend(self.auth.tick(now, &mut self.tracker).into_iter().map(Fact::from));
+            rows.extend(self.logs.tick(now, &mut self.tracker).into_iter().map(Fact::from));
+        }
         rows.extend(self.tracker.take_evicted().into_iter().map(Fact::from));
+        metrics::remembered_evicted(self.auth.take_evicted() + self.logs.take_evicted());
         self.keep();
+        if self.ticks % LEARNT_TICKS == LEARNT_TICKS - 1
+            && let Some(scribe) = &self.scribe
+        {
+            scribe.offer(self.learnt());
+        }
         if self.ticks.is_multiple_of(STATUS_TICKS) {
             rows.push(self.sigma.status().into());
             rows.push(self.model.probe_status().into());
@@ -146,6 +185,10 @@ impl Detector {
         resolved
     }
 
+    fn learnt(&self) -> Learnt {
+        Learnt::new(self.auth.known().clone(), self.logs.baseline().clone())
+    }
+
     fn keep(&mut self) {
         self.unkept |= self.tracker.take_changed();
         if let Some(keeper) = self.keeper.as_ref().filter(|_| self.unkept) {
@@ -156,6 +199,9 @@ impl Detector {
 
 impl Drop for Detector {
     fn drop(&mut self) {
+        if let Some(scribe) = self.scribe.take() {
+            scribe.finish(self.learnt());
+        }
         if let Some(keeper) = self
             .keeper
             .take()

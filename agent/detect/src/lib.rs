@@ -1,7 +1,7 @@
 //! Detect: facts become findings, on the host.
 //!
-//! Three sources of findings, all behind [`Detector`]: limits that were crossed ([`limits`]), Sigma rules
-//! ([`sigma`]), and the host-anomaly model ([`anomaly`], computed by ONNX on a thread of its own, [`onnx`]).
+//! Sources of findings, all behind [`Detector`]: limits that were crossed ([`limits`]), Sigma rules ([`sigma`]),
+//! attacks on accounts (`auth`), what logs do that they did not (`logs`), and the host-anomaly model ([`anomaly`], computed by ONNX on a thread of its own, [`onnx`]).
 //! [`tracker`] counts equal ones together and knows what still holds, over restarts too: a thread keeps a file
 //! of the open ones, so that each has a last row some day.
 //!
@@ -10,15 +10,20 @@
 //! reported with its reason while everything else goes on; every map is bounded.
 
 pub mod anomaly;
+mod auth;
 pub mod config;
 mod detector;
 mod host_model;
 mod kept;
+mod learnt;
 pub mod limits;
+mod logs;
 mod metrics;
 pub mod onnx;
 pub mod sigma;
 pub mod tracker;
 
+pub use auth::AuthConfig;
 pub use config::{AnomalyConfig, DetectConfig, LimitsConfig};
 pub use detector::Detector;
+pub use logs::LogsConfig;

@@ -10,6 +10,8 @@ const FINDINGS: &str = "fleetmend_agent_detect_findings_total";
 const FINDINGS_OPEN: &str = "fleetmend_agent_detect_findings_open";
 /// Findings forgotten because too many were open.
 const FINDINGS_EVICTED: &str = "fleetmend_agent_detect_findings_evicted_total";
+/// Accounts, addresses, programs and templates forgotten because too many were remembered.
+const REMEMBERED_EVICTED: &str = "fleetmend_agent_detect_remembered_evicted_total";
 /// Sigma rules, by state.
 const SIGMA_RULES: &str = "fleetmend_agent_detect_sigma_rules";
 
@@ -22,6 +24,11 @@ pub(crate) fn describe() {
         FINDINGS_EVICTED,
         Unit::Count,
         "findings given up because too many were open"
+    );
+    describe_counter!(
+        REMEMBERED_EVICTED,
+        Unit::Count,
+        "accounts, addresses, programs and templates forgotten because too many were remembered"
     );
     describe_gauge!(SIGMA_RULES, Unit::Count, "Sigma rules, by state");
     crate::anomaly::metrics::describe();
@@ -41,6 +48,10 @@ pub(crate) fn findings_open(count: usize) {
 
 pub(crate) fn finding_evicted() {
     counter!(FINDINGS_EVICTED).increment(1);
+}
+
+pub(crate) fn remembered_evicted(count: u64) {
+    counter!(REMEMBERED_EVICTED).increment(count);
 }
 
 pub(crate) fn sigma_rules(state: &'static str, count: usize) {

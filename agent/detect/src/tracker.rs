@@ -143,6 +143,11 @@ impl FindingTracker {
 
     /// Takes a notice at `time`; returns the row to write, when there is one.
     pub fn notice(&mut self, time: TimeMicros, notice: Notice) -> Option<Finding> {
+        self.notice_times(time, notice, 1)
+    }
+
+    /// Takes a notice that stands for so many equal ones; returns the row to write, when there is one.
+    pub fn notice_times(&mut self, time: TimeMicros, notice: Notice, times: u64) -> Option<Finding> {
         // Sigma rules speak of behaviour: the same one by many processes of one program is one finding.
         let by_process = notice.kind != FindingKind::Sigma;
         let process = notice.subject.process.filter(|_| by_process);
@@ -156,8 +161,9 @@ impl FindingTracker {
         if let Some(open) = self.open.get_mut(&key) {
             open.last = open.last.max(time);
             open.unseen = false;
-            open.finding.count = open.finding.count.saturating_add(1);
-            if !is_power_of_ten(open.finding.count) {
+            let before = open.finding.count;
+            open.finding.count = before.saturating_add(times);
+            if !reaches_power_of_ten(before, open.finding.count) {
                 return None;
             }
             open.finding.time = time;
@@ -169,7 +175,10 @@ impl FindingTracker {
         self.make_room(time);
         self.changed = true;
         metrics::finding(notice.kind.as_str());
-        let finding = opened(time, notice);
+        let finding = Finding {
+            count: times.max(1),
+            ..opened(time, notice)
+        };
         self.open.insert(
             key,
             Open {
@@ -285,11 +294,9 @@ fn resolved(time: TimeMicros, finding: Finding) -> Finding {
     }
 }
 
-fn is_power_of_ten(count: u64) -> bool {
-    count > 0
-        && 10_u64
-            .checked_pow(count.ilog10())
-            .is_some_and(|power| power == count)
+/// Whether counting on from `before` to `count` passes or reaches a power of ten.
+fn reaches_power_of_ten(before: u64, count: u64) -> bool {
+    count > before && count.checked_ilog10() > before.checked_ilog10()
 }
 
 #[cfg(test)]

@@ -1,13 +1,18 @@
-//! Files that others may have written: rules, the audit log, a damaged spool, chunks of samples.
+//! Files that others may have written: rules, the audit log, journals and other logs, a damaged spool, chunks of
+//! samples.
 
 use std::fs;
 use std::path::Path;
 
 use agent_collect::process::{Inventory, ProcessConfig};
 use agent_collect::source::audit::{AuditRecord, Joiner, Translator};
+use agent_collect::log::journal::{JournalFile, Next};
+use agent_collect::log::line::{Line, Origin};
+use agent_collect::log::{auth, stamp};
 use agent_detect::sigma::Sigma;
 use agent_spool::{Spool, SpoolConfig};
 use collector_store::ChunkBytes;
+use fleetmend_event::TimeMicros;
 use tempfile::TempDir;
 
 /// Memory, so that the disk is not what is measured.
@@ -52,6 +57,50 @@ pub(crate) fn audit_log(data: &[u8]) {
     for event in joiner.finish() {
         translator.rows(&event);
     }
+}
+
+/// A journal file is read to an end, whatever its offsets say.
+pub(crate) fn journal(data: &[u8]) {
+    let folder = folder();
+    let path = folder.path().join("system.journal");
+    fs::write(&path, data).expect("write the journal");
+    let Ok(mut file) = JournalFile::open(&path) else {
+        return;
+    };
+    // An entry takes eight bytes of an array at least; what is read of one file ends before that many.
+    let most = data.len() / 4 + 1;
+    let source = "journal".into();
+    let mut read = 0;
+    while let Ok(Next::Entry(_) | Next::Skipped(_)) = file.next_entry().inspect(|next| {
+        if let Next::Entry(entry) = next {
+            Line::of_entry(entry, &source);
+        }
+    }) {
+        read += 1;
+        assert!(read <= most, "a file of {} bytes has no {read} entries", data.len());
+    }
+}
+
+/// A line of a log file, and what it tells of authentication.
+pub(crate) fn log_line(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let parsed = stamp::parse(&text, TimeMicros(1_767_225_600_000_000), &jiff::tz::TimeZone::UTC);
+    let mut line = Line {
+        time: parsed.time.unwrap_or(TimeMicros(0)),
+        source: "file".into(),
+        identifier: parsed.identifier.unwrap_or_default(),
+        unit: None,
+        pid: parsed.pid,
+        uid: None,
+        priority: parsed.priority,
+        facility: parsed.facility,
+        message: parsed.message,
+        truncated: false,
+        repeats: 1,
+        origin: Origin::Claimed,
+    };
+    line.unfold();
+    auth::read(&line);
 }
 
 /// A spool whose first segment holds these bytes: it opens, and opens again.

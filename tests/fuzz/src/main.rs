@@ -26,7 +26,7 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name; each has a seed in [`seeds::write`].
-const TARGETS: [(&str, Target); 24] = [
+const TARGETS: [(&str, Target); 26] = [
     ("frame", fact::frame),
     ("batch", fact::batch),
     ("relative", fact::relative),
@@ -47,6 +47,8 @@ const TARGETS: [(&str, Target); 24] = [
     ("tunnel", enrolment::tunnel),
     ("audit-log", file::audit_log),
     ("rule", file::rule),
+    ("journal", file::journal),
+    ("log-line", file::log_line),
     ("spool", file::spool),
     ("chunk", file::chunk),
     ("backup-manifest", backup::manifest),

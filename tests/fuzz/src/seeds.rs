@@ -69,9 +69,38 @@ pub(crate) fn write(folder: &Path) {
     );
     put("audit-log", crate::file::AUDIT_LOG.as_bytes());
     put("rule", RULE.as_bytes());
+    put("journal", &journal());
+    put("log-line", b"<38>Jan  7 13:05:01 h sshd[812]: Failed password for invalid user a from 192.0.2.1 port 22 ssh2");
     put("chunk", &chunk());
     put("backup-manifest", crate::backup::SEED.as_bytes());
     put("backup-object", crate::backup::LIST.as_bytes());
+}
+
+/// A journal file with one entry of one field.
+fn journal() -> Vec<u8> {
+    let mut file = vec![0_u8; 272];
+    let mut put = |at: usize, bytes: &[u8]| {
+        if file.len() < at + bytes.len() {
+            file.resize((at + bytes.len()).next_multiple_of(8), 0);
+        }
+        file.get_mut(at..at + bytes.len()).expect("room").copy_from_slice(bytes);
+    };
+    let number = u64::to_le_bytes;
+    put(0, b"LPKSHHRH");
+    put(88, &number(272));
+    put(152, &number(1));
+    put(176, &number(272));
+    // The array of entries, with one item; the entry, with one item; the field.
+    put(272, &[6]);
+    put(280, &number(32));
+    put(296, &number(304));
+    put(304, &[3]);
+    put(312, &number(80));
+    put(368, &number(384));
+    put(384, &[1]);
+    put(392, &number(64 + 12));
+    put(448, b"MESSAGE=text");
+    file
 }
 
 /// Samples of a counter with a pause, enough of them to be packed.

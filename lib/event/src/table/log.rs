@@ -8,7 +8,7 @@ table! {
     pub struct LogRecord("log_records", id 30, version 1, Lane::Events) {
         /// When it was logged, by the log's own clock.
         time: TimeMicros,
-        /// Where it was read: `journal`, or the path of the file.
+        /// Where it was read: `journal`, or the path of the file; `agent` for a row that tells of a log, such as a storm.
         source: String,
         /// Who logged it, such as `sshd`.
         identifier: String,
