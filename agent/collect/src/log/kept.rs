@@ -22,7 +22,7 @@ const BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How far everything was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Positions {
-    version: u32,
+    pub(crate) version: u32,
     pub(crate) journal: JournalPositions,
     pub(crate) files: BTreeMap<PathBuf, FilePosition>,
     /// Files that were looked for, present or not: one that came later is read from its beginning.

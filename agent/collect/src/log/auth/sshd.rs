@@ -29,7 +29,8 @@ pub(super) fn parse(message: &str) -> Option<Told> {
         let (user, peer) = split_peer(rest)?;
         return Some(failed(user, Some(false), peer));
     }
-    if let Some(rest) = message.strip_prefix("error: maximum authentication attempts exceeded for ") {
+    let counted = message.strip_prefix("error: ").unwrap_or(message);
+    if let Some(rest) = counted.strip_prefix("maximum authentication attempts exceeded for ") {
         let (user, valid) = valid(rest);
         let (user, peer) = split_peer(user)?;
         return Some(failed(user, valid, peer));

@@ -134,6 +134,24 @@ fn sshd_of_every_version_is_understood() {
     assert_eq!(self::event("sshd", certificate).unwrap().key_fingerprint.as_deref(), Some("SHA256:aa"));
 }
 
+/// What an sshd 9.2 wrote when it was asked for `nobody`, `oracle`, `root` and an account with a forged address.
+#[test]
+fn recorded_session_of_a_real_sshd_is_understood() {
+    let recorded = include_str!("../../../tests/fixtures/sshd-9.2.log");
+    let events: Vec<AuthEvent> = recorded.lines().filter_map(|line| event("sshd", line)).collect();
+    assert!(events.iter().all(|event| event.remote_address.as_deref() == Some("127.0.0.1")), "no forged address");
+    assert!(events.iter().all(|event| event.outcome == AuthOutcome::Failure && event.remote_port.is_some()));
+    let with = |user: &str, method: Option<&str>| {
+        events.iter().filter(|event| event.user == user && event.method.as_deref() == method).count()
+    };
+    assert_eq!((with("nobody", Some("password")), with("nobody", None)), (5, 2));
+    assert_eq!((with("oracle", Some("password")), with("oracle", None)), (1, 2));
+    assert_eq!((with("root", Some("password")), with("root", None)), (5, 3));
+    let forged = "root from 203.0.113.9 port 22 ssh2";
+    assert_eq!((with(forged, Some("password")), with(forged, None)), (1, 2));
+    assert_eq!(events.len(), 21);
+}
+
 #[test]
 fn user_name_cannot_pretend_another_address() {
     let names = [

@@ -171,7 +171,7 @@ impl JournalFile {
         let Some(place) = self.settle()? else {
             return Ok(Next::End);
         };
-        let width = if self.header.compact { 4 } else { 8 };
+        let width = self.item_bytes();
         let mut item = [0_u8; 8];
         let at = place.array + ARRAY_FIXED + place.index * width;
         let part = item.get_mut(..usize::try_from(width).unwrap_or(8));
@@ -189,6 +189,11 @@ impl JournalFile {
         })
     }
 
+    /// Bytes of an item of an entry array.
+    fn item_bytes(&self) -> u64 {
+        if self.header.compact { 4 } else { 8 }
+    }
+
     /// The array that holds the next item; `None` when it is not there yet.
     fn settle(&mut self) -> Result<Option<Place>, JournalError> {
         let mut place = match self.place {
@@ -204,7 +209,9 @@ impl JournalFile {
                 self.place = Some(place);
                 return Ok(None);
             }
-            if next <= place.array || place.arrays >= ARRAYS_MAX {
+            // Forward, and not into itself: a damaged chain would otherwise be read for ever.
+            let end = place.array.saturating_add(ARRAY_FIXED + place.items * self.item_bytes());
+            if next < end || place.arrays >= ARRAYS_MAX {
                 return Err(JournalError::Damaged { what: "the chain of entries", offset: place.array });
             }
             place = self.array(next, place.arrays + 1)?;
@@ -215,7 +222,7 @@ impl JournalFile {
 
     fn array(&self, offset: u64, arrays: u32) -> Result<Place, JournalError> {
         let head = object_at(&self.file, &self.header, offset, TYPE_ENTRY_ARRAY, ARRAY_FIXED)?;
-        let width = if self.header.compact { 4 } else { 8 };
+        let width = self.item_bytes();
         let items = (head.bytes - ARRAY_FIXED) / width;
         if items > ARRAY_ITEMS_MAX {
             return Err(JournalError::Damaged { what: "the size of an entry array", offset });
