@@ -48,7 +48,13 @@ const GATHER: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn spawn(tasks: &Tasks, config: LogConfig, state: PathBuf, sink: FactSink, pace: PaceHandle) -> std::io::Result<()> {
+pub fn spawn(
+    tasks: &Tasks,
+    config: LogConfig,
+    state: PathBuf,
+    sink: FactSink,
+    pace: PaceHandle,
+) -> std::io::Result<()> {
     if !config.enabled {
         for probe in ["logs.journal", "logs.files"] {
             sink.offer(switched_off(probe).into());

@@ -36,6 +36,8 @@ use words::{Words, notice};
 
 /// Addresses, and accounts, whose failures are remembered.
 const TRACKED_MAX: usize = 4_096;
+/// Findings that are followed: twice as many as the tracker keeps open.
+const OPEN_MAX: usize = 8_192;
 /// A password that is accepted so long after failures may be one that was guessed, in microseconds.
 const GUESSED_US: i64 = 3_600_000_000;
 /// Findings about one deed hold so long, in microseconds.
@@ -81,21 +83,48 @@ impl Auth {
     }
 
     /// Looks at one event; returns the rows that follow from it.
-    pub(crate) fn observe(&mut self, event: &AuthEvent, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
+    pub(crate) fn observe(
+        &mut self,
+        event: &AuthEvent,
+        now: TimeMicros,
+        tracker: &mut FindingTracker,
+    ) -> Vec<Finding> {
         if !self.config.enabled {
             return Vec::new();
         }
-        let time = if event.time.micros_since(now) > AHEAD_US { now } else { event.time };
-        let mut rows = Rows { rows: Vec::new(), time, event, tracker, open: &mut self.open };
+        let time = if event.time.micros_since(now) > AHEAD_US {
+            now
+        } else {
+            event.time
+        };
+        let mut rows = Rows {
+            rows: Vec::new(),
+            time,
+            event,
+            tracker,
+            open: &mut self.open,
+        };
         match (event.kind, event.outcome) {
             (AuthEventKind::Login, AuthOutcome::Failure) => {
                 failure(&self.config, &mut self.sources, &mut self.targets, &mut rows);
             }
             (AuthEventKind::Login, AuthOutcome::Success) => {
-                success(&self.config, &mut self.sources, &mut self.targets, &mut self.known, &mut rows);
+                success(
+                    &self.config,
+                    &mut self.sources,
+                    &mut self.targets,
+                    &mut self.known,
+                    &mut rows,
+                );
             }
             (AuthEventKind::Elevation, outcome) => {
-                elevation(&self.config, outcome, &mut self.elevations, &mut self.known, &mut rows);
+                elevation(
+                    &self.config,
+                    outcome,
+                    &mut self.elevations,
+                    &mut self.known,
+                    &mut rows,
+                );
             }
             (AuthEventKind::Account, AuthOutcome::Success) => account(&self.config, &mut rows),
             _ => {}
@@ -106,7 +135,9 @@ impl Auth {
     /// Resolves what has been quiet long enough.
     pub(crate) fn tick(&mut self, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
         let quiet = self.open.extract_if(|_, until| *until < now);
-        quiet.filter_map(|((rule, subject), _)| tracker.resolve(now, rule, &subject)).collect()
+        quiet
+            .filter_map(|((rule, subject), _)| tracker.resolve(now, rule, &subject))
+            .collect()
     }
 }
 
@@ -122,7 +153,14 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn raise(&mut self, rule: &'static str, subject: Subject, hold_us: i64, times: u64, words: &Words) {
         let notice: Notice = notice(rule, subject.clone(), self.event, words);
-        self.rows.extend(self.tracker.notice_times(self.time, notice, times));
+        self.rows
+            .extend(self.tracker.notice_times(self.time, notice, times));
+        if self.open.len() >= OPEN_MAX {
+            // The tracker has given up the others, and said so.
+            let tracker = &*self.tracker;
+            self.open
+                .retain(|(rule, subject), _| tracker.is_open(rule, subject));
+        }
         self.open.insert((rule, subject), self.time.plus_micros(hold_us));
     }
 
@@ -141,7 +179,12 @@ const SLOW: &str = "auth-slow-brute-force";
 const SPRAY: &str = "auth-password-spray";
 const DISTRIBUTED: &str = "auth-distributed-brute-force";
 
-fn failure(config: &AuthConfig, sources: &mut Bounded<Source>, targets: &mut Bounded<Target>, rows: &mut Rows<'_>) {
+fn failure(
+    config: &AuthConfig,
+    sources: &mut Bounded<Source>,
+    targets: &mut Bounded<Target>,
+    rows: &mut Rows<'_>,
+) {
     let event = rows.event;
     let Some(address) = event.remote_address.as_deref() else {
         return;
@@ -160,18 +203,44 @@ fn failure(config: &AuthConfig, sources: &mut Bounded<Source>, targets: &mut Bou
             rows.end(lesser, &subject);
         }
         let title = format!("{users} accounts tried from {address}");
-        let words = Words::new(title, Severity::High, &["T1110.003", "T1110.004"], "credential-access")
-            .because("accounts tried", users, config.spray_users);
+        let words = Words::new(
+            title,
+            Severity::High,
+            &["T1110.003", "T1110.004"],
+            "credential-access",
+        )
+        .because("accounts tried", users, config.spray_users);
         rows.raise(SPRAY, subject, config.quiet_us(), attempts, &words);
     } else if source.failures.within(config.failures, window, time) || rows.is_open(BRUTE, &subject) {
         rows.end(SLOW, &subject);
-        let words = Words::new(format!("passwords guessed from {address}"), Severity::Medium, &["T1110.001"], "credential-access")
-            .because("failed logins", source.failures.count_since(time.plus_micros(-window)), config.failures);
+        let words = Words::new(
+            format!("passwords guessed from {address}"),
+            Severity::Medium,
+            &["T1110.001"],
+            "credential-access",
+        )
+        .because(
+            "failed logins",
+            source.failures.count_since(time.plus_micros(-window)),
+            config.failures,
+        );
         rows.raise(BRUTE, subject, config.quiet_us(), attempts, &words);
-    } else if source.failures.within(config.slow_failures, config.slow_window_us(), time) {
+    } else if source
+        .failures
+        .within(config.slow_failures, config.slow_window_us(), time)
+    {
         let since = time.plus_micros(-config.slow_window_us());
-        let words = Words::new(format!("passwords guessed slowly from {address}"), Severity::Medium, &["T1110.001"], "credential-access")
-            .because("failed logins", source.failures.count_since(since), config.slow_failures);
+        let words = Words::new(
+            format!("passwords guessed slowly from {address}"),
+            Severity::Medium,
+            &["T1110.001"],
+            "credential-access",
+        )
+        .because(
+            "failed logins",
+            source.failures.count_since(since),
+            config.slow_failures,
+        );
         rows.raise(SLOW, subject, config.slow_window_us(), attempts, &words);
     }
     let target = targets.at(&event.user, time);
@@ -196,21 +265,41 @@ fn success(
 ) {
     let (event, time) = (rows.event, rows.time);
     // A key cannot be guessed: that one was refused before and another accepted is how agents offer keys.
-    let by_key = event.method.as_deref().is_some_and(|method| method.starts_with("publickey"));
+    let by_key = event
+        .method
+        .as_deref()
+        .is_some_and(|method| method.starts_with("publickey"));
     if let Some(address) = event.remote_address.as_deref() {
-        let failed = sources.get(address).is_some_and(|source| source.failures.within(config.failures, GUESSED_US, time));
+        let failed = sources
+            .get(address)
+            .is_some_and(|source| source.failures.within(config.failures, GUESSED_US, time));
         let among_many = rows.is_open(DISTRIBUTED, &Subject::named(SubjectKind::User, &event.user))
             && targets.get(&event.user).is_some_and(|target| target.has(address));
         if !by_key && (failed || among_many) {
             let title = format!("{} logged in from {address} after failed logins", event.user);
-            let words = Words::new(title, Severity::High, &["T1110", "T1078"], "initial-access")
-                .because("failed logins before", config.failures, config.failures);
-            rows.raise("auth-success-after-failures", Subject::named(SubjectKind::Address, address), DEED_US, 1, &words);
+            let words = Words::new(title, Severity::High, &["T1110", "T1078"], "initial-access").because(
+                "failed logins before",
+                config.failures,
+                config.failures,
+            );
+            rows.raise(
+                "auth-success-after-failures",
+                Subject::named(SubjectKind::Address, address),
+                DEED_US,
+                1,
+                &words,
+            );
         }
         if event.user == "root" && !by_key && is_elsewhere(address) {
             let title = format!("root logged in from {address} with a password");
             let words = Words::new(title, Severity::Medium, &["T1078.003"], "initial-access");
-            rows.raise("auth-root-password", Subject::named(SubjectKind::Address, address), DEED_US, 1, &words);
+            rows.raise(
+                "auth-root-password",
+                Subject::named(SubjectKind::Address, address),
+                DEED_US,
+                1,
+                &words,
+            );
         }
     }
     let fresh = known.login(event, time, config.learn_us());
@@ -240,10 +329,22 @@ fn elevation(
         let failures = elevations.at(&event.user, time);
         failures.add(time, event.repeats);
         if failures.within(config.elevation_failures, config.window_us(), time) {
-            let title = format!("{} was refused the rights of another user again and again", event.user);
-            let words = Words::new(title, Severity::Medium, &["T1548.003"], "privilege-escalation")
-                .because("refusals", failures.count_since(time.plus_micros(-config.window_us())), config.elevation_failures);
-            rows.raise("auth-elevation-failures", subject, config.quiet_us(), event.repeats, &words);
+            let title = format!(
+                "{} was refused the rights of another user again and again",
+                event.user
+            );
+            let words = Words::new(title, Severity::Medium, &["T1548.003"], "privilege-escalation").because(
+                "refusals",
+                failures.count_since(time.plus_micros(-config.window_us())),
+                config.elevation_failures,
+            );
+            rows.raise(
+                "auth-elevation-failures",
+                subject,
+                config.quiet_us(),
+                event.repeats,
+                &words,
+            );
         }
         return;
     }
@@ -270,7 +371,12 @@ fn account(config: &AuthConfig, rows: &mut Rows<'_>) {
         rows.raise("auth-uid-zero", subject.clone(), DEED_US, 1, &words);
     }
     let group = event.target_user.as_deref().unwrap_or_default();
-    if method == "add_to_group" && config.privileged_groups.iter().any(|privileged| privileged == group) {
+    if method == "add_to_group"
+        && config
+            .privileged_groups
+            .iter()
+            .any(|privileged| privileged == group)
+    {
         let title = format!("{} was added to the group {group}", event.user);
         let words = Words::new(title, Severity::High, &["T1098"], "persistence");
         rows.raise("auth-privileged-group", subject, DEED_US, 1, &words);

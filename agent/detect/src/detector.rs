@@ -58,11 +58,15 @@ impl Detector {
     pub fn new(config: &DetectConfig, findings_file: Option<PathBuf>, tasks: &Tasks) -> Self {
         metrics::describe();
         let mut tracker = FindingTracker::default();
-        let learnt_file = findings_file.as_ref().map(|path| path.with_file_name(BEHAVIOUR_FILE));
+        let learnt_file = findings_file
+            .as_ref()
+            .map(|path| path.with_file_name(BEHAVIOUR_FILE));
         let learnt = learnt_file.as_deref().map(Learnt::read).unwrap_or_default();
         let scribe = learnt_file.and_then(|path| {
             Scribe::start(tasks, path)
-                .inspect_err(|error| tracing::warn!(%error, "what is learnt of accounts and logs is not kept"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "what is learnt of accounts and logs is not kept"),
+                )
                 .ok()
         });
         let keeper = findings_file.and_then(|path| {

@@ -28,7 +28,11 @@ pub(crate) struct Learnt {
 
 impl Learnt {
     pub(crate) fn new(users: KnownUsers, logs: LogBaseline) -> Self {
-        Self { version: VERSION, users, logs }
+        Self {
+            version: VERSION,
+            users,
+            logs,
+        }
     }
 
     /// What an earlier run has learnt.

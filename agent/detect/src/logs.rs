@@ -46,8 +46,21 @@ const DAY_US: i64 = 24 * 3_600_000_000;
 const AHEAD_US: i64 = 60_000_000;
 
 /// Words that say error where nothing else does.
-const ERROR_WORDS: [&str; 10] =
-    ["error", "fatal", "panic", "segfault", "exception", "traceback", "corrupt", "out of memory", "i/o error", "failed"];
+const ERROR_WORDS: [&str; 10] = [
+    "error",
+    "fatal",
+    "panic",
+    "segfault",
+    "exception",
+    "traceback",
+    "corrupt",
+    "out of memory",
+    "i/o error",
+    "failed",
+];
+
+/// Programs whose failures are judged as authentications.
+const AUTHENTICATE: [&str; 6] = ["sshd", "sshd-session", "sshd-auth", "sudo", "su", "login"];
 
 /// Watches lines of logs.
 pub(crate) struct Logs {
@@ -60,7 +73,12 @@ pub(crate) struct Logs {
 impl Logs {
     /// A detector that goes on from what was learnt.
     pub(crate) fn new(config: LogsConfig, baseline: LogBaseline) -> Self {
-        Self { config, baseline, open: HashMap::new(), new_today: (0, 0) }
+        Self {
+            config,
+            baseline,
+            open: HashMap::new(),
+            new_today: (0, 0),
+        }
     }
 
     /// What was learnt, to be kept.
@@ -74,14 +92,26 @@ impl Logs {
     }
 
     /// Looks at one line; returns the rows that follow from it.
-    pub(crate) fn observe(&mut self, line: &LogRecord, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
+    pub(crate) fn observe(
+        &mut self,
+        line: &LogRecord,
+        now: TimeMicros,
+        tracker: &mut FindingTracker,
+    ) -> Vec<Finding> {
         if !self.config.enabled || line.identifier.starts_with(OURS) {
             return Vec::new();
         }
-        let time = if line.time.micros_since(now) > AHEAD_US { now } else { line.time };
+        let time = if line.time.micros_since(now) > AHEAD_US {
+            now
+        } else {
+            line.time
+        };
         let subject = subject(line);
         if line.source == AGENT {
-            let words = (format!("{} logs more than is stored", line.identifier), Severity::Low);
+            let words = (
+                format!("{} logs more than is stored", line.identifier),
+                Severity::Low,
+            );
             return self.raise("log-storm", subject, time, words, json!([]), line, tracker);
         }
         let is_error = is_error(line);
@@ -93,11 +123,25 @@ impl Logs {
         if self.is_news(&seen, time) {
             let grave = line.priority.is_some_and(|priority| priority <= 2);
             let severity = if grave { Severity::Medium } else { Severity::Low };
-            let words = (format!("{} logs an error that it never logged", line.identifier), severity);
-            rows.extend(self.raise("log-new-error", subject.clone(), time, words, json!([]), line, tracker));
+            let words = (
+                format!("{} logs an error that it never logged", line.identifier),
+                severity,
+            );
+            rows.extend(self.raise(
+                "log-new-error",
+                subject.clone(),
+                time,
+                words,
+                json!([]),
+                line,
+                tracker,
+            ));
         }
         if seen.buckets >= BUCKETS_MIN && seen.errors >= limit(&seen) {
-            let words = (format!("{} logs errors far more often than it does", line.identifier), Severity::Medium);
+            let words = (
+                format!("{} logs errors far more often than it does", line.identifier),
+                Severity::Medium,
+            );
             let factors = json!([{
                 "feature": "errors in 5 minutes",
                 "value": seen.errors,
@@ -112,11 +156,15 @@ impl Logs {
     /// Resolves what has been quiet long enough.
     pub(crate) fn tick(&mut self, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
         let quiet = self.open.extract_if(|_, until| *until < now);
-        quiet.filter_map(|((rule, subject), _)| tracker.resolve(now, rule, &subject)).collect()
+        quiet
+            .filter_map(|((rule, subject), _)| tracker.resolve(now, rule, &subject))
+            .collect()
     }
 
     fn is_news(&mut self, seen: &Seen, time: TimeMicros) -> bool {
-        let learn_us = i64::try_from(self.config.learn_s).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let learn_us = i64::try_from(self.config.learn_s)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
         if !seen.new_template || seen.known_for_us < learn_us {
             return false;
         }
@@ -152,13 +200,18 @@ impl Logs {
             evidence: json!({ "log_records": line }),
         };
         self.open.insert((rule, subject), time.plus_micros(HOLD_US));
-        tracker.notice_times(time, notice, line.repeats).into_iter().collect()
+        tracker
+            .notice_times(time, notice, line.repeats)
+            .into_iter()
+            .collect()
     }
 }
 
 /// Errors from which a bucket is far above the others.
 fn limit(seen: &Seen) -> f64 {
-    ERRORS_MIN.max(seen.mean + DEVIATIONS * seen.deviation).max(TIMES * seen.mean)
+    ERRORS_MIN
+        .max(seen.mean + DEVIATIONS * seen.deviation)
+        .max(TIMES * seen.mean)
 }
 
 /// The unit, when it is known, and else the program as one.
@@ -172,6 +225,7 @@ fn subject(line: &LogRecord) -> Subject {
 fn is_error(line: &LogRecord) -> bool {
     match line.priority {
         Some(priority) => priority <= 3,
+        None if AUTHENTICATE.contains(&line.identifier.as_str()) => false,
         None => {
             let text = line.message.to_ascii_lowercase();
             ERROR_WORDS.iter().any(|word| text.contains(word))

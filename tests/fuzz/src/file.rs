@@ -77,7 +77,11 @@ pub(crate) fn journal(data: &[u8]) {
         }
     }) {
         read += 1;
-        assert!(read <= most, "a file of {} bytes has no {read} entries", data.len());
+        assert!(
+            read <= most,
+            "a file of {} bytes has no {read} entries",
+            data.len()
+        );
     }
 }
 

@@ -70,7 +70,10 @@ pub(crate) fn write(folder: &Path) {
     put("audit-log", crate::file::AUDIT_LOG.as_bytes());
     put("rule", RULE.as_bytes());
     put("journal", &journal());
-    put("log-line", b"<38>Jan  7 13:05:01 h sshd[812]: Failed password for invalid user a from 192.0.2.1 port 22 ssh2");
+    put(
+        "log-line",
+        b"<38>Jan  7 13:05:01 h sshd[812]: Failed password for invalid user a from 192.0.2.1 port 22 ssh2",
+    );
     put("chunk", &chunk());
     put("backup-manifest", crate::backup::SEED.as_bytes());
     put("backup-object", crate::backup::LIST.as_bytes());
@@ -83,7 +86,9 @@ fn journal() -> Vec<u8> {
         if file.len() < at + bytes.len() {
             file.resize((at + bytes.len()).next_multiple_of(8), 0);
         }
-        file.get_mut(at..at + bytes.len()).expect("room").copy_from_slice(bytes);
+        file.get_mut(at..at + bytes.len())
+            .expect("room")
+            .copy_from_slice(bytes);
     };
     let number = u64::to_le_bytes;
     put(0, b"LPKSHHRH");

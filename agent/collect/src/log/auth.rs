@@ -121,7 +121,9 @@ pub fn read(line: &Line) -> Verdict {
         user: cut(&told.user, WORD_BYTES_MAX),
         user_valid: told.user_valid,
         target_user: told.target_user.map(|user| cut(&user, WORD_BYTES_MAX)),
-        command: told.command.map(|command| cut(&mask_text(&cut(&command, COMMAND_BYTES_MAX)), COMMAND_BYTES_MAX)),
+        command: told
+            .command
+            .map(|command| cut(&mask_text(&cut(&command, COMMAND_BYTES_MAX)), COMMAND_BYTES_MAX)),
         terminal: told.terminal.map(|terminal| cut(&terminal, WORD_BYTES_MAX)),
         remote_address: told.remote_address.map(|address| cut(&address, WORD_BYTES_MAX)),
         remote_port: told.remote_port,
@@ -147,8 +149,8 @@ pub fn parse(identifier: &str, message: &str) -> Option<Told> {
         "login" | "agetty" => login::login(message),
         "systemd-logind" => login::logind(message),
         "useradd" | "adduser" | "newusers" => account::added(message),
-        "usermod" | "userdel" | "deluser" | "groupadd" | "groupdel" | "groupmod" | "gpasswd" | "chage" | "passwd"
-        | "chpasswd" | "chsh" | "chfn" => account::changed(message),
+        "usermod" | "userdel" | "deluser" | "groupadd" | "groupdel" | "groupmod" | "gpasswd" | "chage"
+        | "passwd" | "chpasswd" | "chsh" | "chfn" => account::changed(message),
         _ => None,
     }
 }
@@ -156,8 +158,8 @@ pub fn parse(identifier: &str, message: &str) -> Option<Told> {
 /// Whether bytes may be a line that [`read`] would make an event of: looked at before a line is taken apart.
 pub fn may_concern(bytes: &[u8]) -> bool {
     const HINTS: [&str; 17] = [
-        "sshd", "sudo", "pam_", "su[", "su:", "su-l", "doas", "pkexec", "login", "useradd", "usermod", "userdel",
-        "group", "passwd", "chage", "gpasswd", "newusers",
+        "sshd", "sudo", "pam_", "su[", "su:", "su-l", "doas", "pkexec", "login", "useradd", "usermod",
+        "userdel", "group", "passwd", "chage", "gpasswd", "newusers",
     ];
     static FINDER: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| AhoCorasick::new(HINTS).ok());
     FINDER.as_ref().is_none_or(|finder| finder.is_match(bytes))
@@ -174,7 +176,9 @@ fn daemon(identifier: &str) -> &str {
 /// The service: what PAM names, where PAM speaks.
 fn service<'a>(identifier: &'a str, message: &'a str) -> &'a str {
     let of_pam = message.strip_prefix("pam_").and_then(|rest| rest.split_once('('));
-    let named = of_pam.and_then(|(_, rest)| rest.split_once(':')).map(|(service, _)| service);
+    let named = of_pam
+        .and_then(|(_, rest)| rest.split_once(':'))
+        .map(|(service, _)| service);
     match named.unwrap_or_else(|| daemon(identifier)) {
         "su-l" => "su",
         "sudo-i" => "sudo",

@@ -64,14 +64,28 @@ impl LogConfig {
                 faults.push((format!("logs.{key}"), reason.to_owned()));
             }
         };
-        for (key, paths) in
-            [("journal_dirs", &self.journal_dirs), ("syslog_files", &self.syslog_files), ("files", &self.files)]
-        {
-            check(paths.iter().any(|path| !path.is_absolute()), key, "must be absolute paths");
+        for (key, paths) in [
+            ("journal_dirs", &self.journal_dirs),
+            ("syslog_files", &self.syslog_files),
+            ("files", &self.files),
+        ] {
+            check(
+                paths.iter().any(|path| !path.is_absolute()),
+                key,
+                "must be absolute paths",
+            );
             check(paths.len() > FILES_MAX, key, "must be at most 64");
         }
-        check(self.priority_max > 7, "priority_max", "must be from 0 (emergency) to 7 (debug)");
-        check(self.lines_per_s == 0, "lines_per_s", "must be at least 1; to read no logs, set enabled = false");
+        check(
+            self.priority_max > 7,
+            "priority_max",
+            "must be from 0 (emergency) to 7 (debug)",
+        );
+        check(
+            self.lines_per_s == 0,
+            "lines_per_s",
+            "must be at least 1; to read no logs, set enabled = false",
+        );
         check(
             self.identifier_lines_per_s == 0 || self.identifier_lines_per_s > self.lines_per_s,
             "identifier_lines_per_s",
@@ -101,7 +115,13 @@ mod tests {
             ..LogConfig::default()
         };
         let keys: Vec<String> = wrong.faults().into_iter().map(|(key, _)| key).collect();
-        let wanted = ["logs.files", "logs.priority_max", "logs.lines_per_s", "logs.identifier_lines_per_s", "logs.message_bytes_max"];
+        let wanted = [
+            "logs.files",
+            "logs.priority_max",
+            "logs.lines_per_s",
+            "logs.identifier_lines_per_s",
+            "logs.message_bytes_max",
+        ];
         assert_eq!(keys, wanted);
     }
 }

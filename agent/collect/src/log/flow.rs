@@ -35,13 +35,20 @@ struct Bucket {
 
 impl Bucket {
     fn new(per_s: u64, now_us: u64) -> Self {
-        Self { micro_lines: per_s * BURST_S * 1_000_000, per_s, filled_us: now_us }
+        Self {
+            micro_lines: per_s * BURST_S * 1_000_000,
+            per_s,
+            filled_us: now_us,
+        }
     }
 
     fn fill(&mut self, now_us: u64) {
         let passed = now_us.saturating_sub(self.filled_us);
         let most = self.per_s * BURST_S * 1_000_000;
-        self.micro_lines = self.micro_lines.saturating_add(passed.saturating_mul(self.per_s)).min(most);
+        self.micro_lines = self
+            .micro_lines
+            .saturating_add(passed.saturating_mul(self.per_s))
+            .min(most);
         self.filled_us = self.filled_us.max(now_us);
     }
 
@@ -64,7 +71,11 @@ struct Lost {
 
 impl Lost {
     fn note(lost: &mut Option<Self>, count: u64, time: TimeMicros) {
-        let entry = lost.get_or_insert(Self { count: 0, from: time, to: time });
+        let entry = lost.get_or_insert(Self {
+            count: 0,
+            from: time,
+            to: time,
+        });
         entry.count = entry.count.saturating_add(count);
         entry.from = entry.from.min(time);
         entry.to = entry.to.max(time);
@@ -136,14 +147,17 @@ impl Flow {
             flushed = self.forget_oldest();
         }
         let per_s = self.per_identifier;
-        let identifier = self.identifiers.entry(line.identifier.clone()).or_insert_with(|| Identifier {
-            bucket: Bucket::new(per_s, now_us),
-            last: 0,
-            echo: None,
-            echo_us: 0,
-            lost: 0,
-            used_us: now_us,
-        });
+        let identifier = self
+            .identifiers
+            .entry(line.identifier.clone())
+            .or_insert_with(|| Identifier {
+                bucket: Bucket::new(per_s, now_us),
+                last: 0,
+                echo: None,
+                echo_us: 0,
+                lost: 0,
+                used_us: now_us,
+            });
         identifier.used_us = now_us;
         identifier.bucket.fill(now_us);
         let hash = hash_of(line);
@@ -198,17 +212,27 @@ impl Flow {
     /// The gap of what was not stored since the last call, and a row for each program that lost most.
     pub(crate) fn tell(&mut self) -> Option<(Gap, Vec<LogRecord>)> {
         let lost = self.lost.take()?;
-        let losing = self.identifiers.iter_mut().filter(|(_, identifier)| identifier.lost > 0);
-        let mut storms: Vec<(String, u64)> =
-            losing.map(|(name, identifier)| (name.clone(), std::mem::take(&mut identifier.lost))).collect();
+        let losing = self
+            .identifiers
+            .iter_mut()
+            .filter(|(_, identifier)| identifier.lost > 0);
+        let mut storms: Vec<(String, u64)> = losing
+            .map(|(name, identifier)| (name.clone(), std::mem::take(&mut identifier.lost)))
+            .collect();
         storms.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         storms.truncate(STORMS_MAX);
-        let rows = storms.into_iter().map(|(name, count)| storm(name, count, lost.to)).collect();
+        let rows = storms
+            .into_iter()
+            .map(|(name, count)| storm(name, count, lost.to))
+            .collect();
         Some((lost.gap::<LogRecord>(), rows))
     }
 
     fn forget_oldest(&mut self) -> Option<LogRecord> {
-        let oldest = self.identifiers.iter().min_by_key(|(_, identifier)| identifier.used_us);
+        let oldest = self
+            .identifiers
+            .iter()
+            .min_by_key(|(_, identifier)| identifier.used_us);
         let name = oldest.map(|(name, _)| name.clone())?;
         self.identifiers.remove(&name)?.echo
     }
@@ -245,7 +269,15 @@ pub(crate) struct AuthFlow {
     lost: Option<Lost>,
 }
 
-type AuthKey = (&'static str, &'static str, String, Option<String>, String, Option<String>, Option<String>);
+type AuthKey = (
+    &'static str,
+    &'static str,
+    String,
+    Option<String>,
+    String,
+    Option<String>,
+    Option<String>,
+);
 
 /// Kinds of events within a second that are counted together.
 const HELD_MAX: usize = 1_024;
@@ -256,7 +288,11 @@ const HELD_US: u64 = 1_000_000;
 
 impl AuthFlow {
     pub(crate) fn new(now_us: u64) -> Self {
-        Self { held: HashMap::new(), bucket: Bucket::new(AUTH_PER_S, now_us), lost: None }
+        Self {
+            held: HashMap::new(),
+            bucket: Bucket::new(AUTH_PER_S, now_us),
+            lost: None,
+        }
     }
 
     /// Takes an event; returns it when it is to be sent now.
@@ -296,7 +332,9 @@ impl AuthFlow {
 
     /// Events that were counted together for long enough; all of them at the end.
     pub(crate) fn due(&mut self, now_us: u64, all: bool) -> Vec<AuthEvent> {
-        let over = self.held.extract_if(|_, (since, _)| all || now_us.saturating_sub(*since) >= HELD_US);
+        let over = self
+            .held
+            .extract_if(|_, (since, _)| all || now_us.saturating_sub(*since) >= HELD_US);
         over.filter_map(|(_, (_, event))| event).collect()
     }
 

@@ -44,7 +44,10 @@ pub(crate) struct Keep {
 
 impl Keep {
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, written: None }
+        Self {
+            folder,
+            written: None,
+        }
     }
 
     pub(crate) fn positions(&self) -> Positions {
@@ -54,12 +57,16 @@ impl Keep {
 
     pub(crate) fn templates(&self) -> Vec<Template> {
         let kept: Option<KeptTemplates> = read(&self.folder.join("templates.json"));
-        kept.filter(|kept| kept.version == VERSION).map_or_else(Vec::new, |kept| kept.templates)
+        kept.filter(|kept| kept.version == VERSION)
+            .map_or_else(Vec::new, |kept| kept.templates)
     }
 
     /// Writes them, unless that is what was written last.
     pub(crate) fn write_positions(&mut self, positions: &Positions) -> io::Result<()> {
-        let positions = Positions { version: VERSION, ..positions.clone() };
+        let positions = Positions {
+            version: VERSION,
+            ..positions.clone()
+        };
         if self.written.as_ref() == Some(&positions) {
             return Ok(());
         }
@@ -69,7 +76,13 @@ impl Keep {
     }
 
     pub(crate) fn write_templates(&self, templates: Vec<Template>) -> io::Result<()> {
-        self.write("templates.json", &KeptTemplates { version: VERSION, templates })
+        self.write(
+            "templates.json",
+            &KeptTemplates {
+                version: VERSION,
+                templates,
+            },
+        )
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
@@ -94,6 +107,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
         Ok(_) => {}
     }
     serde_json::from_slice(&bytes)
-        .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "what was kept of logs is damaged"))
+        .inspect_err(
+            |error| tracing::warn!(%error, path = %path.display(), "what was kept of logs is damaged"),
+        )
         .ok()
 }

@@ -49,8 +49,18 @@ pub struct Line {
 
 /// Programs that run for any user and log authentication in their own name.
 const SETUID_PROGRAMS: [&str; 12] = [
-    "/usr/bin/sudo", "/usr/bin/su", "/usr/bin/doas", "/usr/bin/pkexec", "/usr/bin/passwd", "/usr/bin/chfn",
-    "/usr/bin/chsh", "/usr/bin/gpasswd", "/usr/bin/newgrp", "/usr/bin/chage", "/bin/su", "/usr/sbin/unix_chkpwd",
+    "/usr/bin/sudo",
+    "/usr/bin/su",
+    "/usr/bin/doas",
+    "/usr/bin/pkexec",
+    "/usr/bin/passwd",
+    "/usr/bin/chfn",
+    "/usr/bin/chsh",
+    "/usr/bin/gpasswd",
+    "/usr/bin/newgrp",
+    "/usr/bin/chage",
+    "/bin/su",
+    "/usr/sbin/unix_chkpwd",
 ];
 
 impl Line {

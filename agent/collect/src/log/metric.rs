@@ -18,15 +18,27 @@ const TEMPLATES_EVICTED: &str = "fleetmend_agent_collect_log_templates_evicted_t
 /// Describes every metric to the recorder.
 pub(super) fn describe() {
     describe_counter!(LINES_READ, Unit::Count, "lines of logs that were read, by source");
-    describe_counter!(LINES_DROPPED, Unit::Count, "lines of logs that were not stored, by reason");
-    describe_counter!(AUTH_EVENTS, Unit::Count, "authentication events read from logs, by outcome");
+    describe_counter!(
+        LINES_DROPPED,
+        Unit::Count,
+        "lines of logs that were not stored, by reason"
+    );
+    describe_counter!(
+        AUTH_EVENTS,
+        Unit::Count,
+        "authentication events read from logs, by outcome"
+    );
     describe_counter!(
         FORGED,
         Unit::Count,
         "lines that claim an authentication which their sender cannot tell of"
     );
     describe_counter!(DAMAGED, Unit::Count, "entries of the journal that are damaged");
-    describe_counter!(TEMPLATES_EVICTED, Unit::Count, "templates that made room for others");
+    describe_counter!(
+        TEMPLATES_EVICTED,
+        Unit::Count,
+        "templates that made room for others"
+    );
 }
 
 pub(super) fn read(source: &'static str) {

@@ -53,7 +53,13 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn new(config: &LogConfig, templates: Vec<Template>, sink: FactSink, pace: PaceHandle, now_us: u64) -> Self {
+    pub(crate) fn new(
+        config: &LogConfig,
+        templates: Vec<Template>,
+        sink: FactSink,
+        pace: PaceHandle,
+        now_us: u64,
+    ) -> Self {
         metric::describe();
         Self {
             sink,
@@ -86,7 +92,11 @@ impl Pipeline {
             return;
         }
         let parsed = stamp::parse(text, now, &self.zone);
-        let named = || Path::new(&**source).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let named = || {
+            Path::new(&**source)
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        };
         let mut line = Line {
             time: parsed.time.unwrap_or(now),
             source: source.clone(),
@@ -113,9 +123,17 @@ impl Pipeline {
     fn said_again(&self, line: &Line) -> Option<Line> {
         // Either as a message of nobody, or where a tag stands.
         let rest = line.message.strip_prefix("last message repeated ")?;
-        let count = rest.strip_suffix(" times").or_else(|| rest.strip_suffix(" time"))?.parse::<u64>().ok()?;
+        let count = rest
+            .strip_suffix(" times")
+            .or_else(|| rest.strip_suffix(" time"))?
+            .parse::<u64>()
+            .ok()?;
         let before = self.last.get(&line.source)?;
-        Some(Line { time: line.time, repeats: count.clamp(1, 1_000_000), ..before.clone() })
+        Some(Line {
+            time: line.time,
+            repeats: count.clamp(1, 1_000_000),
+            ..before.clone()
+        })
     }
 
     /// Takes a line.
@@ -215,7 +233,8 @@ impl Pipeline {
             self.sink.offer(gap.into());
         }
         if let Some((count, from, to)) = self.left_out.take() {
-            self.sink.offer(gap(count, from, to, Exactness::Exact, BUDGET).into());
+            self.sink
+                .offer(gap(count, from, to, Exactness::Exact, BUDGET).into());
         }
         let evicted = self.templates.evicted();
         metric::templates_evicted(evicted - self.evicted_told);

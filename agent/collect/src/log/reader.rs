@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fleetmend_event::table::{Exactness, ProbeState, ProbeStatus};
 use fleetmend_event::TimeMicros;
+use fleetmend_event::table::{Exactness, ProbeState, ProbeStatus};
 
 use super::config::LogConfig;
 use super::journal::{Journal, machine_id};
@@ -41,7 +41,10 @@ pub(crate) struct Places {
 
 impl Places {
     pub(crate) fn of_host(state: PathBuf) -> Self {
-        Self { state, machine: machine_id().ok() }
+        Self {
+            state,
+            machine: machine_id().ok(),
+        }
     }
 }
 
@@ -154,7 +157,8 @@ impl Reader {
     fn follow_files(&mut self, kept: &Positions, at_start: bool) {
         let syslog = self.config.syslog_files.iter().filter(|_| !self.journal_serves);
         let wanted: Vec<PathBuf> = self.config.files.iter().chain(syslog).cloned().collect();
-        self.tails.retain(|(tail, _)| wanted.iter().any(|path| path == tail.path()));
+        self.tails
+            .retain(|(tail, _)| wanted.iter().any(|path| path == tail.path()));
         for path in wanted {
             if self.tails.iter().any(|(tail, _)| tail.path() == path) {
                 continue;
@@ -181,7 +185,9 @@ impl Reader {
         pipeline.tell_unread(trouble.unread, Exactness::AtLeast, "corrupt");
         for (tail, failed) in &mut self.tails {
             let source: Arc<str> = tail.path().to_string_lossy().into();
-            let look = tail.look(BYTES_A_TURN, |line, cut| pipeline.file_line(&source, line, cut, now_us));
+            let look = tail.look(BYTES_A_TURN, |line, cut| {
+                pipeline.file_line(&source, line, cut, now_us)
+            });
             match look {
                 Ok(look) => {
                     more |= look.more;
@@ -211,7 +217,11 @@ impl Reader {
         Positions {
             files: files.collect(),
             journal: self.journal.positions(),
-            watched: self.tails.iter().map(|(tail, _)| tail.path().to_owned()).collect(),
+            watched: self
+                .tails
+                .iter()
+                .map(|(tail, _)| tail.path().to_owned())
+                .collect(),
             ..Positions::default()
         }
     }
@@ -222,8 +232,12 @@ impl Reader {
             _ => {}
         }
         let fresh = self.positions();
-        if let Some((_, reached)) = self.pending.replace((now, fresh)) {
+        let reached = self.pending.replace((now, fresh.clone()));
+        if let Some((_, reached)) = reached {
             self.write(&reached);
+        } else if self.watched_before.is_empty() {
+            // The very first turn read nothing, and took everything up at its end: from now on that is where it began.
+            self.write(&fresh);
         }
     }
 
@@ -245,7 +259,8 @@ impl Reader {
         }
         let losing = self.last_loss.is_some_and(|at| now.duration_since(at) < RECENT);
         let rows = [self.journal_status(losing), self.files_status(losing)];
-        let standing: Vec<(ProbeState, String)> = rows.iter().map(|row| (row.state, row.reason.clone())).collect();
+        let standing: Vec<(ProbeState, String)> =
+            rows.iter().map(|row| (row.state, row.reason.clone())).collect();
         if now < self.next_status && standing == self.last_status {
             return;
         }
@@ -258,8 +273,16 @@ impl Reader {
 
     fn journal_status(&self, losing: bool) -> ProbeStatus {
         let (files, broken) = self.journal.standing();
-        let first = broken.iter().next().map(|(path, reason)| format!("{}: {reason}", path.display()));
-        let dirs: Vec<String> = self.config.journal_dirs.iter().map(|path| path.display().to_string()).collect();
+        let first = broken
+            .iter()
+            .next()
+            .map(|(path, reason)| format!("{}: {reason}", path.display()));
+        let dirs: Vec<String> = self
+            .config
+            .journal_dirs
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
         let dirs = dirs.join(" and ");
         let (state, reason, hint) = match (files, first) {
             (0, None) => (
@@ -274,7 +297,10 @@ impl Reader {
             ),
             (files, Some(first)) => (
                 ProbeState::Degraded,
-                format!("reads {files} files and passes over {}; first: {first}", broken.len()),
+                format!(
+                    "reads {files} files and passes over {}; first: {first}",
+                    broken.len()
+                ),
                 "see: journalctl --verify",
             ),
             (files, None) if losing => (
@@ -299,32 +325,66 @@ impl Reader {
             .filter(|(tail, failed)| failed.is_none() && tail.is_open())
             .map(|(tail, _)| tail.path().display().to_string())
             .collect();
-        let read = if present.is_empty() { "none of the configured files is there".to_owned() } else { format!("reads {}", present.join(", ")) };
-        let left = if self.journal_serves { "; files of syslog are left to the journal, which has their lines" } else { "" };
-        let slow = if self.wake.is_real() { "" } else { "; looked at once a second, without inotify" };
+        let read = if present.is_empty() {
+            "none of the configured files is there".to_owned()
+        } else {
+            format!("reads {}", present.join(", "))
+        };
+        let left = if self.journal_serves {
+            "; files of syslog are left to the journal, which has their lines"
+        } else {
+            ""
+        };
+        let slow = if self.wake.is_real() {
+            ""
+        } else {
+            "; looked at once a second, without inotify"
+        };
         let (state, hint) = if !failed.is_empty() {
-            (if present.is_empty() { ProbeState::Broken } else { ProbeState::Degraded }, "the agent needs CAP_DAC_READ_SEARCH, or read permission on the files")
+            (
+                if present.is_empty() {
+                    ProbeState::Broken
+                } else {
+                    ProbeState::Degraded
+                },
+                "the agent needs CAP_DAC_READ_SEARCH, or read permission on the files",
+            )
         } else if present.is_empty() && !self.journal_serves {
-            (ProbeState::Broken, "set collect.logs.files or collect.logs.syslog_files to where this host logs")
+            (
+                ProbeState::Broken,
+                "set collect.logs.files or collect.logs.syslog_files to where this host logs",
+            )
         } else if losing && !self.journal_serves {
-            (ProbeState::Degraded, "see the rows of log_records whose source is agent for what logs so much")
+            (
+                ProbeState::Degraded,
+                "see the rows of log_records whose source is agent for what logs so much",
+            )
         } else {
             (ProbeState::Real, "")
         };
-        let failed = failed.first().map_or_else(String::new, |first| format!("; cannot read {first}"));
+        let failed = failed
+            .first()
+            .map_or_else(String::new, |first| format!("; cannot read {first}"));
         self.row("logs.files", state, format!("{read}{failed}{left}{slow}"), hint)
     }
 
     fn row(&self, probe: &str, state: ProbeState, reason: String, hint: &str) -> ProbeStatus {
         // Journal and files share a pipeline; its counts are told by the one that serves.
         let tells = (probe == "logs.journal") == self.journal_serves;
-        let counts = if tells { self.pipeline.counts } else { super::pipeline::Counts::default() };
+        let counts = if tells {
+            self.pipeline.counts
+        } else {
+            super::pipeline::Counts::default()
+        };
         ProbeStatus {
             time: TimeMicros::now(),
             probe: probe.to_owned(),
             state,
             reason: if tells && counts.forged > 0 {
-                format!("{reason}; {} lines claim an authentication that their sender cannot tell of", counts.forged)
+                format!(
+                    "{reason}; {} lines claim an authentication that their sender cannot tell of",
+                    counts.forged
+                )
             } else {
                 reason
             },

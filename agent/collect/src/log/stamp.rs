@@ -78,7 +78,9 @@ fn rfc5424(line: &str) -> Option<Parsed> {
     let message = without_data(rest)?;
     Some(Parsed {
         time,
-        identifier: (identifier != "-").then(|| identifier.to_owned()).and_then(bounded),
+        identifier: (identifier != "-")
+            .then(|| identifier.to_owned())
+            .and_then(bounded),
         pid: pid.parse().ok(),
         priority: None,
         facility: None,
@@ -110,9 +112,15 @@ fn without_data(rest: &str) -> Option<&str> {
 
 /// RFC 3164 and RFC 3339 times, then `host tag[pid]: text`.
 fn syslog(line: &str, now: TimeMicros, zone: &TimeZone) -> Option<Parsed> {
-    let (time, rest) = match line.split_once(' ').and_then(|(first, rest)| Some((instant(first)?, rest))) {
+    let (time, rest) = match line
+        .split_once(' ')
+        .and_then(|(first, rest)| Some((instant(first)?, rest)))
+    {
         Some(found) => found,
-        None => (without_year(line.get(..15)?, now, zone)?, line.get(15..)?.strip_prefix(' ')?),
+        None => (
+            without_year(line.get(..15)?, now, zone)?,
+            line.get(15..)?.strip_prefix(' ')?,
+        ),
     };
     let (_host, rest) = rest.split_once(' ')?;
     let (identifier, pid, message) = tag(rest);
@@ -172,7 +180,10 @@ fn apache(line: &str, zone: &TimeZone) -> Option<Parsed> {
     let (level, mut message) = rest.strip_prefix('[')?.split_once("] ")?;
     let level = level.rsplit(':').next().unwrap_or(level);
     let mut pid = None;
-    if let Some((process, rest)) = message.strip_prefix("[pid ").and_then(|rest| rest.split_once("] ")) {
+    if let Some((process, rest)) = message
+        .strip_prefix("[pid ")
+        .and_then(|rest| rest.split_once("] "))
+    {
         pid = process.split(':').next().and_then(|pid| pid.parse().ok());
         message = rest;
     }
@@ -227,7 +238,10 @@ fn without_year(text: &str, now: TimeMicros, zone: &TimeZone) -> Option<TimeMicr
     };
     let near = |time: &TimeMicros| time.micros_since(now) <= FUTURE_MAX_US;
     let year = today.year();
-    [year + 1, year, year - 1].into_iter().filter_map(of_year).find(near)
+    [year + 1, year, year - 1]
+        .into_iter()
+        .filter_map(of_year)
+        .find(near)
 }
 
 #[cfg(test)]
@@ -249,21 +263,61 @@ mod tests {
     #[test]
     fn each_form_is_taken_apart() {
         let cases = [
-            ("Jan  7 13:05:01 web1 sshd[812]: Failed: x", "2026-01-07T13:05:01Z", "sshd", Some(812), None, "Failed: x"),
-            ("<38>Jan  7 13:05:01 web1 su: hello", "2026-01-07T13:05:01Z", "su", None, Some(6), "hello"),
-            ("2026-01-07T14:05:01.25+01:00 web1 CRON[9]: x", "2026-01-07T13:05:01.25Z", "CRON", Some(9), None, "x"),
-            ("<34>1 2026-01-07T13:05:01Z h su 7 ID47 - hi", "2026-01-07T13:05:01Z", "su", Some(7), Some(2), "hi"),
+            (
+                "Jan  7 13:05:01 web1 sshd[812]: Failed: x",
+                "2026-01-07T13:05:01Z",
+                "sshd",
+                Some(812),
+                None,
+                "Failed: x",
+            ),
+            (
+                "<38>Jan  7 13:05:01 web1 su: hello",
+                "2026-01-07T13:05:01Z",
+                "su",
+                None,
+                Some(6),
+                "hello",
+            ),
+            (
+                "2026-01-07T14:05:01.25+01:00 web1 CRON[9]: x",
+                "2026-01-07T13:05:01.25Z",
+                "CRON",
+                Some(9),
+                None,
+                "x",
+            ),
+            (
+                "<34>1 2026-01-07T13:05:01Z h su 7 ID47 - hi",
+                "2026-01-07T13:05:01Z",
+                "su",
+                Some(7),
+                Some(2),
+                "hi",
+            ),
             (
                 "<34>1 2026-01-07T13:05:01Z h app - - [a@1 k=\"v\\\"] x\"][b] text [c]",
-                "2026-01-07T13:05:01Z", "app", None, Some(2), "text [c]",
+                "2026-01-07T13:05:01Z",
+                "app",
+                None,
+                Some(2),
+                "text [c]",
             ),
             (
                 "2026/01/07 13:05:01 [error] 81#82: *1 open() failed",
-                "2026-01-07T13:05:01Z", "nginx", Some(81), Some(3), "*1 open() failed",
+                "2026-01-07T13:05:01Z",
+                "nginx",
+                Some(81),
+                Some(3),
+                "*1 open() failed",
             ),
             (
                 "[Wed Jan 07 13:05:01.000500 2026] [core:error] [pid 81:tid 9] AH00: x",
-                "2026-01-07T13:05:01.0005Z", "apache2", Some(81), Some(3), "AH00: x",
+                "2026-01-07T13:05:01.0005Z",
+                "apache2",
+                Some(81),
+                Some(3),
+                "AH00: x",
             ),
         ];
         for (line, time, identifier, pid, priority, message) in cases {
@@ -282,20 +336,41 @@ mod tests {
         assert_eq!(of("Feb 29 01:00:00 h a: b").time, None, "no such day near");
         let december = instant("2025-12-31T23:59:58Z").unwrap();
         let parsed = parse("Jan  1 00:00:00 h a: b", december, &TimeZone::UTC);
-        assert_eq!(parsed.time, at("2026-01-01T00:00:00Z"), "the log's clock is ahead");
+        assert_eq!(
+            parsed.time,
+            at("2026-01-01T00:00:00Z"),
+            "the log's clock is ahead"
+        );
         let leap = instant("2028-03-01T00:00:00Z").unwrap();
-        assert_eq!(parse("Feb 29 01:00:00 h a: b", leap, &TimeZone::UTC).time, at("2028-02-29T01:00:00Z"));
+        assert_eq!(
+            parse("Feb 29 01:00:00 h a: b", leap, &TimeZone::UTC).time,
+            at("2028-02-29T01:00:00Z")
+        );
     }
 
     #[test]
     fn hours_without_a_zone_are_those_of_the_host() {
         let zone = TimeZone::fixed(jiff::tz::offset(2));
-        assert_eq!(parse("Jan  7 13:05:01 h a: b", now(), &zone).time, at("2026-01-07T11:05:01Z"));
+        assert_eq!(
+            parse("Jan  7 13:05:01 h a: b", now(), &zone).time,
+            at("2026-01-07T11:05:01Z")
+        );
     }
 
     #[test]
     fn line_of_no_form_is_kept_whole() {
-        for line in ["", " ", "<", "<999>x", "\tat java.lang", "Jan", "Jan  7 13:05", "ä".repeat(20).as_str(), "[a] b", "1 2 3"] {
+        for line in [
+            "",
+            " ",
+            "<",
+            "<999>x",
+            "\tat java.lang",
+            "Jan",
+            "Jan  7 13:05",
+            "ä".repeat(20).as_str(),
+            "[a] b",
+            "1 2 3",
+        ] {
             let parsed = of(line);
             assert_eq!((parsed.time, parsed.message.as_str()), (None, line), "{line:?}");
         }

@@ -65,7 +65,12 @@ pub(crate) struct Tail {
 impl Tail {
     /// Follows `path`, on from `kept`; without it from the end (`from_end`) or the beginning of what is there.
     pub(crate) fn new(path: PathBuf, kept: Option<FilePosition>, from_end: bool) -> Self {
-        Self { path, open: None, kept, from_end }
+        Self {
+            path,
+            open: None,
+            kept,
+            from_end,
+        }
     }
 
     /// The file.
@@ -156,8 +161,14 @@ impl Tail {
         let name = self.path.file_name()?.to_str()?;
         let entries = fs::read_dir(self.path.parent()?).ok()?.flatten();
         let mut rotated = entries.filter(|entry| {
-            let is_named = entry.file_name().to_str().is_some_and(|other| other.starts_with(name));
-            is_named && entry.metadata().is_ok_and(|about| (about.dev(), about.ino()) == (kept.dev, kept.ino))
+            let is_named = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|other| other.starts_with(name));
+            is_named
+                && entry
+                    .metadata()
+                    .is_ok_and(|about| (about.dev(), about.ino()) == (kept.dev, kept.ino))
         });
         rotated.next().map(|entry| entry.path())
     }

@@ -98,7 +98,12 @@ impl Templates {
         }
         let id = id_of(identifier, &words);
         self.make_room(&key);
-        self.add(Template { id, identifier: key.0, words, used: self.clock });
+        self.add(Template {
+            id,
+            identifier: key.0,
+            words,
+            used: self.clock,
+        });
         self.changed = true;
         id
     }
@@ -115,13 +120,20 @@ impl Templates {
             Some(key.clone())
         } else if self.count >= TEMPLATES_MAX {
             let oldest = |group: &Vec<Template>| group.iter().map(|template| template.used).min();
-            self.groups.iter().min_by_key(|(_, group)| oldest(group)).map(|(key, _)| key.clone())
+            self.groups
+                .iter()
+                .min_by_key(|(_, group)| oldest(group))
+                .map(|(key, _)| key.clone())
         } else {
             None
         };
         let Some(from) = from else { return };
         if let Some(group) = self.groups.get_mut(&from) {
-            let oldest = group.iter().enumerate().min_by_key(|(_, template)| template.used).map(|(at, _)| at);
+            let oldest = group
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, template)| template.used)
+                .map(|(at, _)| at);
             if let Some(at) = oldest {
                 group.swap_remove(at);
                 self.count -= 1;
@@ -158,14 +170,25 @@ fn words(message: &str) -> Vec<String> {
 
 /// A word, or what stands for one that is different every time. `key=value` keeps its key, quotes and brackets go.
 fn word(word: &str) -> String {
-    let bare = word.trim_matches(|letter: char| letter.is_ascii_punctuation() && letter != '/' && letter != '*');
+    let bare =
+        word.trim_matches(|letter: char| letter.is_ascii_punctuation() && letter != '/' && letter != '*');
     if let Some((key, value)) = word.split_once('=')
         && !key.is_empty()
-        && key.bytes().all(|byte| byte.is_ascii_alphabetic() || b"_-.".contains(&byte))
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || b"_-.".contains(&byte))
     {
-        return if value.is_empty() { cut(word) } else { cut(&format!("{key}={VARIABLE}")) };
+        return if value.is_empty() {
+            cut(word)
+        } else {
+            cut(&format!("{key}={VARIABLE}"))
+        };
     }
-    if is_variable(bare) { VARIABLE.to_owned() } else { cut(bare) }
+    if is_variable(bare) {
+        VARIABLE.to_owned()
+    } else {
+        cut(bare)
+    }
 }
 
 fn is_variable(word: &str) -> bool {
@@ -190,17 +213,36 @@ mod tests {
     fn lines_that_differ_in_their_variable_parts_are_one_template() {
         let mut templates = Templates::default();
         let groups = [
-            ["Failed password for root from 192.0.2.1 port 22 ssh2", "Failed password for bob from 2001:db8::1 port 9 ssh2"],
-            ["session 12 of user alice closed", "session 999 of user bob closed"],
+            [
+                "Failed password for root from 192.0.2.1 port 22 ssh2",
+                "Failed password for bob from 2001:db8::1 port 9 ssh2",
+            ],
+            [
+                "session 12 of user alice closed",
+                "session 999 of user bob closed",
+            ],
             ["GET /index.html took 12ms", "GET /other took 7ms"],
             ["job id=0af3 state=done", "job id=77 state=failed"],
         ];
-        let ids: Vec<[u64; 2]> = groups.iter().map(|lines| lines.map(|line| templates.of("app", line))).collect();
-        assert!(ids.iter().all(|[one, other]| one == other && *one != 0), "{ids:?}");
+        let ids: Vec<[u64; 2]> = groups
+            .iter()
+            .map(|lines| lines.map(|line| templates.of("app", line)))
+            .collect();
+        assert!(
+            ids.iter().all(|[one, other]| one == other && *one != 0),
+            "{ids:?}"
+        );
         let distinct: std::collections::BTreeSet<u64> = ids.iter().map(|[one, _]| *one).collect();
         assert_eq!(distinct.len(), groups.len());
-        assert_ne!(templates.of("other", groups[0][0]), ids[0][0], "each program has its own");
-        assert_ne!(templates.of("app", "Accepted publickey from nowhere at all today friend"), ids[0][0]);
+        assert_ne!(
+            templates.of("other", groups[0][0]),
+            ids[0][0],
+            "each program has its own"
+        );
+        assert_ne!(
+            templates.of("app", "Accepted publickey from nowhere at all today friend"),
+            ids[0][0]
+        );
     }
 
     #[test]
@@ -213,7 +255,10 @@ mod tests {
         let mut again = Templates::restore(serde_json::from_str(&kept).unwrap());
         assert_eq!(again.of("app", "user carol has logged in from home"), first);
         // Another host that never saw these lines gives the same number to the same first line.
-        assert_eq!(Templates::default().of("app", "user alice has logged in from home"), first);
+        assert_eq!(
+            Templates::default().of("app", "user alice has logged in from home"),
+            first
+        );
     }
 
     #[test]
@@ -222,18 +267,33 @@ mod tests {
         let often = templates.of("cron", "the same every minute");
         for number in 0..5_000_u32 {
             let name = |number: u32| char::from(b'a' + u8::try_from(number % 26).unwrap());
-            let unlike: String = (0..4).map(|at| format!("{}{} ", name(number), name(number / 26 + at * 7))).collect();
+            let unlike: String = (0..4)
+                .map(|at| format!("{}{} ", name(number), name(number / 26 + at * 7)))
+                .collect();
             templates.of(&format!("app{}", number % 997), &unlike);
             assert_eq!(templates.of("cron", "the same every minute"), often);
         }
         assert!(templates.count <= TEMPLATES_MAX && templates.evicted() > 0);
-        assert_eq!(templates.groups.values().map(Vec::len).sum::<usize>(), templates.count);
+        assert_eq!(
+            templates.groups.values().map(Vec::len).sum::<usize>(),
+            templates.count
+        );
     }
 
     #[test]
     fn odd_lines_do_no_harm() {
         let mut templates = Templates::default();
-        for line in ["", "   ", "ä", "\u{0}", "=", "a=", "((((", &"x".repeat(100_000), &"y ".repeat(10_000)] {
+        for line in [
+            "",
+            "   ",
+            "ä",
+            "\u{0}",
+            "=",
+            "a=",
+            "((((",
+            &"x".repeat(100_000),
+            &"y ".repeat(10_000),
+        ] {
             assert_ne!(templates.of("", line), 0);
         }
     }

@@ -19,18 +19,29 @@ pub(super) struct Bounded<V> {
 
 impl<V: Default> Bounded<V> {
     pub(super) fn new(max: usize) -> Self {
-        Self { entries: HashMap::new(), max, evicted: 0 }
+        Self {
+            entries: HashMap::new(),
+            max,
+            evicted: 0,
+        }
     }
 
     pub(super) fn at(&mut self, key: &str, time: TimeMicros) -> &mut V {
         if self.entries.len() >= self.max && !self.entries.contains_key(key) {
-            let oldest = self.entries.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone());
+            let oldest = self
+                .entries
+                .iter()
+                .min_by_key(|(_, (used, _))| *used)
+                .map(|(key, _)| key.clone());
             if let Some(oldest) = oldest {
                 self.entries.remove(&oldest);
                 self.evicted += 1;
             }
         }
-        let entry = self.entries.entry(key.to_owned()).or_insert_with(|| (time, V::default()));
+        let entry = self
+            .entries
+            .entry(key.to_owned())
+            .or_insert_with(|| (time, V::default()));
         entry.0 = entry.0.max(time);
         &mut entry.1
     }

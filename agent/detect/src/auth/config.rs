@@ -34,7 +34,9 @@ pub struct AuthConfig {
 
 impl Default for AuthConfig {
     fn default() -> Self {
-        let groups = ["sudo", "wheel", "admin", "root", "docker", "lxd", "libvirt", "disk", "shadow"];
+        let groups = [
+            "sudo", "wheel", "admin", "root", "docker", "lxd", "libvirt", "disk", "shadow",
+        ];
         Self {
             enabled: true,
             failures: 5,
@@ -88,7 +90,10 @@ impl AuthConfig {
             .map(|(key, _)| (format!("auth.{key}"), format!("must be from 1 to {FAILURES_MAX}")))
             .collect();
         if self.window_s == 0 || self.slow_window_s < self.window_s {
-            faults.push(("auth.window_s".to_owned(), "must be from 1 to slow_window_s".to_owned()));
+            faults.push((
+                "auth.window_s".to_owned(),
+                "must be from 1 to slow_window_s".to_owned(),
+            ));
         }
         if self.quiet_s < self.window_s {
             faults.push(("auth.quiet_s".to_owned(), "must be at least window_s".to_owned()));
@@ -98,5 +103,7 @@ impl AuthConfig {
 }
 
 fn micros(seconds: u64) -> i64 {
-    i64::try_from(seconds.min(10 * 365 * 24 * 3_600)).unwrap_or(0).saturating_mul(1_000_000)
+    i64::try_from(seconds.min(10 * 365 * 24 * 3_600))
+        .unwrap_or(0)
+        .saturating_mul(1_000_000)
 }

@@ -50,7 +50,10 @@ impl KnownUsers {
         let known = self.user(&event.user, time);
         let network = event.remote_address.as_deref().map(network);
         let network = network.filter(|network| remember(&mut known.networks, network));
-        let key = event.key_fingerprint.clone().filter(|key| remember(&mut known.keys, key));
+        let key = event
+            .key_fingerprint
+            .clone()
+            .filter(|key| remember(&mut known.keys, key));
         Fresh {
             network: network.filter(|_| learnt && known.networks.len() > 1),
             key: key.filter(|_| learnt && known.keys.len() > 1),
@@ -77,7 +80,11 @@ impl KnownUsers {
 
     fn user(&mut self, name: &str, time: TimeMicros) -> &mut Known {
         if self.users.len() >= USERS_MAX && !self.users.contains_key(name) {
-            let oldest = self.users.iter().min_by_key(|(_, known)| known.used).map(|(name, _)| name.clone());
+            let oldest = self
+                .users
+                .iter()
+                .min_by_key(|(_, known)| known.used)
+                .map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {
                 self.users.remove(&oldest);
                 self.evicted += 1;

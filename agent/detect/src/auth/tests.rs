@@ -23,13 +23,26 @@ impl Host {
     }
 
     /// One second later, over a connection of its own.
-    fn login(&mut self, outcome: AuthOutcome, method: Option<&str>, user: &str, address: &str) -> Vec<Finding> {
+    fn login(
+        &mut self,
+        outcome: AuthOutcome,
+        method: Option<&str>,
+        user: &str,
+        address: &str,
+    ) -> Vec<Finding> {
         self.port += 1;
         let port = self.port;
         self.on_port(outcome, method, user, address, port)
     }
 
-    fn on_port(&mut self, outcome: AuthOutcome, method: Option<&str>, user: &str, address: &str, port: u32) -> Vec<Finding> {
+    fn on_port(
+        &mut self,
+        outcome: AuthOutcome,
+        method: Option<&str>,
+        user: &str,
+        address: &str,
+        port: u32,
+    ) -> Vec<Finding> {
         let mut event = event(AuthEventKind::Login, outcome, user);
         event.method = method.map(str::to_owned);
         event.remote_address = Some(address.to_owned());
@@ -47,8 +60,12 @@ impl Host {
 
     fn see(&mut self, event: AuthEvent) -> Vec<Finding> {
         self.time += 1_000_000;
-        let event = AuthEvent { time: TimeMicros(self.time), ..event };
-        self.auth.observe(&event, TimeMicros(self.time), &mut self.tracker)
+        let event = AuthEvent {
+            time: TimeMicros(self.time),
+            ..event
+        };
+        self.auth
+            .observe(&event, TimeMicros(self.time), &mut self.tracker)
     }
 
     fn quiet(&mut self, micros: i64) -> Vec<Finding> {
@@ -97,7 +114,10 @@ fn brute_force_is_one_finding_that_is_counted_up_and_ends_when_quiet() {
     let opened = host.fail("root", "192.0.2.1");
     assert_eq!(rules(&opened), [BRUTE]);
     let row = &opened[0];
-    assert_eq!((row.severity, row.subject.as_str(), row.subject_kind), (Severity::Medium, "192.0.2.1", SubjectKind::Address));
+    assert_eq!(
+        (row.severity, row.subject.as_str(), row.subject_kind),
+        (Severity::Medium, "192.0.2.1", SubjectKind::Address)
+    );
     assert_eq!(row.techniques, ["T1110.001"]);
     assert!(row.evidence.contains("auth_events") && row.factors.contains("failed logins"));
     let rows: Vec<Finding> = (0..500).flat_map(|_| host.fail("root", "192.0.2.1")).collect();
@@ -105,7 +125,10 @@ fn brute_force_is_one_finding_that_is_counted_up_and_ends_when_quiet() {
     assert!(rows.iter().all(|next| next.finding_id == row.finding_id));
     assert!(host.quiet(10 * MINUTE).is_empty());
     let ended = host.quiet(31 * MINUTE);
-    assert_eq!((ended.len(), ended[0].state, ended[0].finding_id), (1, FindingState::Resolved, row.finding_id));
+    assert_eq!(
+        (ended.len(), ended[0].state, ended[0].finding_id),
+        (1, FindingState::Resolved, row.finding_id)
+    );
 }
 
 #[test]
@@ -124,17 +147,43 @@ fn mistyped_password_is_silent_and_so_are_failures_far_apart() {
 fn one_attempt_that_is_told_twice_counts_once() {
     let mut host = Host::new();
     for port in 1..=4 {
-        assert!(host.on_port(AuthOutcome::Failure, None, "oracle", "192.0.2.1", port).is_empty());
-        assert!(host.on_port(AuthOutcome::Failure, Some("password"), "oracle", "192.0.2.1", port).is_empty());
-        assert!(host.on_port(AuthOutcome::Failure, None, "oracle", "192.0.2.1", port).is_empty());
+        assert!(
+            host.on_port(AuthOutcome::Failure, None, "oracle", "192.0.2.1", port)
+                .is_empty()
+        );
+        assert!(
+            host.on_port(
+                AuthOutcome::Failure,
+                Some("password"),
+                "oracle",
+                "192.0.2.1",
+                port
+            )
+            .is_empty()
+        );
+        assert!(
+            host.on_port(AuthOutcome::Failure, None, "oracle", "192.0.2.1", port)
+                .is_empty()
+        );
     }
-    assert_eq!(rules(&host.on_port(AuthOutcome::Failure, None, "oracle", "192.0.2.1", 5)), [BRUTE]);
+    assert_eq!(
+        rules(&host.on_port(AuthOutcome::Failure, None, "oracle", "192.0.2.1", 5)),
+        [BRUTE]
+    );
     // An agent that offers ten keys before the right one is nothing.
     let mut agent = Host::new();
     for _ in 0..10 {
-        assert!(agent.on_port(AuthOutcome::Failure, Some("publickey"), "alice", "192.0.2.7", 9).is_empty());
+        assert!(
+            agent
+                .on_port(AuthOutcome::Failure, Some("publickey"), "alice", "192.0.2.7", 9)
+                .is_empty()
+        );
     }
-    assert!(agent.on_port(AuthOutcome::Success, Some("publickey"), "alice", "192.0.2.7", 9).is_empty());
+    assert!(
+        agent
+            .on_port(AuthOutcome::Success, Some("publickey"), "alice", "192.0.2.7", 9)
+            .is_empty()
+    );
 }
 
 #[test]
@@ -155,7 +204,11 @@ fn success_after_failures_is_high_and_a_key_is_no_guess() {
     for _ in 0..6 {
         host.fail("alice", "192.0.2.1");
     }
-    assert!(host.login(AuthOutcome::Success, Some("publickey"), "bob", "192.0.2.1").is_empty(), "a bastion's other user");
+    assert!(
+        host.login(AuthOutcome::Success, Some("publickey"), "bob", "192.0.2.1")
+            .is_empty(),
+        "a bastion's other user"
+    );
     let rows = host.succeed("alice", "192.0.2.1");
     assert_eq!(rules(&rows), ["auth-success-after-failures"]);
     assert_eq!(rows[0].severity, Severity::High);
@@ -177,9 +230,18 @@ fn spray_takes_over_from_the_brute_force_of_the_same_address() {
     }
     assert_eq!(host.open(), [SPRAY], "one attacker, one finding");
     let spray = rows.iter().find(|row| row.rule == SPRAY).unwrap();
-    assert_eq!((spray.severity, spray.techniques[0].as_str()), (Severity::High, "T1110.003"));
-    assert!(rows.iter().any(|row| row.rule == BRUTE && row.state == FindingState::Resolved));
-    assert!(host.fail("user1", "2001:db8::1").is_empty(), "counted, no new row");
+    assert_eq!(
+        (spray.severity, spray.techniques[0].as_str()),
+        (Severity::High, "T1110.003")
+    );
+    assert!(
+        rows.iter()
+            .any(|row| row.rule == BRUTE && row.state == FindingState::Resolved)
+    );
+    assert!(
+        host.fail("user1", "2001:db8::1").is_empty(),
+        "counted, no new row"
+    );
 }
 
 #[test]
@@ -192,9 +254,16 @@ fn many_addresses_against_one_account_are_told_of_the_account() {
         }
     }
     assert_eq!(host.open(), [DISTRIBUTED]);
-    assert_eq!((rows[0].subject_kind, rows[0].subject.as_str()), (SubjectKind::User, "root"));
+    assert_eq!(
+        (rows[0].subject_kind, rows[0].subject.as_str()),
+        (SubjectKind::User, "root")
+    );
     let guessed = host.succeed("root", "198.51.100.3");
-    assert!(rules(&guessed).contains(&"auth-success-after-failures"), "{:?}", rules(&guessed));
+    assert!(
+        rules(&guessed).contains(&"auth-success-after-failures"),
+        "{:?}",
+        rules(&guessed)
+    );
     assert!(!rules(&host.succeed("root", "203.0.113.5")).contains(&"auth-success-after-failures"));
 }
 
@@ -216,7 +285,10 @@ fn slow_brute_force_is_seen_below_the_threshold() {
 fn root_by_password_is_told_and_by_key_or_from_the_host_itself_is_not() {
     let mut host = Host::new();
     assert_eq!(rules(&host.succeed("root", "192.0.2.1")), ["auth-root-password"]);
-    assert!(host.login(AuthOutcome::Success, Some("publickey"), "root", "192.0.2.2").is_empty());
+    assert!(
+        host.login(AuthOutcome::Success, Some("publickey"), "root", "192.0.2.2")
+            .is_empty()
+    );
     assert!(host.succeed("root", "127.0.0.1").is_empty() && host.succeed("root", "::1").is_empty());
 }
 
@@ -231,18 +303,39 @@ fn new_networks_and_keys_are_told_after_learning() {
         host.see(login)
     };
     assert!(with_key(&mut host, "192.0.2.1", "SHA256:a").is_empty());
-    assert!(with_key(&mut host, "198.51.100.1", "SHA256:b").is_empty(), "still learning");
+    assert!(
+        with_key(&mut host, "198.51.100.1", "SHA256:b").is_empty(),
+        "still learning"
+    );
     host.time += 2 * DAY;
-    assert!(with_key(&mut host, "192.0.2.77", "SHA256:a").is_empty(), "the same network");
-    assert_eq!(rules(&with_key(&mut host, "203.0.113.1", "SHA256:a")), ["auth-new-source"]);
-    assert_eq!(rules(&with_key(&mut host, "192.0.2.1", "SHA256:c")), ["auth-new-key"]);
-    assert!(with_key(&mut host, "203.0.113.1", "SHA256:c").is_empty(), "learnt");
+    assert!(
+        with_key(&mut host, "192.0.2.77", "SHA256:a").is_empty(),
+        "the same network"
+    );
+    assert_eq!(
+        rules(&with_key(&mut host, "203.0.113.1", "SHA256:a")),
+        ["auth-new-source"]
+    );
+    assert_eq!(
+        rules(&with_key(&mut host, "192.0.2.1", "SHA256:c")),
+        ["auth-new-key"]
+    );
+    assert!(
+        with_key(&mut host, "203.0.113.1", "SHA256:c").is_empty(),
+        "learnt"
+    );
     // What was learnt is kept.
     let text = serde_json::to_string(host.auth.known()).unwrap();
-    let mut again = Host { auth: Auth::new(AuthConfig::default(), serde_json::from_str(&text).unwrap()), ..Host::new() };
+    let mut again = Host {
+        auth: Auth::new(AuthConfig::default(), serde_json::from_str(&text).unwrap()),
+        ..Host::new()
+    };
     again.time = host.time;
     assert!(with_key(&mut again, "203.0.113.1", "SHA256:c").is_empty());
-    assert_eq!(rules(&with_key(&mut again, "203.0.114.1", "SHA256:c")), ["auth-new-source"]);
+    assert_eq!(
+        rules(&with_key(&mut again, "203.0.114.1", "SHA256:c")),
+        ["auth-new-source"]
+    );
     // The first login of an account that was never seen is no news of that account.
     let mut first = event(AuthEventKind::Login, AuthOutcome::Success, "fresh");
     first.remote_address = Some("192.0.2.1".to_owned());
@@ -260,8 +353,13 @@ fn elevations_are_judged() {
     other.user = "mallory".to_owned();
     assert_eq!(rules(&host.see(other.clone())), ["auth-first-elevation"]);
     assert!(host.see(other).is_empty());
-    assert!(host.see(sudo(AuthOutcome::Failure)).is_empty() && host.see(sudo(AuthOutcome::Failure)).is_empty());
-    assert_eq!(rules(&host.see(sudo(AuthOutcome::Failure))), ["auth-elevation-failures"]);
+    assert!(
+        host.see(sudo(AuthOutcome::Failure)).is_empty() && host.see(sudo(AuthOutcome::Failure)).is_empty()
+    );
+    assert_eq!(
+        rules(&host.see(sudo(AuthOutcome::Failure))),
+        ["auth-elevation-failures"]
+    );
 }
 
 #[test]
@@ -276,17 +374,29 @@ fn accounts_that_become_root_are_high_and_others_are_not() {
         assert!(rows.iter().all(|row| row.severity == Severity::High));
         rows.first().map(|row| row.rule.clone())
     };
-    assert_eq!(change("create_user", Some("UID=1000, GID=1000, home=/home/UID=0"), None), None);
+    assert_eq!(
+        change("create_user", Some("UID=1000, GID=1000, home=/home/UID=0"), None),
+        None
+    );
     assert_eq!(change("add_to_group", None, Some("www-data")), None);
-    assert_eq!(change("create_user", Some("UID=0, GID=0, home=/root"), None).as_deref(), Some("auth-uid-zero"));
-    assert_eq!(change("add_to_group", None, Some("sudo")).as_deref(), Some("auth-privileged-group"));
+    assert_eq!(
+        change("create_user", Some("UID=0, GID=0, home=/root"), None).as_deref(),
+        Some("auth-uid-zero")
+    );
+    assert_eq!(
+        change("add_to_group", None, Some("sudo")).as_deref(),
+        Some("auth-privileged-group")
+    );
 }
 
 #[test]
 fn maps_are_bounded_and_what_makes_room_is_counted() {
     let mut host = Host::new();
     for number in 0..u32::try_from(TRACKED_MAX).unwrap() + 500 {
-        host.fail("root", &format!("10.{}.{}.{}", number >> 16, (number >> 8) & 255, number & 255));
+        host.fail(
+            "root",
+            &format!("10.{}.{}.{}", number >> 16, (number >> 8) & 255, number & 255),
+        );
     }
     assert!(host.auth.take_evicted() >= 500);
     assert_eq!(host.auth.take_evicted(), 0);
@@ -312,7 +422,13 @@ fn time_that_lies_in_the_future_does_not_hold_a_finding_for_ever() {
 #[test]
 fn thresholds_have_bounds() {
     assert!(AuthConfig::default().faults().is_empty());
-    let wrong = AuthConfig { failures: 0, slow_failures: 1_000, window_s: 0, quiet_s: 0, ..AuthConfig::default() };
+    let wrong = AuthConfig {
+        failures: 0,
+        slow_failures: 1_000,
+        window_s: 0,
+        quiet_s: 0,
+        ..AuthConfig::default()
+    };
     let keys: Vec<String> = wrong.faults().into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, ["auth.failures", "auth.slow_failures", "auth.window_s"]);
 }

@@ -21,7 +21,13 @@ impl Words {
         techniques: &'static [&'static str],
         tactic: &'static str,
     ) -> Self {
-        Self { title, severity, techniques, tactic, factors: Vec::new() }
+        Self {
+            title,
+            severity,
+            techniques,
+            tactic,
+            factors: Vec::new(),
+        }
     }
 
     /// Adds a number that crossed its threshold.
@@ -44,7 +50,11 @@ pub(super) fn notice(rule: &str, subject: Subject, event: &AuthEvent, words: &Wo
         severity: words.severity,
         score: None,
         subject,
-        techniques: words.techniques.iter().map(|technique| (*technique).to_owned()).collect(),
+        techniques: words
+            .techniques
+            .iter()
+            .map(|technique| (*technique).to_owned())
+            .collect(),
         tactics: vec![words.tactic.to_owned()],
         factors: Value::Array(words.factors.clone()),
         evidence: json!({ "auth_events": event }),

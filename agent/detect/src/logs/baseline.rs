@@ -57,21 +57,32 @@ impl LogBaseline {
     pub(super) fn see(&mut self, line: &LogRecord, time: TimeMicros, is_error: bool) -> Seen {
         let new_template = line.template != 0 && self.templates.insert(line.template, time.0).is_none();
         if self.templates.len() > TEMPLATES_MAX {
-            let oldest = self.templates.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id);
+            let oldest = self
+                .templates
+                .iter()
+                .min_by_key(|(_, used)| **used)
+                .map(|(id, _)| *id);
             oldest.and_then(|id| self.templates.remove(&id));
             self.evicted += 1;
         }
         if self.programs.len() >= PROGRAMS_MAX && !self.programs.contains_key(&line.identifier) {
-            let oldest = self.programs.iter().min_by_key(|(_, program)| program.used).map(|(name, _)| name.clone());
+            let oldest = self
+                .programs
+                .iter()
+                .min_by_key(|(_, program)| program.used)
+                .map(|(name, _)| name.clone());
             oldest.and_then(|name| self.programs.remove(&name));
             self.evicted += 1;
         }
         let bucket = time.0.div_euclid(BUCKET_US);
-        let program = self.programs.entry(line.identifier.clone()).or_insert_with(|| Program {
-            since: time.0,
-            bucket,
-            ..Program::default()
-        });
+        let program = self
+            .programs
+            .entry(line.identifier.clone())
+            .or_insert_with(|| Program {
+                since: time.0,
+                bucket,
+                ..Program::default()
+            });
         program.used = program.used.max(time.0);
         program.turn(bucket);
         if is_error {

@@ -14,6 +14,9 @@ pub struct LogsConfig {
 
 impl Default for LogsConfig {
     fn default() -> Self {
-        Self { enabled: true, learn_s: 24 * 3_600 }
+        Self {
+            enabled: true,
+            learn_s: 24 * 3_600,
+        }
     }
 }

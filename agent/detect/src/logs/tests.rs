@@ -13,10 +13,20 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let logs = Logs::new(LogsConfig::default(), LogBaseline::default());
-        Self { logs, tracker: FindingTracker::default(), time: 1_000 * DAY_US }
+        Self {
+            logs,
+            tracker: FindingTracker::default(),
+            time: 1_000 * DAY_US,
+        }
     }
 
-    fn line(&mut self, identifier: &str, template: u64, priority: Option<u32>, message: &str) -> Vec<Finding> {
+    fn line(
+        &mut self,
+        identifier: &str,
+        template: u64,
+        priority: Option<u32>,
+        message: &str,
+    ) -> Vec<Finding> {
         let line = LogRecord {
             time: TimeMicros(self.time),
             source: "journal".to_owned(),
@@ -37,7 +47,10 @@ impl Host {
     /// A day of an error every ten minutes.
     fn learn(&mut self, identifier: &str) {
         for _ in 0..150 {
-            assert!(self.line(identifier, 1, Some(3), "usual error").is_empty(), "learning is quiet");
+            assert!(
+                self.line(identifier, 1, Some(3), "usual error").is_empty(),
+                "learning is quiet"
+            );
             self.time += 10 * MINUTE;
         }
     }
@@ -51,15 +64,31 @@ fn rules(rows: &[Finding]) -> Vec<(&str, Severity)> {
 fn new_error_of_a_known_program_is_raised_once_and_a_new_program_is_not() {
     let mut host = Host::new();
     host.learn("shop");
-    assert!(host.line("shop", 2, Some(6), "something new, and harmless").is_empty());
-    assert!(host.line("fresh", 3, Some(3), "first error of a new program").is_empty());
-    assert_eq!(rules(&host.line("shop", 4, Some(3), "new error")), [("log-new-error", Severity::Low)]);
+    assert!(
+        host.line("shop", 2, Some(6), "something new, and harmless")
+            .is_empty()
+    );
+    assert!(
+        host.line("fresh", 3, Some(3), "first error of a new program")
+            .is_empty()
+    );
+    assert_eq!(
+        rules(&host.line("shop", 4, Some(3), "new error")),
+        [("log-new-error", Severity::Low)]
+    );
     assert!(host.line("shop", 4, Some(3), "new error").is_empty(), "known now");
-    assert!(host.line("shop", 2, None, "it failed, as it was known to").is_empty(), "a known template");
+    assert!(
+        host.line("shop", 2, None, "it failed, as it was known to")
+            .is_empty(),
+        "a known template"
+    );
     host.time += 2 * 60 * MINUTE;
     let rows = host.logs.tick(TimeMicros(host.time), &mut host.tracker);
     assert_eq!((rows.len(), rows[0].state), (1, FindingState::Resolved));
-    assert_eq!(rules(&host.line("shop", 5, Some(1), "alert")), [("log-new-error", Severity::Medium)]);
+    assert_eq!(
+        rules(&host.line("shop", 5, Some(1), "alert")),
+        [("log-new-error", Severity::Medium)]
+    );
 }
 
 #[test]
@@ -72,13 +101,36 @@ fn errors_far_above_the_usual_rate_are_one_finding() {
         rows.extend(host.line("shop", 1, Some(3), "usual error"));
     }
     assert_eq!(rules(&rows)[0], ("log-error-rate", Severity::Medium));
-    assert!(rows.iter().all(|row| row.finding_id == rows[0].finding_id) && rows.len() <= 3, "{}", rows.len());
+    assert!(
+        rows.iter().all(|row| row.finding_id == rows[0].finding_id) && rows.len() <= 3,
+        "{}",
+        rows.len()
+    );
     // Nine in five minutes are no storm, whatever the rest of the day was.
     let mut quiet = Host::new();
     quiet.learn("shop");
     quiet.time += 10 * MINUTE;
-    let rows: Vec<Finding> = (0..9).flat_map(|_| quiet.line("shop", 1, Some(3), "usual error")).collect();
+    let rows: Vec<Finding> = (0..9)
+        .flat_map(|_| quiet.line("shop", 1, Some(3), "usual error"))
+        .collect();
     assert!(rows.is_empty(), "{:?}", rules(&rows));
+}
+
+#[test]
+fn failed_logins_are_no_errors_of_sshd() {
+    let mut host = Host::new();
+    for _ in 0..5_000 {
+        host.time += 1_000_000 + i64::from(host.time % 7 == 0) * 60 * MINUTE;
+        assert!(
+            host.line(
+                "sshd",
+                1,
+                None,
+                "Failed password for root from 192.0.2.1 port 22 ssh2"
+            )
+            .is_empty()
+        );
+    }
 }
 
 #[test]
@@ -113,7 +165,9 @@ fn our_own_lines_raise_nothing_and_storms_are_told() {
             repeats: 50_000,
         }
     };
-    let rows = host.logs.observe(&storm, TimeMicros(host.time), &mut host.tracker);
+    let rows = host
+        .logs
+        .observe(&storm, TimeMicros(host.time), &mut host.tracker);
     assert_eq!(rules(&rows), [("log-storm", Severity::Low)]);
 }
 

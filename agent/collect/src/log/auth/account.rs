@@ -23,7 +23,10 @@ pub(super) fn added(message: &str) -> Option<Told> {
 
 /// Everything else that shadow's programs log of accounts.
 pub(super) fn changed(message: &str) -> Option<Told> {
-    new_group(message).or_else(|| membership(message)).or_else(|| values(message)).or_else(|| removed(message))
+    new_group(message)
+        .or_else(|| membership(message))
+        .or_else(|| values(message))
+        .or_else(|| removed(message))
 }
 
 fn new_group(message: &str) -> Option<Told> {
@@ -37,27 +40,44 @@ fn new_group(message: &str) -> Option<Told> {
 /// `add 'bob' to group 'sudo'`, `delete 'bob' from group 'sudo'`, and what gpasswd says.
 fn membership(message: &str) -> Option<Told> {
     let quoted = |text: &str| text.trim_matches('\'').to_owned();
-    if let Some((user, group)) = message.strip_prefix("add '").and_then(|rest| rest.split_once("' to group ")) {
+    if let Some((user, group)) = message
+        .strip_prefix("add '")
+        .and_then(|rest| rest.split_once("' to group "))
+    {
         return Some(account("add_to_group", user)?.target(&quoted(group)));
     }
     // The shadow file has the same members.
     if message.starts_with("add '") || message.contains("' from shadow group '") {
         return None;
     }
-    if let Some((user, group)) = message.strip_prefix("delete '").and_then(|rest| rest.split_once("' from group ")) {
+    if let Some((user, group)) = message
+        .strip_prefix("delete '")
+        .and_then(|rest| rest.split_once("' from group "))
+    {
         return Some(account("remove_from_group", user)?.target(&quoted(group)));
     }
     // `user bob added by root to group sudo`, `user bob removed by root from group sudo`.
-    if let Some((user, rest)) = message.strip_prefix("user ").and_then(|rest| rest.split_once(' ')) {
-        if let Some((_, group)) = rest.strip_prefix("added by ").and_then(|rest| rest.split_once(" to group ")) {
+    if let Some((user, rest)) = message
+        .strip_prefix("user ")
+        .and_then(|rest| rest.split_once(' '))
+    {
+        if let Some((_, group)) = rest
+            .strip_prefix("added by ")
+            .and_then(|rest| rest.split_once(" to group "))
+        {
             return Some(account("add_to_group", user)?.target(group));
         }
-        if let Some((_, group)) = rest.strip_prefix("removed by ").and_then(|rest| rest.split_once(" from group ")) {
+        if let Some((_, group)) = rest
+            .strip_prefix("removed by ")
+            .and_then(|rest| rest.split_once(" from group "))
+        {
             return Some(account("remove_from_group", user)?.target(group));
         }
     }
     // `members of group sudo set by root to bob,alice`.
-    let (group, rest) = message.strip_prefix("members of group ")?.split_once(" set by ")?;
+    let (group, rest) = message
+        .strip_prefix("members of group ")?
+        .split_once(" set by ")?;
     let (_, members) = rest.split_once(" to ")?;
     let told = Told::new(AuthEventKind::Account, AuthOutcome::Success, members).method("add_to_group");
     Some(told.target(group))
@@ -65,7 +85,10 @@ fn membership(message: &str) -> Option<Told> {
 
 /// `change user 'bob' UID from '1001' to '0'`, and the like.
 fn values(message: &str) -> Option<Told> {
-    if let Some((user, rest)) = message.strip_prefix("change user '").and_then(|rest| rest.split_once("' ")) {
+    if let Some((user, rest)) = message
+        .strip_prefix("change user '")
+        .and_then(|rest| rest.split_once("' "))
+    {
         let what = rest.split(' ').next().unwrap_or_default();
         if what == "password" {
             return Some(Told::new(AuthEventKind::Secret, AuthOutcome::Success, user).method("password"));
@@ -91,7 +114,9 @@ fn values(message: &str) -> Option<Told> {
         account(method, user)
     });
     form.or_else(|| {
-        let user = message.strip_prefix("changed user '").and_then(|rest| rest.split_once("' shell to "));
+        let user = message
+            .strip_prefix("changed user '")
+            .and_then(|rest| rest.split_once("' shell to "));
         let (user, shell) = user?;
         Some(account("change_shell", user)?.command(shell))
     })
@@ -101,7 +126,9 @@ fn removed(message: &str) -> Option<Told> {
     if let Some(user) = message.strip_prefix("delete user '") {
         return account("remove_user", user.strip_suffix('\'')?);
     }
-    let rest = message.strip_prefix("group '").or_else(|| message.strip_prefix("removed group '"))?;
+    let rest = message
+        .strip_prefix("group '")
+        .or_else(|| message.strip_prefix("removed group '"))?;
     let (group, rest) = rest.split_once('\'')?;
     (rest.starts_with(" removed") || rest.starts_with(" owned by")).then(|| account("remove_group", group))?
 }

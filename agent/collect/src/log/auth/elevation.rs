@@ -29,16 +29,26 @@ pub(super) fn sudo(message: &str) -> Option<Told> {
     };
     let mut targets = fields.split(" ; ").filter_map(|part| part.strip_prefix("USER="));
     let first = targets.clone().next();
-    let target = if targets.any(|target| target == "root") { Some("root") } else { first };
+    let target = if targets.any(|target| target == "root") {
+        Some("root")
+    } else {
+        first
+    };
     let command = fields.find("COMMAND=").and_then(|at| fields.get(at + 8..));
     if target.is_none() && command.is_none() {
         return None;
     }
-    let outcome = if reason.is_empty() { AuthOutcome::Success } else { AuthOutcome::Failure };
+    let outcome = if reason.is_empty() {
+        AuthOutcome::Success
+    } else {
+        AuthOutcome::Failure
+    };
     let mut told = elevation(outcome, user, target.unwrap_or("root"));
     told.terminal = field("TTY=").filter(|tty| *tty != "unknown").map(str::to_owned);
     told.command = command.map(str::to_owned);
-    if let Some((count, "incorrect password attempt" | "incorrect password attempts")) = reason.split_once(' ') {
+    if let Some((count, "incorrect password attempt" | "incorrect password attempts")) =
+        reason.split_once(' ')
+    {
         told.attempts = count.parse().unwrap_or(1).clamp(1, 100);
         told.method = Some("password".to_owned());
     } else if !reason.is_empty() {
@@ -59,7 +69,10 @@ pub(super) fn su(message: &str) -> Option<Told> {
         return Some(elevation(outcome, user, target).terminal(terminal));
     }
     // shadow: `Successful su for root by alice`, `FAILED su for root by alice`.
-    let forms = [("Successful su for ", AuthOutcome::Success), ("FAILED su for ", AuthOutcome::Failure)];
+    let forms = [
+        ("Successful su for ", AuthOutcome::Success),
+        ("FAILED su for ", AuthOutcome::Failure),
+    ];
     forms.into_iter().find_map(|(form, outcome)| {
         let (target, user) = message.strip_prefix(form)?.rsplit_once(" by ")?;
         Some(elevation(outcome, user, target))
@@ -70,8 +83,15 @@ pub(super) fn doas(message: &str) -> Option<Told> {
     if let Some(user) = message.strip_prefix("failed auth for ") {
         return Some(elevation(AuthOutcome::Failure, user, "root").method("password"));
     }
-    if let Some((user, command)) = message.strip_prefix("command not permitted for ").and_then(|rest| rest.split_once(": ")) {
-        return Some(elevation(AuthOutcome::Failure, user, "root").method("not permitted").command(command));
+    if let Some((user, command)) = message
+        .strip_prefix("command not permitted for ")
+        .and_then(|rest| rest.split_once(": "))
+    {
+        return Some(
+            elevation(AuthOutcome::Failure, user, "root")
+                .method("not permitted")
+                .command(command),
+        );
     }
     // `alice ran command /usr/bin/id as root from /home/alice`: only the folder's name is behind the target.
     let (user, rest) = message.split_once(" ran command ")?;
@@ -98,6 +118,8 @@ pub(super) fn pkexec(message: &str) -> Option<Told> {
     };
     let mut told = elevation(outcome, user, field("[USER=").unwrap_or("root"));
     told.terminal = field("[TTY=").map(|tty| tty.trim_start_matches("/dev/").to_owned());
-    told.command = rest.split_once("[COMMAND=").map(|(_, command)| command.trim_end_matches(']').to_owned());
+    told.command = rest
+        .split_once("[COMMAND=")
+        .map(|(_, command)| command.trim_end_matches(']').to_owned());
     Some(told)
 }

@@ -5,10 +5,15 @@ use fleetmend_event::table::{AuthEventKind, AuthOutcome};
 use super::Told;
 
 /// Services that tell their failures themselves: PAM's line beside them would count an attempt twice.
-const TELL_THEMSELVES: [&str; 9] = ["sshd", "sudo", "sudo-i", "su", "su-l", "runuser", "login", "doas", "remote"];
+const TELL_THEMSELVES: [&str; 9] = [
+    "sshd", "sudo", "sudo-i", "su", "su-l", "runuser", "login", "doas", "remote",
+];
 
 /// `pam_unix(SERVICE:TYPE): …`; `None` when PAM does not speak, `Some(None)` when it says nothing of use.
-#[expect(clippy::option_option, reason = "that PAM speaks and that it tells something are two questions")]
+#[expect(
+    clippy::option_option,
+    reason = "that PAM speaks and that it tells something are two questions"
+)]
 pub(super) fn pam(message: &str) -> Option<Option<Told>> {
     let (place, said) = message.strip_prefix("pam_")?.split_once("): ")?;
     let (_module, place) = place.split_once('(')?;
@@ -28,7 +33,10 @@ fn session(service: &str, said: &str) -> Option<Told> {
     let (kind, rest) = if let Some(rest) = said.strip_prefix("session opened for user ") {
         (AuthEventKind::SessionOpened, rest)
     } else {
-        (AuthEventKind::SessionClosed, said.strip_prefix("session closed for user ")?)
+        (
+            AuthEventKind::SessionClosed,
+            said.strip_prefix("session closed for user ")?,
+        )
     };
     let (user, by) = match rest.rsplit_once(" by ") {
         Some((user, by)) => (user, by),
@@ -36,8 +44,10 @@ fn session(service: &str, said: &str) -> Option<Told> {
     };
     let mut told = Told::new(kind, AuthOutcome::Success, name(user)).method("pam");
     // Whose rights were taken, where the service does that.
-    if matches!(service, "sudo" | "sudo-i" | "su" | "su-l" | "doas" | "runuser" | "runuser-l" | "polkit-1")
-        && !name(by).is_empty()
+    if matches!(
+        service,
+        "sudo" | "sudo-i" | "su" | "su-l" | "doas" | "runuser" | "runuser-l" | "polkit-1"
+    ) && !name(by).is_empty()
     {
         told.target_user = Some(std::mem::replace(&mut told.user, name(by).to_owned()));
     }
@@ -58,7 +68,11 @@ fn failure(service: &str, said: &str) -> Option<Told> {
     let (what, fields) = said.split_once("; ")?;
     let attempts = match what {
         "authentication failure" => 1,
-        _ => what.strip_suffix(" more authentication failures").or_else(|| what.strip_suffix(" more authentication failure"))?.parse().ok()?,
+        _ => what
+            .strip_suffix(" more authentication failures")
+            .or_else(|| what.strip_suffix(" more authentication failure"))?
+            .parse()
+            .ok()?,
     };
     // The user is last, and may hold spaces; the host is the client's only where it names itself.
     let (fields, user) = match fields.split_once(" user=") {
@@ -104,7 +118,11 @@ pub(super) fn login(message: &str) -> Option<Told> {
     }
     let (terminal, rest) = message.strip_prefix("LOGIN ON ")?.split_once(" BY ")?;
     let (user, host) = rest.rsplit_once(" FROM ").unwrap_or((rest, ""));
-    let from = if host.is_empty() { terminal.to_owned() } else { format!("{terminal} FROM {host}") };
+    let from = if host.is_empty() {
+        terminal.to_owned()
+    } else {
+        format!("{terminal} FROM {host}")
+    };
     Some(success(user, &from))
 }
 

@@ -24,7 +24,10 @@ pub(super) fn parse(message: &str) -> Option<Told> {
     if let Some(rest) = message.strip_prefix("Failed ") {
         return attempt(rest, AuthOutcome::Failure).filter(asks_for_something);
     }
-    if let Some(rest) = message.strip_prefix("Invalid user ").or_else(|| message.strip_prefix("Illegal user ")) {
+    if let Some(rest) = message
+        .strip_prefix("Invalid user ")
+        .or_else(|| message.strip_prefix("Illegal user "))
+    {
         // sshd of 7.2 and older ends without a port.
         let (user, peer) = split_peer(rest)?;
         return Some(failed(user, Some(false), peer));
@@ -64,8 +67,14 @@ fn attempt(rest: &str, outcome: AuthOutcome) -> Option<Told> {
     }
     let (rest, user_valid) = valid(rest);
     let (user, peer) = split_peer(rest)?;
+    // Every version ends these with the port.
+    peer.port?;
     let mut told = Told::new(AuthEventKind::Login, outcome, user).method(method);
-    told.user_valid = if outcome == AuthOutcome::Success { Some(true) } else { user_valid };
+    told.user_valid = if outcome == AuthOutcome::Success {
+        Some(true)
+    } else {
+        user_valid
+    };
     told.key_fingerprint = peer.key.and_then(fingerprint);
     with_peer(&mut told, &peer);
     Some(told)
@@ -123,7 +132,9 @@ fn is_address(text: &str) -> bool {
     let named = || {
         !text.is_empty()
             && text.len() <= 255
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
             && (text.contains('.') || text == "UNKNOWN" || text == "localhost")
     };
     bare.parse::<IpAddr>().is_ok() || named()
@@ -148,8 +159,17 @@ fn ended(rest: &str) -> Option<Told> {
         let port = tail.get(..end)?.parse::<u16>().ok()?;
         let behind = tail.get(end..)?;
         let reason = behind.is_empty() || behind == " [preauth]" || behind.starts_with(": ");
-        (is_address(address) && reason)
-            .then(|| failed(user, user_valid, Peer { address, port: Some(port.into()), key: None }))
+        (is_address(address) && reason).then(|| {
+            failed(
+                user,
+                user_valid,
+                Peer {
+                    address,
+                    port: Some(port.into()),
+                    key: None,
+                },
+            )
+        })
     })
 }
 
@@ -158,7 +178,17 @@ fn not_allowed(message: &str) -> Option<Told> {
     let rest = message.strip_prefix("User ")?;
     let (who, _) = rest.rsplit_once(" not allowed because ")?;
     let (user, address) = who.rsplit_once(" from ")?;
-    is_address(address).then(|| failed(user, Some(true), Peer { address, port: None, key: None }))
+    is_address(address).then(|| {
+        failed(
+            user,
+            Some(true),
+            Peer {
+                address,
+                port: None,
+                key: None,
+            },
+        )
+    })
 }
 
 /// A failure that does not say how it was tried.
@@ -171,7 +201,10 @@ fn failed(user: &str, user_valid: Option<bool>, peer: Peer<'_>) -> Told {
 
 fn with_peer(told: &mut Told, peer: &Peer<'_>) {
     // The same host by either protocol is one address.
-    let mapped = peer.address.strip_prefix("::ffff:").filter(|rest| rest.parse::<IpAddr>().is_ok());
+    let mapped = peer
+        .address
+        .strip_prefix("::ffff:")
+        .filter(|rest| rest.parse::<IpAddr>().is_ok());
     told.remote_address = Some(mapped.unwrap_or(peer.address).to_owned());
     told.remote_port = peer.port;
 }

@@ -97,7 +97,13 @@ impl JournalFile {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let file = File::open(path).map_err(|source| JournalError::Read { offset: 0, source })?;
         let header = Header::read(&file)?;
-        Ok(Self { file, header, place: None, read: 0, fields: HashMap::new() })
+        Ok(Self {
+            file,
+            header,
+            place: None,
+            read: 0,
+            fields: HashMap::new(),
+        })
     }
 
     /// The file's own id: it stays when the file is renamed.
@@ -137,7 +143,10 @@ impl JournalFile {
     pub fn refresh(&mut self) -> Result<(), JournalError> {
         let header = Header::read(&self.file)?;
         if header.file_id != self.header.file_id {
-            return Err(JournalError::Damaged { what: "the file's id", offset: 24 });
+            return Err(JournalError::Damaged {
+                what: "the file's id",
+                offset: 24,
+            });
         }
         self.header = header;
         Ok(())
@@ -155,7 +164,10 @@ impl JournalFile {
             };
             let step = (wanted - self.read).min(place.items - place.index);
             self.read += step;
-            self.place = Some(Place { index: place.index + step, ..place });
+            self.place = Some(Place {
+                index: place.index + step,
+                ..place
+            });
         }
         Ok(())
     }
@@ -181,7 +193,10 @@ impl JournalFile {
             // Counted, and not linked yet: it comes with the next look.
             return Ok(Next::End);
         }
-        self.place = Some(Place { index: place.index + 1, ..place });
+        self.place = Some(Place {
+            index: place.index + 1,
+            ..place
+        });
         self.read += 1;
         Ok(match self.entry(offset) {
             Ok(entry) => Next::Entry(Box::new(entry)),
@@ -210,9 +225,14 @@ impl JournalFile {
                 return Ok(None);
             }
             // Forward, and not into itself: a damaged chain would otherwise be read for ever.
-            let end = place.array.saturating_add(ARRAY_FIXED + place.items * self.item_bytes());
+            let end = place
+                .array
+                .saturating_add(ARRAY_FIXED + place.items * self.item_bytes());
             if next < end || place.arrays >= ARRAYS_MAX {
-                return Err(JournalError::Damaged { what: "the chain of entries", offset: place.array });
+                return Err(JournalError::Damaged {
+                    what: "the chain of entries",
+                    offset: place.array,
+                });
             }
             place = self.array(next, place.arrays + 1)?;
         }
@@ -225,9 +245,17 @@ impl JournalFile {
         let width = self.item_bytes();
         let items = (head.bytes - ARRAY_FIXED) / width;
         if items > ARRAY_ITEMS_MAX {
-            return Err(JournalError::Damaged { what: "the size of an entry array", offset });
+            return Err(JournalError::Damaged {
+                what: "the size of an entry array",
+                offset,
+            });
         }
-        Ok(Place { array: offset, items, index: 0, arrays })
+        Ok(Place {
+            array: offset,
+            items,
+            index: 0,
+            arrays,
+        })
     }
 
     fn entry(&mut self, offset: u64) -> Result<JournalEntry, JournalError> {
@@ -235,7 +263,10 @@ impl JournalFile {
         let width = if self.header.compact { 4_u64 } else { 16 };
         let items = (head.bytes - ENTRY_FIXED) / width;
         if items > ITEMS_MAX {
-            return Err(JournalError::Damaged { what: "the size of an entry", offset });
+            return Err(JournalError::Damaged {
+                what: "the size of an entry",
+                offset,
+            });
         }
         let mut bytes = vec![0_u8; usize::try_from(ENTRY_FIXED + items * width).unwrap_or(0)];
         read_at(&self.file, &mut bytes, offset)?;
@@ -246,8 +277,16 @@ impl JournalFile {
         };
         let mut budget = ENTRY_BYTES_MAX;
         let fixed = usize::try_from(ENTRY_FIXED).unwrap_or(64);
-        for item in bytes.get(fixed..).unwrap_or_default().chunks_exact(usize::try_from(width).unwrap_or(16)) {
-            let data = if self.header.compact { u64::from(u32_at(item, 0)) } else { u64_at(item, 0) };
+        for item in bytes
+            .get(fixed..)
+            .unwrap_or_default()
+            .chunks_exact(usize::try_from(width).unwrap_or(16))
+        {
+            let data = if self.header.compact {
+                u64::from(u32_at(item, 0))
+            } else {
+                u64_at(item, 0)
+            };
             match self.field(data, &mut entry.truncated, &mut budget) {
                 Ok(field) => entry.put(field),
                 Err(_) => entry.unreadable += 1,
@@ -269,16 +308,21 @@ impl JournalFile {
         if let Some(field) = self.fields.get(&offset) {
             return Ok(field.clone());
         }
-        let fixed = if self.header.compact { DATA_FIXED_COMPACT } else { DATA_FIXED };
+        let fixed = if self.header.compact {
+            DATA_FIXED_COMPACT
+        } else {
+            DATA_FIXED
+        };
         let head = object_at(&self.file, &self.header, offset, TYPE_DATA, fixed)?;
         let stored = head.bytes - fixed;
         let mut payload = self.payload(offset + fixed, stored.min(HEAD_BYTES))?;
         let compressed = head.flags != 0;
         let taken = stored.min(STORED_BYTES_MAX);
         if compressed || (stored > HEAD_BYTES && Field::of(&payload).is_message()) {
-            *budget = budget
-                .checked_sub(taken)
-                .ok_or(JournalError::Damaged { what: "the size of an entry's fields", offset })?;
+            *budget = budget.checked_sub(taken).ok_or(JournalError::Damaged {
+                what: "the size of an entry's fields",
+                offset,
+            })?;
             payload = self.payload(offset + fixed, taken)?;
         }
         let (payload, cut) = plain(payload, head.flags, taken < stored)?;

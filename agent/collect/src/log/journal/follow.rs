@@ -53,6 +53,13 @@ struct Followed {
     state: State,
 }
 
+impl Followed {
+    fn is_reused_by(&self, path: &Path) -> bool {
+        let closed = !matches!(self.state, State::Open(_));
+        closed && self.path != path && JournalFile::open(path).is_ok_and(|file| hex(file.id()) != self.id)
+    }
+}
+
 /// What was met while reading, since it was taken.
 #[derive(Debug, Default)]
 pub(crate) struct Trouble {
@@ -94,7 +101,11 @@ impl Journal {
         let mut folders = Vec::new();
         for root in &self.roots {
             folders.push(root.clone());
-            let below = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+            let below = fs::read_dir(root)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path());
             folders.extend(below.filter(|path| path.is_dir() && self.is_ours(path)));
         }
         folders
@@ -110,6 +121,15 @@ impl Journal {
                 let Ok(about) = fs::metadata(&path) else { continue };
                 let key = (about.dev(), about.ino());
                 present.insert(key);
+                // An open file keeps its inode; that of one which is closed may be another file's by now.
+                let reused = self
+                    .files
+                    .get(&key)
+                    .is_some_and(|known| known.is_reused_by(&path));
+                if reused && let Some(gone) = self.files.remove(&key) {
+                    self.kept.read.remove(&gone.id);
+                    self.broken.remove(&gone.path);
+                }
                 if let Some(known) = self.files.get_mut(&key) {
                     known.path = path;
                 } else if about.is_file() && self.files.len() < FILES_MAX {
@@ -120,7 +140,12 @@ impl Journal {
         if !self.files.is_empty() && first {
             self.kept.since_us = now_us.max(1);
         }
-        let gone: Vec<_> = self.files.keys().filter(|key| !present.contains(*key)).copied().collect();
+        let gone: Vec<_> = self
+            .files
+            .keys()
+            .filter(|key| !present.contains(*key))
+            .copied()
+            .collect();
         for key in gone {
             // What journald removed while it was read is read to its end through its descriptor first.
             let unread = self.files.get(&key).is_some_and(|file| match &file.state {
@@ -144,12 +169,20 @@ impl Journal {
                 }
                 self.give_up(&path, &error, 0);
                 let (id, state) = (String::new(), State::Broken);
-                let followed = Followed { path, folder, id, floor_us: 0, newest_us: 0, read: 0, state };
+                let followed = Followed {
+                    path,
+                    folder,
+                    id,
+                    floor_us: 0,
+                    newest_us: 0,
+                    read: 0,
+                    state,
+                };
                 self.files.insert(key, followed);
                 return;
             }
         };
-        let id: String = file.id().iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex(file.id());
         let elsewhere = self.kept.newest.iter().filter(|(other, _)| **other != folder);
         let copied_us = elsewhere.map(|(_, newest)| *newest).max().unwrap_or(0);
         let (position, mut floor_us) = match self.kept.read.get(&id) {
@@ -172,7 +205,15 @@ impl Journal {
             Ok(()) if over => State::Done,
             Ok(()) => State::Open(Box::new(file)),
         };
-        let followed = Followed { path, folder, id, floor_us, newest_us: 0, read, state };
+        let followed = Followed {
+            path,
+            folder,
+            id,
+            floor_us,
+            newest_us: 0,
+            read,
+            state,
+        };
         self.files.insert(key, followed);
     }
 
@@ -182,7 +223,9 @@ impl Journal {
         self.more = false;
         let mut given_up = Vec::new();
         for followed in self.files.values_mut() {
-            let State::Open(file) = &mut followed.state else { continue };
+            let State::Open(file) = &mut followed.state else {
+                continue;
+            };
             let left = entries_max.saturating_sub(taken).min(TURN);
             let trouble = &mut self.trouble;
             let read = read_turn(file, left, followed.floor_us, trouble, |entry| {
@@ -215,7 +258,10 @@ impl Journal {
 
     /// Files that are read, and those that cannot be, with the reason.
     pub(crate) fn standing(&self) -> (usize, &BTreeMap<PathBuf, String>) {
-        let usable = self.files.values().filter(|file| !matches!(file.state, State::Broken));
+        let usable = self
+            .files
+            .values()
+            .filter(|file| !matches!(file.state, State::Broken));
         (usable.count(), &self.broken)
     }
 
@@ -283,9 +329,14 @@ fn read_turn(
     Ok(())
 }
 
+fn hex(id: [u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `*.journal`, and `*.journal~` that was not closed in order.
 fn is_journal(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "journal" || extension == "journal~")
+    path.extension()
+        .is_some_and(|extension| extension == "journal" || extension == "journal~")
 }
 
 /// The id of this machine, as journald names its folder.

@@ -57,7 +57,10 @@ impl Header {
         }
         let header_bytes = u64_at(&bytes, 88);
         if header_bytes < HEADER_BYTES_MIN as u64 || header_bytes % 8 != 0 || header_bytes > 64 * 1024 {
-            return Err(JournalError::Damaged { what: "the header's size", offset: 88 });
+            return Err(JournalError::Damaged {
+                what: "the header's size",
+                offset: 88,
+            });
         }
         Ok(Self {
             file_id: id_at(&bytes, 24),
@@ -112,13 +115,17 @@ pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), 
 
 /// The integer at byte `at`; 0 beyond the end, which callers exclude.
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let taken = bytes.get(at..at.saturating_add(8)).and_then(|part| part.try_into().ok());
+    let taken = bytes
+        .get(at..at.saturating_add(8))
+        .and_then(|part| part.try_into().ok());
     taken.map_or(0, u64::from_le_bytes)
 }
 
 /// See [`u64_at`].
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let taken = bytes.get(at..at.saturating_add(4)).and_then(|part| part.try_into().ok());
+    let taken = bytes
+        .get(at..at.saturating_add(4))
+        .and_then(|part| part.try_into().ok());
     taken.map_or(0, u32::from_le_bytes)
 }
 

@@ -32,9 +32,7 @@ fn zstd(stored: &[u8], cut: bool) -> Result<(Vec<u8>, bool), JournalError> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(stored).map_err(fault)?;
     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(fault)?;
     let mut plain = Vec::new();
-    let read = decoder
-        .take(PLAIN_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut plain);
+    let read = decoder.take(PLAIN_BYTES_MAX as u64 + 1).read_to_end(&mut plain);
     // Of a frame that was not read to its end, what came out is right.
     if read.is_err() && !(cut && !plain.is_empty()) {
         return Err(JournalError::Compressed("a zstd frame that is damaged"));
@@ -56,7 +54,11 @@ fn lz4(stored: &[u8], cut: bool) -> Result<(Vec<u8>, bool), JournalError> {
         let part = literals.and_then(|length| block.split_at_checked(length));
         let Some((part, rest)) = part else {
             // Of a block that was not read to its end, what came out is right.
-            return if cut && !plain.is_empty() { Ok((plain, true)) } else { Err(damaged()) };
+            return if cut && !plain.is_empty() {
+                Ok((plain, true))
+            } else {
+                Err(damaged())
+            };
         };
         plain.extend_from_slice(part);
         block = rest;
@@ -136,11 +138,17 @@ mod tests {
         let whole = block(3_000);
         for end in 0..whole.len() - 6 {
             let part = whole[..end].to_vec();
-            assert!(plain(part.clone(), LZ4, false).map_or(true, |(plain, _)| plain.len() < 3_008), "{end}");
+            assert!(
+                plain(part.clone(), LZ4, false).map_or(true, |(plain, _)| plain.len() < 3_008),
+                "{end}"
+            );
             assert!(plain(part, LZ4, true).map_or(true, |(_, cut)| cut), "{end}");
         }
         assert!(plain(vec![0; 9], LZ4, false).is_ok_and(|(plain, _)| plain.is_empty()));
-        assert!(plain(b"12345678\x10a\x09\x00\x00".to_vec(), LZ4, false).is_err(), "before its beginning");
+        assert!(
+            plain(b"12345678\x10a\x09\x00\x00".to_vec(), LZ4, false).is_err(),
+            "before its beginning"
+        );
     }
 
     #[test]
@@ -149,6 +157,11 @@ mod tests {
         let (plain_bomb, cut) = plain(bomb, ZSTD, false).unwrap();
         assert_eq!((plain_bomb.len(), cut), (PLAIN_BYTES_MAX, true));
         assert!(plain(b"no frame".to_vec(), ZSTD, false).is_err());
-        assert!(plain(Vec::new(), XZ, false).unwrap_err().to_string().contains("XZ"));
+        assert!(
+            plain(Vec::new(), XZ, false)
+                .unwrap_err()
+                .to_string()
+                .contains("XZ")
+        );
     }
 }

@@ -21,7 +21,13 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn create(path: &Path, id: u8, compact: bool) -> Self {
-        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path).unwrap();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
         let mut header = vec![0_u8; HEADER as usize];
         header[..8].copy_from_slice(b"LPKSHHRH");
         header[12..16].copy_from_slice(&(2_u32 | if compact { COMPACT } else { 0 }).to_le_bytes());
@@ -30,7 +36,16 @@ impl Writer {
         header[72..88].fill(9);
         header[88..96].copy_from_slice(&HEADER.to_le_bytes());
         file.write_all_at(&header, 0).unwrap();
-        Self { file, compact, tail: HEADER, entries: 0, array: 0, array_used: 0, array_items: 0, seqnum: 0 }
+        Self {
+            file,
+            compact,
+            tail: HEADER,
+            entries: 0,
+            array: 0,
+            array_used: 0,
+            array_items: 0,
+            seqnum: 0,
+        }
     }
 
     fn object(&mut self, kind: u8, flags: u8, body: &[u8]) -> u64 {
@@ -53,8 +68,10 @@ impl Writer {
     }
 
     pub(crate) fn add(&mut self, realtime_us: u64, fields: &[(&str, &str)]) {
-        let items: Vec<u64> =
-            fields.iter().map(|(name, value)| self.data(0, format!("{name}={value}").as_bytes())).collect();
+        let items: Vec<u64> = fields
+            .iter()
+            .map(|(name, value)| self.data(0, format!("{name}={value}").as_bytes()))
+            .collect();
         self.link(realtime_us, &items);
     }
 
@@ -85,7 +102,9 @@ impl Writer {
             (self.array, self.array_used) = (array, 0);
         }
         let at = self.array + 24 + self.array_used * width;
-        self.file.write_all_at(&entry.to_le_bytes()[..width as usize], at).unwrap();
+        self.file
+            .write_all_at(&entry.to_le_bytes()[..width as usize], at)
+            .unwrap();
         self.array_used += 1;
         self.entries += 1;
         self.file.write_all_at(&self.entries.to_le_bytes(), 152).unwrap();

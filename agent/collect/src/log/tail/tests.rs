@@ -12,7 +12,9 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -20,7 +22,11 @@ impl Log {
     }
 
     fn add(&self, text: &str) {
-        let mut file = File::options().create(true).append(true).open(self.path()).unwrap();
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path())
+            .unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
 
@@ -33,7 +39,9 @@ fn lines(tail: &mut Tail) -> Vec<String> {
     let mut lines = Vec::new();
     // A rotation is seen at the end of the old file, and read at the next look.
     for _ in 0..100 {
-        let look = tail.look(ENOUGH, |line, _| lines.push(String::from_utf8_lossy(line).into_owned()));
+        let look = tail.look(ENOUGH, |line, _| {
+            lines.push(String::from_utf8_lossy(line).into_owned())
+        });
         if !look.unwrap().more {
             break;
         }
@@ -43,7 +51,11 @@ fn lines(tail: &mut Tail) -> Vec<String> {
 
 fn restarted(tail: &Tail) -> Tail {
     let kept = serde_json::to_string(&tail.position().unwrap()).unwrap();
-    Tail::new(tail.path().to_owned(), Some(serde_json::from_str(&kept).unwrap()), true)
+    Tail::new(
+        tail.path().to_owned(),
+        Some(serde_json::from_str(&kept).unwrap()),
+        true,
+    )
 }
 
 #[test]
@@ -76,7 +88,12 @@ fn renamed_file_is_read_to_its_end_before_the_new_one() {
     log.add("b\n");
     log.rename("auth.log.1");
     assert_eq!(lines(&mut tail), ["b"], "no new file yet");
-    File::options().append(true).open(log.folder.path().join("auth.log.1")).unwrap().write_all(b"c\n").unwrap();
+    File::options()
+        .append(true)
+        .open(log.folder.path().join("auth.log.1"))
+        .unwrap()
+        .write_all(b"c\n")
+        .unwrap();
     log.add("d\n");
     assert_eq!(lines(&mut tail), ["c", "d"]);
 }
@@ -89,7 +106,10 @@ fn cut_file_is_read_from_its_beginning_even_when_it_grew_past_the_old_place() {
     assert_eq!(lines(&mut tail), ["one", "two"]);
     File::create(log.path()).unwrap().write_all(b"x\n").unwrap();
     assert_eq!(lines(&mut tail), ["x"]);
-    File::create(log.path()).unwrap().write_all(b"longer than before\nand more\n").unwrap();
+    File::create(log.path())
+        .unwrap()
+        .write_all(b"longer than before\nand more\n")
+        .unwrap();
     assert_eq!(lines(&mut tail), ["longer than before", "and more"]);
 }
 
@@ -106,7 +126,11 @@ fn nothing_is_read_twice_or_missed_over_a_restart() {
     log.rename("auth.log.1");
     log.add("e\n");
     let mut tail = restarted(&tail);
-    assert_eq!(lines(&mut tail), ["d", "e"], "the renamed file is found by its inode");
+    assert_eq!(
+        lines(&mut tail),
+        ["d", "e"],
+        "the renamed file is found by its inode"
+    );
     log.add("f\n");
     fs::remove_file(log.path()).unwrap();
     log.add("g\n");
@@ -144,5 +168,9 @@ fn bytes_that_are_no_text_and_empty_lines_do_no_harm() {
 fn folder_and_device_are_refused() {
     let log = Log::new();
     fs::create_dir(log.path()).unwrap();
-    assert!(Tail::new(log.path(), None, false).look(ENOUGH, |_, _| ()).is_err());
+    assert!(
+        Tail::new(log.path(), None, false)
+            .look(ENOUGH, |_, _| ())
+            .is_err()
+    );
 }
