@@ -132,6 +132,14 @@ impl Auth {
         rows.rows
     }
 
+    /// Learns that events until `to` may be missing: what is open was not quiet then, as far as anybody knows.
+    pub(crate) fn miss(&mut self, to: TimeMicros) {
+        let until = to.plus_micros(self.config.quiet_us());
+        for held in self.open.values_mut() {
+            *held = (*held).max(until);
+        }
+    }
+
     /// Resolves what has been quiet long enough.
     pub(crate) fn tick(&mut self, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
         let quiet = self.open.extract_if(|_, until| *until < now);

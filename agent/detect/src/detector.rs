@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fleetmend_event::table::{Finding, FindingKind};
+use fleetmend_event::table::{AuthEvent, Finding, FindingKind, Gap, LogRecord, Table as _};
 use fleetmend_event::{Fact, TimeMicros};
 use fleetmend_shutdown::Tasks;
 
@@ -109,6 +109,10 @@ impl Detector {
         let behaviour = match fact {
             Fact::AuthEvent(event) => self.auth.observe(event, now, &mut self.tracker),
             Fact::LogRecord(line) => self.logs.observe(line, now, &mut self.tracker),
+            Fact::Gap(gap) => {
+                self.miss(gap, now);
+                Vec::new()
+            }
             _ => Vec::new(),
         };
         rows.extend(behaviour.into_iter().map(Fact::from));
@@ -187,6 +191,16 @@ impl Detector {
             resolved.extend(self.tracker.resolve_unseen(now, now.plus_micros(-UNSEEN_MAX_US)));
         }
         resolved
+    }
+
+    fn miss(&mut self, gap: &Gap, now: TimeMicros) {
+        let to = gap.to_time.min(now);
+        if gap.table == AuthEvent::NAME || gap.table == "*" {
+            self.auth.miss(to);
+        }
+        if gap.table == LogRecord::NAME || gap.table == "*" {
+            self.logs.miss(to);
+        }
     }
 
     fn learnt(&self) -> Learnt {

@@ -153,6 +153,13 @@ impl Logs {
         rows
     }
 
+    /// Learns that lines until `to` may be missing: what is open was not quiet then, as far as anybody knows.
+    pub(crate) fn miss(&mut self, to: TimeMicros) {
+        for held in self.open.values_mut() {
+            *held = (*held).max(to.plus_micros(HOLD_US));
+        }
+    }
+
     /// Resolves what has been quiet long enough.
     pub(crate) fn tick(&mut self, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
         let quiet = self.open.extract_if(|_, until| *until < now);

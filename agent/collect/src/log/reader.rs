@@ -132,6 +132,8 @@ impl Reader {
 
     /// Looks for new files now.
     pub(crate) fn rescan(&mut self) {
+        // What the source that may be left has until now.
+        self.read();
         let served = self.journal_serves;
         self.scan();
         if served != self.journal_serves {

@@ -132,6 +132,18 @@ fn brute_force_is_one_finding_that_is_counted_up_and_ends_when_quiet() {
 }
 
 #[test]
+fn what_is_unknown_resolves_nothing() {
+    let mut host = Host::new();
+    for _ in 0..5 {
+        host.fail("root", "192.0.2.1");
+    }
+    host.time += 29 * MINUTE;
+    host.auth.miss(TimeMicros(host.time));
+    assert!(host.quiet(29 * MINUTE).is_empty());
+    assert_eq!(host.quiet(2 * MINUTE).len(), 1);
+}
+
+#[test]
 fn mistyped_password_is_silent_and_so_are_failures_far_apart() {
     let mut host = Host::new();
     for day in 0..40 {
@@ -295,7 +307,7 @@ fn root_by_password_is_told_and_by_key_or_from_the_host_itself_is_not() {
 #[test]
 fn new_networks_and_keys_are_told_after_learning() {
     let mut host = Host::new();
-    let mut with_key = |host: &mut Host, address: &str, key: &str| {
+    let with_key = |host: &mut Host, address: &str, key: &str| {
         let mut login = event(AuthEventKind::Login, AuthOutcome::Success, "alice");
         login.method = Some("publickey".to_owned());
         login.remote_address = Some(address.to_owned());
