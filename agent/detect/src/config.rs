@@ -17,6 +17,8 @@ pub struct DetectConfig {
     pub sigma_quiet_s: u64,
     /// Limits on processes, filesystems, units and sites.
     pub limits: LimitsConfig,
+    /// Detectors over several facts.
+    pub behaviour: BehaviourConfig,
     /// The host-anomaly model.
     pub anomaly: AnomalyConfig,
     /// Attacks on accounts.
@@ -34,10 +36,92 @@ impl Default for DetectConfig {
             ],
             sigma_quiet_s: 600,
             limits: LimitsConfig::default(),
+            behaviour: BehaviourConfig::default(),
             anomaly: AnomalyConfig::default(),
             auth: AuthConfig::default(),
             logs: LogsConfig::default(),
         }
+    }
+}
+
+/// Detectors over several facts, see `docs/detections.md`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BehaviourConfig {
+    /// Whether they run.
+    pub enabled: bool,
+    /// Ports tried at one address within a minute that are a scan.
+    pub scan_ports: u32,
+    /// Bytes sent to an address that is not usual, within an hour or spread over a day, that are an exfiltration.
+    pub exfiltration_bytes: u64,
+    /// What is expected here, and so not raised.
+    pub expected: Vec<Expected>,
+}
+
+impl Default for BehaviourConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            scan_ports: 20,
+            exfiltration_bytes: 50_000_000,
+            expected: Vec::new(),
+        }
+    }
+}
+
+/// A detection that is expected of a program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Its name, such as `bpf-load`.
+    pub rule: String,
+    /// Path of the program, a `*` at the end for any that begins so; without it, of every program.
+    #[serde(default)]
+    pub exe: Option<String>,
+}
+
+impl BehaviourConfig {
+    /// Whether this detection is expected of a program at `exe`.
+    pub(crate) fn expects(&self, rule: &str, exe: Option<&str>) -> bool {
+        let meets = |wanted: &str, exe: &str| match wanted.strip_suffix('*') {
+            Some(start) => exe.starts_with(start),
+            None => exe == wanted,
+        };
+        self.expected
+            .iter()
+            .filter(|expected| expected.rule == rule)
+            .any(|expected| {
+                let wanted = expected.exe.as_deref();
+                wanted.is_none_or(|wanted| exe.is_some_and(|exe| meets(wanted, exe)))
+            })
+    }
+
+    fn faults(&self) -> Vec<(String, String)> {
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, reason: String| faults.push((format!("behaviour.{key}"), reason));
+        if !(2..=64).contains(&self.scan_ports) {
+            fault("scan_ports", "must be from 2 to 64".to_owned());
+        }
+        if self.exfiltration_bytes == 0 {
+            fault("exfiltration_bytes", "must be above 0".to_owned());
+        }
+        for expected in &self.expected {
+            if !crate::behaviour::detections().any(|detection| detection.rule == expected.rule) {
+                let known: Vec<&str> = crate::behaviour::detections().map(|known| known.rule).collect();
+                fault(
+                    "expected",
+                    format!(
+                        "no detection is called {:?}; there are {}",
+                        expected.rule,
+                        known.join(", ")
+                    ),
+                );
+            }
+            if expected.exe.as_deref().is_some_and(|exe| !exe.starts_with('/')) {
+                fault("expected", "exe must be a full path".to_owned());
+            }
+        }
+        faults
     }
 }
 
@@ -152,6 +236,7 @@ impl DetectConfig {
             "must be above 0",
         );
         faults.extend(self.auth.faults());
+        faults.extend(self.behaviour.faults());
         faults
     }
 }

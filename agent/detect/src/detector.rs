@@ -8,6 +8,7 @@ use fleetmend_event::{Fact, TimeMicros};
 use fleetmend_shutdown::Tasks;
 
 use crate::auth::Auth;
+use crate::behaviour::Behaviour;
 use crate::config::DetectConfig;
 use crate::host_model::HostModel;
 use crate::kept::{self, Keeper};
@@ -39,6 +40,7 @@ pub struct Detector {
     logs: Logs,
     scribe: Option<Scribe>,
     sigma: Sigma,
+    behaviour: Behaviour,
     model: HostModel,
     tracker: FindingTracker,
     keeper: Option<Keeper>,
@@ -81,6 +83,7 @@ impl Detector {
             logs: Logs::new(config.logs.clone(), learnt.logs),
             scribe,
             sigma: Sigma::load(&config.rule_dirs),
+            behaviour: Behaviour::new(config.behaviour.clone()),
             model: HostModel::start(&config.anomaly, tasks),
             tracker,
             keeper,
@@ -106,7 +109,7 @@ impl Detector {
             rows.extend(self.tracker.notice(fact.time(), notice).map(Fact::from));
         }
         let now = TimeMicros::now();
-        let behaviour = match fact {
+        let learnt = match fact {
             Fact::AuthEvent(event) => self.auth.observe(event, now, &mut self.tracker),
             Fact::LogRecord(line) => self.logs.observe(line, now, &mut self.tracker),
             Fact::Gap(gap) => {
@@ -115,7 +118,13 @@ impl Detector {
             }
             _ => Vec::new(),
         };
-        rows.extend(behaviour.into_iter().map(Fact::from));
+        rows.extend(learnt.into_iter().map(Fact::from));
+        rows.extend(
+            self.behaviour
+                .observe(fact, &mut self.tracker)
+                .into_iter()
+                .map(Fact::from),
+        );
         rows.extend(self.tracker.take_evicted().into_iter().map(Fact::from));
         if let Fact::Metrics(frame) = fact {
             self.model.observe(frame);
@@ -153,6 +162,7 @@ impl Detector {
             .into_iter()
             .map(Fact::from)
             .collect();
+        rows.extend(self.behaviour.tick(&mut self.tracker).into_iter().map(Fact::from));
         rows.extend(self.resolve_unseen(now).into_iter().map(Fact::from));
         // What is not seen is not over: an attacker who goes on unseen is not resolved.
         if !self.blinkered {
@@ -185,7 +195,9 @@ impl Detector {
         if self.saw_all_for(self.quiet) {
             let quiet = i64::try_from(self.quiet.as_micros()).unwrap_or(i64::MAX);
             let before = now.plus_micros(quiet.saturating_neg());
-            resolved.extend(self.tracker.resolve_quiet(now, FindingKind::Sigma, before));
+            for kind in [FindingKind::Sigma, FindingKind::Behaviour] {
+                resolved.extend(self.tracker.resolve_quiet(now, kind, before));
+            }
         }
         if self.saw_all_for(Duration::from_micros(UNSEEN_MAX_US.unsigned_abs())) {
             resolved.extend(self.tracker.resolve_unseen(now, now.plus_micros(-UNSEEN_MAX_US)));

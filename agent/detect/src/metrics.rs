@@ -15,6 +15,9 @@ const REMEMBERED_EVICTED: &str = "fleetmend_agent_detect_remembered_evicted_tota
 /// Sigma rules, by state.
 const SIGMA_RULES: &str = "fleetmend_agent_detect_sigma_rules";
 
+/// What detectors over several facts forgot because a map was full, by map.
+const BEHAVIOUR_FORGOTTEN: &str = "fleetmend_agent_detect_behaviour_forgotten_total";
+
 /// Describes every metric to the recorder.
 pub(crate) fn describe() {
     describe_counter!(FACTS, Unit::Count, "facts looked at, by table");
@@ -31,6 +34,11 @@ pub(crate) fn describe() {
         "accounts, addresses, programs and templates forgotten because too many were remembered"
     );
     describe_gauge!(SIGMA_RULES, Unit::Count, "Sigma rules, by state");
+    describe_counter!(
+        BEHAVIOUR_FORGOTTEN,
+        Unit::Count,
+        "entries that detectors over several facts forgot because a map was full, by map"
+    );
     crate::anomaly::metrics::describe();
 }
 
@@ -56,6 +64,10 @@ pub(crate) fn remembered_evicted(count: u64) {
 
 pub(crate) fn sigma_rules(state: &'static str, count: usize) {
     gauge!(SIGMA_RULES, "state" => state).set(count as f64);
+}
+
+pub(crate) fn behaviour_forgotten(map: &'static str, count: usize) {
+    counter!(BEHAVIOUR_FORGOTTEN, "map" => map).increment(u64::try_from(count).unwrap_or(u64::MAX));
 }
 
 #[cfg(test)]

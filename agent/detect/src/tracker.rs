@@ -141,6 +141,35 @@ impl FindingTracker {
         self.resolve_where(time, |open| open.unseen && open.last < before)
     }
 
+    /// Counts a further sign of a behaviour, when that is all that is to be done: it is open, as grave, and no row is
+    /// due. Spares making what a row would tell.
+    pub(crate) fn count_up(
+        &mut self,
+        time: TimeMicros,
+        rule: &str,
+        subject: &Subject,
+        severity: Severity,
+    ) -> bool {
+        let key = Key {
+            rule: rule.to_owned(),
+            subject: Subject {
+                process: None,
+                ..subject.clone()
+            },
+        };
+        let Some(open) = self.open.get_mut(&key) else {
+            return false;
+        };
+        let next = open.finding.count.saturating_add(1);
+        if severity > open.finding.severity || reaches_power_of_ten(open.finding.count, next) {
+            return false;
+        }
+        open.finding.count = next;
+        open.last = open.last.max(time);
+        open.unseen = false;
+        true
+    }
+
     /// Takes a notice at `time`; returns the row to write, when there is one.
     pub fn notice(&mut self, time: TimeMicros, notice: Notice) -> Option<Finding> {
         self.notice_times(time, notice, 1)
@@ -148,9 +177,7 @@ impl FindingTracker {
 
     /// Takes a notice that stands for so many equal ones; returns the row to write, when there is one.
     pub fn notice_times(&mut self, time: TimeMicros, notice: Notice, times: u64) -> Option<Finding> {
-        // Sigma rules speak of behaviour: the same one by many processes of one program is one finding.
-        let by_process = notice.kind != FindingKind::Sigma;
-        let process = notice.subject.process.filter(|_| by_process);
+        let process = notice.subject.process.filter(|_| is_by_process(notice.kind));
         let key = Key {
             rule: notice.rule.clone(),
             subject: Subject {
@@ -163,7 +190,16 @@ impl FindingTracker {
             open.unseen = false;
             let before = open.finding.count;
             open.finding.count = before.saturating_add(times);
-            if !reaches_power_of_ten(before, open.finding.count) {
+            // A graver act of the same behaviour must not hide behind a lesser one.
+            let graver = notice.kind == FindingKind::Behaviour && notice.severity > open.finding.severity;
+            if graver {
+                open.finding.severity = notice.severity;
+                open.finding.title = notice.title;
+                open.finding.factors = notice.factors.to_string();
+                open.finding.pid = notice.subject.process.map(|(pid, _)| pid);
+                open.finding.start_boot_ns = notice.subject.process.map(|(_, start)| start);
+            }
+            if !graver && !reaches_power_of_ten(before, open.finding.count) {
                 return None;
             }
             open.finding.time = time;
@@ -248,6 +284,12 @@ impl FindingTracker {
     }
 }
 
+/// Whether findings of this kind are told apart by process. Sigma rules and behaviours are not: the same one by many
+/// processes of one program is one finding.
+fn is_by_process(kind: FindingKind) -> bool {
+    !matches!(kind, FindingKind::Sigma | FindingKind::Behaviour)
+}
+
 /// Under what a finding is known; the reverse of what [`FindingTracker::notice`] does.
 fn key_of(finding: &Finding) -> Key {
     Key {
@@ -258,7 +300,7 @@ fn key_of(finding: &Finding) -> Key {
             process: finding
                 .pid
                 .zip(finding.start_boot_ns)
-                .filter(|_| finding.kind != FindingKind::Sigma),
+                .filter(|_| is_by_process(finding.kind)),
         },
     }
 }
@@ -337,6 +379,41 @@ mod tests {
             rows.windows(2)
                 .all(|pair| pair[0].finding_id == pair[1].finding_id)
         );
+    }
+
+    #[test]
+    fn graver_act_of_the_same_behaviour_raises_the_open_finding() {
+        let mut tracker = FindingTracker::default();
+        let behaviour = |severity, title: &str| Notice {
+            kind: FindingKind::Behaviour,
+            severity,
+            title: title.into(),
+            ..notice("r", "sh")
+        };
+        let subject = behaviour(Severity::Low, "").subject;
+        let first = tracker
+            .notice(TimeMicros(1), behaviour(Severity::Low, "low"))
+            .unwrap();
+        assert!(tracker.count_up(TimeMicros(2), "r", &subject, Severity::Low));
+        assert!(!tracker.count_up(TimeMicros(2), "r", &subject, Severity::High));
+        let raised = tracker
+            .notice(TimeMicros(3), behaviour(Severity::High, "high"))
+            .unwrap();
+        assert_eq!(
+            (
+                raised.finding_id,
+                raised.severity,
+                raised.title.as_str(),
+                raised.count
+            ),
+            (first.finding_id, Severity::High, "high", 3)
+        );
+        assert!(
+            tracker
+                .notice(TimeMicros(4), behaviour(Severity::Low, "low"))
+                .is_none()
+        );
+        assert_eq!(tracker.findings()[0].severity, Severity::High);
     }
 
     #[test]
