@@ -94,7 +94,12 @@ fn module(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     if delivered && (udev || (who.own.any(loaders) && service)) && who.container.is_none() {
         return;
     }
-    let severity = if !who.own.any(loaders) || !delivered || who.is_risky() {
+    // What taints the kernel was not built with it, or is not signed.
+    let foreign = row
+        .detail
+        .as_deref()
+        .is_some_and(|detail| detail.starts_with("taints"));
+    let severity = if !who.own.any(loaders) || !delivered || foreign || who.is_risky() {
         Severity::High
     } else if who.is_upkeep() {
         Severity::Low

@@ -46,7 +46,10 @@ fn every_detection_is_documented_with_its_tests() {
         for technique in detection.techniques {
             assert!(line.contains(technique), "{technique} is missing in: {line}");
         }
-        let tests: Vec<&str> = line.split('`').filter(|word| word.len() > 24 && word.contains('_')).collect();
+        let tests: Vec<&str> = line
+            .split('`')
+            .filter(|word| word.len() > 24 && word.contains('_'))
+            .collect();
         assert!(tests.len() >= 2, "no firing and silent test in: {line}");
         for test in tests {
             assert!(sources.contains(&format!("fn {test}()")), "{test} does not exist");
@@ -64,7 +67,11 @@ fn act_of_a_process_that_is_told_later_waits_for_it() {
     world.exec(500, 102, "/usr/bin/dpkg", &["dpkg", "-i", "a.deb"], 0);
     world.later(1);
     world.fork(501, 102);
-    assert_eq!(world.rules(), [] as [&str; 0], "a package manager may write there");
+    assert_eq!(
+        world.rules(),
+        [] as [&str; 0],
+        "a package manager may write there"
+    );
 
     world.file_by_stranger(600, 102, "/usr/bin/tee", "/etc/cron.d/job");
     world.fork(600, 102);
@@ -80,7 +87,10 @@ fn act_of_a_process_that_is_never_told_is_raised_lower_and_says_so() {
     world.file_by_stranger(700, 699, "/usr/bin/tee", "/etc/ld.so.preload");
     let found = world.tick();
     let finding = found.first().expect("a finding");
-    assert_eq!((finding.rule.as_str(), finding.severity), ("persistence-preload", Severity::Medium));
+    assert_eq!(
+        (finding.rule.as_str(), finding.severity),
+        ("persistence-preload", Severity::Medium)
+    );
     assert!(finding.title.contains("not all known"), "{}", finding.title);
     let mut known = World::with_session();
     known.run(110, "/usr/bin/tee", &["tee"], 0);
@@ -136,10 +146,23 @@ fn faults_of_the_configuration_name_what_there_is() {
 fn cost_of_common_facts_is_printed() {
     let mut world = World::with_session();
     world.run(110, "/usr/bin/cat", &["cat"], 1000);
-    let file = world.file_row(110, fleetmend_event::table::FileEventKind::OpenWrite, "/home/eve/src/main.o");
-    let connect = world.connection(110, fleetmend_event::table::NetworkEventKind::Connect, "198.51.100.9", 443);
+    let file = world.file_row(
+        110,
+        fleetmend_event::table::FileEventKind::OpenWrite,
+        "/home/eve/src/main.o",
+    );
+    let connect = world.connection(
+        110,
+        fleetmend_event::table::NetworkEventKind::Connect,
+        "198.51.100.9",
+        443,
+    );
     let exec = world.exec_row(111, 110, "/usr/bin/gcc", &["gcc", "-c", "main.c"], 1000);
-    for (name, fact) in [("file", file.into()), ("connect", connect.into()), ("exec", exec.into())] {
+    for (name, fact) in [
+        ("file", file.into()),
+        ("connect", connect.into()),
+        ("exec", exec.into()),
+    ] {
         let fact: Fact = fact;
         let rounds = 20_000_u32;
         let began = std::time::Instant::now();

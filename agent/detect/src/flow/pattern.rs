@@ -4,9 +4,14 @@
 const VALUES_MAX: usize = 96;
 
 /// Distinct values with when each was seen last and whether that failed.
-#[derive(Default)]
 pub(super) struct Distinct<T> {
     values: Vec<(T, u64, bool)>,
+}
+
+impl<T> Default for Distinct<T> {
+    fn default() -> Self {
+        Self { values: Vec::new() }
+    }
 }
 
 /// How many distinct values there are, and how many of them failed.

@@ -17,24 +17,47 @@ fn by(exe: &str, act: impl FnOnce(&mut World)) -> (Vec<String>, Option<Severity>
     let mut world = World::with_session();
     world.run(110, exe, &[exe], 0);
     act(&mut world);
-    (world.rules().into_iter().map(str::to_owned).collect(), world.worst())
+    (
+        world.rules().into_iter().map(str::to_owned).collect(),
+        world.worst(),
+    )
 }
 
 #[test]
 fn holds_on_the_host_are_raised() {
     let cases = [
         ("/etc/cron.d/job", "persistence-cron", Severity::Medium),
-        ("/var/spool/cron/crontabs/root", "persistence-cron", Severity::Medium),
-        ("/etc/systemd/system/x.service", "persistence-unit", Severity::Medium),
+        (
+            "/var/spool/cron/crontabs/root",
+            "persistence-cron",
+            Severity::Medium,
+        ),
+        (
+            "/etc/systemd/system/x.service",
+            "persistence-unit",
+            Severity::Medium,
+        ),
         ("/etc/ld.so.preload", "persistence-preload", Severity::High),
         ("/etc/rc.local", "persistence-boot-script", Severity::Medium),
-        ("/root/.ssh/authorized_keys", "persistence-ssh-key", Severity::Medium),
+        (
+            "/root/.ssh/authorized_keys",
+            "persistence-ssh-key",
+            Severity::Medium,
+        ),
         ("/etc/ssh/sshd_config", "persistence-ssh-server", Severity::Medium),
         ("/etc/pam.d/sshd", "persistence-pam", Severity::High),
-        ("/etc/profile.d/x.sh", "persistence-shell-profile", Severity::Medium),
+        (
+            "/etc/profile.d/x.sh",
+            "persistence-shell-profile",
+            Severity::Medium,
+        ),
         ("/etc/sudoers.d/x", "persistence-sudoers", Severity::High),
         ("/etc/passwd", "persistence-account", Severity::Medium),
-        ("/etc/udev/rules.d/1.rules", "persistence-device-rule", Severity::Medium),
+        (
+            "/etc/udev/rules.d/1.rules",
+            "persistence-device-rule",
+            Severity::Medium,
+        ),
         ("/usr/bin/ls", "system-program-changed", Severity::Medium),
         ("/var/www/html/x.php", "web-script-written", Severity::Low),
         ("/var/lib/fleetmend-agent/spool/1", "agent-tamper", Severity::High),
@@ -47,20 +70,40 @@ fn holds_on_the_host_are_raised() {
 
 #[test]
 fn upkeep_of_the_host_is_silent_on_the_same_files() {
-    let paths = ["/etc/cron.d/job", "/etc/ld.so.preload", "/etc/pam.d/sshd", "/usr/bin/ls", "/etc/passwd", "/etc/rc.local"];
+    let paths = [
+        "/etc/cron.d/job",
+        "/etc/ld.so.preload",
+        "/etc/pam.d/sshd",
+        "/usr/bin/ls",
+        "/etc/passwd",
+        "/etc/rc.local",
+    ];
     for path in paths {
         let mut world = World::with_session();
         world.run(110, "/usr/bin/apt-get", &["apt-get", "install", "x"], 0);
         world.run_as_child(111, 110, "/usr/bin/dpkg", &["dpkg"], 0);
-        world.run_as_child(112, 111, "/usr/bin/dash", &["/bin/sh", "/var/lib/dpkg/info/x.postinst", "configure"], 0);
+        world.run_as_child(
+            112,
+            111,
+            "/usr/bin/dash",
+            &["/bin/sh", "/var/lib/dpkg/info/x.postinst", "configure"],
+            0,
+        );
         world.run_as_child(113, 112, "/usr/bin/cp", &["cp"], 0);
         world.append(113, path);
         assert_eq!(world.rules(), NONE, "{path}");
     }
-    let (rules, _) = by("/usr/sbin/useradd", |world| world.two_paths(110, FileEventKind::Rename, "/etc/passwd+", "/etc/passwd"));
+    let (rules, _) = by("/usr/sbin/useradd", |world| {
+        world.two_paths(110, FileEventKind::Rename, "/etc/passwd+", "/etc/passwd")
+    });
     assert_eq!(rules, NONE);
     let (_, worst) = by("/usr/bin/crontab", |world| {
-        world.two_paths(110, FileEventKind::Rename, "/var/spool/cron/crontabs/tmp.1", "/var/spool/cron/crontabs/eve");
+        world.two_paths(
+            110,
+            FileEventKind::Rename,
+            "/var/spool/cron/crontabs/tmp.1",
+            "/var/spool/cron/crontabs/eve",
+        );
     });
     assert_eq!(worst, Some(Severity::Low));
     let (_, worst) = by("/usr/bin/rsync", |world| world.append(110, "/etc/cron.d/job"));
@@ -70,7 +113,9 @@ fn upkeep_of_the_host_is_silent_on_the_same_files() {
 #[test]
 fn rename_over_a_protected_file_is_raised_as_a_write() {
     for kind in [FileEventKind::Rename, FileEventKind::Link] {
-        let (rules, _) = by("/usr/bin/mv", |world| world.two_paths(110, kind, "/tmp/new", "/etc/ld.so.preload"));
+        let (rules, _) = by("/usr/bin/mv", |world| {
+            world.two_paths(110, kind, "/tmp/new", "/etc/ld.so.preload")
+        });
         assert_eq!(rules, ["persistence-preload"], "{kind}");
     }
 }
@@ -84,15 +129,24 @@ fn name_of_a_package_manager_excuses_nothing_outside_its_folder() {
 
 #[test]
 fn set_user_id_bit_dropped_in_a_shared_folder_is_raised() {
-    let (rules, worst) = by("/usr/bin/chmod", |world| world.chmod(110, "/tmp/sh", 0o104_755, Some(0o100_755)));
-    assert_eq!((rules, worst), (vec!["suid-drop".to_owned()], Some(Severity::High)));
-    let (_, worst) = by("/usr/bin/chmod", |world| world.chmod(110, "/usr/local/bin/x", 0o104_755, Some(0o100_755)));
+    let (rules, worst) = by("/usr/bin/chmod", |world| {
+        world.chmod(110, "/tmp/sh", 0o104_755, Some(0o100_755))
+    });
+    assert_eq!(
+        (rules, worst),
+        (vec!["suid-drop".to_owned()], Some(Severity::High))
+    );
+    let (_, worst) = by("/usr/bin/chmod", |world| {
+        world.chmod(110, "/usr/local/bin/x", 0o104_755, Some(0o100_755))
+    });
     assert_eq!(worst, Some(Severity::Medium));
 }
 
 #[test]
 fn set_user_id_bit_of_packages_and_folders_is_silent() {
-    let (rules, _) = by("/usr/bin/dpkg", |world| world.chmod(110, "/usr/bin/sudo.dpkg-new", 0o104_755, Some(0o100_600)));
+    let (rules, _) = by("/usr/bin/dpkg", |world| {
+        world.chmod(110, "/usr/bin/sudo.dpkg-new", 0o104_755, Some(0o100_600))
+    });
     assert_eq!(rules, NONE);
     let (rules, _) = by("/usr/bin/chmod", |world| {
         world.chmod(110, "/srv/share", 0o042_775, Some(0o040_775));
@@ -100,7 +154,9 @@ fn set_user_id_bit_of_packages_and_folders_is_silent() {
         world.chmod(110, "/usr/bin/sudo", 0o104_755, Some(0o104_755));
     });
     assert_eq!(rules, NONE);
-    let (_, worst) = by("/usr/bin/tar", |world| world.chmod(110, "/tmp/root/usr/bin/sudo", 0o104_755, Some(0o100_600)));
+    let (_, worst) = by("/usr/bin/tar", |world| {
+        world.chmod(110, "/tmp/root/usr/bin/sudo", 0o104_755, Some(0o100_600))
+    });
     assert_eq!(worst, Some(Severity::Low), "an unpacked archive");
 }
 
@@ -130,8 +186,13 @@ fn other_attributes_and_capabilities_by_packages_are_silent() {
 
 #[test]
 fn system_path_opened_to_everyone_is_raised() {
-    let (rules, worst) = by("/usr/bin/chmod", |world| world.chmod(110, "/etc/shadow", 0o100_666, Some(0o100_640)));
-    assert_eq!((rules, worst), (vec!["permission-tamper".to_owned()], Some(Severity::High)));
+    let (rules, worst) = by("/usr/bin/chmod", |world| {
+        world.chmod(110, "/etc/shadow", 0o100_666, Some(0o100_640))
+    });
+    assert_eq!(
+        (rules, worst),
+        (vec!["permission-tamper".to_owned()], Some(Severity::High))
+    );
     let (rules, _) = by("/usr/bin/chown", |world| world.chown(110, "/usr/bin/su", 1000));
     assert_eq!(rules, ["permission-tamper"]);
 }
@@ -147,7 +208,9 @@ fn ordinary_changes_of_modes_and_owners_are_silent() {
         world.chown(110, "/usr/bin/su", u32::MAX);
     });
     assert_eq!(rules, NONE);
-    let (rules, _) = by("/usr/bin/systemd-tmpfiles", |world| world.chmod(110, "/etc/x", 0o100_666, Some(0o100_644)));
+    let (rules, _) = by("/usr/bin/systemd-tmpfiles", |world| {
+        world.chmod(110, "/etc/x", 0o100_666, Some(0o100_644))
+    });
     assert_eq!(rules, NONE);
 }
 
@@ -155,9 +218,15 @@ fn ordinary_changes_of_modes_and_owners_are_silent() {
 fn secrets_read_by_other_programs_are_raised() {
     for path in ["/etc/shadow", "/etc/ssh/ssh_host_ed25519_key", "/proc/kcore"] {
         let (rules, worst) = by("/usr/bin/cat", |world| world.read(110, path));
-        assert_eq!((rules, worst), (vec!["credential-read".to_owned()], Some(Severity::High)), "{path}");
+        assert_eq!(
+            (rules, worst),
+            (vec!["credential-read".to_owned()], Some(Severity::High)),
+            "{path}"
+        );
     }
-    let (rules, _) = by("/usr/bin/ln", |world| world.two_paths(110, FileEventKind::Link, "/etc/shadow", "/tmp/x"));
+    let (rules, _) = by("/usr/bin/ln", |world| {
+        world.two_paths(110, FileEventKind::Link, "/etc/shadow", "/tmp/x")
+    });
     assert_eq!(rules, ["credential-read"], "a second name");
     let (_, worst) = by("/usr/bin/curl", |world| world.read(110, "/root/.ssh/id_ed25519"));
     assert_eq!(worst, Some(Severity::High));
@@ -165,7 +234,14 @@ fn secrets_read_by_other_programs_are_raised() {
 
 #[test]
 fn secrets_read_by_their_programs_are_silent() {
-    for exe in ["/usr/sbin/sshd", "/usr/bin/sudo", "/usr/bin/passwd", "/usr/sbin/unix_chkpwd", "/usr/sbin/cron", "/usr/bin/dpkg"] {
+    for exe in [
+        "/usr/sbin/sshd",
+        "/usr/bin/sudo",
+        "/usr/bin/passwd",
+        "/usr/sbin/unix_chkpwd",
+        "/usr/sbin/cron",
+        "/usr/bin/dpkg",
+    ] {
         let (rules, _) = by(exe, |world| world.read(110, "/etc/shadow"));
         assert_eq!(rules, NONE, "{exe}");
     }
@@ -179,20 +255,34 @@ fn secrets_read_by_their_programs_are_silent() {
 
 #[test]
 fn logs_removed_or_emptied_are_raised() {
-    let (rules, worst) = by("/usr/bin/rm", |world| world.file(110, FileEventKind::Unlink, "/var/log/auth.log"));
-    assert_eq!((rules, worst), (vec!["log-tamper".to_owned()], Some(Severity::High)));
+    let (rules, worst) = by("/usr/bin/rm", |world| {
+        world.file(110, FileEventKind::Unlink, "/var/log/auth.log")
+    });
+    assert_eq!(
+        (rules, worst),
+        (vec!["log-tamper".to_owned()], Some(Severity::High))
+    );
     for kind in [FileEventKind::Truncate, FileEventKind::Rename] {
-        let (rules, _) = by("/usr/bin/perl", |world| world.two_paths(110, kind, "/var/log/wtmp", "/tmp/wtmp"));
+        let (rules, _) = by("/usr/bin/perl", |world| {
+            world.two_paths(110, kind, "/var/log/wtmp", "/tmp/wtmp")
+        });
         assert_eq!(rules, ["log-tamper"], "{kind}");
     }
-    let (rules, _) = by("/usr/bin/bash", |world| world.write(110, "/var/log/audit/audit.log"));
+    let (rules, _) = by("/usr/bin/bash", |world| {
+        world.write(110, "/var/log/audit/audit.log")
+    });
     assert_eq!(rules, ["log-tamper"]);
 }
 
 #[test]
 fn rotation_and_writing_of_logs_are_silent() {
     let mut world = World::with_session();
-    world.run(110, "/usr/sbin/logrotate", &["logrotate", "/etc/logrotate.conf"], 0);
+    world.run(
+        110,
+        "/usr/sbin/logrotate",
+        &["logrotate", "/etc/logrotate.conf"],
+        0,
+    );
     world.two_paths(110, FileEventKind::Rename, "/var/log/syslog", "/var/log/syslog.1");
     world.file(110, FileEventKind::Create, "/var/log/syslog");
     world.file(110, FileEventKind::Truncate, "/var/log/auth.log");
@@ -209,7 +299,9 @@ fn rotation_and_writing_of_logs_are_silent() {
 
 #[test]
 fn history_removed_by_another_program_is_raised() {
-    let (rules, _) = by("/usr/bin/rm", |world| world.file(110, FileEventKind::Unlink, "/root/.bash_history"));
+    let (rules, _) = by("/usr/bin/rm", |world| {
+        world.file(110, FileEventKind::Unlink, "/root/.bash_history")
+    });
     assert_eq!(rules, ["history-tamper"]);
     let (_, worst) = by("/usr/bin/ln", |world| {
         world.two_paths(110, FileEventKind::Symlink, "/dev/null", "/root/.bash_history");
@@ -275,7 +367,11 @@ fn set_user_id_program_outside_the_systems_folders_is_raised() {
 #[test]
 fn set_user_id_program_of_the_system_is_silent() {
     let mut world = World::with_session();
-    for (pid, exe) in [(110, "/usr/bin/passwd"), (111, "/usr/bin/mount"), (112, "/usr/bin/newgrp")] {
+    for (pid, exe) in [
+        (110, "/usr/bin/passwd"),
+        (111, "/usr/bin/mount"),
+        (112, "/usr/bin/newgrp"),
+    ] {
         world.fork(pid, 102);
         world.exec_set_user_id(pid, exe, &[exe], 1000);
         world.credential(pid, "execve", (1000, 1000), (1000, 0));
@@ -328,7 +424,13 @@ fn programs_of_builds_and_packages_in_shared_folders_are_silent() {
     world.run(112, "/usr/bin/apt-get", &["apt-get", "install"], 0);
     world.run_as_child(113, 112, "/tmp/tzdata.config.8fA", &["config"], 0);
     world.run(114, "/usr/bin/runc", &["runc", "init"], 0);
-    world.run_as_child(115, 114, "/memfd:runc_cloned:/proc/self/exe (deleted)", &["runc"], 0);
+    world.run_as_child(
+        115,
+        114,
+        "/memfd:runc_cloned:/proc/self/exe (deleted)",
+        &["runc"],
+        0,
+    );
     world.run(116, "/opt/tool/bin/x", &["x"], 0);
     assert_eq!(world.rules(), NONE);
 }
@@ -341,7 +443,11 @@ fn command_behind_a_web_server_is_raised() {
     world.run_as_child(11, 10, "/usr/bin/perl", &["perl", "x.pl"], 33);
     world.run_as_child(12, 11, "/usr/bin/dash", &["sh", "-c", "id"], 33);
     world.run_as_child(13, 12, "/usr/bin/id", &["id"], 33);
-    assert_eq!(world.severity_of("web-server-command"), Some(Severity::Medium), "however deep");
+    assert_eq!(
+        world.severity_of("web-server-command"),
+        Some(Severity::Medium),
+        "however deep"
+    );
     world.run_as_child(14, 12, "/usr/bin/curl", &["curl", "x"], 33);
     assert_eq!(world.severity_of("web-server-command"), Some(Severity::High));
     world.append(12, "/etc/cron.d/x");
@@ -382,7 +488,13 @@ fn services_restarted_by_packages_and_other_services_are_silent() {
     world.run(111, "/usr/bin/systemctl", &["systemctl", "status", "auditd"], 0);
     world.run(112, "/usr/sbin/auditctl", &["auditctl", "-l"], 0);
     world.run(113, "/usr/bin/dpkg", &["dpkg", "-r", "auditd"], 0);
-    world.run_as_child(114, 113, "/usr/bin/systemctl", &["systemctl", "stop", "auditd.service"], 0);
+    world.run_as_child(
+        114,
+        113,
+        "/usr/bin/systemctl",
+        &["systemctl", "stop", "auditd.service"],
+        0,
+    );
     assert_eq!(world.rules(), NONE);
 }
 
@@ -398,19 +510,31 @@ fn memory_of_a_protected_process_touched_is_raised() {
     for (kind, detail, rule) in cases {
         let mut world = shell();
         world.memory(110, kind, 100, detail);
-        assert_eq!((world.rules(), world.worst()), (vec![rule], Some(Severity::High)), "{kind} of sshd");
+        assert_eq!(
+            (world.rules(), world.worst()),
+            (vec![rule], Some(Severity::High)),
+            "{kind} of sshd"
+        );
     }
     let mut world = World::with_session();
     world.run(110, "/usr/bin/sleep", &["sleep"], 1001);
     world.run(111, "/home/eve/inject", &["inject"], 1000);
     world.memory(111, MemoryEventKind::ProcMemWrite, 110, "");
-    assert_eq!(world.severity_of("process-memory-write"), Some(Severity::High), "another user's");
+    assert_eq!(
+        world.severity_of("process-memory-write"),
+        Some(Severity::High),
+        "another user's"
+    );
     world.run(112, "/usr/bin/sleep", &["sleep"], 1000);
     world.findings.clear();
     world.memory(111, MemoryEventKind::ProcessVmWrite, 112, "");
     world.run(113, "/home/eve/inject2", &["inject2"], 1000);
     world.memory(113, MemoryEventKind::ProcessVmWrite, 112, "");
-    assert_eq!(world.severity_of("process-memory-write"), Some(Severity::Medium), "one's own, by no debugger");
+    assert_eq!(
+        world.severity_of("process-memory-write"),
+        Some(Severity::Medium),
+        "one's own, by no debugger"
+    );
 }
 
 #[test]
@@ -437,7 +561,12 @@ fn executable_memory_of_a_protected_program_is_raised() {
 
 #[test]
 fn executable_memory_of_compilers_at_run_time_is_silent() {
-    for exe in ["/usr/bin/node", "/usr/bin/java", "/usr/bin/python3.11", "/home/eve/target/debug/app"] {
+    for exe in [
+        "/usr/bin/node",
+        "/usr/bin/java",
+        "/usr/bin/python3.11",
+        "/home/eve/target/debug/app",
+    ] {
         let (rules, _) = by(exe, |world| world.mapping(110));
         assert_eq!(rules, NONE, "{exe}");
     }
@@ -445,12 +574,18 @@ fn executable_memory_of_compilers_at_run_time_is_silent() {
 
 #[test]
 fn module_loaded_by_hand_is_raised() {
-    let load = |world: &mut World, path: Option<&str>| world.kernel(110, KernelEventKind::ModuleLoad, "evil", path);
+    let load =
+        |world: &mut World, path: Option<&str>| world.kernel(110, KernelEventKind::ModuleLoad, "evil", path);
     let (rules, worst) = by("/usr/bin/kmod", |world| load(world, Some("/tmp/evil.ko")));
-    assert_eq!((rules, worst), (vec!["module-load".to_owned()], Some(Severity::High)));
+    assert_eq!(
+        (rules, worst),
+        (vec!["module-load".to_owned()], Some(Severity::High))
+    );
     let (_, worst) = by("/usr/bin/python3", |world| load(world, None));
     assert_eq!(worst, Some(Severity::High), "not by the tool for it");
-    let (_, worst) = by("/usr/bin/kmod", |world| load(world, Some("/usr/lib/modules/6.1/kernel/x.ko")));
+    let (_, worst) = by("/usr/bin/kmod", |world| {
+        load(world, Some("/usr/lib/modules/6.1/kernel/x.ko"))
+    });
     assert_eq!(worst, Some(Severity::Medium));
 }
 
@@ -459,52 +594,102 @@ fn modules_that_the_host_needs_are_silent() {
     let mut world = World::empty();
     world.exec(1, 0, "/usr/lib/systemd/systemd", &["systemd"], 0);
     world.run_as_child(10, 1, "/usr/lib/systemd/systemd-udevd", &["systemd-udevd"], 0);
-    world.kernel(10, KernelEventKind::ModuleLoad, "usb_storage", Some("/usr/lib/modules/6.1/x.ko"));
+    world.kernel(
+        10,
+        KernelEventKind::ModuleLoad,
+        "usb_storage",
+        Some("/usr/lib/modules/6.1/x.ko"),
+    );
     world.exec(2, 0, "kthreadd", &[], 0);
-    world.run_as_child(11, 2, "/usr/sbin/modprobe", &["modprobe", "-q", "--", "net-pf-10"], 0);
-    world.kernel(11, KernelEventKind::ModuleLoad, "ipv6", Some("/usr/lib/modules/6.1/ipv6.ko"));
+    world.run_as_child(
+        11,
+        2,
+        "/usr/sbin/modprobe",
+        &["modprobe", "-q", "--", "net-pf-10"],
+        0,
+    );
+    world.kernel(
+        11,
+        KernelEventKind::ModuleLoad,
+        "ipv6",
+        Some("/usr/lib/modules/6.1/ipv6.ko"),
+    );
     world.run_as_child(12, 1, "/usr/bin/dockerd", &["dockerd"], 0);
     world.run_as_child(13, 12, "/usr/sbin/modprobe", &["modprobe", "overlay"], 0);
-    world.kernel(13, KernelEventKind::ModuleLoad, "overlay", Some("/usr/lib/modules/6.1/o.ko"));
+    world.kernel(
+        13,
+        KernelEventKind::ModuleLoad,
+        "overlay",
+        Some("/usr/lib/modules/6.1/o.ko"),
+    );
     assert_eq!(world.rules(), NONE);
 }
 
 #[test]
 fn bpf_program_of_an_unexpected_program_is_raised() {
-    let (rules, worst) = by("/root/rootkit", |world| world.kernel(110, KernelEventKind::BpfLoad, "hide", None));
-    assert_eq!((rules, worst), (vec!["bpf-load".to_owned()], Some(Severity::High)));
+    let (rules, worst) = by("/root/rootkit", |world| {
+        world.kernel(110, KernelEventKind::BpfLoad, "hide", None)
+    });
+    assert_eq!(
+        (rules, worst),
+        (vec!["bpf-load".to_owned()], Some(Severity::High))
+    );
 }
 
 #[test]
 fn bpf_programs_of_systemd_and_tracers_are_silent() {
-    for exe in ["/usr/lib/systemd/systemd", "/usr/bin/bpftrace", "/usr/bin/runc", "/usr/sbin/ip"] {
-        let (rules, _) = by(exe, |world| world.kernel(110, KernelEventKind::BpfLoad, "x", None));
+    for exe in [
+        "/usr/lib/systemd/systemd",
+        "/usr/bin/bpftrace",
+        "/usr/bin/runc",
+        "/usr/sbin/ip",
+    ] {
+        let (rules, _) = by(exe, |world| {
+            world.kernel(110, KernelEventKind::BpfLoad, "x", None)
+        });
         assert_eq!(rules, NONE, "{exe}");
     }
 }
 
 #[test]
 fn clock_kernel_and_settings_changed_by_hand_are_raised() {
-    let (rules, _) = by("/usr/bin/date", |world| world.kernel(110, KernelEventKind::ClockSet, "", None));
+    let (rules, _) = by("/usr/bin/date", |world| {
+        world.kernel(110, KernelEventKind::ClockSet, "", None)
+    });
     assert_eq!(rules, ["clock-set"]);
-    let (rules, _) = by("/root/x", |world| world.kernel(110, KernelEventKind::Kexec, "", None));
+    let (rules, _) = by("/root/x", |world| {
+        world.kernel(110, KernelEventKind::Kexec, "", None)
+    });
     assert_eq!(rules, ["kexec"]);
     let path = "/proc/sys/kernel/core_pattern";
     let (rules, worst) = by("/usr/bin/bash", |world| world.write(110, path));
-    assert_eq!((rules, worst), (vec!["kernel-setting-tamper".to_owned()], Some(Severity::High)));
-    let (rules, _) = by("/usr/bin/bash", |world| world.kernel(110, KernelEventKind::Setting, "", Some(path)));
+    assert_eq!(
+        (rules, worst),
+        (vec!["kernel-setting-tamper".to_owned()], Some(Severity::High))
+    );
+    let (rules, _) = by("/usr/bin/bash", |world| {
+        world.kernel(110, KernelEventKind::Setting, "", Some(path))
+    });
     assert_eq!(rules, ["kernel-setting-tamper"]);
 }
 
 #[test]
 fn clock_kernel_and_settings_kept_by_the_system_are_silent() {
-    let (rules, _) = by("/usr/sbin/chronyd", |world| world.kernel(110, KernelEventKind::ClockSet, "", None));
+    let (rules, _) = by("/usr/sbin/chronyd", |world| {
+        world.kernel(110, KernelEventKind::ClockSet, "", None)
+    });
     assert_eq!(rules, NONE);
-    let (rules, _) = by("/usr/lib/systemd/systemd-sysctl", |world| world.write(110, "/proc/sys/kernel/kptr_restrict"));
+    let (rules, _) = by("/usr/lib/systemd/systemd-sysctl", |world| {
+        world.write(110, "/proc/sys/kernel/kptr_restrict")
+    });
     assert_eq!(rules, NONE);
-    let (rules, _) = by("/usr/lib/systemd/systemd", |world| world.kernel(110, KernelEventKind::Kexec, "", None));
+    let (rules, _) = by("/usr/lib/systemd/systemd", |world| {
+        world.kernel(110, KernelEventKind::Kexec, "", None)
+    });
     assert_eq!(rules, NONE);
-    let (_, worst) = by("/usr/sbin/sysctl", |world| world.write(110, "/proc/sys/kernel/kptr_restrict"));
+    let (_, worst) = by("/usr/sbin/sysctl", |world| {
+        world.write(110, "/proc/sys/kernel/kptr_restrict")
+    });
     assert_eq!(worst, Some(Severity::Low));
 }
 
@@ -519,11 +704,26 @@ fn ways_out_of_a_container_are_raised() {
     };
     let critical = (true, Some(Severity::Critical));
     let high = (true, Some(Severity::High));
-    assert_eq!(inside(&|world| world.write(110, "/proc/sys/kernel/core_pattern")), critical);
-    assert_eq!(inside(&|world| world.write(110, "/sys/fs/cgroup/rdma/x/release_agent")), critical);
-    assert_eq!(inside(&|world| world.kernel(110, KernelEventKind::Mount, "/dev/sda1", Some("/mnt"))), high);
-    assert_eq!(inside(&|world| world.kernel(110, KernelEventKind::Setns, "", None)), high);
-    assert_eq!(inside(&|world| world.kernel(110, KernelEventKind::ModuleLoad, "x", None)), critical);
+    assert_eq!(
+        inside(&|world| world.write(110, "/proc/sys/kernel/core_pattern")),
+        critical
+    );
+    assert_eq!(
+        inside(&|world| world.write(110, "/sys/fs/cgroup/rdma/x/release_agent")),
+        critical
+    );
+    assert_eq!(
+        inside(&|world| world.kernel(110, KernelEventKind::Mount, "/dev/sda1", Some("/mnt"))),
+        high
+    );
+    assert_eq!(
+        inside(&|world| world.kernel(110, KernelEventKind::Setns, "", None)),
+        high
+    );
+    assert_eq!(
+        inside(&|world| world.kernel(110, KernelEventKind::ModuleLoad, "x", None)),
+        critical
+    );
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use fleetmend_event::table::{
-    Actor, ConnectionOwner, CredentialEvent, CredentialEventKind, FileEvent, FileEventKind, Finding, KernelEvent,
-    KernelEventKind, MemoryEvent, MemoryEventKind, NetworkEvent, NetworkEventKind, ProcessEvent, ProcessEventKind,
-    ProcessSnapshot, Severity, SignalEvent, SignalEventKind, Source,
+    Actor, ConnectionOwner, CredentialEvent, CredentialEventKind, FileEvent, FileEventKind, Finding,
+    KernelEvent, KernelEventKind, MemoryEvent, MemoryEventKind, NetworkEvent, NetworkEventKind, ProcessEvent,
+    ProcessEventKind, ProcessSnapshot, Severity, SignalEvent, SignalEventKind, Source,
 };
 use fleetmend_event::{Fact, TimeMicros};
 
@@ -110,7 +110,15 @@ impl World {
         of_rule.map(|finding| finding.severity).max()
     }
 
-    fn process_row(&mut self, kind: ProcessEventKind, pid: u32, ppid: u32, exe: &str, args: &[&str], uid: u32) -> ProcessEvent {
+    fn process_row(
+        &mut self,
+        kind: ProcessEventKind,
+        pid: u32,
+        ppid: u32,
+        exe: &str,
+        args: &[&str],
+        uid: u32,
+    ) -> ProcessEvent {
         self.now_ns += 1_000;
         let start = match (kind, self.known.get(&pid)) {
             (ProcessEventKind::Fork, _) | (_, None) => self.now_ns,
@@ -159,7 +167,14 @@ impl World {
         }
     }
 
-    pub(super) fn exec_row(&mut self, pid: u32, ppid: u32, exe: &str, args: &[&str], uid: u32) -> ProcessEvent {
+    pub(super) fn exec_row(
+        &mut self,
+        pid: u32,
+        ppid: u32,
+        exe: &str,
+        args: &[&str],
+        uid: u32,
+    ) -> ProcessEvent {
         self.process_row(ProcessEventKind::Exec, pid, ppid, exe, args, uid)
     }
 
@@ -179,14 +194,23 @@ impl World {
 
     pub(super) fn fork(&mut self, pid: u32, ppid: u32) {
         let parent = self.known.get(&ppid).cloned();
-        let (exe, uid) = parent.map_or(("/usr/bin/unknown".to_owned(), 0), |parent| (parent.exe, parent.uid));
+        let (exe, uid) = parent.map_or(("/usr/bin/unknown".to_owned(), 0), |parent| {
+            (parent.exe, parent.uid)
+        });
         let row = self.process_row(ProcessEventKind::Fork, pid, ppid, &exe, &[], uid);
         self.observe(&row.into());
     }
 
     pub(super) fn exit(&mut self, pid: u32) {
         let known = self.known[&pid].clone();
-        let row = self.process_row(ProcessEventKind::Exit, pid, known.ppid, &known.exe, &[], known.uid);
+        let row = self.process_row(
+            ProcessEventKind::Exit,
+            pid,
+            known.ppid,
+            &known.exe,
+            &[],
+            known.uid,
+        );
         self.observe(&row.into());
     }
 
@@ -281,15 +305,30 @@ impl World {
             exe: Some(exe.to_owned()),
             ..Actor::default()
         };
-        let mut row = FileEvent::by(actor, FileEventKind::Create, self.time(), self.now_ns, self.source);
+        let mut row = FileEvent::by(
+            actor,
+            FileEventKind::Create,
+            self.time(),
+            self.now_ns,
+            self.source,
+        );
         row.path = path.to_owned();
         self.observe(&row.into());
-        self.findings[before..].iter().map(|finding| finding.rule.clone()).collect()
+        self.findings[before..]
+            .iter()
+            .map(|finding| finding.rule.clone())
+            .collect()
     }
 
     pub(super) fn credential(&mut self, pid: u32, call: &str, old: (u32, u32), new: (u32, u32)) {
         self.now_ns += 1_000;
-        let mut row = CredentialEvent::by(self.actor(pid), CredentialEventKind::User, self.time(), self.now_ns, self.source);
+        let mut row = CredentialEvent::by(
+            self.actor(pid),
+            CredentialEventKind::User,
+            self.time(),
+            self.now_ns,
+            self.source,
+        );
         row.call = Some(call.to_owned());
         (row.old_uid, row.old_euid) = (Some(old.0), Some(old.1));
         (row.uid, row.euid) = (new.0, Some(new.1));
@@ -335,7 +374,13 @@ impl World {
 
     pub(super) fn signal(&mut self, pid: u32, signal: i32, target: u32) {
         self.now_ns += 1_000;
-        let mut row = SignalEvent::by(self.actor(pid), SignalEventKind::Signal, self.time(), self.now_ns, self.source);
+        let mut row = SignalEvent::by(
+            self.actor(pid),
+            SignalEventKind::Signal,
+            self.time(),
+            self.now_ns,
+            self.source,
+        );
         let other = self.known[&target].clone();
         row.signal = signal;
         row.target_pid = target;
@@ -344,7 +389,13 @@ impl World {
         self.observe(&row.into());
     }
 
-    pub(super) fn connection(&mut self, pid: u32, kind: NetworkEventKind, address: &str, port: u32) -> NetworkEvent {
+    pub(super) fn connection(
+        &mut self,
+        pid: u32,
+        kind: NetworkEventKind,
+        address: &str,
+        port: u32,
+    ) -> NetworkEvent {
         self.now_ns += 1_000;
         let known = self.known[&pid].clone();
         NetworkEvent {
