@@ -242,9 +242,10 @@ impl Lineage {
         found
     }
 
-    /// The process that runs under this number at present, as its start.
-    pub(crate) fn start_of(&self, pid: u32) -> Option<u64> {
-        self.nodes.get(&pid).map(|node| node.start)
+    /// What the program of a process is, when it is known.
+    pub(crate) fn own_of(&self, pid: u32, start: u64) -> Option<Classes> {
+        let node = self.nodes.get(&pid).filter(|node| node.start == start)?;
+        Some(node.own)
     }
 
     /// Whether process `pid` descends from `(ancestor, start)` as far as is known.

@@ -97,9 +97,14 @@ impl Shells {
         let found = own
             .filter(|joined| joined.out + joined.inward > 0)
             .map(|joined| (joined, true));
+        // What logs people in, and ssh's own helpers, join shells to connections as their work.
+        let gates = Classes::LOGIN | Classes::ELEVATE | Classes::SSH;
         let found = found.or_else(|| {
             let above = lineage.ancestors(event.pid, event.start_boot_ns, DEPTH);
-            let joined = above.iter().filter_map(|key| self.processes.get(key));
+            let others = above
+                .iter()
+                .filter(|(pid, start)| !lineage.own_of(*pid, *start).is_some_and(|own| own.any(gates)));
+            let joined = others.filter_map(|key| self.processes.get(key));
             let far = |joined: &&Joined| {
                 joined
                     .far
@@ -112,18 +117,6 @@ impl Shells {
                 .map(|joined| (joined.clone(), false))
         });
         let Some((joined, in_place)) = found else { return };
-        // What logs people in, and ssh's own helpers, join shells to connections as their work. What they log in may
-        // do so too: only what stands between the connection and the shell counts, and that is the process itself.
-        let gates = Classes::LOGIN | Classes::ELEVATE | Classes::SSH;
-        if !in_place
-            && who.above.any(Classes::LOGIN)
-            && !who.above.any(Classes::NETWORK_TOOL | Classes::WRITABLE)
-        {
-            return;
-        }
-        if in_place && who.own.any(gates) {
-            return;
-        }
         let what = if joined.out > 0 { &REVERSE } else { &BIND };
         let (address, port, reach) = joined.far.unwrap_or_else(|| (String::new(), 0, Reach::Loopback));
         let severity = match (in_place, interactive, reach) {

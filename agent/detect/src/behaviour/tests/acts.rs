@@ -12,6 +12,13 @@ fn shell() -> World {
     world
 }
 
+/// A shell (109) without root's rights.
+fn user_shell() -> World {
+    let mut world = World::with_session();
+    world.run(109, "/usr/bin/bash", &["bash"], 1000);
+    world
+}
+
 /// What one act by a program of the session raises.
 fn by(exe: &str, act: impl FnOnce(&mut World)) -> (Vec<String>, Option<Severity>) {
     let mut world = World::with_session();
@@ -337,12 +344,12 @@ fn root_without_a_program_that_gives_it_is_raised() {
 
 #[test]
 fn sudo_su_and_a_daemons_privilege_drop_are_silent() {
-    let mut world = World::with_session();
-    world.fork(110, 102);
+    let mut world = user_shell();
+    world.fork(110, 109);
     world.exec_set_user_id(110, "/usr/bin/sudo", &["sudo", "id"], 1000);
     world.credential(110, "execve", (1000, 1000), (1000, 0));
     world.credential(110, "setresuid", (1000, 0), (0, 0));
-    world.exec(110, 102, "/usr/bin/id", &["id"], 0);
+    world.exec(110, 109, "/usr/bin/id", &["id"], 0);
     world.run_as_child(111, 110, "/usr/bin/bash", &["bash"], 0);
     // sshd gives root's rights up, takes them back for a moment, and gives them up for good.
     world.run_as_child(120, 100, "/usr/sbin/sshd", &["sshd", "-R"], 0);
@@ -354,12 +361,12 @@ fn sudo_su_and_a_daemons_privilege_drop_are_silent() {
 
 #[test]
 fn set_user_id_program_outside_the_systems_folders_is_raised() {
-    let mut world = World::with_session();
-    world.fork(110, 102);
+    let mut world = user_shell();
+    world.fork(110, 109);
     world.exec_set_user_id(110, "/home/eve/.cache/x", &["x"], 1000);
     assert_eq!(world.rules(), ["suid-program-run"]);
-    let mut world = World::with_session();
-    world.fork(110, 102);
+    let mut world = user_shell();
+    world.fork(110, 109);
     world.exec_set_user_id(110, "/usr/bin/bash", &["bash", "-p"], 1000);
     assert_eq!(world.rules(), ["suid-program-run"], "a shell with the bit");
 }
@@ -372,7 +379,7 @@ fn set_user_id_program_of_the_system_is_silent() {
         (111, "/usr/bin/mount"),
         (112, "/usr/bin/newgrp"),
     ] {
-        world.fork(pid, 102);
+        world.fork(pid, 109);
         world.exec_set_user_id(pid, exe, &[exe], 1000);
         world.credential(pid, "execve", (1000, 1000), (1000, 0));
     }
