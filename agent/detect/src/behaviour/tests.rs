@@ -49,7 +49,7 @@ fn every_detection_is_documented_with_its_tests() {
         let tests: Vec<&str> = line
             .split('`')
             .filter(|word| {
-                word.len() > 24
+                word.len() >= 20
                     && word
                         .chars()
                         .all(|letter| letter == '_' || letter.is_ascii_lowercase())
