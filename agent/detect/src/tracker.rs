@@ -257,7 +257,9 @@ impl FindingTracker {
 
     /// Resolves findings of `kind` that had no new notice since `before`.
     pub fn resolve_quiet(&mut self, time: TimeMicros, kind: FindingKind, before: TimeMicros) -> Vec<Finding> {
-        self.resolve_where(time, |open| open.finding.kind == kind && open.last < before)
+        self.resolve_where(time, |open| {
+            open.finding.kind == kind && open.last < before && !ends_by_itself(&open.finding.rule)
+        })
     }
 
     fn resolve_where(&mut self, time: TimeMicros, over: impl Fn(&Open) -> bool) -> Vec<Finding> {
@@ -288,6 +290,12 @@ impl FindingTracker {
 /// processes of one program is one finding.
 fn is_by_process(kind: FindingKind) -> bool {
     !matches!(kind, FindingKind::Sigma | FindingKind::Behaviour)
+}
+
+/// Whether the detector that raised it knows better when it is over: attacks on accounts and news in logs have windows
+/// of their own.
+fn ends_by_itself(rule: &str) -> bool {
+    rule.starts_with("auth-") || rule.starts_with("log-")
 }
 
 /// Under what a finding is known; the reverse of what [`FindingTracker::notice`] does.
