@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agent_collect::Sources;
-use agent_detect::sigma::{RuleState, Sigma};
 use agent_stream::enrol::{HostFacts, enroll as enroll_with};
 use anyhow::{Context, Result, bail};
 use fleetmend_identity::credential::read_secret;
@@ -76,35 +75,6 @@ pub(crate) fn note_end(path: &Path) -> Result<ExitCode> {
         .map_err(anyhow::Error::msg)
         .context("keep how the service ended")?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Lists every rule and what became of it; fails when one is broken.
-pub(crate) fn rules(path: &Path) -> Result<ExitCode> {
-    let config = AgentConfig::load(path)?;
-    let sigma = Sigma::load(&config.detect.rule_dirs);
-    let mut out = std::io::stdout().lock();
-    let mut broken = 0_usize;
-    for rule in sigma.listing() {
-        let (state, reason) = match &rule.state {
-            RuleState::Loaded => ("loaded", ""),
-            RuleState::Unsupported(reason) => ("unsupported", reason.as_str()),
-            RuleState::Broken(reason) => ("BROKEN", reason.as_str()),
-        };
-        broken += usize::from(state == "BROKEN");
-        writeln!(
-            out,
-            "{state:<12} {} ({}) {reason}",
-            rule.title,
-            rule.path.display()
-        )
-        .context("print a rule")?;
-    }
-    writeln!(out, "{}", sigma.status().reason).context("print the sum")?;
-    Ok(if broken == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
 }
 
 /// Enrols this host.

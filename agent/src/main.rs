@@ -6,6 +6,7 @@ mod command;
 mod config;
 mod doctor;
 mod hub;
+mod rules;
 mod sandbox;
 mod source;
 mod spool_tool;
@@ -50,10 +51,10 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// List the detection rules
+    /// Check, explain and try the detection rules
     Rules {
         #[command(subcommand)]
-        command: RulesCommand,
+        command: rules::RulesCommand,
     },
     SandboxTest(sandbox::command::SandboxTest),
     /// Write down how the service ended; for ExecStopPost=
@@ -64,12 +65,6 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Read the configuration and report every fault
-    Check(ConfigArguments),
-}
-
-#[derive(Debug, Subcommand)]
-enum RulesCommand {
-    /// Read every rule and say what became of it
     Check(ConfigArguments),
 }
 
@@ -96,9 +91,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Config {
             command: ConfigCommand::Check(arguments),
         } => command::check(&arguments.config),
-        Command::Rules {
-            command: RulesCommand::Check(arguments),
-        } => command::rules(&arguments.config),
+        Command::Rules { command } => command.run(),
         Command::SandboxTest(test) => test.run(),
         Command::NoteEnd(arguments) => command::note_end(&arguments.config),
     }

@@ -26,6 +26,7 @@ use agent_collect::process::Inventory;
 use agent_collect::site::Prober;
 use agent_collect::{FactSink, PaceHandle, Sources, host, log, site, unit};
 use agent_detect::Detector;
+use agent_detect::sigma::Reloader;
 use agent_spool::{Spool, SpoolHandle};
 use agent_stream::enrol::keep;
 use agent_stream::{Hint, Order, OrderResult, StreamParts, StreamPhase, StreamState, StreamTask};
@@ -117,7 +118,6 @@ async fn compose(
     crate::status::describe();
     let tasks = Tasks::new();
     let reload = fleetmend_shutdown::listen_for_signals(&tasks).context("listen for signals")?;
-    tell_no_reload(&tasks, reload);
     let readiness = Readiness::new(&["stream"]);
     let time = TrustedTime::open(config.time_file()).context("open the trusted time")?;
     let identity = LiveIdentity::new(identity, Some(config.identity_dir()));
@@ -151,6 +151,7 @@ async fn compose(
         board: board.clone(),
         gate: Gate::new(keeper.step()),
     };
+    follow_reload(&tasks, reload, hub.detector.rules());
     hub_tasks.spawn_thread("hub", TaskKind::Critical, move |_token| {
         hub.run(incoming);
         Ok(())
@@ -267,8 +268,9 @@ fn start_stream(
     Ok(states)
 }
 
-/// The sandbox is entered and the probes are loaded once: another configuration needs another start.
-fn tell_no_reload(tasks: &Tasks, mut requests: watch::Receiver<u64>) {
+/// Reads the rules anew on SIGHUP. The sandbox is entered and the probes are loaded once: what else the
+/// configuration says needs another start.
+fn follow_reload(tasks: &Tasks, mut requests: watch::Receiver<u64>, rules: Reloader) {
     let token = tasks.token();
     tasks.spawn("reload", TaskKind::BestEffort, async move {
         loop {
@@ -276,8 +278,9 @@ fn tell_no_reload(tasks: &Tasks, mut requests: watch::Receiver<u64>) {
                 () = token.cancelled() => return Ok::<(), std::convert::Infallible>(()),
                 changed = requests.changed() => if changed.is_err() { return Ok(()) },
             }
-            warn!(
-                "received SIGHUP: the configuration is read at the start only; restart the agent to apply it"
+            rules.request();
+            info!(
+                "received SIGHUP: the detection rules are read anew; for the rest of the configuration restart the agent"
             );
         }
     });

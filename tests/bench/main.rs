@@ -17,6 +17,7 @@ mod process;
 mod report;
 mod samples;
 mod sensor;
+mod sigma;
 mod spool;
 mod statistics;
 mod store;
@@ -50,6 +51,8 @@ enum Command {
     Sensor,
     /// What a collector takes from fifty agents
     Ingest,
+    /// What one event costs with 10, 100 and 1,000 Sigma rules
+    Sigma(sigma::SigmaArguments),
     /// How fast facts become durable, what a recovery costs, what a day without a collector takes
     Spool,
     /// How fast hosts enrol, and how a fleet comes back after a restart
@@ -80,6 +83,7 @@ fn main() -> Result<()> {
         Command::Footprint => footprint::run(arguments.quick)?,
         Command::Sensor => sensor::run(arguments.quick)?,
         Command::Ingest => ingest::run(arguments.quick)?,
+        Command::Sigma(sigma) => sigma::run(arguments.quick, sigma)?,
         Command::Spool => spool::run(arguments.quick)?,
         Command::Enrol => enrol::run(arguments.quick)?,
         Command::Hostile => hostile::run(arguments.quick)?,

@@ -15,7 +15,7 @@ const CARRY_CHAOS: &str = "carry-chaos";
 /// Arguments of `bench`.
 #[derive(clap::Args)]
 pub(crate) struct BenchArguments {
-    /// Which: footprint, ingest, sensor, spool, enrol, hostile, store or backup
+    /// Which: footprint, ingest, sensor, sigma, spool, enrol, hostile, store or backup
     name: String,
     /// Print one JSON object
     #[arg(long)]

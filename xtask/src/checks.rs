@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::layout::{self, Profile};
 use crate::step::{command, run, step};
-use crate::{fuzz, setup, web};
+use crate::{fuzz, setup, sigma, web};
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
@@ -45,6 +45,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
         tests.env("FLEETMEND_ONNXRUNTIME", setup::onnxruntime()?);
         tests.env("FLEETMEND_PROMETHEUS", setup::unpacked("prometheus")?);
         tests.env("FLEETMEND_CHDB_PYTHON", setup::chdb_python()?);
+        tests.env(sigma::PYTHON, sigma::python()?);
         if std::env::var_os("CI").is_some() && std::env::var_os(PROPERTY_SEED).is_none() {
             // A change is judged by what it did: new inputs are looked for where somebody is looking on.
             tests.env(PROPERTY_SEED, "1");

@@ -1,4 +1,5 @@
-//! The task runner: `cargo xtask up | test | lint | bench | lab | eval | fuzz | promqltest | deb`.
+//! The task runner: `cargo xtask up | test | lint | bench | lab | eval | fuzz | promqltest |
+//! sigma-oracle | deb`.
 //!
 //! It builds with the quick profile only, installs what is missing where it may, says what it installs, and
 //! prints how long each step took. It links none of our rooms, so that it is built in seconds.
@@ -11,6 +12,7 @@ mod layout;
 mod ports;
 mod promql;
 mod setup;
+mod sigma;
 mod step;
 mod up;
 mod web;
@@ -42,6 +44,8 @@ enum Task {
     Fuzz(fuzz::FuzzArguments),
     /// Run scripts of Prometheus' promqltest format: `promqltest PATH…`
     Promqltest(promql::PromqltestArguments),
+    /// Compare our verdicts on Sigma rules with pySigma's
+    SigmaOracle,
     /// Build the Debian packages
     Deb(deb::DebArguments),
 }
@@ -59,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Task::Eval(arguments) => bench::eval(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Promqltest(arguments) => promql::promqltest(&arguments),
+        Task::SigmaOracle => sigma::oracle(),
         Task::Deb(arguments) => deb::run(&arguments),
     }
 }

@@ -1,18 +1,25 @@
 //! Configuration of this room.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::auth::AuthConfig;
 use crate::logs::LogsConfig;
+use crate::sigma::{DisabledRule, RuleOptions};
 
 /// What is detected, and from when on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DetectConfig {
-    /// Folders of Sigma rules, read with all folders below them. Packaged rules first, then the site's own.
+    /// Folders of Sigma rules, read with all folders below them. Packaged rules first, then the site's own; a rule
+    /// replaces those of the same id in folders before.
     pub rule_dirs: Vec<PathBuf>,
+    /// Sigma rules that are switched off, by id or title, each with the reason.
+    pub disabled_rules: Vec<DisabledRule>,
+    /// What `%name%` stands for in Sigma values with the modifier `expand`.
+    pub placeholders: BTreeMap<String, Vec<String>>,
     /// Seconds without a new match after which a Sigma finding is resolved.
     pub sigma_quiet_s: u64,
     /// Limits on processes, filesystems, units and sites.
@@ -34,6 +41,8 @@ impl Default for DetectConfig {
                 PathBuf::from("/usr/share/fleetmend/rules"),
                 PathBuf::from("/etc/fleetmend/rules"),
             ],
+            disabled_rules: Vec::new(),
+            placeholders: BTreeMap::new(),
             sigma_quiet_s: 600,
             limits: LimitsConfig::default(),
             behaviour: BehaviourConfig::default(),
@@ -188,6 +197,15 @@ impl Default for AnomalyConfig {
 }
 
 impl DetectConfig {
+    /// Where the Sigma rules come from and what the site says of them.
+    pub fn rule_options(&self) -> RuleOptions {
+        RuleOptions {
+            folders: self.rule_dirs.clone(),
+            disabled: self.disabled_rules.clone(),
+            placeholders: self.placeholders.clone(),
+        }
+    }
+
     /// What is wrong with the values, each with the key it concerns.
     pub fn faults(&self) -> Vec<(String, String)> {
         let limits = &self.limits;
@@ -197,6 +215,15 @@ impl DetectConfig {
                 faults.push((key.to_owned(), reason.to_owned()));
             }
         };
+        let unsaid = self
+            .disabled_rules
+            .iter()
+            .any(|disabled| disabled.rule.is_empty() || disabled.reason.is_empty());
+        check(
+            unsaid,
+            "disabled_rules",
+            "each needs a rule (id or title) and a reason",
+        );
         let positive = |value: f64| value.is_finite() && value > 0.0;
         check(
             !positive(limits.process_cpu_core_pct),

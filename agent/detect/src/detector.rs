@@ -16,7 +16,7 @@ use crate::learnt::{Learnt, Scribe};
 use crate::limits::Limits;
 use crate::logs::Logs;
 use crate::metrics;
-use crate::sigma::Sigma;
+use crate::sigma::{RawEvent, Reloader, Sigma};
 use crate::tracker::FindingTracker;
 
 /// Time between two looks at what became quiet.
@@ -82,7 +82,7 @@ impl Detector {
             auth: Auth::new(config.auth.clone(), learnt.users),
             logs: Logs::new(config.logs.clone(), learnt.logs),
             scribe,
-            sigma: Sigma::load(&config.rule_dirs),
+            sigma: started(config, tasks),
             behaviour: Behaviour::new(config.behaviour.clone()),
             model: HostModel::start(&config.anomaly, tasks),
             tracker,
@@ -130,6 +130,22 @@ impl Detector {
             self.model.observe(frame);
         }
         rows
+    }
+
+    /// Looks at one record of a log that is no row of ours; returns the rows that follow from it. Never waits.
+    pub fn observe_raw(&mut self, record: &RawEvent) -> Vec<Fact> {
+        let notices = self.sigma.observe_raw(record);
+        let mut rows: Vec<Fact> = Vec::new();
+        for notice in notices {
+            rows.extend(self.tracker.notice(record.time, notice).map(Fact::from));
+        }
+        rows.extend(self.tracker.take_evicted().into_iter().map(Fact::from));
+        rows
+    }
+
+    /// What reads the Sigma rules anew.
+    pub fn rules(&self) -> Reloader {
+        self.sigma.reloader()
     }
 
     /// Says why less than usual is seen, or that everything is again. Meanwhile the host-anomaly model is paused,
@@ -225,6 +241,15 @@ impl Detector {
             self.unkept = !keeper.offer(self.tracker.findings());
         }
     }
+}
+
+/// The Sigma rules, with the thread that reads them anew.
+fn started(config: &DetectConfig, tasks: &Tasks) -> Sigma {
+    let sigma = Sigma::with(&config.rule_options());
+    if let Err(error) = sigma.reloader().spawn(tasks) {
+        tracing::warn!(%error, "rules are not read anew when they change");
+    }
+    sigma
 }
 
 impl Drop for Detector {

@@ -14,6 +14,10 @@ const FINDINGS_EVICTED: &str = "fleetmend_agent_detect_findings_evicted_total";
 const REMEMBERED_EVICTED: &str = "fleetmend_agent_detect_remembered_evicted_total";
 /// Sigma rules, by state.
 const SIGMA_RULES: &str = "fleetmend_agent_detect_sigma_rules";
+/// Times that the Sigma rules were read anew.
+const SIGMA_RELOADS: &str = "fleetmend_agent_detect_sigma_reloads_total";
+/// Groups and matches that correlation rules forgot because there were too many.
+const CORRELATION_EVICTED: &str = "fleetmend_agent_detect_correlation_evicted_total";
 
 /// What detectors over several facts forgot because a map was full, by map.
 const BEHAVIOUR_FORGOTTEN: &str = "fleetmend_agent_detect_behaviour_forgotten_total";
@@ -38,6 +42,16 @@ pub(crate) fn describe() {
         BEHAVIOUR_FORGOTTEN,
         Unit::Count,
         "entries that detectors over several facts forgot because a map was full, by map"
+    );
+    describe_counter!(
+        SIGMA_RELOADS,
+        Unit::Count,
+        "times that the Sigma rules were read anew, by result"
+    );
+    describe_counter!(
+        CORRELATION_EVICTED,
+        Unit::Count,
+        "groups and matches that correlation rules forgot because there were too many"
     );
     crate::anomaly::metrics::describe();
 }
@@ -68,6 +82,14 @@ pub(crate) fn sigma_rules(state: &'static str, count: usize) {
 
 pub(crate) fn behaviour_forgotten(map: &'static str, count: usize) {
     counter!(BEHAVIOUR_FORGOTTEN, "map" => map).increment(u64::try_from(count).unwrap_or(u64::MAX));
+}
+
+pub(crate) fn sigma_reload(result: &'static str) {
+    counter!(SIGMA_RELOADS, "result" => result).increment(1);
+}
+
+pub(crate) fn correlation_evicted(what: &'static str, count: usize) {
+    counter!(CORRELATION_EVICTED, "what" => what).increment(u64::try_from(count).unwrap_or(u64::MAX));
 }
 
 #[cfg(test)]

@@ -1,31 +1,68 @@
-//! Sigma rules on processes and connections, matched as they happen.
+//! Sigma rules over our facts and over raw records of logs, matched as they happen.
 //!
 //! Rules are read from folders; each file stands alone: one that cannot be read, parsed or compiled is listed
 //! with its reason and hinders no other. A rule whose log source has no source here is listed as unsupported,
-//! never skipped in silence. Parsing and matching are the `rsigma` crates'; this module owns the mapping of our
-//! facts to Sigma's field names, and the listing.
+//! never skipped in silence. A later folder's rule replaces an earlier one's of the same id; the configuration
+//! switches rules off with a reason.
 //!
-//! Limits: process_creation and network_connection of Linux, without correlation rules and filters.
+//! The `rsigma-parser` crate reads the files. Matching is ours: a rule is compiled to a condition over tests of
+//! fields ([`rule`], [`compile`], [`value`]), an index names the few rules that an event could match ([`index`]), and
+//! those are evaluated exactly ([`matching`]). Nothing is compiled or read while an event is looked at.
+//!
+//! # Reload
+//! [`Reloader`] compiles another set on a thread of its own and hands it over whole; the next event is matched by
+//! it. A file that is broken now goes on with what it said before. State of correlations that are the same goes on.
+//!
+//! # Limits
+//! No quantifiers over arrays; correlations with sliding windows of at most seven days, in memory; regular
+//! expressions without look-around. docs/specs/rules.md says what feeds which field.
 
+mod compile;
+mod correlate;
 mod event;
+mod explain;
+mod index;
+mod mapping;
+mod matching;
+mod read;
+mod reload;
+mod rule;
+mod scene;
+mod set;
+mod sources;
+mod text;
+mod trial;
+mod users;
+mod value;
 
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use fleetmend_event::Fact;
-use fleetmend_event::TimeMicros;
-use fleetmend_event::table::{FindingKind, ProbeState, ProbeStatus, Severity, SubjectKind};
-use rsigma_eval::{Engine, EvaluationResult, MatchDetailLevel};
-use rsigma_parser::{Level, SigmaRule, parse_sigma_yaml};
+use fleetmend_event::table::{ProbeState, ProbeStatus};
+use fleetmend_event::{Fact, TimeMicros};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use self::event::{ConnectionEvent, ProcessCreation};
-use crate::metrics;
-use crate::tracker::{Notice, Subject};
+pub use self::event::RawEvent;
+pub use self::explain::{Explanation, explain};
+pub use self::matching::Matched;
+pub use self::reload::Reloader;
+pub use self::rule::LogSource;
+pub use self::trial::{Trial, Verdict};
 
-/// Most rule files that are read.
-const FILES_MAX: usize = 10_000;
-/// Largest rule file.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+use self::correlate::Window;
+use self::event::{Fields, Slots};
+use self::index::Candidates;
+use self::reload::Handover;
+use self::scene::{Scene, correlated, log_subject, notice, raw_subject};
+use self::set::RuleSet;
+use self::sources::Origin;
+use crate::metrics;
+use crate::tracker::Notice;
+
+/// Correlations over correlations, one above the other.
+const CORRELATIONS_DEEP_MAX: usize = 8;
 
 /// What became of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +71,36 @@ pub enum RuleState {
     Loaded,
     /// It is sound, but nothing here can feed it; the reason says what is missing.
     Unsupported(String),
-    /// It could not be read, parsed or compiled.
+    /// It could not be read, parsed or compiled; the reason says where.
     Broken(String),
+    /// The configuration switches it off, for this reason.
+    Disabled(String),
+    /// Another rule of the same id is matched instead.
+    Replaced(String),
+}
+
+impl RuleState {
+    /// The state in one word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Unsupported(_) => "unsupported",
+            Self::Broken(_) => "broken",
+            Self::Disabled(_) => "disabled",
+            Self::Replaced(_) => "replaced",
+        }
+    }
+
+    /// Why it is not simply loaded.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Loaded => "",
+            Self::Unsupported(reason)
+            | Self::Broken(reason)
+            | Self::Disabled(reason)
+            | Self::Replaced(reason) => reason,
+        }
+    }
 }
 
 /// A rule and what became of it.
@@ -43,128 +108,268 @@ pub enum RuleState {
 pub struct RuleListing {
     /// File it stands in.
     pub path: PathBuf,
+    /// Its id, or its title where it has none; empty for a file without a rule.
+    pub id: String,
     /// Its title, or the file's name.
     pub title: String,
     /// What became of it.
     pub state: RuleState,
 }
 
-/// The compiled rules.
+/// A rule that the site does not want.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DisabledRule {
+    /// Its id, or its title.
+    pub rule: String,
+    /// Why, for those who come after.
+    pub reason: String,
+}
+
+/// Where rules come from and what the site says of them.
+#[derive(Debug, Clone, Default)]
+pub struct RuleOptions {
+    /// Folders and files of rules; later ones replace rules of the same id.
+    pub folders: Vec<PathBuf>,
+    /// Rules that are switched off.
+    pub disabled: Vec<DisabledRule>,
+    /// What `%name%` stands for in values with `expand`.
+    pub placeholders: BTreeMap<String, Vec<String>>,
+}
+
+/// The compiled rules, and what they remember.
 pub struct Sigma {
-    processes: Engine,
-    connections: Engine,
-    listing: Vec<RuleListing>,
+    set: Arc<RuleSet>,
+    handover: Arc<Handover>,
+    windows: Vec<Window>,
+    candidates: Candidates,
     matched: u64,
     seen: u64,
 }
 
-enum Target {
-    Processes,
-    Connections,
+/// A rule that an event met, on its way to the correlations that look at it.
+struct Met<'a> {
+    time: TimeMicros,
+    scene: &'a dyn Fn() -> Scene,
+    depth: usize,
 }
 
 impl Sigma {
     /// Reads and compiles every rule below `folders`. A folder that does not exist is listed as broken.
     pub fn load(folders: &[PathBuf]) -> Self {
+        Self::with(&RuleOptions {
+            folders: folders.to_vec(),
+            ..RuleOptions::default()
+        })
+    }
+
+    /// Reads and compiles every rule.
+    pub fn with(options: &RuleOptions) -> Self {
+        Self::over(RuleSet::load(options, None), options.clone())
+    }
+
+    pub(crate) fn over(set: RuleSet, options: RuleOptions) -> Self {
+        let set = Arc::new(set);
         let mut sigma = Self {
-            processes: engine(),
-            connections: engine(),
-            listing: Vec::new(),
+            set: Arc::clone(&set),
+            handover: Arc::new(Handover::new(set, options)),
+            windows: Vec::new(),
+            candidates: Candidates::default(),
             matched: 0,
             seen: 0,
         };
-        for folder in folders {
-            let mut files = Vec::new();
-            if let Err(error) = rule_files(folder, &mut files) {
-                sigma.list(
-                    folder,
-                    folder.display().to_string(),
-                    RuleState::Broken(error.to_string()),
-                );
-            }
-            files.sort();
-            for file in files {
-                sigma.load_file(&file);
-            }
-        }
-        for (state, count) in sigma.counts() {
-            metrics::sigma_rules(state, count);
-        }
+        sigma.windows = sigma.set.correlations.iter().map(|_| Window::default()).collect();
+        sigma.count();
         sigma
+    }
+
+    /// What reads the rules anew.
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(Arc::clone(&self.handover))
     }
 
     /// Every rule and what became of it.
     pub fn listing(&self) -> &[RuleListing] {
-        &self.listing
+        &self.set.listing
     }
 
     /// Matches one fact; returns a notice per rule that it meets.
     pub fn observe(&mut self, fact: &Fact) -> Vec<Notice> {
-        let notices: Vec<Notice> = match fact {
-            Fact::ProcessEvent(event) => {
-                let Some(creation) = ProcessCreation::of(event) else {
-                    return Vec::new();
-                };
-                let subject = Subject {
-                    process: Some((event.pid, event.start_boot_ns)),
-                    ..Subject::named(SubjectKind::Process, &event.comm)
-                };
-                let matches = self.processes.evaluate(&creation);
-                matches
-                    .iter()
-                    .map(|found| notice(found, subject.clone(), json!({"process_events": event})))
-                    .collect()
-            }
-            Fact::NetworkEvent(event) => {
-                let Some(connection) = ConnectionEvent::of(event) else {
-                    return Vec::new();
-                };
-                let subject = Subject {
-                    process: Some((event.pid, event.start_boot_ns)),
-                    ..Subject::named(SubjectKind::Process, &event.comm)
-                };
-                let matches = self.connections.evaluate(&connection);
-                matches
-                    .iter()
-                    .map(|found| notice(found, subject.clone(), json!({"network_events": event})))
-                    .collect()
-            }
-            _ => return Vec::new(),
-        };
-        self.seen = self.seen.saturating_add(1);
-        self.matched = self
-            .matched
-            .saturating_add(u64::try_from(notices.len()).unwrap_or(0));
+        self.take_over();
+        let set = Arc::clone(&self.set);
+        if let Fact::LogRecord(record) = fact {
+            let scene = || Scene {
+                subject: log_subject(record.unit.as_deref(), &record.identifier),
+                evidence: json!({"log_records": record}),
+            };
+            return mapping::log_record(record, |origin, fields| {
+                let groups = set.route_of(&origin);
+                self.look(&set, &groups, &fields, record.time, &scene)
+            });
+        }
+        let views = mapping::views(fact, |kind| !set.route(kind).is_empty());
+        let mut notices = Vec::new();
+        for view in &views {
+            let (groups, time) = (set.route(view.kind), fact.time());
+            notices.extend(self.look(&set, groups, &view.fields, time, &|| scene::scene(fact)));
+        }
         notices
+    }
+
+    /// Matches one record of a log that is no row of ours.
+    pub fn observe_raw(&mut self, record: &RawEvent) -> Vec<Notice> {
+        self.take_over();
+        let set = Arc::clone(&self.set);
+        let services: Vec<&str> = record.service.as_deref().into_iter().collect();
+        let origin = Origin {
+            // Whatever was logged here was logged on Linux.
+            product: record.product.as_deref().or(Some("linux")),
+            category: record.category.as_deref(),
+            services: &services,
+            again: false,
+        };
+        let fields = Fields::of(record);
+        let scene = || Scene {
+            subject: raw_subject(record),
+            evidence: json!({"record": {"log_source": record.source().to_string(), "fields": fields.json()}}),
+        };
+        let groups = set.route_of(&origin);
+        self.look(&set, &groups, &fields, record.time, &scene)
+    }
+
+    /// Looks at one event with the rules of some groups.
+    fn look(
+        &mut self,
+        set: &RuleSet,
+        groups: &[usize],
+        fields: &Fields<'_>,
+        time: TimeMicros,
+        scene: &dyn Fn() -> Scene,
+    ) -> Vec<Notice> {
+        if groups.is_empty() {
+            return Vec::new();
+        }
+        self.seen = self.seen.saturating_add(1);
+        let slots = Slots::new(fields, &set.names);
+        let mut notices = Vec::new();
+        for group in groups.iter().filter_map(|number| set.groups.get(*number)) {
+            group
+                .index
+                .candidates(&slots, group.rules.len(), &mut self.candidates);
+            let candidates = std::mem::take(&mut self.candidates.rules);
+            for candidate in &candidates {
+                let loaded = usize::try_from(*candidate)
+                    .ok()
+                    .and_then(|candidate| group.rules.get(candidate));
+                let Some(loaded) = loaded.filter(|loaded| matching::holds(&loaded.rule.condition, &slots))
+                else {
+                    continue;
+                };
+                self.matched = self.matched.saturating_add(1);
+                if !loaded.silent {
+                    let matched = matching::matched(&loaded.rule.condition, &slots, &set.names);
+                    notices.push(notice(&loaded.rule.meta, scene(), &matched));
+                }
+                let field = |name: &str| fields.get(name).map(str::to_owned);
+                let met = Met {
+                    time,
+                    scene,
+                    depth: 0,
+                };
+                self.correlate(set, &loaded.feeds, &field, &met, &mut notices);
+            }
+            self.candidates.rules = candidates;
+        }
+        notices
+    }
+
+    fn correlate(
+        &mut self,
+        set: &RuleSet,
+        feeds: &[(usize, usize)],
+        field: &dyn Fn(&str) -> Option<String>,
+        met: &Met<'_>,
+        notices: &mut Vec<Notice>,
+    ) {
+        if met.depth >= CORRELATIONS_DEEP_MAX {
+            return;
+        }
+        for (number, position) in feeds {
+            let (Some(loaded), Some(window)) = (set.correlations.get(*number), self.windows.get_mut(*number))
+            else {
+                continue;
+            };
+            let Some(fired) = loaded.rule.add(window, *position, met.time.0, field) else {
+                continue;
+            };
+            self.matched = self.matched.saturating_add(1);
+            if !loaded.silent {
+                notices.push(correlated(&loaded.rule.meta, (met.scene)(), &fired));
+            }
+            let of_group = |name: &str| {
+                let found = fired.group.iter().find(|(group, _)| group == name);
+                found.map(|(_, value)| value.clone())
+            };
+            let above = Met {
+                depth: met.depth.saturating_add(1),
+                ..*met
+            };
+            self.correlate(set, &loaded.feeds, &of_group, &above, notices);
+        }
+    }
+
+    /// Takes the set that a reload made, if there is one.
+    fn take_over(&mut self) {
+        let Some(set) = self.handover.newer_than(&self.set) else {
+            return;
+        };
+        let mut kept: HashMap<&str, Window> = self
+            .set
+            .correlations
+            .iter()
+            .map(|loaded| loaded.rule.digest.as_str())
+            .zip(std::mem::take(&mut self.windows))
+            .collect();
+        self.windows = set
+            .correlations
+            .iter()
+            .map(|loaded| kept.remove(loaded.rule.digest.as_str()).unwrap_or_default())
+            .collect();
+        self.set = set;
+        self.count();
+    }
+
+    fn count(&self) {
+        for (state, count) in self.counts() {
+            metrics::sigma_rules(state, count);
+        }
     }
 
     /// How the rules stand, as a row.
     pub fn status(&self) -> ProbeStatus {
-        let broken: Vec<&RuleListing> = self
+        let mut broken = self
+            .set
             .listing
             .iter()
-            .filter(|rule| matches!(rule.state, RuleState::Broken(_)))
-            .collect();
-        let counts = self
-            .counts()
-            .map(|(state, count)| format!("{count} {state}"))
-            .join(", ");
-        let first = broken.first().map(|rule| {
-            let RuleState::Broken(reason) = &rule.state else {
-                return String::new();
-            };
-            format!("; first broken: {}: {reason}", rule.path.display())
-        });
+            .filter(|rule| matches!(rule.state, RuleState::Broken(_)));
+        let counts = self.counts();
+        let counts = counts
+            .iter()
+            .filter(|(state, count)| *count > 0 || matches!(*state, "loaded" | "unsupported" | "broken"));
+        let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
+        let first = broken.next();
+        let shown =
+            first.map(|rule| format!("; first broken: {}: {}", rule.path.display(), rule.state.reason()));
         ProbeStatus {
             time: TimeMicros::now(),
             probe: "detect.sigma".to_owned(),
-            state: match (broken.is_empty(), self.processes.rule_count()) {
+            state: match (first.is_none(), self.set.len()) {
                 (_, 0) => ProbeState::Broken,
                 (true, _) => ProbeState::Real,
                 (false, _) => ProbeState::Degraded,
             },
-            reason: format!("rules: {counts}{}", first.unwrap_or_default()),
-            hint: if broken.is_empty() {
+            reason: format!("rules: {}{}", counts.join(", "), shown.unwrap_or_default()),
+            hint: if first.is_none() {
                 String::new()
             } else {
                 "see: fleetmend-agent rules check".to_owned()
@@ -175,178 +380,19 @@ impl Sigma {
         }
     }
 
-    fn counts(&self) -> [(&'static str, usize); 3] {
-        let count =
-            |wanted: fn(&RuleState) -> bool| self.listing.iter().filter(|rule| wanted(&rule.state)).count();
-        [
-            ("loaded", count(|state| matches!(state, RuleState::Loaded))),
-            (
-                "unsupported",
-                count(|state| matches!(state, RuleState::Unsupported(_))),
-            ),
-            ("broken", count(|state| matches!(state, RuleState::Broken(_)))),
-        ]
-    }
-
-    fn load_file(&mut self, path: &Path) {
-        let name = path
-            .file_name()
-            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let text = match read_bounded(path) {
-            Ok(text) => text,
-            Err(error) => return self.list(path, name, RuleState::Broken(error.to_string())),
-        };
-        let collection = match parse_sigma_yaml(&text) {
-            Ok(collection) => collection,
-            Err(error) => return self.list(path, name, RuleState::Broken(error.to_string())),
-        };
-        for error in &collection.errors {
-            self.list(path, name.clone(), RuleState::Broken(error.to_string()));
-        }
-        for correlation in &collection.correlations {
-            self.list(
-                path,
-                correlation.title.clone(),
-                RuleState::Unsupported("correlation rules are not matched yet".to_owned()),
-            );
-        }
-        for filter in &collection.filters {
-            self.list(
-                path,
-                filter.title.clone(),
-                RuleState::Unsupported("filters are not applied yet".to_owned()),
-            );
-        }
-        for rule in &collection.rules {
-            let state = self.load_rule(rule);
-            self.list(path, rule.title.clone(), state);
-        }
-    }
-
-    fn load_rule(&mut self, rule: &SigmaRule) -> RuleState {
-        let added = match target(rule) {
-            Err(reason) => return RuleState::Unsupported(reason),
-            Ok(Target::Processes) => self.processes.add_rule(rule),
-            Ok(Target::Connections) => self.connections.add_rule(rule),
-        };
-        added.map_or_else(
-            |error| RuleState::Broken(error.to_string()),
-            |()| RuleState::Loaded,
-        )
-    }
-
-    fn list(&mut self, path: &Path, title: String, state: RuleState) {
-        self.listing.push(RuleListing {
-            path: path.to_owned(),
-            title,
-            state,
-        });
+    fn counts(&self) -> [(&'static str, usize); 5] {
+        ["loaded", "unsupported", "broken", "disabled", "replaced"].map(|state| {
+            let same = self
+                .set
+                .listing
+                .iter()
+                .filter(|rule| rule.state.as_str() == state);
+            (state, same.count())
+        })
     }
 }
 
-fn engine() -> Engine {
-    let mut engine = Engine::new();
-    engine.set_match_detail(MatchDetailLevel::Summary);
-    engine
-}
-
-fn target(rule: &SigmaRule) -> Result<Target, String> {
-    let source = &rule.logsource;
-    let product = source.product.as_deref().unwrap_or("linux");
-    match (product, source.category.as_deref(), source.service.as_deref()) {
-        ("linux", Some("process_creation"), None) => Ok(Target::Processes),
-        ("linux", Some("network_connection"), None) => Ok(Target::Connections),
-        (product, category, service) => {
-            let words = [Some(product), category, service]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join("/");
-            Err(format!("no source here feeds the log source {words}"))
-        }
-    }
-}
-
-fn notice(found: &EvaluationResult, subject: Subject, evidence: serde_json::Value) -> Notice {
-    let fields = found
-        .as_detection()
-        .map(|body| body.matched_fields.as_slice())
-        .unwrap_or_default();
-    let factor = |field: &rsigma_eval::FieldMatch| json!({"feature": field.field, "value": field.value, "expected": field.pattern, "contribution": null});
-    let tags = &found.header.tags;
-    Notice {
-        kind: FindingKind::Sigma,
-        rule: found
-            .header
-            .rule_id
-            .clone()
-            .unwrap_or_else(|| found.header.rule_title.clone()),
-        title: found.header.rule_title.clone(),
-        severity: severity(found.header.level),
-        score: None,
-        subject,
-        techniques: techniques(tags),
-        tactics: tactics(tags),
-        factors: fields.iter().map(factor).collect(),
-        evidence,
-    }
-}
-
-fn severity(level: Option<Level>) -> Severity {
-    match level {
-        Some(Level::Informational) => Severity::Info,
-        Some(Level::Low) => Severity::Low,
-        Some(Level::Medium) | None => Severity::Medium,
-        Some(Level::High) => Severity::High,
-        Some(Level::Critical) => Severity::Critical,
-    }
-}
-
-/// ATT&CK techniques among a rule's tags: `attack.t1059.004` is `T1059.004`.
-fn techniques(tags: &[String]) -> Vec<String> {
-    let technique = |tag: &String| {
-        let name = tag.strip_prefix("attack.")?;
-        let number = name.strip_prefix(['t', 'T'])?;
-        number
-            .starts_with(|first: char| first.is_ascii_digit())
-            .then(|| name.to_ascii_uppercase())
-    };
-    tags.iter().filter_map(technique).collect()
-}
-
-/// ATT&CK tactics among a rule's tags: `attack.command-and-control`.
-fn tactics(tags: &[String]) -> Vec<String> {
-    let is_tactic = |name: &&str| name.len() > 6 && !name.chars().any(|letter| letter.is_ascii_digit());
-    tags.iter()
-        .filter_map(|tag| tag.strip_prefix("attack."))
-        .filter(is_tactic)
-        .map(str::to_owned)
-        .collect()
-}
-
-fn read_bounded(path: &Path) -> std::io::Result<String> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
-        return Err(std::io::Error::other(format!(
-            "longer than the {FILE_BYTES_MAX} bytes that a rule file may have"
-        )));
-    }
-    std::fs::read_to_string(path)
-}
-
-fn rule_files(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_rule = path
-            .extension()
-            .is_some_and(|extension| extension == "yml" || extension == "yaml");
-        if path.is_dir() && !path.is_symlink() {
-            rule_files(&path, files)?;
-        } else if is_rule && files.len() < FILES_MAX {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;

@@ -1,133 +1,128 @@
-//! Our facts under Sigma's field names, without copying them.
+//! An event as rules see it: names and values, each value folded once however many rules look at it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
-use fleetmend_event::table::{NetworkEvent, NetworkEventKind, ProcessEvent, ProcessEventKind};
-use rsigma_eval::event::{Event, EventValue};
-use serde_json::Value;
+use fleetmend_event::TimeMicros;
+use serde_json::{Map, Value};
 
-/// Most user names that are remembered.
-const USERS_MAX: usize = 1_024;
+use super::rule::{FieldId, LogSource, Names};
+use super::text::fold;
 
-/// Names and values of an event, in the order in which a keyword looks through them.
-struct Fields<'a>(Vec<(&'static str, Cow<'a, str>)>);
+/// Longest value that rules look at; what is longer is cut.
+const VALUE_BYTES_MAX: usize = 64 << 10;
 
-impl Fields<'_> {
-    fn get(&self, name: &str) -> Option<EventValue<'_>> {
-        let (_, value) = self.0.iter().find(|(field, _)| *field == name)?;
-        Some(EventValue::Str(Cow::Borrowed(value.as_ref())))
-    }
-
-    fn json(&self) -> Value {
-        self.0
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), Value::from(value.as_ref())))
-            .collect()
-    }
+/// A record of a log that is no row of ours, under the names that Sigma gives its fields: of auditd, of a web
+/// server's access log, of a program's log.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RawEvent {
+    /// When it was logged.
+    pub time: TimeMicros,
+    /// Such as `linux`; `None` where the source is not of one product.
+    pub product: Option<String>,
+    /// Such as `webserver`.
+    pub category: Option<String>,
+    /// Such as `auditd`, `nginx`.
+    pub service: Option<String>,
+    /// Fields that the record has; one without a value is left out.
+    pub fields: BTreeMap<String, String>,
 }
 
-/// An exec as Sigma's category process_creation.
-pub(super) struct ProcessCreation<'a>(Fields<'a>);
-
-impl<'a> ProcessCreation<'a> {
-    /// `None` when the event is not an exec.
-    pub(super) fn of(event: &'a ProcessEvent) -> Option<Self> {
-        if event.kind != ProcessEventKind::Exec {
-            return None;
+impl RawEvent {
+    /// Where it comes from.
+    pub fn source(&self) -> LogSource {
+        LogSource {
+            product: self.product.clone(),
+            category: self.category.clone(),
+            service: self.service.clone(),
         }
-        let mut fields = vec![
-            (
-                "Image",
-                Cow::Borrowed(event.exe.as_deref().unwrap_or(&event.comm)),
-            ),
-            ("CommandLine", Cow::Owned(event.args.join(" "))),
-            ("ProcessId", Cow::Owned(event.pid.to_string())),
-            ("ParentProcessId", Cow::Owned(event.ppid.to_string())),
-            ("User", Cow::Owned(user_name(event.uid))),
-            ("LogonId", Cow::Owned(event.uid.to_string())),
-        ];
-        let parent = event.parent_exe.as_deref().or(event.parent_comm.as_deref());
-        fields.extend(parent.map(|parent| ("ParentImage", Cow::Borrowed(parent))));
-        fields.extend(
-            event
-                .parent_command_line
-                .as_deref()
-                .map(|line| ("ParentCommandLine", Cow::Borrowed(line))),
-        );
-        Some(Self(Fields(fields)))
     }
 }
 
-/// A connection that this host opened, as Sigma's category network_connection.
-pub(super) struct ConnectionEvent<'a>(Fields<'a>);
+/// Names and values of an event. A name may stand more than once; then any of its values may match.
+#[derive(Debug, Default)]
+pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl<'a> ConnectionEvent<'a> {
-    /// `None` for the end of a connection.
-    pub(super) fn of(event: &'a NetworkEvent) -> Option<Self> {
-        let initiated = match event.kind {
-            NetworkEventKind::Connect => "true",
-            NetworkEventKind::Accept => "false",
-            NetworkEventKind::Close | NetworkEventKind::Listen => return None,
+impl<'a> Fields<'a> {
+    /// Adds a value.
+    pub(crate) fn add(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    /// Adds a value where there is one.
+    pub(crate) fn add_some(&mut self, name: &'a str, value: Option<impl Into<Cow<'a, str>>>) {
+        if let Some(value) = value {
+            self.add(name, value);
+        }
+    }
+
+    /// The fields of a record.
+    pub(crate) fn of(record: &'a RawEvent) -> Self {
+        let fields = record.fields.iter();
+        Self(
+            fields
+                .map(|(name, value)| (Cow::Borrowed(name.as_str()), Cow::Borrowed(short(value))))
+                .collect(),
+        )
+    }
+
+    /// As JSON, for evidence.
+    pub(crate) fn json(&self) -> Value {
+        let fields = self.0.iter();
+        let map: Map<String, Value> = fields
+            .map(|(name, value)| (name.as_ref().to_owned(), Value::from(value.as_ref())))
+            .collect();
+        Value::Object(map)
+    }
+
+    /// The first value of a name.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(field, _)| field == name);
+        found.map(|(_, value)| value.as_ref())
+    }
+}
+
+/// A value with what is computed of it once.
+#[derive(Debug)]
+pub(crate) struct Slot<'e> {
+    /// `None` for a field that no rule names; keywords look at it too.
+    pub(crate) field: Option<FieldId>,
+    pub(crate) text: &'e str,
+    folded: OnceCell<Cow<'e, str>>,
+}
+
+impl Slot<'_> {
+    pub(crate) fn folded(&self) -> &str {
+        self.folded.get_or_init(|| fold(self.text))
+    }
+}
+
+/// The fields of one event, ready to be matched.
+#[derive(Debug)]
+pub(crate) struct Slots<'e>(pub(crate) Vec<Slot<'e>>);
+
+impl<'e> Slots<'e> {
+    pub(crate) fn new(fields: &'e Fields<'_>, names: &Names) -> Self {
+        let slot = |(name, value): &'e (Cow<'_, str>, Cow<'_, str>)| Slot {
+            field: names.find(name),
+            text: value.as_ref(),
+            folded: OnceCell::new(),
         };
-        Some(Self(Fields(vec![
-            ("Image", Cow::Borrowed(event.comm.as_str())),
-            ("Initiated", Cow::Borrowed(initiated)),
-            ("Protocol", Cow::Borrowed(event.protocol.as_str())),
-            ("DestinationIp", Cow::Borrowed(event.remote_address.as_str())),
-            ("DestinationPort", Cow::Owned(event.remote_port.to_string())),
-            ("SourceIp", Cow::Borrowed(event.local_address.as_str())),
-            ("SourcePort", Cow::Owned(event.local_port.to_string())),
-            ("ProcessId", Cow::Owned(event.pid.to_string())),
-            ("User", Cow::Owned(user_name(event.uid))),
-        ])))
+        Self(fields.0.iter().map(slot).collect())
+    }
+
+    /// Every value of a field.
+    pub(crate) fn of(&self, field: FieldId) -> impl Iterator<Item = &Slot<'e>> {
+        self.0.iter().filter(move |slot| slot.field == Some(field))
     }
 }
 
-macro_rules! sigma_event {
-    ($event:ident) => {
-        impl Event for $event<'_> {
-            fn get_field(&self, path: &str) -> Option<EventValue<'_>> {
-                self.0.get(path)
-            }
-
-            fn any_string_value(&self, wanted: &dyn Fn(&str) -> bool) -> bool {
-                self.0.0.iter().any(|(_, value)| wanted(value))
-            }
-
-            fn all_string_values(&self) -> Vec<Cow<'_, str>> {
-                self.0
-                    .0
-                    .iter()
-                    .map(|(_, value)| Cow::Borrowed(value.as_ref()))
-                    .collect()
-            }
-
-            fn to_json(&self) -> Value {
-                self.0.json()
-            }
-        }
-    };
-}
-
-sigma_event!(ProcessCreation);
-sigma_event!(ConnectionEvent);
-
-/// Name of a user, or its number when there is none.
-fn user_name(uid: u32) -> String {
-    static NAMES: std::sync::LazyLock<Mutex<HashMap<u32, String>>> = std::sync::LazyLock::new(Mutex::default);
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(name) = names.get(&uid) {
-        return name.clone();
+/// As much of a value as rules look at.
+pub(crate) fn short(value: &str) -> &str {
+    let mut end = value.len().min(VALUE_BYTES_MAX);
+    while !value.is_char_boundary(end) {
+        end = end.saturating_sub(1);
     }
-    if names.len() >= USERS_MAX {
-        names.clear();
-    }
-    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid))
-        .ok()
-        .flatten();
-    let name = user.map_or_else(|| uid.to_string(), |user| user.name);
-    names.insert(uid, name.clone());
-    name
+    value.get(..end).unwrap_or_default()
 }

@@ -1,4 +1,8 @@
-use fleetmend_event::table::{ProcessEvent, ProcessEventKind, Source};
+use std::path::PathBuf;
+
+use fleetmend_event::Fact;
+use fleetmend_event::TimeMicros;
+use fleetmend_event::table::{ProbeState, ProcessEvent, ProcessEventKind, Severity, Source, SubjectKind};
 
 use super::*;
 
@@ -205,9 +209,9 @@ fn broken_rule_is_listed_with_its_reason_and_hinders_no_other() {
             [
                 RuleState::Broken(_),
                 RuleState::Broken(_),
+                RuleState::Broken(_),
                 RuleState::Unsupported(_),
                 RuleState::Loaded,
-                RuleState::Broken(_),
                 RuleState::Broken(_)
             ]
         ),
@@ -248,3 +252,7 @@ fn public_process_and_connection_rules_are_loaded() {
         );
     }
 }
+
+mod correlation;
+mod kinds;
+mod site;

@@ -1,0 +1,453 @@
+//! From what the parser read to a compiled rule.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use fleetmend_event::table::Severity;
+use regex::{Regex, RegexBuilder};
+use rsigma_parser::{
+    ConditionExpr, Detection, DetectionItem, Detections, Level, Modifier, Quantifier, SelectorPattern,
+    SigmaRule, SigmaValue,
+};
+
+use super::rule::{Expr, FieldId, Joint, LogSource, Matcher, Meta, Names, Network, Rule, Test};
+use super::text::{Pattern, Piece, Shape, pieces};
+use super::value::{Expression, Value, apply, value};
+
+/// Tests of one rule; more would be a rule that was made to hurt.
+const TESTS_MAX: usize = 20_000;
+/// Compiled size of one regular expression.
+const REGEX_BYTES_MAX: usize = 256 << 10;
+/// Regular expressions of all rules; at their usual size this is some tens of MiB.
+const REGEXES_MAX: usize = 4_096;
+
+/// Why a rule was not compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is sound, and something here is missing.
+    Unsupported(String),
+    /// It says what cannot be.
+    Broken(String),
+}
+
+type Compiled<T> = Result<T, Refusal>;
+
+fn broken<T>(reason: impl Into<String>) -> Compiled<T> {
+    Err(Refusal::Broken(reason.into()))
+}
+
+/// Compiles rules that share names and regular expressions.
+#[derive(Debug, Default)]
+pub(crate) struct Compiler {
+    pub(crate) names: Names,
+    /// What `%name%` stands for, of values with `expand`.
+    pub(crate) placeholders: BTreeMap<String, Vec<String>>,
+    regexes: HashMap<String, Arc<Regex>>,
+    tests: usize,
+}
+
+impl Compiler {
+    /// Goes on with the names of an earlier set of rules.
+    pub(crate) fn new(names: Names, placeholders: BTreeMap<String, Vec<String>>) -> Self {
+        Self {
+            names,
+            placeholders,
+            ..Self::default()
+        }
+    }
+
+    /// Compiles a rule; `filters` are conditions that have to hold as well.
+    pub(crate) fn rule(&mut self, rule: &SigmaRule, filters: &[&Detections]) -> Compiled<Rule> {
+        self.tests = 0;
+        let mut all = vec![self.detections(&rule.detection)?];
+        for filter in filters {
+            all.push(self.detections(filter)?);
+        }
+        Ok(Rule {
+            meta: meta(rule),
+            source: source(&rule.logsource),
+            condition: one_or(all, Expr::And),
+            written: written(&rule.detection, filters),
+        })
+    }
+
+    fn detections(&mut self, detections: &Detections) -> Compiled<Expr> {
+        if detections.timeframe.is_some() {
+            return broken("timeframe belongs into a correlation rule");
+        }
+        let mut conditions = Vec::new();
+        for condition in &detections.conditions {
+            conditions.push(self.condition(condition, &detections.named)?);
+        }
+        if conditions.is_empty() {
+            return broken("it has no condition");
+        }
+        Ok(one_or(conditions, Expr::Or))
+    }
+
+    fn condition(&mut self, condition: &ConditionExpr, named: &HashMap<String, Detection>) -> Compiled<Expr> {
+        let mut each = |conditions: &[ConditionExpr]| -> Compiled<Vec<Expr>> {
+            conditions
+                .iter()
+                .map(|condition| self.condition(condition, named))
+                .collect()
+        };
+        match condition {
+            ConditionExpr::And(conditions) => Ok(one_or(each(conditions)?, Expr::And)),
+            ConditionExpr::Or(conditions) => Ok(one_or(each(conditions)?, Expr::Or)),
+            ConditionExpr::Not(condition) => Ok(Expr::Not(Box::new(self.condition(condition, named)?))),
+            ConditionExpr::Identifier(name) => match named.get(name) {
+                Some(detection) => self.detection(detection),
+                None => broken(format!("the condition names '{name}', which is not defined")),
+            },
+            ConditionExpr::Selector { quantifier, pattern } => {
+                let chosen = chosen(pattern, named);
+                if chosen.is_empty() {
+                    return broken(format!(
+                        "'{quantifier} of {pattern}' in the condition fits no name"
+                    ));
+                }
+                let chosen: Compiled<Vec<Expr>> = chosen
+                    .into_iter()
+                    .map(|detection| self.detection(detection))
+                    .collect();
+                let chosen = chosen?;
+                Ok(match quantifier {
+                    Quantifier::Any | Quantifier::Count(1) => one_or(chosen, Expr::Or),
+                    Quantifier::All => one_or(chosen, Expr::And),
+                    Quantifier::Count(0) => return broken("'0 of' in the condition always holds"),
+                    Quantifier::Count(count) => Expr::AtLeast(*count, chosen),
+                })
+            }
+        }
+    }
+
+    fn detection(&mut self, detection: &Detection) -> Compiled<Expr> {
+        match detection {
+            Detection::AllOf(items) => {
+                let items: Compiled<Vec<Expr>> = items.iter().map(|item| self.item(item)).collect();
+                let items = items?;
+                if items.is_empty() {
+                    return broken("a selection is empty");
+                }
+                Ok(one_or(items, Expr::And))
+            }
+            Detection::AnyOf(parts) | Detection::And(parts) => {
+                let joined: Compiled<Vec<Expr>> = parts.iter().map(|part| self.detection(part)).collect();
+                let join = if matches!(detection, Detection::And(_)) {
+                    Expr::And
+                } else {
+                    Expr::Or
+                };
+                Ok(one_or(joined?, join))
+            }
+            Detection::Keywords(values) if values.is_empty() => broken("a list of keywords is empty"),
+            Detection::Keywords(values) => {
+                let tests: Compiled<Vec<Expr>> = values
+                    .iter()
+                    .map(|written| self.test(None, value(written, &[])))
+                    .collect();
+                Ok(one_or(tests?, Expr::Or))
+            }
+            Detection::ArrayMatch { .. } | Detection::Conditional { .. } => Err(Refusal::Unsupported(
+                "quantifiers over arrays (field[any]) are not matched: the events here have no arrays"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn item(&mut self, item: &DetectionItem) -> Compiled<Expr> {
+        let field = item
+            .field
+            .name
+            .as_deref()
+            .map(|name| self.names.number(&unescaped(name)));
+        let modifiers = &item.field.modifiers;
+        let mut tests = Vec::new();
+        for written in self.expanded(&item.values, modifiers)? {
+            let mut changed = value(&written, modifiers);
+            for modifier in modifiers {
+                if !matches!(modifier, Modifier::All | Modifier::Neq) {
+                    changed = apply(*modifier, changed).map_err(Refusal::Broken)?;
+                }
+            }
+            tests.push(self.test(field, changed)?);
+        }
+        if tests.is_empty() {
+            return broken(format!(
+                "'{}' has an empty list of values",
+                item.field.name.as_deref().unwrap_or("|")
+            ));
+        }
+        let all = modifiers.contains(&Modifier::All);
+        let joined = one_or(tests, if all { Expr::And } else { Expr::Or });
+        Ok(if modifiers.contains(&Modifier::Neq) {
+            Expr::Not(Box::new(joined))
+        } else {
+            joined
+        })
+    }
+
+    /// The values with what their placeholders stand for.
+    fn expanded(&self, values: &[SigmaValue], modifiers: &[Modifier]) -> Compiled<Vec<SigmaValue>> {
+        if !modifiers.contains(&Modifier::Expand) {
+            return Ok(values.to_vec());
+        }
+        let is_regex = modifiers.contains(&Modifier::Re);
+        let mut expanded = Vec::new();
+        for written in values {
+            let SigmaValue::String(string) = written else {
+                expanded.push(written.clone());
+                continue;
+            };
+            for text in self.filled(&string.original, is_regex)? {
+                expanded.push(if is_regex {
+                    SigmaValue::from_raw_string(&text)
+                } else {
+                    SigmaValue::String(rsigma_parser::SigmaString::new(&text))
+                });
+            }
+        }
+        Ok(expanded)
+    }
+
+    /// Every text that comes of filling the placeholders in.
+    fn filled(&self, text: &str, is_regex: bool) -> Compiled<Vec<String>> {
+        let Some((before, name, after)) = placeholder(text) else {
+            return Ok(vec![text.to_owned()]);
+        };
+        let Some(values) = self.placeholders.get(name) else {
+            return Err(Refusal::Unsupported(format!(
+                "the placeholder %{name}% stands for nothing here; set detect.placeholders.{name}"
+            )));
+        };
+        let mut texts = Vec::new();
+        for rest in self.filled(after, is_regex)? {
+            for value in values {
+                let value = if is_regex {
+                    regex::escape(value)
+                } else {
+                    value.clone()
+                };
+                texts.push(format!("{before}{value}{rest}"));
+            }
+        }
+        if texts.len() > TESTS_MAX {
+            return broken("its placeholders stand for too many values");
+        }
+        Ok(texts)
+    }
+
+    fn test(&mut self, field: Option<FieldId>, value: Value) -> Compiled<Expr> {
+        self.tests = self.tests.saturating_add(1);
+        if self.tests > TESTS_MAX {
+            return broken(format!("it has more than {TESTS_MAX} tests"));
+        }
+        let matcher = match value {
+            Value::AnyOf(values) => {
+                let tests: Compiled<Vec<Expr>> =
+                    values.into_iter().map(|value| self.test(field, value)).collect();
+                return Ok(one_or(tests?, Expr::Or));
+            }
+            Value::Text { pieces, cased } => Matcher::Text(text(field, pieces, cased)),
+            Value::Number(number) => {
+                let written = vec![Piece::Text(number.to_string())];
+                Matcher::Text(text(field, written, false))
+            }
+            Value::Bool(truth) => {
+                let words = if truth { ["true", "1"] } else { ["false", "0"] };
+                let test = |word: &str| {
+                    let pattern = text(field, vec![Piece::Text(word.to_owned())], false);
+                    Expr::Test(Test {
+                        field,
+                        matcher: Matcher::Text(pattern),
+                    })
+                };
+                return Ok(Expr::Or(words.map(test).to_vec()));
+            }
+            Value::Null if field.is_none() => return broken("a keyword cannot be null"),
+            Value::Null => Matcher::Exists(false),
+            Value::Exists(_) if field.is_none() => return broken("exists needs a field"),
+            Value::Exists(wanted) => Matcher::Exists(wanted),
+            Value::Regex(expression) => Matcher::Regex(self.regex(&expression)?),
+            Value::Network(text) => Matcher::Network(Network::parse(&text).map_err(Refusal::Broken)?),
+            Value::Compare(comparison, number) => Matcher::Compare(comparison, number),
+            Value::Time(part, number) => Matcher::Time(part, number),
+            Value::Field { .. } if field.is_none() => return broken("fieldref needs a field"),
+            Value::Field { name, how, cased } => Matcher::Field {
+                other: self.names.number(&name),
+                how,
+                cased,
+            },
+        };
+        Ok(Expr::Test(Test { field, matcher }))
+    }
+
+    fn regex(&mut self, expression: &Expression) -> Compiled<Arc<Regex>> {
+        let whole = match expression.joint {
+            None | Some(Joint::Contains | Joint::Equal) => expression.pattern.clone(),
+            Some(Joint::StartsWith) => format!("^(?:{})", expression.pattern),
+            Some(Joint::EndsWith) => format!("(?:{})$", expression.pattern),
+        };
+        let flags = [
+            (expression.ignore_case, 'i'),
+            (expression.multi_line, 'm'),
+            (expression.dot_all, 's'),
+        ];
+        let flags: String = flags
+            .iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, flag)| *flag)
+            .collect();
+        let whole = if flags.is_empty() {
+            whole
+        } else {
+            format!("(?{flags}){whole}")
+        };
+        if let Some(regex) = self.regexes.get(&whole) {
+            return Ok(Arc::clone(regex));
+        }
+        if self.regexes.len() >= REGEXES_MAX {
+            return broken(format!(
+                "all rules together have more than {REGEXES_MAX} regular expressions"
+            ));
+        }
+        let compiled = RegexBuilder::new(&whole)
+            .size_limit(REGEX_BYTES_MAX)
+            .dfa_size_limit(REGEX_BYTES_MAX)
+            .build();
+        let regex = match compiled {
+            Ok(regex) => Arc::new(regex),
+            Err(regex::Error::CompiledTooBig(limit)) => {
+                return broken(format!(
+                    "the expression '{whole}' compiles to more than {limit} bytes"
+                ));
+            }
+            Err(error) => {
+                // The message shows the expression over several lines; its last says what is wrong.
+                let words = error.to_string();
+                let last = words.lines().last().unwrap_or_default().trim();
+                return broken(format!(
+                    "the expression '{whole}' cannot be compiled: {last} (look-around and back-references would \
+                     let a rule take for ever)"
+                ));
+            }
+        };
+        self.regexes.insert(whole, Arc::clone(&regex));
+        Ok(regex)
+    }
+}
+
+/// The pattern of a text: keywords are looked for within.
+fn text(field: Option<FieldId>, mut pieces: Vec<Piece>, cased: bool) -> Pattern {
+    if field.is_none() {
+        pieces.insert(0, Piece::Many);
+        pieces.push(Piece::Many);
+    }
+    Pattern::new(pieces, cased)
+}
+
+/// One expression alone needs no join.
+fn one_or(mut expressions: Vec<Expr>, join: fn(Vec<Expr>) -> Expr) -> Expr {
+    match (expressions.len(), expressions.pop()) {
+        (1, Some(only)) => only,
+        (_, Some(last)) => {
+            expressions.push(last);
+            join(expressions)
+        }
+        (_, None) => join(expressions),
+    }
+}
+
+/// The definitions that a selector takes, in order of their names.
+fn chosen<'a>(pattern: &SelectorPattern, named: &'a HashMap<String, Detection>) -> Vec<&'a Detection> {
+    let wanted = match pattern {
+        SelectorPattern::Them => "*",
+        SelectorPattern::Pattern(pattern) => pattern.as_str(),
+    };
+    let glob = Pattern::new(pieces(&rsigma_parser::SigmaString::new(wanted)), true);
+    let fits = |name: &str| {
+        let shown = wanted.starts_with('_') || !name.starts_with('_');
+        shown && (glob.shape == Shape::Any || glob.matches(name, name))
+    };
+    let mut chosen: Vec<(&String, &Detection)> = named.iter().filter(|(name, _)| fits(name)).collect();
+    chosen.sort_by_key(|(name, _)| *name);
+    chosen.into_iter().map(|(_, detection)| detection).collect()
+}
+
+/// The first `%name%` of a text, with what stands around it.
+fn placeholder(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once('%')?;
+    let (name, after) = rest.split_once('%')?;
+    let is_name = !name.is_empty()
+        && name
+            .chars()
+            .all(|letter| letter.is_alphanumeric() || "_-".contains(letter));
+    is_name.then_some((before, name, after))
+}
+
+/// The parser escapes brackets in names of fields.
+fn unescaped(name: &str) -> String {
+    name.replace("\\[", "[").replace("\\]", "]")
+}
+
+fn written(detections: &Detections, filters: &[&Detections]) -> String {
+    let of = |detections: &Detections| detections.condition_strings.join(" or ");
+    let mut written = of(detections);
+    for filter in filters {
+        written = format!("({written}) and ({})", of(filter));
+    }
+    written
+}
+
+pub(crate) fn source(source: &rsigma_parser::LogSource) -> LogSource {
+    let lower = |word: &Option<String>| word.as_ref().map(|word| word.trim().to_lowercase());
+    LogSource {
+        product: lower(&source.product),
+        category: lower(&source.category),
+        service: lower(&source.service),
+    }
+}
+
+fn meta(rule: &SigmaRule) -> Meta {
+    Meta {
+        key: rule.id.clone().unwrap_or_else(|| rule.title.clone()),
+        name: rule.name.clone(),
+        title: rule.title.clone(),
+        severity: severity(rule.level),
+        techniques: techniques(&rule.tags),
+        tactics: tactics(&rule.tags),
+    }
+}
+
+pub(crate) fn severity(level: Option<Level>) -> Severity {
+    match level {
+        Some(Level::Informational) => Severity::Info,
+        Some(Level::Low) => Severity::Low,
+        Some(Level::Medium) | None => Severity::Medium,
+        Some(Level::High) => Severity::High,
+        Some(Level::Critical) => Severity::Critical,
+    }
+}
+
+/// ATT&CK techniques among a rule's tags: `attack.t1059.004` is `T1059.004`.
+pub(crate) fn techniques(tags: &[String]) -> Vec<String> {
+    let technique = |tag: &String| {
+        let name = tag.strip_prefix("attack.")?;
+        let number = name.strip_prefix(['t', 'T'])?;
+        number
+            .starts_with(|first: char| first.is_ascii_digit())
+            .then(|| name.to_ascii_uppercase())
+    };
+    tags.iter().filter_map(technique).collect()
+}
+
+/// ATT&CK tactics among a rule's tags: `attack.command-and-control`.
+pub(crate) fn tactics(tags: &[String]) -> Vec<String> {
+    let is_tactic = |name: &&str| name.len() > 6 && !name.chars().any(|letter| letter.is_ascii_digit());
+    tags.iter()
+        .filter_map(|tag| tag.strip_prefix("attack."))
+        .filter(is_tactic)
+        .map(str::to_owned)
+        .collect()
+}

@@ -1,0 +1,322 @@
+//! Correlation rules and filters.
+
+use std::path::Path;
+
+use super::*;
+use crate::sigma::RuleOptions;
+use crate::sigma::read::RuleFile;
+use crate::sigma::set::RuleSet;
+use crate::sigma::{RawEvent, Sigma};
+
+fn sigma(text: &str) -> Sigma {
+    let options = RuleOptions::default();
+    let file = RuleFile::parse(Path::new("rules.yml"), text.to_owned());
+    Sigma::over(RuleSet::of(&options, vec![file]), options)
+}
+
+fn line(second: i64, fields: &[(&str, &str)]) -> RawEvent {
+    RawEvent {
+        time: TimeMicros(second * 1_000_000),
+        product: Some("linux".into()),
+        service: Some("sshd".into()),
+        category: None,
+        fields: fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+    }
+}
+
+fn fired(sigma: &mut Sigma, event: &RawEvent) -> Vec<String> {
+    sigma
+        .observe_raw(event)
+        .into_iter()
+        .map(|notice| notice.title)
+        .collect()
+}
+
+const FAILED: &str = "title: Failed\nname: failed\nlogsource: {product: linux, service: sshd}\n\
+    detection:\n  sel: {outcome: failed}\n  condition: sel\n---\n\
+    title: Accepted\nname: accepted\nlogsource: {product: linux, service: sshd}\n\
+    detection:\n  sel: {outcome: accepted}\n  condition: sel\n---\n";
+
+fn failed(second: i64, user: &str, ip: &str) -> RawEvent {
+    line(second, &[("outcome", "failed"), ("user", user), ("ip", ip)])
+}
+
+fn with(correlation: &str) -> String {
+    format!("{FAILED}title: Many\nname: many\nlevel: high\ncorrelation:\n{correlation}")
+}
+
+#[test]
+fn events_are_counted_per_group_within_the_timespan() {
+    let mut sigma = sigma(&with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 60s\n  condition: {gte: 3}\n",
+    ));
+    assert_eq!(
+        fired(&mut sigma, &failed(0, "a", "192.0.2.1")),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        fired(&mut sigma, &failed(1, "a", "192.0.2.2")),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        fired(&mut sigma, &failed(2, "a", "192.0.2.1")),
+        Vec::<String>::new()
+    );
+    // The first is 61 s ago by then.
+    assert_eq!(
+        fired(&mut sigma, &failed(61, "a", "192.0.2.1")),
+        Vec::<String>::new()
+    );
+    let notices = sigma.observe_raw(&failed(62, "a", "192.0.2.1"));
+    assert_eq!(notices.len(), 1);
+    assert_eq!(notices[0].title, "Many");
+    assert_eq!(notices[0].subject.kind, SubjectKind::Address);
+    assert_eq!(notices[0].subject.name, "192.0.2.1");
+    // Once per timespan while it holds.
+    assert_eq!(
+        fired(&mut sigma, &failed(63, "a", "192.0.2.1")),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn generate_lets_the_rules_speak_as_well() {
+    let text = with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 60s\n  condition: {gte: 2}\n",
+    );
+    let mut sigma = sigma(&format!("{text}generate: true\n"));
+    assert_eq!(fired(&mut sigma, &failed(0, "a", "192.0.2.1")), ["Failed"]);
+    assert_eq!(
+        fired(&mut sigma, &failed(1, "a", "192.0.2.1")),
+        ["Failed", "Many"]
+    );
+}
+
+#[test]
+fn distinct_values_are_counted() {
+    let mut sigma = sigma(&with(
+        "  type: value_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 5m\n  condition: {field: user, gte: 3}\n",
+    ));
+    for (second, user) in [(0, "a"), (1, "A"), (2, "a"), (3, "b")] {
+        assert_eq!(
+            fired(&mut sigma, &failed(second, user, "192.0.2.1")),
+            Vec::<String>::new()
+        );
+    }
+    assert_eq!(fired(&mut sigma, &failed(4, "c", "192.0.2.1")), ["Many"]);
+}
+
+#[test]
+fn temporal_wants_all_and_ordered_in_order() {
+    for (kind, first, second, fires) in [
+        ("temporal", "failed", "accepted", true),
+        ("temporal", "accepted", "failed", true),
+        ("temporal_ordered", "failed", "accepted", true),
+        ("temporal_ordered", "accepted", "failed", false),
+    ] {
+        let mut sigma = sigma(&with(&format!(
+            "  type: {kind}\n  rules: [failed, accepted]\n  group-by: [user]\n  timespan: 1m\n"
+        )));
+        let event = |second, outcome| line(second, &[("outcome", outcome), ("user", "a")]);
+        assert_eq!(fired(&mut sigma, &event(0, first)), Vec::<String>::new());
+        let other = line(1, &[("outcome", second), ("user", "b")]);
+        assert_eq!(fired(&mut sigma, &other), Vec::<String>::new(), "another group");
+        assert_eq!(
+            !fired(&mut sigma, &event(2, second)).is_empty(),
+            fires,
+            "{kind} {first} {second}"
+        );
+    }
+}
+
+#[test]
+fn temporal_condition_may_be_written_out() {
+    let mut sigma = sigma(&with(
+        "  type: temporal\n  rules: [failed, accepted]\n  group-by: [user]\n  timespan: 1m\n  condition: failed and not accepted\n",
+    ));
+    assert_eq!(
+        fired(&mut sigma, &line(0, &[("outcome", "accepted"), ("user", "a")])),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        fired(&mut sigma, &line(1, &[("outcome", "failed"), ("user", "a")])),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        fired(&mut sigma, &line(2, &[("outcome", "failed"), ("user", "b")])),
+        ["Many"]
+    );
+}
+
+#[test]
+fn numbers_are_summed_averaged_and_ranked() {
+    for (kind, more, values, wanted) in [
+        ("value_sum", "gt: 100", [50, 60, 1], 2),
+        ("value_avg", "gte: 20", [10, 20, 40], 3),
+        ("value_median", "gte: 20", [10, 20, 40], 3),
+        ("value_percentile", "gte: 30, percentile: 90", [10, 20, 40], 3),
+    ] {
+        let mut sigma = sigma(&with(&format!(
+            "  type: {kind}\n  rules: [failed]\n  group-by: [user]\n  timespan: 1m\n  condition: {{field: bytes, {more}}}\n"
+        )));
+        let mut first = None;
+        for (number, value) in (1..).zip(values) {
+            let event = line(
+                number,
+                &[
+                    ("outcome", "failed"),
+                    ("user", "a"),
+                    ("bytes", &value.to_string()),
+                ],
+            );
+            if !fired(&mut sigma, &event).is_empty() {
+                first = first.or(Some(number));
+            }
+        }
+        assert_eq!(first, Some(wanted), "{kind}");
+    }
+}
+
+#[test]
+fn aliases_name_the_field_of_each_rule() {
+    let mut sigma = sigma(&with(
+        "  type: temporal\n  rules: [failed, accepted]\n  group-by: [who]\n  timespan: 1m\n  \
+         aliases: {who: {failed: user, accepted: account}}\n",
+    ));
+    assert_eq!(
+        fired(&mut sigma, &line(0, &[("outcome", "failed"), ("user", "a")])),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        fired(&mut sigma, &line(1, &[("outcome", "accepted"), ("account", "b")])),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        fired(&mut sigma, &line(2, &[("outcome", "accepted"), ("account", "a")])),
+        ["Many"]
+    );
+}
+
+#[test]
+fn correlation_looks_at_correlations() {
+    let text = with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [user]\n  timespan: 60s\n  condition: {gte: 2}\n",
+    );
+    let mut sigma = sigma(&format!(
+        "{text}---\ntitle: Then in\ncorrelation:\n  type: temporal_ordered\n  rules: [many, accepted]\n  group-by: [user]\n  timespan: 5m\n"
+    ));
+    let event = |second, outcome| line(second, &[("outcome", outcome), ("user", "a")]);
+    assert_eq!(fired(&mut sigma, &event(0, "accepted")), Vec::<String>::new());
+    assert_eq!(fired(&mut sigma, &event(1, "failed")), Vec::<String>::new());
+    assert_eq!(
+        fired(&mut sigma, &event(2, "failed")),
+        Vec::<String>::new(),
+        "it speaks through the other"
+    );
+    assert_eq!(fired(&mut sigma, &event(3, "accepted")), ["Then in"]);
+}
+
+#[test]
+fn correlations_that_cannot_be_kept_are_listed_with_the_reason() {
+    for (correlation, wanted) in [
+        (
+            "  type: event_count\n  rules: [other]\n  timespan: 1m\n  condition: {gte: 1}\n",
+            "'other'",
+        ),
+        (
+            "  type: event_count\n  rules: [many]\n  timespan: 1m\n  condition: {gte: 1}\n",
+            "'many'",
+        ),
+        (
+            "  type: event_count\n  rules: [failed]\n  timespan: 30d\n  condition: {gte: 1}\n",
+            "7 d",
+        ),
+        (
+            "  type: event_count\n  rules: [failed]\n  timespan: 1m\n  condition: {gte: 100000}\n",
+            "4096",
+        ),
+        (
+            "  type: value_count\n  rules: [failed]\n  timespan: 1m\n  condition: {gte: 1}\n",
+            "condition.field",
+        ),
+    ] {
+        let sigma = sigma(&with(correlation));
+        let listed = sigma.listing().iter().find(|rule| rule.title == "Many").unwrap();
+        assert_ne!(listed.state, RuleState::Loaded, "{correlation}");
+        assert!(
+            listed.state.reason().contains(wanted),
+            "{}",
+            listed.state.reason()
+        );
+        // What it would have spoken for speaks itself.
+        let mut sigma = sigma;
+        assert_eq!(fired(&mut sigma, &failed(0, "a", "192.0.2.1")), ["Failed"]);
+    }
+}
+
+#[test]
+fn groups_are_bounded_and_the_quiet_ones_make_room() {
+    let mut sigma = sigma(&with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 1h\n  condition: {gte: 2}\n",
+    ));
+    for number in 0..10_000 {
+        assert_eq!(
+            fired(&mut sigma, &failed(number / 10, "a", &format!("host-{number}"))),
+            Vec::<String>::new()
+        );
+    }
+    assert!(
+        sigma.windows[0].groups() <= 4_096,
+        "{}",
+        sigma.windows[0].groups()
+    );
+    assert_eq!(
+        fired(&mut sigma, &failed(1_001, "a", "host-9999")),
+        ["Many"],
+        "the latest are kept"
+    );
+    assert_eq!(
+        fired(&mut sigma, &failed(1_002, "a", "host-0")),
+        Vec::<String>::new(),
+        "the first is not"
+    );
+}
+
+#[test]
+fn filter_takes_from_the_rules_it_names() {
+    let filter = "---\ntitle: Not the scanner\nlogsource: {product: linux}\n\
+        filter:\n  rules: [failed]\n  sel: {ip: 192.0.2.9}\n  condition: not sel\n";
+    let mut sigma = sigma(&format!("{}{filter}", FAILED.trim_end_matches("---\n")));
+    assert_eq!(fired(&mut sigma, &failed(0, "a", "192.0.2.1")), ["Failed"]);
+    assert_eq!(
+        fired(&mut sigma, &failed(0, "a", "192.0.2.9")),
+        Vec::<String>::new()
+    );
+    let accepted = line(0, &[("outcome", "accepted"), ("ip", "192.0.2.9")]);
+    assert_eq!(
+        fired(&mut sigma, &accepted),
+        ["Accepted"],
+        "only the rules that it names"
+    );
+    let listed = sigma
+        .listing()
+        .iter()
+        .find(|rule| rule.title == "Not the scanner")
+        .unwrap();
+    assert_eq!(listed.state, RuleState::Loaded);
+}
+
+#[test]
+fn collection_shares_what_is_global() {
+    let text = "action: global\nlogsource: {product: linux, service: sshd}\nlevel: low\n---\n\
+        title: One\ndetection: {sel: {outcome: one}, condition: sel}\n---\n\
+        title: Two\ndetection: {sel: {outcome: two}, condition: sel}\n---\n\
+        action: repeat\ntitle: Three\ndetection: {sel: {outcome: three}}\n";
+    let mut sigma = sigma(text);
+    for (outcome, title) in [("one", "One"), ("two", "Two"), ("three", "Three")] {
+        assert_eq!(fired(&mut sigma, &line(0, &[("outcome", outcome)])), [title]);
+    }
+}
