@@ -42,6 +42,9 @@ pub(crate) struct Literal {
 /// One of several literals.
 type Anchor = Vec<Literal>;
 
+/// Rules by the literals of one field that stand for them.
+type Owned = HashMap<(Place, String), Vec<u32>>;
+
 /// How often each literal is named by rules.
 type Uses = HashMap<Literal, u32>;
 
@@ -103,7 +106,7 @@ impl Index {
             .clone()
             .for_each(|condition| count(condition, &mut uses));
         let mut index = Self::default();
-        let mut anchored: HashMap<Option<FieldId>, HashMap<(Place, String), Vec<u32>>> = HashMap::new();
+        let mut anchored: HashMap<Option<FieldId>, Owned> = HashMap::new();
         for (number, condition) in conditions.enumerate() {
             let number = u32::try_from(number).map_err(|_| "there are too many rules".to_owned())?;
             match anchor(condition, &uses) {
@@ -151,7 +154,7 @@ impl Index {
 }
 
 impl FieldIndex {
-    fn new(literals: HashMap<(Place, String), Vec<u32>>) -> Result<Self, String> {
+    fn new(literals: Owned) -> Result<Self, String> {
         let mut index = Self::default();
         let mut texts = Vec::new();
         let mut sorted: Vec<_> = literals.into_iter().collect();

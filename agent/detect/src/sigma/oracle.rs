@@ -119,7 +119,7 @@ fn prove(python: &Path, files: Vec<(PathBuf, String)>) -> Vec<Proof> {
             let mut events = Vec::new();
             if let Some(event) = firing(rule, &set.names, &mut dice) {
                 proof.fires = true;
-                let mut misses = near_misses(rule, &set.names, &event);
+                let mut misses = near_misses(rule, &set.names, &event, &mut dice);
                 proof.near_miss = !misses.is_empty();
                 misses.truncate(MISSES);
                 events.push(event);
@@ -227,7 +227,7 @@ fn made_up_rules_match_what_the_oracle_says() {
     // A made-up condition may be one that nothing meets, but not often.
     let firing = proofs.iter().filter(|proof| proof.fires).count();
     assert!(
-        firing * 10 >= proofs.len() * 9,
+        firing * 10 >= proofs.len() * 8,
         "{firing} of {} fire",
         proofs.len()
     );

@@ -26,7 +26,7 @@ impl Dice {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 % bound.max(1) as u64) as usize
+        usize::try_from(self.0 % bound.max(1) as u64).unwrap_or(0)
     }
 }
 
@@ -50,31 +50,81 @@ pub(super) fn firing(rule: &Rule, names: &Names, dice: &mut Dice) -> Option<Made
 }
 
 /// Events that differ from one that matches by little and do not match.
-pub(super) fn near_misses(rule: &Rule, names: &Names, event: &Made) -> Vec<Made> {
-    let mut misses = Vec::new();
+pub(super) fn near_misses(rule: &Rule, names: &Names, event: &Made, dice: &mut Dice) -> Vec<Made> {
+    let mut tests = Vec::new();
+    all_tests(&rule.condition, &mut tests);
+    let mut changed_events = Vec::new();
     for (name, value) in event {
-        let mut changed: Vec<Option<String>> =
-            vec![Some(format!("{value}~")), Some(format!("~{value}")), None];
-        let mut shorter = value.clone();
-        shorter.pop();
-        changed.push(Some(shorter));
-        // A letter in the middle.
-        if let Some((at, _)) = value.char_indices().nth(value.chars().count() / 2) {
-            let (before, after) = value.split_at(at);
-            changed.push(Some(format!("{before}~{after}")));
-        }
+        let is_typed = tests.iter().any(|(field, matcher)| {
+            field.is_some_and(|field| names.name(field) == name)
+                && matches!(
+                    matcher,
+                    Matcher::Network(_) | Matcher::Compare(..) | Matcher::Time(..)
+                )
+        });
+        // SQLite compares what is no number, and pySigma takes addresses for texts.
+        let changed = if is_typed {
+            typed_changes(value)
+        } else {
+            text_changes(value)
+        };
         for value in changed {
             let mut other = event.clone();
-            match value {
-                Some(value) => other.insert(name.clone(), value),
-                None => other.remove(name),
-            };
-            if !other.is_empty() && !matches(rule, names, &other) {
-                misses.push(other);
-            }
+            other.insert(name.clone(), value);
+            changed_events.push(other);
         }
+        let mut without = event.clone();
+        without.remove(name);
+        without
+            .entry("Unrelated".to_owned())
+            .or_insert_with(|| "x".to_owned());
+        changed_events.push(without);
     }
-    misses
+    let mut excluded = Vec::new();
+    negated(&rule.condition, &mut excluded);
+    for part in excluded {
+        let mut wanted = Vec::new();
+        choose(part, true, dice, &mut wanted);
+        let mut other = event.clone();
+        other.extend(event_of(rule, &wanted, names, dice, false));
+        changed_events.push(other);
+    }
+    changed_events.retain(|other| !matches(rule, names, other));
+    changed_events
+}
+
+fn text_changes(value: &str) -> Vec<String> {
+    let mut shorter = value.to_owned();
+    shorter.pop();
+    let mut changed = vec![format!("{value}~"), format!("~{value}"), shorter];
+    if let Some((at, _)) = value.char_indices().nth(value.chars().count() / 2) {
+        let (before, after) = value.split_at(at);
+        changed.push(format!("{before}~{after}"));
+    }
+    changed
+}
+
+fn typed_changes(value: &str) -> Vec<String> {
+    match (value.parse::<f64>(), value.parse::<std::net::IpAddr>()) {
+        (Ok(number), _) => vec![
+            (number - 1.0).to_string(),
+            (number + 1.0).to_string(),
+            "1e6".to_owned(),
+        ],
+        (_, Ok(_)) => vec!["198.51.100.77".to_owned(), "255.255.255.255".to_owned()],
+        _ => vec!["1999-12-31T22:57:01Z".to_owned()],
+    }
+}
+
+/// What a condition says must not be.
+fn negated<'a>(expr: &'a Expr, parts: &mut Vec<&'a Expr>) {
+    match expr {
+        Expr::And(of) | Expr::Or(of) | Expr::AtLeast(_, of) => {
+            of.iter().for_each(|part| negated(part, parts))
+        }
+        Expr::Not(part) => parts.push(part),
+        Expr::Test(_) => {}
+    }
 }
 
 /// Any event of the rule's fields and literals.
@@ -115,7 +165,12 @@ fn choose<'a>(expr: &'a Expr, wanted: bool, dice: &mut Dice, tests: &mut Vec<Wan
         }
         (Expr::AtLeast(count, parts), true) => {
             let first = dice.below(parts.len());
-            for part in parts.iter().cycle().skip(first).take(*count as usize) {
+            for part in parts
+                .iter()
+                .cycle()
+                .skip(first)
+                .take(usize::try_from(*count).unwrap_or(0))
+            {
                 choose(part, true, dice, tests);
             }
         }
@@ -191,7 +246,7 @@ fn value_of(matchers: &[&Matcher], dice: &mut Dice, mixed: bool) -> Option<Strin
         match matcher {
             Matcher::Text(pattern) => {
                 let text = |text: &str, dice: &mut Dice| {
-                    if mixed && !pattern.cased {
+                    if mixed && !pattern.cased && !matches!(text, "true" | "false") {
                         mixed_case(text, dice)
                     } else {
                         text.to_owned()
@@ -308,7 +363,8 @@ fn sampled(hir: &Hir, dice: &mut Dice, out: &mut String) {
                 .max
                 .unwrap_or(repetition.min + 2)
                 .min(repetition.min + 2);
-            let times = repetition.min + dice.below((most - repetition.min + 1) as usize) as u32;
+            let times =
+                repetition.min + u32::try_from(dice.below((most - repetition.min + 1) as usize)).unwrap_or(0);
             (0..times).for_each(|_| sampled(&repetition.sub, dice, out));
         }
         HirKind::Concat(parts) => parts.iter().for_each(|part| sampled(part, dice, out)),
