@@ -1,0 +1,199 @@
+//! Why a change is expected, or that it is not: a pure function of what is known of it.
+
+use std::path::Path;
+
+use fleetmend_event::table::{IntegrityChange, IntegrityVerdict, Severity};
+
+use crate::class::{Class, is_suid};
+use crate::config::{Config, ExpectedWriter};
+use crate::pattern::Pattern;
+use crate::state::FileState;
+use crate::watch::patterns;
+use crate::who::{Touch, Writer};
+
+/// How long before a change the package database may have been touched last, and still belongs to it.
+const DATABASE_NS: i64 = 120_000_000_000;
+
+/// Programs of the system that change watched files by themselves: which, of which classes, links only.
+const KNOWN: &[(&[&str], &[Class], bool)] = &[
+    (
+        &["/usr/bin/systemd-tmpfiles", "/bin/systemd-tmpfiles"],
+        &[Class::Unit, Class::Profile, Class::Custom, Class::Cron],
+        false,
+    ),
+    (&["/usr/bin/systemd-sysusers", "/bin/systemd-sysusers"], &[Class::Account], false),
+    (&["/usr/sbin/ldconfig", "/sbin/ldconfig", "/usr/sbin/ldconfig.real", "/sbin/ldconfig.real"], &[Class::Library], true),
+    (&["/usr/bin/update-alternatives"], &[Class::Binary, Class::Library, Class::Unit, Class::Custom], true),
+    (&["/usr/bin/kmod", "/sbin/depmod", "/usr/sbin/depmod"], &[Class::KernelModule], false),
+];
+
+/// Programs by which people change accounts on purpose.
+const ACCOUNT_TOOLS: &[&str] = &[
+    "/usr/bin/passwd",
+    "/usr/bin/chsh",
+    "/usr/bin/chfn",
+    "/usr/bin/chage",
+    "/usr/bin/gpasswd",
+    "/usr/sbin/useradd",
+    "/usr/sbin/usermod",
+    "/usr/sbin/userdel",
+    "/usr/sbin/groupadd",
+    "/usr/sbin/groupmod",
+    "/usr/sbin/groupdel",
+    "/usr/sbin/chpasswd",
+    "/usr/sbin/pwck",
+    "/usr/sbin/grpck",
+];
+
+/// What is known of a change.
+pub(crate) struct Case<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) class: Class,
+    pub(crate) change: IntegrityChange,
+    pub(crate) new: Option<&'a FileState>,
+    /// Every touch that is believed, the writer's among them.
+    pub(crate) touches: &'a [&'a Touch],
+    /// Whether the content is what its package delivered; none when no package says.
+    pub(crate) agrees: Option<bool>,
+    /// When the package database was last touched.
+    pub(crate) database_ns: i64,
+    /// Now.
+    pub(crate) now_ns: i64,
+    /// Whether a package manager that touched it still runs, and may not have told its database yet.
+    pub(crate) manager_runs: bool,
+}
+
+/// What it comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Explanation {
+    /// A verdict, with the reason in words.
+    Is(IntegrityVerdict, &'static str),
+    /// The package manager is at work: ask again.
+    Later,
+}
+
+/// Writers of the configuration, ready to be asked.
+pub(crate) struct Expectations {
+    list: Vec<(ExpectedWriter, Vec<Pattern>)>,
+}
+
+impl Expectations {
+    pub(crate) fn new(config: &Config, root: &Path) -> Self {
+        let ready = |expected: &ExpectedWriter| {
+            let paths = patterns(root, expected.paths.iter().map(String::as_str));
+            (expected.clone(), paths)
+        };
+        Self {
+            list: config.expected.iter().map(ready).collect(),
+        }
+    }
+
+    /// Explains a change.
+    pub(crate) fn explain(&self, case: &Case<'_>) -> Explanation {
+        let is = Explanation::Is;
+        if case.touches.is_empty() {
+            return if case.agrees == Some(true) {
+                is(IntegrityVerdict::Package, "the content is what its package delivers")
+            } else {
+                is(IntegrityVerdict::Unknown, "who did it is not known")
+            };
+        }
+        let all = |explains: &dyn Fn(&Touch) -> bool| case.touches.iter().all(|touch| explains(touch));
+        if all(&|touch| self.expects(case, &touch.writer)) {
+            return is(IntegrityVerdict::Expected, "the configuration expects it of this writer");
+        }
+        if all(&|touch| is_known(case, &touch.writer)) {
+            return is(IntegrityVerdict::Expected, "a program of the system that does this by itself");
+        }
+        let explained = |touch: &Touch| {
+            touch.writer.manager.is_some() || self.expects(case, &touch.writer) || is_known(case, &touch.writer)
+        };
+        if all(&explained) {
+            return by_manager(case);
+        }
+        // Its end came before it could be looked at; what it left is what the package says.
+        let called = |touch: &Touch| touch.writer.called_manager && !touch.writer.in_container;
+        if case.agrees == Some(true) && all(&|touch| explained(touch) || called(touch)) {
+            return is(IntegrityVerdict::Package, "the content is what its package delivers");
+        }
+        is(IntegrityVerdict::Unexpected, "nothing explains it")
+    }
+
+    fn expects(&self, case: &Case<'_>, writer: &Writer) -> bool {
+        self.list.iter().any(|(expected, paths)| {
+            let by_program = expected.exe.as_ref().is_none_or(|exe| {
+                let runs = |program: &Option<String>| program.as_deref().is_some_and(|path| Path::new(path) == exe);
+                !writer.in_container && (runs(&writer.exe) || writer.chain.iter().any(|one| runs(&one.exe)))
+            });
+            let by_unit = expected.unit.as_ref().is_none_or(|unit| writer.unit.as_ref() == Some(unit));
+            let of_path = expected.paths.is_empty() || paths.iter().any(|pattern| pattern.covers(case.path));
+            by_program && by_unit && of_path
+        })
+    }
+}
+
+fn by_manager(case: &Case<'_>) -> Explanation {
+    let in_the_same_while = case.database_ns.saturating_add(DATABASE_NS) >= case.now_ns;
+    match case.agrees {
+        Some(true) => Explanation::Is(IntegrityVerdict::Package, "a package manager wrote what the package delivers"),
+        _ if case.manager_runs => Explanation::Later,
+        None if in_the_same_while => {
+            Explanation::Is(IntegrityVerdict::Package, "a package manager did it while its database changed")
+        }
+        // Rights and removal are not in the sums.
+        Some(false) if case.change == IntegrityChange::Metadata && in_the_same_while => {
+            Explanation::Is(IntegrityVerdict::Package, "a package manager did it while its database changed")
+        }
+        Some(false) => Explanation::Is(
+            IntegrityVerdict::Unexpected,
+            "a package manager's process wrote what its package does not have",
+        ),
+        None => Explanation::Is(
+            IntegrityVerdict::Unexpected,
+            "a package manager's process wrote it and its database did not change",
+        ),
+    }
+}
+
+fn is_known(case: &Case<'_>, writer: &Writer) -> bool {
+    let Some(exe) = writer.exe.as_deref().filter(|_| !writer.in_container) else {
+        return false;
+    };
+    let is_link = case.new.is_none_or(FileState::is_link);
+    KNOWN.iter().any(|(programs, classes, links)| {
+        programs.contains(&exe) && classes.contains(&case.class) && (is_link || !links)
+    })
+}
+
+/// How grave a change is that nothing explains.
+pub(crate) fn severity(
+    class: Class,
+    path: &Path,
+    change: IntegrityChange,
+    states: (Option<&FileState>, Option<&FileState>),
+    writer: Option<&Writer>,
+) -> Severity {
+    let (old, new) = states;
+    let grave = class.severity(path, change);
+    let by_tool = writer
+        .and_then(|writer| writer.exe.as_deref())
+        .is_some_and(|exe| ACCOUNT_TOOLS.contains(&exe));
+    if class == Class::Account && by_tool {
+        return Severity::Low;
+    }
+    let is_folder = new.or(old).is_some_and(FileState::is_folder);
+    if is_folder {
+        // A folder that anyone may write to is as grave as its files; one more or less is not.
+        let opened = new.is_some_and(|new| new.mode & 0o022 != 0 && old.is_none_or(|old| old.mode & 0o022 == 0));
+        return if opened { grave.max(Severity::High) } else { grave.min(Severity::Low) };
+    }
+    if gained_suid(old, new) { grave.max(Severity::High) } else { grave }
+}
+
+/// Whether a program now runs with the rights of its owner or group, and did not before.
+pub(crate) fn gained_suid(old: Option<&FileState>, new: Option<&FileState>) -> bool {
+    new.is_some_and(|new| is_suid(new.mode)) && !old.is_some_and(|old| is_suid(old.mode))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,346 @@
+//! The thread that reads: walks what is watched, hashes what the baseline wants.
+//!
+//! It judges nothing and holds no lock that anyone waits for, because it runs only when nobody else wants the
+//! processor. Orders come in, batches of what was found go out; the channel of reports has little room, so that the
+//! scan goes on only as fast as it is followed. Bytes and files a second are bounded ([`Pace`]).
+
+use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use fleetmend_shutdown::CancellationToken;
+
+use crate::class::{Class, is_suid};
+use crate::pattern::{DEPTH_MAX, Pattern};
+use crate::state::{Depth, FileState, Observed, look, read};
+use crate::watch::{Kind, Watch};
+use crate::{metrics, priority};
+
+/// Files of one report.
+const BATCH: usize = 128;
+/// Longest sleep before the token is looked at again.
+const NAP: Duration = Duration::from_millis(100);
+/// How far a sleep may be put off: shorter ones would cost more than they save.
+const SLACK: Duration = Duration::from_millis(5);
+/// What a file that is looked at counts besides its bytes, where bytes are paced.
+const OPEN_BYTES: u64 = 4_096;
+
+/// What the scanner is to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Look at everything that is watched.
+    Walk,
+    /// Look for SUID and SGID programs on every file system of the host.
+    Sweep,
+    /// Read these files, and say what they hold; with MD5 where it is `true`.
+    Hash(Vec<(Box<Path>, bool)>),
+}
+
+/// What the scanner found.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// These files are there.
+    Found(Vec<(Box<Path>, Class, FileState)>),
+    /// The walk is over; so many files and folders could not be looked at.
+    Walked(u64),
+    /// The sweep is over.
+    Swept,
+    /// What files hold; none where one is gone, an error where one could not be read.
+    Hashed(Vec<(Box<Path>, std::io::Result<Option<Observed>>)>),
+}
+
+/// Whether scanning has to wait: the agent is over its budget.
+pub type Paused = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Lets only so much happen in a second.
+pub(crate) struct Pace {
+    began: Instant,
+    owed: Duration,
+    paused: Paused,
+    token: CancellationToken,
+}
+
+impl Pace {
+    pub(crate) fn new(paused: Paused, token: CancellationToken) -> Self {
+        Self {
+            began: Instant::now(),
+            owed: Duration::ZERO,
+            paused,
+            token,
+        }
+    }
+
+    /// Takes so much of what a second allows; `false` when the agent ends.
+    fn spend(&mut self, amount: u64, per_s: u64) -> bool {
+        let nanos = u128::from(amount) * 1_000_000_000 / u128::from(per_s.max(1));
+        self.owed += Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        loop {
+            if self.token.is_cancelled() {
+                return false;
+            }
+            if (self.paused)() {
+                std::thread::sleep(NAP);
+                continue;
+            }
+            let passed = self.began.elapsed();
+            // What was not used of the past is not to be caught up with.
+            if passed > self.owed + Duration::from_secs(1) {
+                self.began = Instant::now();
+                self.owed = Duration::ZERO;
+                return true;
+            }
+            let ahead = self.owed.saturating_sub(passed);
+            if ahead <= SLACK {
+                return true;
+            }
+            std::thread::sleep(ahead.min(NAP));
+        }
+    }
+}
+
+/// How fast, and how deep.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) files_per_s: u64,
+    pub(crate) bytes_per_s: u64,
+    pub(crate) whole_max: u64,
+}
+
+/// See the module.
+pub(crate) struct Scanner {
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) limits: Limits,
+    pub(crate) pace: Pace,
+    pub(crate) suid_exclude: Vec<Pattern>,
+    pub(crate) reports: SyncSender<Report>,
+}
+
+/// The other side is gone, or the agent ends.
+struct Ended;
+
+struct Walk {
+    batch: Vec<(Box<Path>, Class, FileState)>,
+    unreadable: u64,
+}
+
+impl Scanner {
+    /// Does what is ordered until nobody orders any more.
+    pub(crate) fn run(mut self, orders: &Receiver<Order>) {
+        let priority = priority::lower();
+        tracing::debug!(priority, "integrity scanner runs");
+        while let Ok(order) = orders.recv() {
+            if self.pace.token.is_cancelled() || self.obey(order).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), Ended> {
+        let report = match order {
+            Order::Walk => {
+                let mut walk = Walk::new();
+                for base in self.watch.clone().bases() {
+                    self.walk(&base, &base, &mut walk)?;
+                }
+                self.send_found(&mut walk)?;
+                Report::Walked(walk.unreadable)
+            }
+            Order::Sweep => {
+                self.sweep()?;
+                Report::Swept
+            }
+            Order::Hash(files) => Report::Hashed(self.hash(files)?),
+        };
+        self.reports.send(report).map_err(|_| Ended)
+    }
+
+    fn walk(&mut self, base: &Path, path: &Path, walk: &mut Walk) -> Result<(), Ended> {
+        let Some(state) = self.look(path, walk)? else {
+            return Ok(());
+        };
+        if let Some(class) = self.watch.class_of(path, Kind::of(&state)) {
+            walk.batch.push((path.into(), class, state));
+            if walk.batch.len() >= BATCH {
+                self.send_found(walk)?;
+            }
+        }
+        if !state.is_folder() || !self.watch.descends(base, path) {
+            return Ok(());
+        }
+        for entry in folder_entries(path, walk) {
+            self.walk(base, &entry, walk)?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, path: &Path, walk: &mut Walk) -> Result<Option<FileState>, Ended> {
+        if !self.pace.spend(1, self.limits.files_per_s) {
+            return Err(Ended);
+        }
+        metrics::scanned(1);
+        match look(path) {
+            Ok(state) => Ok(state),
+            Err(_) => {
+                walk.unreadable += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    fn send_found(&self, walk: &mut Walk) -> Result<(), Ended> {
+        if walk.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut walk.batch);
+        self.reports.send(Report::Found(batch)).map_err(|_| Ended)
+    }
+
+    /// SUID and SGID programs of every local file system, except those that the rules find anyway.
+    fn sweep(&mut self) -> Result<(), Ended> {
+        let mut walk = Walk::new();
+        for (root, device) in file_systems(&self.watch.root) {
+            let mut folders = vec![(root, 0)];
+            while let Some((folder, depth)) = folders.pop() {
+                for path in folder_entries(&folder, &mut walk) {
+                    let Some(state) = self.look(&path, &mut walk)? else {
+                        continue;
+                    };
+                    if state.is_folder() {
+                        let excluded = self.suid_exclude.iter().any(|pattern| pattern.covers(&path));
+                        if state.device == device && depth < DEPTH_MAX && !excluded {
+                            folders.push((path, depth + 1));
+                        }
+                    } else if is_suid(state.mode)
+                        && self.watch.class_of(&path, Kind::File).is_none()
+                        && !self.watch.excludes(&path)
+                    {
+                        walk.batch.push((path.into(), Class::Suid, state));
+                    }
+                }
+                if walk.batch.len() >= BATCH {
+                    self.send_found(&mut walk)?;
+                }
+            }
+        }
+        self.send_found(&mut walk)
+    }
+
+    #[expect(clippy::type_complexity, reason = "it is what the report holds")]
+    fn hash(
+        &mut self,
+        files: Vec<(Box<Path>, bool)>,
+    ) -> Result<Vec<(Box<Path>, std::io::Result<Option<Observed>>)>, Ended> {
+        let mut hashed = Vec::with_capacity(files.len());
+        for (path, md5) in files {
+            let depth = Depth {
+                whole_max: self.limits.whole_max,
+                md5,
+            };
+            let (pace, per_s) = (&mut self.pace, self.limits.bytes_per_s);
+            if !pace.spend(OPEN_BYTES, per_s) {
+                return Err(Ended);
+            }
+            let found = read(&path, depth, &mut |bytes| pace.spend(bytes, per_s));
+            if matches!(&found, Err(error) if error.kind() == ErrorKind::Interrupted) {
+                return Err(Ended);
+            }
+            hashed.push((path, found));
+        }
+        Ok(hashed)
+    }
+}
+
+impl Walk {
+    fn new() -> Self {
+        Self {
+            batch: Vec::new(),
+            unreadable: 0,
+        }
+    }
+}
+
+fn folder_entries(folder: &Path, walk: &mut Walk) -> Vec<PathBuf> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Err(error) => {
+            if error.kind() != ErrorKind::NotFound {
+                walk.unreadable += 1;
+            }
+            Vec::new()
+        }
+    }
+}
+
+/// File systems on which a program can have another's rights: on a disk, and not mounted `nosuid`. Below another
+/// root it is that folder's own.
+fn file_systems(root: &Path) -> Vec<(PathBuf, u32)> {
+    let of = |path: PathBuf| Some((look(&path).ok()??.device, path)).map(|(device, path)| (path, device));
+    if root != Path::new("/") {
+        return of(root.to_owned()).into_iter().collect();
+    }
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut seen = HashSet::new();
+    let mut found: Vec<(PathBuf, u32)> = Vec::new();
+    for point in text.lines().filter_map(mount_with_programs) {
+        if let Some((path, device)) = of(point)
+            && seen.insert(device)
+        {
+            found.push((path, device));
+        }
+    }
+    found
+}
+
+/// The mount point of a line of mountinfo (proc(5)), when programs there can have another's rights.
+fn mount_with_programs(line: &str) -> Option<PathBuf> {
+    const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "bcachefs", "reiserfs"];
+    let (mount, file_system) = line.split_once(" - ")?;
+    let fields: Vec<&str> = mount.split(' ').collect();
+    let (point, options) = (*fields.get(4)?, *fields.get(5)?);
+    let kind = file_system.split(' ').next()?;
+    let on_disk = KINDS.contains(&kind) || (kind == "overlay" && point == "/");
+    if !on_disk || options.split(',').any(|option| option == "nosuid") {
+        return None;
+    }
+    Some(PathBuf::from(point.replace("\\040", " ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_disks_that_allow_the_bits_are_searched() {
+        let line = |kind: &str, point: &str, options: &str| {
+            mount_with_programs(&format!("36 35 98:0 / {point} {options} master:1 - {kind} /dev/root rw"))
+        };
+        assert_eq!(line("ext4", "/srv/a\\040b", "rw,noatime"), Some(PathBuf::from("/srv/a b")));
+        assert_eq!(line("ext4", "/srv", "rw,nosuid"), None);
+        assert_eq!(line("tmpfs", "/run", "rw"), None);
+        assert_eq!(line("overlay", "/", "rw"), Some(PathBuf::from("/")));
+        assert_eq!(mount_with_programs("nonsense"), None);
+    }
+
+    #[test]
+    fn pace_holds_the_work_to_what_a_second_allows() {
+        let mut pace = Pace::new(Arc::new(|| false), CancellationToken::new());
+        let began = Instant::now();
+        for _ in 0..30 {
+            assert!(pace.spend(10, 1_000));
+        }
+        assert!(began.elapsed() >= Duration::from_millis(280), "300 of 1,000 a second take a third of one");
+    }
+
+    #[test]
+    fn paused_work_goes_on_when_it_may_and_ends_when_it_must() {
+        let token = CancellationToken::new();
+        let mut pace = Pace::new(Arc::new(|| true), token.clone());
+        let working = std::thread::spawn(move || pace.spend(1, 1));
+        assert!(!working.is_finished());
+        token.cancel();
+        assert!(!working.join().unwrap());
+    }
+}
