@@ -208,8 +208,16 @@ impl Books {
     pub(crate) fn put(&mut self, record: Record) -> bool {
         let hash = self.hash(&record.path);
         let identity = record.state.identity();
-        if let Some(place) = self.by_path.get(&hash).and_then(|place| usize::try_from(*place).ok()) {
-            let Some(known) = self.records.get_mut(place).filter(|known| known.path == record.path) else {
+        if let Some(place) = self
+            .by_path
+            .get(&hash)
+            .and_then(|place| usize::try_from(*place).ok())
+        {
+            let Some(known) = self
+                .records
+                .get_mut(place)
+                .filter(|known| known.path == record.path)
+            else {
                 // Two paths of one 64-bit hash: the first one keeps its place.
                 return false;
             };
@@ -269,7 +277,11 @@ impl Books {
         self.records.capacity() * size_of::<Record>()
             + entry(size_of::<(u64, u32)>(), self.by_path.capacity())
             + entry(size_of::<(u64, u64)>(), inodes.one.capacity())
-            + self.records.iter().map(|record| record.path.as_os_str().len()).sum::<usize>()
+            + self
+                .records
+                .iter()
+                .map(|record| record.path.as_os_str().len())
+                .sum::<usize>()
     }
 }
 
@@ -311,7 +323,10 @@ mod tests {
         let names = |books: &Books, inode| {
             let mut paths = books.paths_of(identity(inode));
             paths.sort();
-            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+            paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(&books, 2), ["/also-b", "/b"]);
         assert!(books.remove(Path::new("/a")).is_some() && books.remove(Path::new("/a")).is_none());
@@ -331,7 +346,11 @@ mod tests {
         let mut text = 0;
         for index in 0..100_500_u64 {
             let path = format!("/usr/lib/modules/6.1.0-13-amd64/kernel/drivers/net/module-{index:06}.ko");
-            text += if books.put(record(&path, index)) { path.len() } else { 0 };
+            text += if books.put(record(&path, index)) {
+                path.len()
+            } else {
+                0
+            };
         }
         assert_eq!(books.len(), 100_000);
         let each = (books.bytes() - text) / 100_000;

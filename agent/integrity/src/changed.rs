@@ -67,7 +67,10 @@ impl ChangedFiles {
                 unsaved: false,
             },
             Ok(kept) => {
-                tracing::warn!(version = kept.version, "changed files of another version are left alone");
+                tracing::warn!(
+                    version = kept.version,
+                    "changed files of another version are left alone"
+                );
                 Self::default()
             }
             Err(error) => {
@@ -79,7 +82,10 @@ impl ChangedFiles {
 
     /// Its bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let changed = self.files.iter().map(|(path, changed)| (path.clone(), changed.clone()));
+        let changed = self
+            .files
+            .iter()
+            .map(|(path, changed)| (path.clone(), changed.clone()));
         let kept = Kept {
             version: VERSION,
             changed: changed.collect(),

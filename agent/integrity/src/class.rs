@@ -47,7 +47,25 @@ pub enum Class {
 
 impl Class {
     /// Every class, in order.
-    pub const ALL: &'static [Self] = &[Self::Preload, Self::Sudoers, Self::SshKey, Self::SshConfig, Self::Pam, Self::Account, Self::Cron, Self::Unit, Self::LinkerConfig, Self::Profile, Self::Suid, Self::Binary, Self::PackageDatabase, Self::WebRoot, Self::Custom, Self::Library, Self::KernelModule];
+    pub const ALL: &'static [Self] = &[
+        Self::Preload,
+        Self::Sudoers,
+        Self::SshKey,
+        Self::SshConfig,
+        Self::Pam,
+        Self::Account,
+        Self::Cron,
+        Self::Unit,
+        Self::LinkerConfig,
+        Self::Profile,
+        Self::Suid,
+        Self::Binary,
+        Self::PackageDatabase,
+        Self::WebRoot,
+        Self::Custom,
+        Self::Library,
+        Self::KernelModule,
+    ];
 
     /// The word that is stored and shown.
     pub const fn as_str(self) -> &'static str {
@@ -110,7 +128,9 @@ impl Class {
             Self::Sudoers | Self::Suid => &["privilege-escalation"],
             Self::Pam => &["credential-access", "persistence"],
             Self::PackageDatabase => &["defense-evasion"],
-            Self::Preload | Self::LinkerConfig | Self::KernelModule => &["persistence", "privilege-escalation"],
+            Self::Preload | Self::LinkerConfig | Self::KernelModule => {
+                &["persistence", "privilege-escalation"]
+            }
             Self::Custom => &[],
             _ => &["persistence"],
         }
@@ -156,7 +176,9 @@ impl std::fmt::Display for Class {
 /// Whether the mode makes a program run with the rights of its owner or group.
 pub(crate) fn is_suid(mode: u32) -> bool {
     let regular = mode & libc::S_IFMT == libc::S_IFREG;
-    regular && (mode & libc::S_ISUID != 0 || mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP)
+    regular
+        && (mode & libc::S_ISUID != 0
+            || mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP)
 }
 
 #[cfg(test)]
@@ -175,11 +197,23 @@ mod tests {
     #[test]
     fn gravity_follows_what_a_file_can_do() {
         let of = |class: Class, path: &str, change| class.severity(Path::new(path), change);
-        assert_eq!(of(Class::Preload, "/etc/ld.so.preload", IntegrityChange::Added), Severity::Critical);
+        assert_eq!(
+            of(Class::Preload, "/etc/ld.so.preload", IntegrityChange::Added),
+            Severity::Critical
+        );
         let keys = "/root/.ssh/authorized_keys";
-        assert_eq!(of(Class::SshKey, keys, IntegrityChange::Content), Severity::Critical);
-        assert_eq!(of(Class::WebRoot, "/var/www/a.php", IntegrityChange::Content), Severity::Medium);
-        assert_eq!(of(Class::Binary, "/usr/bin/ls", IntegrityChange::Removed), Severity::Medium);
+        assert_eq!(
+            of(Class::SshKey, keys, IntegrityChange::Content),
+            Severity::Critical
+        );
+        assert_eq!(
+            of(Class::WebRoot, "/var/www/a.php", IntegrityChange::Content),
+            Severity::Medium
+        );
+        assert_eq!(
+            of(Class::Binary, "/usr/bin/ls", IntegrityChange::Removed),
+            Severity::Medium
+        );
     }
 
     #[test]

@@ -74,8 +74,8 @@ impl Default for Config {
     fn default() -> Self {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let extensions = [
-            "php", "phtml", "phar", "jsp", "jspx", "asp", "aspx", "cgi", "pl", "py", "rb", "sh", "so", "html", "js",
-            "htaccess",
+            "php", "phtml", "phar", "jsp", "jspx", "asp", "aspx", "cgi", "pl", "py", "rb", "sh", "so",
+            "html", "js", "htaccess",
         ];
         let managers = [
             "/usr/bin/dpkg",
@@ -118,7 +118,11 @@ impl Config {
             }
         };
         check(!self.root.is_absolute(), "root", "must be an absolute path");
-        check(!self.dpkg_dir.is_absolute(), "dpkg_dir", "must be an absolute path");
+        check(
+            !self.dpkg_dir.is_absolute(),
+            "dpkg_dir",
+            "must be an absolute path",
+        );
         check(
             !(FILES_MIN..=FILES_MAX).contains(&self.files_max),
             "files_max",
@@ -130,12 +134,28 @@ impl Config {
             "read_bytes_per_s",
             "must be at least 64KiB",
         );
-        check(self.scan_files_per_s < 10, "scan_files_per_s", "must be at least 10");
+        check(
+            self.scan_files_per_s < 10,
+            "scan_files_per_s",
+            "must be at least 10",
+        );
         let seconds = |duration: HumanDuration| duration.get().as_secs();
-        check(seconds(self.rescan_interval) < 60, "rescan_interval", "must be at least 1m");
-        check(seconds(self.suid_interval) < 60, "suid_interval", "must be at least 1m");
+        check(
+            seconds(self.rescan_interval) < 60,
+            "rescan_interval",
+            "must be at least 1m",
+        );
+        check(
+            seconds(self.suid_interval) < 60,
+            "suid_interval",
+            "must be at least 1m",
+        );
         let settle = self.settle.get().as_millis();
-        check(!(50..=3_000).contains(&settle), "settle", "must be from 50ms to 3s");
+        check(
+            !(50..=3_000).contains(&settle),
+            "settle",
+            "must be from 50ms to 3s",
+        );
         self.pattern_faults(&mut faults);
         faults
     }
@@ -162,7 +182,10 @@ impl Config {
                 faults.push((format!("expected[{index}]"), message));
             }
             if expected.exe.as_ref().is_some_and(|exe| !exe.is_absolute()) {
-                faults.push((format!("expected[{index}].exe"), "must be an absolute path".to_owned()));
+                faults.push((
+                    format!("expected[{index}].exe"),
+                    "must be an absolute path".to_owned(),
+                ));
             }
             add_bad(faults, &format!("expected[{index}].paths"), &expected.paths);
         }
@@ -204,7 +227,15 @@ mod tests {
             ..Config::default()
         };
         let keys: Vec<String> = config.faults().into_iter().map(|(key, _)| key).collect();
-        let wanted = ["root", "files_max", "settle", "paths[0]", "web_extensions[0]", "expected[0]", "expected[0].paths[0]"];
+        let wanted = [
+            "root",
+            "files_max",
+            "settle",
+            "paths[0]",
+            "web_extensions[0]",
+            "expected[0]",
+            "expected[0].paths[0]",
+        ];
         assert_eq!(keys, wanted);
     }
 }

@@ -21,10 +21,31 @@ const KNOWN: &[(&[&str], &[Class], bool)] = &[
         &[Class::Unit, Class::Profile, Class::Custom, Class::Cron],
         false,
     ),
-    (&["/usr/bin/systemd-sysusers", "/bin/systemd-sysusers"], &[Class::Account], false),
-    (&["/usr/sbin/ldconfig", "/sbin/ldconfig", "/usr/sbin/ldconfig.real", "/sbin/ldconfig.real"], &[Class::Library], true),
-    (&["/usr/bin/update-alternatives"], &[Class::Binary, Class::Library, Class::Unit, Class::Custom], true),
-    (&["/usr/bin/kmod", "/sbin/depmod", "/usr/sbin/depmod"], &[Class::KernelModule], false),
+    (
+        &["/usr/bin/systemd-sysusers", "/bin/systemd-sysusers"],
+        &[Class::Account],
+        false,
+    ),
+    (
+        &[
+            "/usr/sbin/ldconfig",
+            "/sbin/ldconfig",
+            "/usr/sbin/ldconfig.real",
+            "/sbin/ldconfig.real",
+        ],
+        &[Class::Library],
+        true,
+    ),
+    (
+        &["/usr/bin/update-alternatives"],
+        &[Class::Binary, Class::Library, Class::Unit, Class::Custom],
+        true,
+    ),
+    (
+        &["/usr/bin/kmod", "/sbin/depmod", "/usr/sbin/depmod"],
+        &[Class::KernelModule],
+        false,
+    ),
 ];
 
 /// Programs by which people change accounts on purpose.
@@ -59,6 +80,8 @@ pub(crate) struct Case<'a> {
     pub(crate) database_ns: i64,
     /// Now.
     pub(crate) now_ns: i64,
+    /// Whether packages were unpacked about when it changed.
+    pub(crate) worked: bool,
     /// Whether a package manager that touched it still runs, and may not have told its database yet.
     pub(crate) manager_runs: bool,
 }
@@ -92,21 +115,25 @@ impl Expectations {
     pub(crate) fn explain(&self, case: &Case<'_>) -> Explanation {
         let is = Explanation::Is;
         if case.touches.is_empty() {
-            return if case.agrees == Some(true) {
-                is(IntegrityVerdict::Package, "the content is what its package delivers")
-            } else {
-                is(IntegrityVerdict::Unknown, "who did it is not known")
-            };
+            return by_nobody_known(case);
         }
         let all = |explains: &dyn Fn(&Touch) -> bool| case.touches.iter().all(|touch| explains(touch));
         if all(&|touch| self.expects(case, &touch.writer)) {
-            return is(IntegrityVerdict::Expected, "the configuration expects it of this writer");
+            return is(
+                IntegrityVerdict::Expected,
+                "the configuration expects it of this writer",
+            );
         }
         if all(&|touch| is_known(case, &touch.writer)) {
-            return is(IntegrityVerdict::Expected, "a program of the system that does this by itself");
+            return is(
+                IntegrityVerdict::Expected,
+                "a program of the system that does this by itself",
+            );
         }
         let explained = |touch: &Touch| {
-            touch.writer.manager.is_some() || self.expects(case, &touch.writer) || is_known(case, &touch.writer)
+            touch.writer.manager.is_some()
+                || self.expects(case, &touch.writer)
+                || is_known(case, &touch.writer)
         };
         if all(&explained) {
             return by_manager(case);
@@ -114,7 +141,10 @@ impl Expectations {
         // Its end came before it could be looked at; what it left is what the package says.
         let called = |touch: &Touch| touch.writer.called_manager && !touch.writer.in_container;
         if case.agrees == Some(true) && all(&|touch| explained(touch) || called(touch)) {
-            return is(IntegrityVerdict::Package, "the content is what its package delivers");
+            return is(
+                IntegrityVerdict::Package,
+                "the content is what its package delivers",
+            );
         }
         is(IntegrityVerdict::Unexpected, "nothing explains it")
     }
@@ -122,28 +152,62 @@ impl Expectations {
     fn expects(&self, case: &Case<'_>, writer: &Writer) -> bool {
         self.list.iter().any(|(expected, paths)| {
             let by_program = expected.exe.as_ref().is_none_or(|exe| {
-                let runs = |program: &Option<String>| program.as_deref().is_some_and(|path| Path::new(path) == exe);
+                let runs =
+                    |program: &Option<String>| program.as_deref().is_some_and(|path| Path::new(path) == exe);
                 !writer.in_container && (runs(&writer.exe) || writer.chain.iter().any(|one| runs(&one.exe)))
             });
-            let by_unit = expected.unit.as_ref().is_none_or(|unit| writer.unit.as_ref() == Some(unit));
+            let by_unit = expected
+                .unit
+                .as_ref()
+                .is_none_or(|unit| writer.unit.as_ref() == Some(unit));
             let of_path = expected.paths.is_empty() || paths.iter().any(|pattern| pattern.covers(case.path));
             by_program && by_unit && of_path
         })
     }
 }
 
+/// While the agent was off, or without events: what lies there has to speak for itself.
+fn by_nobody_known(case: &Case<'_>) -> Explanation {
+    if case.agrees == Some(true) {
+        return Explanation::Is(
+            IntegrityVerdict::Package,
+            "the content is what its package delivers",
+        );
+    }
+    // dpkg's own sums, a file of an older version that is gone, a link: what no sums are there for.
+    let without_sums = case.class == Class::PackageDatabase
+        || case.change == IntegrityChange::Removed
+        || case.new.is_some_and(FileState::is_link);
+    let plain = !matches!(
+        case.class,
+        Class::Preload | Class::Sudoers | Class::SshKey | Class::Account
+    );
+    if case.agrees.is_none() && case.worked && without_sums && plain {
+        return Explanation::Is(
+            IntegrityVerdict::Package,
+            "packages were unpacked in the same while",
+        );
+    }
+    Explanation::Is(IntegrityVerdict::Unknown, "who did it is not known")
+}
+
 fn by_manager(case: &Case<'_>) -> Explanation {
     let in_the_same_while = case.database_ns.saturating_add(DATABASE_NS) >= case.now_ns;
     match case.agrees {
-        Some(true) => Explanation::Is(IntegrityVerdict::Package, "a package manager wrote what the package delivers"),
+        Some(true) => Explanation::Is(
+            IntegrityVerdict::Package,
+            "a package manager wrote what the package delivers",
+        ),
         _ if case.manager_runs => Explanation::Later,
-        None if in_the_same_while => {
-            Explanation::Is(IntegrityVerdict::Package, "a package manager did it while its database changed")
-        }
+        None if in_the_same_while => Explanation::Is(
+            IntegrityVerdict::Package,
+            "a package manager did it while its database changed",
+        ),
         // Rights and removal are not in the sums.
-        Some(false) if case.change == IntegrityChange::Metadata && in_the_same_while => {
-            Explanation::Is(IntegrityVerdict::Package, "a package manager did it while its database changed")
-        }
+        Some(false) if case.change == IntegrityChange::Metadata && in_the_same_while => Explanation::Is(
+            IntegrityVerdict::Package,
+            "a package manager did it while its database changed",
+        ),
         Some(false) => Explanation::Is(
             IntegrityVerdict::Unexpected,
             "a package manager's process wrote what its package does not have",
@@ -184,10 +248,19 @@ pub(crate) fn severity(
     let is_folder = new.or(old).is_some_and(FileState::is_folder);
     if is_folder {
         // A folder that anyone may write to is as grave as its files; one more or less is not.
-        let opened = new.is_some_and(|new| new.mode & 0o022 != 0 && old.is_none_or(|old| old.mode & 0o022 == 0));
-        return if opened { grave.max(Severity::High) } else { grave.min(Severity::Low) };
+        let opened =
+            new.is_some_and(|new| new.mode & 0o022 != 0 && old.is_none_or(|old| old.mode & 0o022 == 0));
+        return if opened {
+            grave.max(Severity::High)
+        } else {
+            grave.min(Severity::Low)
+        };
     }
-    if gained_suid(old, new) { grave.max(Severity::High) } else { grave }
+    if gained_suid(old, new) {
+        grave.max(Severity::High)
+    } else {
+        grave
+    }
 }
 
 /// Whether a program now runs with the rights of its owner or group, and did not before.

@@ -42,7 +42,10 @@ pub(crate) enum Message {
 /// What somebody asks, with the way back.
 pub(crate) enum Request {
     List(oneshot::Sender<serde_json::Value>),
-    Accept(Option<std::path::PathBuf>, oneshot::Sender<Result<usize, RequestError>>),
+    Accept(
+        Option<std::path::PathBuf>,
+        oneshot::Sender<Result<usize, RequestError>>,
+    ),
     Rebuild(oneshot::Sender<()>),
 }
 
@@ -98,7 +101,11 @@ impl Eye {
             return true;
         }
         let names = [Some(&event.path), event.target.as_ref()];
-        if names.into_iter().flatten().any(|name| self.watch.class_of(Path::new(name), Kind::Any).is_some()) {
+        if names
+            .into_iter()
+            .flatten()
+            .any(|name| self.watch.class_of(Path::new(name), Kind::Any).is_some())
+        {
             return true;
         }
         identity_of(event).is_some_and(|identity| self.inodes.read().contains(identity))

@@ -185,7 +185,9 @@ impl Keeper {
             Ok(message) => {
                 self.take(message);
                 for _ in 0..MESSAGES_MAX {
-                    let Ok(message) = self.channels.inbox.try_recv() else { break };
+                    let Ok(message) = self.channels.inbox.try_recv() else {
+                        break;
+                    };
                     self.take(message);
                 }
             }
@@ -214,7 +216,10 @@ impl Keeper {
         if self.scanning.ordered || !self.waiting.is_empty() {
             return SHORT_NAP;
         }
-        let due = self.queue.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+        let due = self
+            .queue
+            .next_due()
+            .map(|due| due.saturating_duration_since(Instant::now()));
         due.map_or(NAP, |due| due.min(NAP).max(Duration::from_millis(1)))
     }
 
@@ -354,7 +359,8 @@ impl Keeper {
             match written {
                 Ok(()) => self.troubles.unwritten = None,
                 Err(error) => {
-                    let source = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+                    let source =
+                        std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
                     let reason = format!("{error}: {source}");
                     if self.troubles.unwritten.is_none() {
                         tracing::warn!(reason, "integrity baseline is not kept over a restart");

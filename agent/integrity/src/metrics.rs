@@ -25,7 +25,11 @@ const FILES_SCANNED: &str = "fleetmend_agent_integrity_scanned_files_total";
 
 /// Describes every metric to the recorder.
 pub(crate) fn describe() {
-    describe_counter!(EVENTS_RECEIVED, Unit::Count, "events about watched files, by source");
+    describe_counter!(
+        EVENTS_RECEIVED,
+        Unit::Count,
+        "events about watched files, by source"
+    );
     describe_counter!(EVENTS_DROPPED, Unit::Count, "events that were dropped, by reason");
     describe_counter!(
         EVENTS_FOREIGN,
@@ -38,7 +42,11 @@ pub(crate) fn describe() {
     describe_gauge!(FILES_CHANGED, Unit::Count, "files that differ from the baseline");
     describe_gauge!(FILES_LEFT_OUT, Unit::Count, "files that the limit left out");
     describe_counter!(BYTES_HASHED, Unit::Bytes, "bytes read to hash files");
-    describe_counter!(FILES_SCANNED, Unit::Count, "files and folders that scans looked at");
+    describe_counter!(
+        FILES_SCANNED,
+        Unit::Count,
+        "files and folders that scans looked at"
+    );
 }
 
 pub(crate) fn event_received(source: &'static str) {

@@ -134,7 +134,10 @@ mod tests {
         let other = folder.path().join("other");
         std::fs::rename(&path, &other).unwrap();
         let noticed = notify.read();
-        assert!(noticed.paths.contains(&path) && noticed.paths.contains(&other), "{noticed:?}");
+        assert!(
+            noticed.paths.contains(&path) && noticed.paths.contains(&other),
+            "{noticed:?}"
+        );
         std::fs::remove_file(&other).unwrap();
         folder.close().unwrap();
         notify.read();

@@ -21,6 +21,8 @@ use crate::pattern::path_of;
 
 /// Largest file of the database that is read; `status` of a large host is 5 MB.
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// What happens within so long belongs to one run of the package manager.
+const WHILE_NS: i64 = 120_000_000_000;
 /// Longest line: a path of the kernel's and a digest.
 const LINE_BYTES_MAX: usize = 8_192;
 /// Most packages that are named.
@@ -59,6 +61,8 @@ pub(crate) struct Packages {
     entries: ByHash<Entry>,
     names: Vec<Box<str>>,
     hasher: RandomState,
+    /// When packages were unpacked last, each, in nanoseconds since the epoch; sorted.
+    unpacked_ns: Vec<i64>,
     stamp: Option<Stamp>,
     read_at: Option<Instant>,
 }
@@ -72,6 +76,7 @@ impl Packages {
             entries: ByHash::default(),
             names: Vec::new(),
             hasher: RandomState::new(),
+            unpacked_ns: Vec::new(),
             stamp: None,
             read_at: None,
         }
@@ -84,7 +89,9 @@ impl Packages {
 
     /// What the database, as it was read last, says of a path.
     pub(crate) fn delivered(&self, path: &Path) -> Option<Delivered> {
-        let entry = self.entries.get(&self.hasher.hash_one(path.as_os_str().as_bytes()))?;
+        let entry = self
+            .entries
+            .get(&self.hasher.hash_one(path.as_os_str().as_bytes()))?;
         let package = self.names.get(usize::try_from(entry.package).ok()?)?;
         Some(Delivered {
             package: package.to_string(),
@@ -111,7 +118,18 @@ impl Packages {
         times.max().unwrap_or_default()
     }
 
+    /// Whether a package was unpacked about then: dpkg writes its list of files anew each time.
+    pub(crate) fn worked_at(&self, moment_ns: i64) -> bool {
+        let from = self
+            .unpacked_ns
+            .partition_point(|ns| *ns < moment_ns.saturating_sub(WHILE_NS));
+        self.unpacked_ns
+            .get(from)
+            .is_some_and(|ns| *ns <= moment_ns.saturating_add(WHILE_NS))
+    }
+
     /// Files that are known.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -127,17 +145,25 @@ impl Packages {
     fn read(&mut self, wanted: &dyn Fn(&Path) -> bool) {
         self.entries.clear();
         self.names.clear();
+        self.unpacked_ns = self.read_times();
         let diversions = read_diversions(&self.folder.join("diversions"));
         let merged: Vec<&str> = MERGED
             .iter()
-            .filter(|name| self.root.join(name).read_link().is_ok_and(|to| to.ends_with(format!("usr/{name}"))))
+            .filter(|name| {
+                self.root
+                    .join(name)
+                    .read_link()
+                    .is_ok_and(|to| to.ends_with(format!("usr/{name}")))
+            })
             .copied()
             .collect();
         let place = |name: &[u8], package: &str| {
             let name = name.strip_prefix(b"/").unwrap_or(name);
             let first = name.split(|byte| *byte == b'/').next().unwrap_or_default();
             let mut below = path_of(name);
-            let diverted = diversions.get(&below).filter(|(_, by)| by != package.split(':').next().unwrap_or(package));
+            let diverted = diversions
+                .get(&below)
+                .filter(|(_, by)| by != package.split(':').next().unwrap_or(package));
             if let Some((elsewhere, _)) = diverted {
                 below = elsewhere.clone();
             }
@@ -147,7 +173,9 @@ impl Packages {
             self.root.join(below)
         };
         let mut found = Vec::new();
-        self.read_status(&mut |package, name, md5| found.push((package.to_owned(), place(name, package), md5)));
+        self.read_status(&mut |package, name, md5| {
+            found.push((package.to_owned(), place(name, package), md5))
+        });
         self.read_sums(&mut |package, name, md5| {
             let path = place(name, package);
             if wanted(&path) {
@@ -172,6 +200,19 @@ impl Packages {
         };
         let hash = self.hasher.hash_one(path.as_os_str().as_bytes());
         self.entries.insert(hash, Entry { md5, package });
+    }
+
+    fn read_times(&self) -> Vec<i64> {
+        let entries = std::fs::read_dir(self.folder.join("info"))
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok);
+        let lists = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "list"));
+        let mut times: Vec<i64> = lists.take(PACKAGES_MAX).map(|path| time_of(&path)).collect();
+        times.sort_unstable();
+        times
     }
 
     fn read_sums(&self, take: &mut dyn FnMut(&str, &[u8], [u8; 16])) {
@@ -254,7 +295,10 @@ fn read_diversions(path: &Path) -> HashMap<PathBuf, (PathBuf, String)> {
 
 fn time_of(path: &Path) -> i64 {
     std::fs::metadata(path).map_or(0, |found| {
-        found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec())
+        found
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(found.mtime_nsec())
     })
 }
 
@@ -272,13 +316,21 @@ mod tests {
         std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
         let sums = format!("{SUM}  bin/old\n{SUM}  usr/bin/tool\nnonsense\n{SUM}  usr/share/doc/unwatched\n");
         std::fs::write(folder.join("info/tool:amd64.md5sums"), sums).unwrap();
-        std::fs::write(folder.join("info/other.md5sums"), format!("{OTHER}  usr/bin/sh\n")).unwrap();
+        std::fs::write(
+            folder.join("info/other.md5sums"),
+            format!("{OTHER}  usr/bin/sh\n"),
+        )
+        .unwrap();
         let status = format!(
             "Package: tool\nStatus: install ok installed\nConffiles:\n /usr/bin/with blank {SUM}\n /usr/bin/gone {OTHER} obsolete\n\
              Description: x\n /usr/bin/no {SUM}\n\n"
         );
         std::fs::write(folder.join("status"), status).unwrap();
-        std::fs::write(folder.join("diversions"), "/usr/bin/sh\n/usr/bin/sh.distrib\ndash\n").unwrap();
+        std::fs::write(
+            folder.join("diversions"),
+            "/usr/bin/sh\n/usr/bin/sh.distrib\ndash\n",
+        )
+        .unwrap();
         folder
     }
 
@@ -291,12 +343,31 @@ mod tests {
         packages.refresh(|path| path.starts_with(&bin));
         let of = |name: &str| packages.delivered(&bin.join(name)).map(|found| found.package);
         assert_eq!(of("tool").as_deref(), Some("tool:amd64"));
-        assert_eq!(of("old").as_deref(), Some("tool:amd64"), "by the folder that is a link");
+        assert_eq!(
+            of("old").as_deref(),
+            Some("tool:amd64"),
+            "by the folder that is a link"
+        );
         assert_eq!(of("with blank").as_deref(), Some("tool"), "a configuration file");
-        assert_eq!(of("sh.distrib").as_deref(), Some("other"), "where it was diverted to");
+        assert_eq!(
+            of("sh.distrib").as_deref(),
+            Some("other"),
+            "where it was diverted to"
+        );
         assert_eq!((of("sh"), of("gone"), of("no")), (None, None, None));
+        let list = root.path().join("var/lib/dpkg/info/tool.list");
+        std::fs::write(&list, "/.").unwrap();
+        let unpacked = time_of(&list);
+        let mut packages = Packages::new(packages.folder.clone(), root.path().to_owned());
+        packages.refresh(|path| path.starts_with(&bin));
+        assert!(
+            packages.worked_at(unpacked + 5_000_000_000) && !packages.worked_at(unpacked + 500_000_000_000)
+        );
         assert_eq!(packages.len(), 4);
-        assert_eq!(hex::encode(packages.delivered(&bin.join("tool")).unwrap().md5), SUM);
+        assert_eq!(
+            hex::encode(packages.delivered(&bin.join("tool")).unwrap().md5),
+            SUM
+        );
     }
 
     #[test]
@@ -305,5 +376,6 @@ mod tests {
         let mut packages = Packages::new(root.path().join("none"), root.path().to_owned());
         packages.refresh(|_| true);
         assert!(!packages.exists() && packages.len() == 0 && packages.changed_ns() == 0);
+        assert!(!packages.worked_at(0));
     }
 }

@@ -151,12 +151,16 @@ mod tests {
 
     fn covers(pattern: &str, path: &str) -> bool {
         let path = Path::new("/nowhere").join(path.trim_start_matches('/'));
-        Pattern::parse(Path::new("/nowhere"), pattern).unwrap().covers(&path)
+        Pattern::parse(Path::new("/nowhere"), pattern)
+            .unwrap()
+            .covers(&path)
     }
 
     fn holds(pattern: &str, path: &str) -> bool {
         let path = Path::new("/nowhere").join(path.trim_start_matches('/'));
-        Pattern::parse(Path::new("/nowhere"), pattern).unwrap().holds(&path)
+        Pattern::parse(Path::new("/nowhere"), pattern)
+            .unwrap()
+            .holds(&path)
     }
 
     #[test]
@@ -166,14 +170,20 @@ mod tests {
         assert!(!covers("/etc/cron.d/*", "/etc/cron.d/sub/backup"));
         assert!(covers("/etc/systemd/**", "/etc/systemd/system/a.wants/b.service"));
         assert!(covers("/etc/systemd/**", "/etc/systemd"));
-        assert!(covers("/home/*/.ssh/authorized_keys*", "/home/ann/.ssh/authorized_keys2"));
+        assert!(covers(
+            "/home/*/.ssh/authorized_keys*",
+            "/home/ann/.ssh/authorized_keys2"
+        ));
         assert!(holds("/home/*/.ssh/authorized_keys*", "/home/ann/.ssh"));
         assert!(!holds("/home/*/.ssh/authorized_keys*", "/home/ann"));
         assert!(holds("/var/www/**/*.php", "/var/www/a/b") && !covers("/var/www/**/*.php", "/var/www/a/b"));
         assert!(covers("/etc/ld.so.preload", "/etc/ld.so.preload"));
         assert!(!covers("/etc/ld.so.preload", "/etc") && !holds("/etc/ld.so.preload", "/etc"));
         assert!(!covers("/etc/ld.so.preload", "/etc/ld.so.preload/below"));
-        assert!(covers("/var/www/**/*.php", "/var/www/a/b/c.php") && covers("/var/www/**/*.php", "/var/www/c.php"));
+        assert!(
+            covers("/var/www/**/*.php", "/var/www/a/b/c.php")
+                && covers("/var/www/**/*.php", "/var/www/c.php")
+        );
         assert!(!covers("/var/www/**/*.php", "/elsewhere/var/www/c.php"));
     }
 
@@ -198,7 +208,10 @@ mod tests {
     #[test]
     fn bad_patterns_are_refused_in_words() {
         for text in ["etc/passwd", "/etc/../passwd", "/etc/a**b"] {
-            assert!(Pattern::parse(Path::new("/"), text).unwrap_err().contains("must"), "{text}");
+            assert!(
+                Pattern::parse(Path::new("/"), text).unwrap_err().contains("must"),
+                "{text}"
+            );
         }
     }
 

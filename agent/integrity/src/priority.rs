@@ -1,5 +1,8 @@
 //! Takes a thread out of everybody's way: processor time that nobody else wants, and the disk likewise.
-#![expect(unsafe_code, reason = "sched_setscheduler and ioprio_set have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "sched_setscheduler and ioprio_set have no safe wrapper"
+)]
 
 /// `IOPRIO_WHO_PROCESS` of linux/ioprio.h; 0 is the calling thread.
 const WHO_PROCESS: libc::c_int = 1;
@@ -31,7 +34,10 @@ mod tests {
     #[test]
     fn thread_gets_out_of_the_way_and_its_parent_does_not() {
         let got = std::thread::spawn(super::lower).join().unwrap();
-        assert!(got.contains("idle") || got.contains("nice") || got == "as all others", "{got}");
+        assert!(
+            got.contains("idle") || got.contains("nice") || got == "as all others",
+            "{got}"
+        );
         let own = rustix::process::getpriority_process(None).unwrap();
         assert!(own < super::NICE, "{own}");
     }

@@ -92,7 +92,9 @@ impl Queue {
     pub(crate) fn take_due(&mut self, now: Instant, most: usize) -> Vec<(PathBuf, Pending)> {
         let due = self.files.iter().filter(|(_, pending)| pending.due <= now);
         let paths: Vec<PathBuf> = due.take(most).map(|(path, _)| path.clone()).collect();
-        let taken = paths.into_iter().filter_map(|path| self.files.remove_entry(&path));
+        let taken = paths
+            .into_iter()
+            .filter_map(|path| self.files.remove_entry(&path));
         taken.collect()
     }
 
@@ -110,7 +112,8 @@ impl Queue {
     pub(crate) fn told(&mut self, path: &Path) {
         let now = Instant::now();
         if self.recent.len() >= RECENT_MAX {
-            self.recent.retain(|_, (last, _)| now.duration_since(*last) < CALM_AFTER);
+            self.recent
+                .retain(|_, (last, _)| now.duration_since(*last) < CALM_AFTER);
             if self.recent.len() >= RECENT_MAX {
                 self.recent.clear();
             }
@@ -134,13 +137,23 @@ impl Queue {
 /// One touch for each writer and act, the last of them; beyond the limit the oldest makes room.
 fn keep(touches: &mut Vec<Touch>, touch: Touch) {
     let same = |known: &Touch| {
-        (known.writer.pid, known.writer.start_boot_ns, known.act, known.identity)
-            == (touch.writer.pid, touch.writer.start_boot_ns, touch.act, touch.identity)
+        (
+            known.writer.pid,
+            known.writer.start_boot_ns,
+            known.act,
+            known.identity,
+        ) == (
+            touch.writer.pid,
+            touch.writer.start_boot_ns,
+            touch.act,
+            touch.identity,
+        )
     };
     if let Some(known) = touches.iter_mut().find(|known| same(known)) {
         known.time = known.time.max(touch.time);
         known.proven |= touch.proven;
         known.named |= touch.named;
+        known.coincides |= touch.coincides;
         return;
     }
     if touches.len() >= TOUCHES_MAX {

@@ -98,7 +98,10 @@ impl Told<'_> {
             time,
             finding_id: open.map_or_else(FindingId::random, |finding| finding.finding_id),
             kind: FindingKind::Integrity,
-            rule: open.map_or_else(|| format!("integrity-{}", self.class), |finding| finding.rule.clone()),
+            rule: open.map_or_else(
+                || format!("integrity-{}", self.class),
+                |finding| finding.rule.clone(),
+            ),
             title: self.title(),
             severity: open.map_or(self.severity, |finding| finding.severity.max(self.severity)),
             state: FindingState::Open,
@@ -114,7 +117,10 @@ impl Told<'_> {
             factors: self.factors().to_string(),
             evidence: self.evidence().to_string(),
         };
-        (finding, worse || count <= COUNT_FULL_MAX || is_power_of_ten(count))
+        (
+            finding,
+            worse || count <= COUNT_FULL_MAX || is_power_of_ten(count),
+        )
     }
 
     fn title(&self) -> String {
@@ -126,7 +132,10 @@ impl Told<'_> {
         };
         let path = self.path.display();
         match self.writer.map(|touch| &touch.writer) {
-            Some(writer) => format!("{path} {what} by {} (pid {}, uid {})", writer.comm, writer.pid, writer.uid),
+            Some(writer) => format!(
+                "{path} {what} by {} (pid {}, uid {})",
+                writer.comm, writer.pid, writer.uid
+            ),
             None => format!("{path} {what}, by whom is not known"),
         }
     }

@@ -296,7 +296,9 @@ fn file_systems(root: &Path) -> Vec<(PathBuf, u32)> {
 
 /// The mount point of a line of mountinfo (proc(5)), when programs there can have another's rights.
 fn mount_with_programs(line: &str) -> Option<PathBuf> {
-    const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "bcachefs", "reiserfs"];
+    const KINDS: &[&str] = &[
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "bcachefs", "reiserfs",
+    ];
     let (mount, file_system) = line.split_once(" - ")?;
     let fields: Vec<&str> = mount.split(' ').collect();
     let (point, options) = (*fields.get(4)?, *fields.get(5)?);
@@ -315,9 +317,14 @@ mod tests {
     #[test]
     fn mounts_of_disks_that_allow_the_bits_are_searched() {
         let line = |kind: &str, point: &str, options: &str| {
-            mount_with_programs(&format!("36 35 98:0 / {point} {options} master:1 - {kind} /dev/root rw"))
+            mount_with_programs(&format!(
+                "36 35 98:0 / {point} {options} master:1 - {kind} /dev/root rw"
+            ))
         };
-        assert_eq!(line("ext4", "/srv/a\\040b", "rw,noatime"), Some(PathBuf::from("/srv/a b")));
+        assert_eq!(
+            line("ext4", "/srv/a\\040b", "rw,noatime"),
+            Some(PathBuf::from("/srv/a b"))
+        );
         assert_eq!(line("ext4", "/srv", "rw,nosuid"), None);
         assert_eq!(line("tmpfs", "/run", "rw"), None);
         assert_eq!(line("overlay", "/", "rw"), Some(PathBuf::from("/")));
@@ -331,7 +338,10 @@ mod tests {
         for _ in 0..30 {
             assert!(pace.spend(10, 1_000));
         }
-        assert!(began.elapsed() >= Duration::from_millis(280), "300 of 1,000 a second take a third of one");
+        assert!(
+            began.elapsed() >= Duration::from_millis(280),
+            "300 of 1,000 a second take a third of one"
+        );
     }
 
     #[test]

@@ -165,7 +165,9 @@ impl FileState {
 pub(crate) fn look(path: &Path) -> io::Result<Option<FileState>> {
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     Ok(Some(state_of(&found, capabilities(path, &found))))
@@ -222,7 +224,10 @@ fn state_of(found: &std::fs::Metadata, capabilities: u32) -> FileState {
         changed_ns: if is_folder {
             0
         } else {
-            found.ctime().saturating_mul(1_000_000_000).saturating_add(found.ctime_nsec())
+            found
+                .ctime()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(found.ctime_nsec())
         },
         capabilities,
         digest: Digest::None,
@@ -235,7 +240,9 @@ fn capabilities(path: &Path, found: &std::fs::Metadata) -> u32 {
     }
     let mut value = [0_u8; ATTRIBUTE_BYTES_MAX];
     match rustix::fs::lgetxattr(path, "security.capability", &mut value[..]) {
-        Ok(length) => value.get(..length).map_or(0, |value| crc32c::crc32c(value).max(1)),
+        Ok(length) => value
+            .get(..length)
+            .map_or(0, |value| crc32c::crc32c(value).max(1)),
         Err(_) => 0,
     }
 }
@@ -255,7 +262,9 @@ fn hash(mut file: File, size: u64, depth: Depth, go_on: GoOn<'_>) -> io::Result<
         for place in 0..SAMPLES {
             let from = (size - SAMPLE_BYTES) / (SAMPLES - 1) * place;
             file.seek(SeekFrom::Start(from))?;
-            feed(&mut (&file).take(SAMPLE_BYTES), &mut block, go_on, |bytes| sha.update(bytes))?;
+            feed(&mut (&file).take(SAMPLE_BYTES), &mut block, go_on, |bytes| {
+                sha.update(bytes)
+            })?;
         }
         return Ok((Digest::Part(sha.finalize().into()), None));
     }
@@ -375,7 +384,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let found = std::fs::metadata(folder.path()).unwrap();
         let state = look(folder.path()).unwrap().unwrap();
-        let device = u64::from(rustix::fs::major(found.dev())) << 32 | u64::from(rustix::fs::minor(found.dev()));
+        let device =
+            u64::from(rustix::fs::major(found.dev())) << 32 | u64::from(rustix::fs::minor(found.dev()));
         assert_eq!(state.identity(), (device, found.ino()));
     }
 }

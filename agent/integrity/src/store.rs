@@ -126,7 +126,9 @@ fn put_record(bytes: &mut Vec<u8>, record: &Record) -> bool {
 /// # Errors
 /// [`StoreError::Damaged`] with what is wrong.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Stored, StoreError> {
-    let (body, sum) = bytes.split_last_chunk::<4>().ok_or(StoreError::Damaged("it is cut short"))?;
+    let (body, sum) = bytes
+        .split_last_chunk::<4>()
+        .ok_or(StoreError::Damaged("it is cut short"))?;
     let mut reader = Reader(body);
     if reader.take(4)? != MAGIC {
         return Err(StoreError::Damaged("it is no baseline"));
@@ -163,13 +165,19 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], StoreError> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(StoreError::Damaged("it is cut short"))?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or(StoreError::Damaged("it is cut short"))?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(StoreError::Damaged("it is cut short"))?;
+        let (taken, rest) = self
+            .0
+            .split_first_chunk::<N>()
+            .ok_or(StoreError::Damaged("it is cut short"))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -319,7 +327,10 @@ mod tests {
         assert_eq!(stored.records.len(), 20);
         for record in &stored.records {
             let known = books.get(&record.path).unwrap();
-            assert_eq!((record.state, record.class, record.flags), (known.state, known.class, known.flags));
+            assert_eq!(
+                (record.state, record.class, record.flags),
+                (known.state, known.class, known.flags)
+            );
         }
     }
 

@@ -98,12 +98,21 @@ impl Control {
 ///
 /// # Errors
 /// When the system refuses a thread.
-pub fn start(config: &Config, folder: PathBuf, tasks: &Tasks, parts: Parts) -> std::io::Result<(Eye, Control)> {
+pub fn start(
+    config: &Config,
+    folder: PathBuf,
+    tasks: &Tasks,
+    parts: Parts,
+) -> std::io::Result<(Eye, Control)> {
     let mut watch = Watch::new(config);
     let mut books = Books::new(config.files_max);
     let (known, suid_known, anew) = take_back(&folder, &mut watch, &mut books);
     let watch = Arc::new(watch);
-    let changed = if known { ChangedFiles::load(&folder) } else { ChangedFiles::default() };
+    let changed = if known {
+        ChangedFiles::load(&folder)
+    } else {
+        ChangedFiles::default()
+    };
     let (inbox, messages) = sync_channel(MESSAGES_MAX);
     let (orders, ordered) = sync_channel(ORDERS_MAX);
     let (reports_in, reports) = sync_channel(REPORTS_MAX);
@@ -114,7 +123,11 @@ pub fn start(config: &Config, folder: PathBuf, tasks: &Tasks, parts: Parts) -> s
         watch: watch.clone(),
         inodes: books.inodes(),
         inbox: inbox.clone(),
-        managers: config.package_managers.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+        managers: config
+            .package_managers
+            .iter()
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect(),
         missed: Arc::clone(&missed),
         delivered: None,
     };

@@ -51,7 +51,14 @@ impl Host {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap().join("root");
-        for below in ["etc/cron.d", "etc/systemd/system", "usr/bin", "root/.ssh", "home/ann/.ssh", "tmp"] {
+        for below in [
+            "etc/cron.d",
+            "etc/systemd/system",
+            "usr/bin",
+            "root/.ssh",
+            "home/ann/.ssh",
+            "tmp",
+        ] {
             std::fs::create_dir_all(root.join(below)).unwrap();
         }
         Self { folder, root }
@@ -102,7 +109,10 @@ impl Room {
     }
 
     fn begin(config: &Config, state: PathBuf) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let tasks = runtime.block_on(async { Tasks::new() });
         let (sender, facts) = sync_channel(100_000);
         let parts = Parts {
@@ -171,24 +181,32 @@ impl Room {
         })
     }
 
-    /// The first row of a path from now on, and forgets what came before it.
+    /// The next row of a path.
     fn row(&mut self, path: &Path) -> IntegrityEvent {
         let text = path.to_string_lossy().into_owned();
         let row = self.wait(&format!("a row of {text}"), |fact| match fact {
             Fact::IntegrityEvent(row) if row.path == text => Some((**row).clone()),
             _ => None,
         });
-        let at = self.seen.iter().position(|fact| matches!(fact, Fact::IntegrityEvent(known) if **known == row));
-        self.seen.drain(..=at.unwrap());
+        let at = self
+            .seen
+            .iter()
+            .position(|fact| matches!(fact, Fact::IntegrityEvent(known) if **known == row));
+        self.seen.remove(at.unwrap());
         row
     }
 
     fn finding(&mut self, path: &Path, state: FindingState) -> Finding {
         let text = path.to_string_lossy().into_owned();
-        self.wait(&format!("a finding of {text} that is {state}"), |fact| match fact {
-            Fact::Finding(finding) if finding.subject == text && finding.state == state => Some((**finding).clone()),
-            _ => None,
-        })
+        self.wait(
+            &format!("a finding of {text} that is {state}"),
+            |fact| match fact {
+                Fact::Finding(finding) if finding.subject == text && finding.state == state => {
+                    Some((**finding).clone())
+                }
+                _ => None,
+            },
+        )
     }
 
     /// Everything that was told of a path so far.
@@ -224,7 +242,9 @@ fn own_actor() -> Actor {
         pid,
         start_boot_ns: start_of(pid).unwrap(),
         comm: "integrity-test".to_owned(),
-        exe: std::env::current_exe().ok().map(|path| path.display().to_string()),
+        exe: std::env::current_exe()
+            .ok()
+            .map(|path| path.display().to_string()),
         ..Actor::default()
     }
 }

@@ -10,12 +10,24 @@ use crate::pattern::{Pattern, glob_matches};
 use crate::state::FileState;
 
 /// Names that editors give their temporary and backup files.
-const EDITORS: &[&str] = &["*~", ".*.sw?", ".*.swpx", "4913", ".#*", "#*#", "*.dpkg-new", "*.dpkg-tmp"];
+const EDITORS: &[&str] = &[
+    "*~",
+    ".*.sw?",
+    ".*.swpx",
+    "4913",
+    ".#*",
+    "#*#",
+    "*.dpkg-new",
+    "*.dpkg-tmp",
+];
 
 /// What Fleetmend watches of a host, class by class; the first rule that covers a path names its class.
 const RULES: &[(Class, &[&str])] = &[
     (Class::Preload, &["/etc/ld.so.preload"]),
-    (Class::Sudoers, &["/etc/sudoers", "/etc/sudoers.d/*", "/etc/doas.conf"]),
+    (
+        Class::Sudoers,
+        &["/etc/sudoers", "/etc/sudoers.d/*", "/etc/doas.conf"],
+    ),
     (
         Class::SshKey,
         &[
@@ -38,7 +50,10 @@ const RULES: &[(Class, &[&str])] = &[
             "/usr/lib/*-linux-*/security/*.so",
         ],
     ),
-    (Class::Account, &["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"]),
+    (
+        Class::Account,
+        &["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"],
+    ),
     (
         Class::Cron,
         &[
@@ -101,7 +116,10 @@ const RULES: &[(Class, &[&str])] = &[
             "/usr/libexec/*",
         ],
     ),
-    (Class::PackageDatabase, &["/var/lib/dpkg/info/*.md5sums", "/var/lib/dpkg/diversions"]),
+    (
+        Class::PackageDatabase,
+        &["/var/lib/dpkg/info/*.md5sums", "/var/lib/dpkg/diversions"],
+    ),
     (
         Class::Library,
         &[
@@ -127,7 +145,11 @@ const RULES: &[(Class, &[&str])] = &[
 ];
 
 /// Paths below the rules that change by themselves, and mean nothing.
-const UNINTERESTING: &[&str] = &["/root/.ssh/known_hosts*", "/usr/lib/modules/*/build/**", "/usr/lib/modules/*/source/**"];
+const UNINTERESTING: &[&str] = &[
+    "/root/.ssh/known_hosts*",
+    "/usr/lib/modules/*/build/**",
+    "/usr/lib/modules/*/source/**",
+];
 
 /// What a path is, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +165,11 @@ pub(crate) enum Kind {
 impl Kind {
     /// What a state says.
     pub(crate) fn of(state: &FileState) -> Self {
-        if state.is_folder() { Self::Folder } else { Self::File }
+        if state.is_folder() {
+            Self::Folder
+        } else {
+            Self::File
+        }
     }
 }
 
@@ -187,7 +213,13 @@ impl Watch {
         let mut watch = Self {
             rules: Vec::new(),
             by_base: HashMap::new(),
-            exclude: patterns(&root, UNINTERESTING.iter().copied().chain(config.exclude.iter().map(String::as_str))),
+            exclude: patterns(
+                &root,
+                UNINTERESTING
+                    .iter()
+                    .copied()
+                    .chain(config.exclude.iter().map(String::as_str)),
+            ),
             suid: on(&Class::Suid),
             root,
         };
@@ -205,7 +237,10 @@ impl Watch {
             return;
         }
         let base = pattern.base.as_os_str().as_bytes();
-        self.by_base.entry(base.into()).or_default().push(self.rules.len());
+        self.by_base
+            .entry(base.into())
+            .or_default()
+            .push(self.rules.len());
         self.rules.push(Rule {
             class,
             pattern,
@@ -237,7 +272,11 @@ impl Watch {
     fn rule_of(&self, path: &Path, kind: Kind) -> Option<&Rule> {
         let bytes = path.as_os_str().as_bytes();
         let mut best: Option<usize> = None;
-        let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at.max(1));
+        let ends = bytes
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(at, _)| at.max(1));
         for end in ends.chain([bytes.len()]) {
             let Some(rules) = bytes.get(..end).and_then(|base| self.by_base.get(base)) else {
                 continue;
@@ -254,7 +293,9 @@ impl Watch {
         let rule = self.rules.get(best?)?;
         let of_an_editor = rule.class.tolerates_editors()
             && path.file_name().is_some_and(|name| {
-                EDITORS.iter().any(|glob| glob_matches(glob.as_bytes(), name.as_bytes()))
+                EDITORS
+                    .iter()
+                    .any(|glob| glob_matches(glob.as_bytes(), name.as_bytes()))
             });
         (!of_an_editor && !self.excludes(path)).then_some(rule)
     }
@@ -269,7 +310,11 @@ impl Watch {
 
     /// Whether something below the folder, which lies at or below `base`, can be watched by a rule of that base.
     pub(crate) fn descends(&self, base: &Path, folder: &Path) -> bool {
-        let rules = self.by_base.get(base.as_os_str().as_bytes()).into_iter().flatten();
+        let rules = self
+            .by_base
+            .get(base.as_os_str().as_bytes())
+            .into_iter()
+            .flatten();
         let mut rules = rules.filter_map(|index| self.rules.get(*index));
         rules.any(|rule| rule.pattern.descends(folder)) && !self.excludes(folder)
     }
@@ -297,7 +342,9 @@ mod tests {
     use super::*;
 
     fn class(path: &str) -> Option<&'static str> {
-        Watch::new(&Config::default()).class_of(Path::new(path), Kind::File).map(Class::as_str)
+        Watch::new(&Config::default())
+            .class_of(Path::new(path), Kind::File)
+            .map(Class::as_str)
     }
 
     #[test]
@@ -310,7 +357,10 @@ mod tests {
         assert_eq!(class("/usr/bin"), None);
         let watch = Watch::new(&Config::default());
         let folder = |path: &str| watch.class_of(Path::new(path), Kind::Folder).map(Class::as_str);
-        assert_eq!((folder("/usr/bin"), folder("/var/www/html")), (Some("binary"), Some("web_root")));
+        assert_eq!(
+            (folder("/usr/bin"), folder("/var/www/html")),
+            (Some("binary"), Some("web_root"))
+        );
         assert_eq!(folder("/usr/share"), None);
         assert_eq!(class("/var/www/html/shell.php"), Some("web_root"));
         assert_eq!(class("/var/www/html/photo.jpeg"), None);
@@ -335,8 +385,14 @@ mod tests {
         };
         let watch = Watch::new(&config);
         assert_eq!(watch.class_of(Path::new("/etc/cron.d/backup"), Kind::File), None);
-        assert_eq!(watch.class_of(Path::new("/usr/local/bin/noisy-tool"), Kind::File), None);
-        assert_eq!(watch.class_of(Path::new("/opt/app/bin/run"), Kind::File), Some(Class::Custom));
+        assert_eq!(
+            watch.class_of(Path::new("/usr/local/bin/noisy-tool"), Kind::File),
+            None
+        );
+        assert_eq!(
+            watch.class_of(Path::new("/opt/app/bin/run"), Kind::File),
+            Some(Class::Custom)
+        );
     }
 
     #[test]
@@ -351,6 +407,9 @@ mod tests {
         assert!(!watch.is_fresh(Path::new("/usr/bin/ls"), Kind::File));
         let mut watch = Watch::new(&config);
         watch.compare_with(&known);
-        assert!(watch.is_fresh(Path::new("/opt/app/x"), Kind::File) && !watch.is_fresh(Path::new("/usr/bin/ls"), Kind::File));
+        assert!(
+            watch.is_fresh(Path::new("/opt/app/x"), Kind::File)
+                && !watch.is_fresh(Path::new("/usr/bin/ls"), Kind::File)
+        );
     }
 }

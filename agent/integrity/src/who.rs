@@ -4,7 +4,10 @@
 //! same path, so a path alone names nobody. An event is believed to be about a watched file when
 //! - device and inode that it tells are those that the watched path has now, or, where the path is the same, those
 //!   that it had before; or
-//! - it tells none, and its process lives and has the host's root and mount namespace.
+//! - it tells none, and its process lives and has the host's root and mount namespace; or its process has ended, the
+//!   nearest one above it that lives has these, no container is in play, and the file's own time of change says that it
+//!   changed in this very moment. The kernel tells no inode of what is done by name (rename, unlink, chmod), and `mv` and
+//!   `chmod` have ended when they are told of.
 //!
 //! An event that is not believed is named in a finding as not proven, and is never the writer.
 
@@ -25,6 +28,8 @@ const WRITERS_MAX: usize = 256;
 const TICK_NS: u64 = 10_000_000;
 /// An event is told after what it does, and files have the time of a clock that stands still for up to 10 ms.
 const LATE_US: i64 = 50_000;
+/// A call is told when it returns; what it did to the file has an earlier time, by as much as it waited for the disk.
+const CALL_US: i64 = 150_000;
 
 /// A process of a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +71,8 @@ pub(crate) struct Writer {
     pub(crate) called_manager: bool,
     /// Whether it has the host's root and mounts; none when it had ended.
     pub(crate) shares_root: Option<bool>,
+    /// Whether the nearest living process above it has.
+    pub(crate) kin_shares_root: Option<bool>,
 }
 
 impl Writer {
@@ -78,7 +85,10 @@ impl Writer {
     /// Whether the package manager above it still runs.
     pub(crate) fn manager_runs(&self) -> bool {
         let is_manager = |ancestor: &&Ancestor| self.manager == Some(ancestor.pid);
-        self.chain.iter().find(is_manager).is_some_and(|manager| lives(manager.pid, manager.start_boot_ns))
+        self.chain
+            .iter()
+            .find(is_manager)
+            .is_some_and(|manager| lives(manager.pid, manager.start_boot_ns))
     }
 }
 
@@ -95,6 +105,8 @@ pub(crate) struct Touch {
     pub(crate) named: bool,
     /// Whether it was believed when it came.
     pub(crate) proven: bool,
+    /// Whether the file says that it changed in this very moment.
+    pub(crate) coincides: bool,
     pub(crate) source: Source,
 }
 
@@ -106,16 +118,39 @@ impl Touch {
         }
         match self.identity {
             Some(identity) => now == Some(identity) || (self.named && before == Some(identity)),
-            None => self.named && self.writer.shares_root == Some(true),
+            None => self.named && self.has_the_same_root(),
         }
     }
+
+    fn has_the_same_root(&self) -> bool {
+        let writer = &self.writer;
+        match writer.shares_root {
+            Some(shares) => shares,
+            None => self.coincides && !writer.in_container && writer.kin_shares_root == Some(true),
+        }
+    }
+}
+
+/// Whether an act of this time can have changed what the path says it changed last; what is gone changed its folder.
+pub(crate) fn coincides(path: &Path, time: TimeMicros) -> bool {
+    let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000).saturating_add(ns / 1_000);
+    let changed_us = match path.symlink_metadata() {
+        Ok(found) => ns(found.ctime(), found.ctime_nsec()),
+        Err(_) => match path.parent().map(Path::symlink_metadata) {
+            Some(Ok(folder)) => ns(folder.mtime(), folder.mtime_nsec()),
+            _ => return false,
+        },
+    };
+    (time.0.saturating_sub(CALL_US)..=time.0.saturating_add(LATE_US)).contains(&changed_us)
 }
 
 /// The last of the touches that can have made a change of `changed_ns`: one that began later cannot. When the host's
 /// clock was set in between, no time tells anything and the last one counts.
 pub(crate) fn last_before<'a>(touches: &[&'a Touch], changed_ns: Option<i64>) -> Option<&'a Touch> {
-    let latest = |touches: &mut dyn Iterator<Item = &&'a Touch>| touches.max_by_key(|touch| touch.time).copied();
-    let before = |touch: &&&Touch| changed_ns.is_none_or(|ns| touch.time.0 <= (ns / 1_000).saturating_add(LATE_US));
+    let latest =
+        |touches: &mut dyn Iterator<Item = &&'a Touch>| touches.max_by_key(|touch| touch.time).copied();
+    let before =
+        |touch: &&&Touch| changed_ns.is_none_or(|ns| touch.time.0 <= (ns / 1_000).saturating_add(LATE_US));
     latest(&mut touches.iter().filter(before)).or_else(|| latest(&mut touches.iter()))
 }
 
@@ -158,7 +193,8 @@ impl Registry {
     /// A program that is called like a package manager began: it is looked at while it runs.
     pub(crate) fn manager_began(&mut self, pid: u32, start_boot_ns: u64) {
         if self.seen.len() >= WRITERS_MAX {
-            self.seen.retain(|(pid, start), _| start_of(*pid) == Some(tick(*start)));
+            self.seen
+                .retain(|(pid, start), _| start_of(*pid) == Some(tick(*start)));
         }
         if self.seen.len() < WRITERS_MAX
             && let Some(genuine) = self.runs_manager(pid, start_boot_ns)
@@ -179,7 +215,10 @@ impl Registry {
         let chain = self.chain(actor);
         let called = |ancestor: &&Ancestor| self.is_called_manager(ancestor);
         let called_manager = chain.iter().any(|ancestor| called(&ancestor));
-        let genuine = chain.iter().filter(called).find(|ancestor| self.is_manager(ancestor));
+        let genuine = chain
+            .iter()
+            .filter(called)
+            .find(|ancestor| self.is_manager(ancestor));
         let writer = Arc::new(Writer {
             pid: actor.pid,
             start_boot_ns: actor.start_boot_ns,
@@ -192,6 +231,10 @@ impl Registry {
             manager: genuine.map(|ancestor| ancestor.pid),
             called_manager,
             shares_root: shares_root(actor.pid, actor.start_boot_ns),
+            kin_shares_root: chain
+                .iter()
+                .skip(1)
+                .find_map(|ancestor| shares_root(ancestor.pid, ancestor.start_boot_ns)),
             chain,
         });
         self.writers.insert(key, writer.clone());
@@ -199,12 +242,20 @@ impl Registry {
     }
 
     fn is_called_manager(&self, ancestor: &Ancestor) -> bool {
-        ancestor.exe.as_deref().is_some_and(|exe| self.managers.iter().any(|path| path == Path::new(exe)))
+        ancestor
+            .exe
+            .as_deref()
+            .is_some_and(|exe| self.managers.iter().any(|path| path == Path::new(exe)))
     }
 
     fn is_manager(&self, ancestor: &Ancestor) -> bool {
-        let known = self.seen.get(&(ancestor.pid, tick(ancestor.start_boot_ns))).copied();
-        known.or_else(|| self.runs_manager(ancestor.pid, ancestor.start_boot_ns)).unwrap_or(false)
+        let known = self
+            .seen
+            .get(&(ancestor.pid, tick(ancestor.start_boot_ns)))
+            .copied();
+        known
+            .or_else(|| self.runs_manager(ancestor.pid, ancestor.start_boot_ns))
+            .unwrap_or(false)
     }
 
     /// Whether the process runs a package manager's own program; none when it has ended.
@@ -229,9 +280,14 @@ impl Registry {
             });
         }
         chain.truncate(DEPTH_MAX);
-        while let Some(last) = chain.last().filter(|last| last.ppid > 0 && chain.len() < DEPTH_MAX) {
+        while let Some(last) = chain
+            .last()
+            .filter(|last| last.ppid > 0 && chain.len() < DEPTH_MAX)
+        {
             let (ppid, child_start) = (last.ppid, last.start_boot_ns);
-            match in_proc(ppid).filter(|parent| parent.start_boot_ns <= tick(child_start).saturating_add(TICK_NS)) {
+            match in_proc(ppid)
+                .filter(|parent| parent.start_boot_ns <= tick(child_start).saturating_add(TICK_NS))
+            {
                 Some(parent) => chain.push(parent),
                 None => break,
             }
@@ -300,7 +356,11 @@ fn shares_root(pid: u32, start_boot_ns: u64) -> Option<bool> {
     if !lives(pid, start_boot_ns) {
         return None;
     }
-    Some(["1", "self"].iter().any(|known| place(known).as_ref() == Some(&its)))
+    Some(
+        ["1", "self"]
+            .iter()
+            .any(|known| place(known).as_ref() == Some(&its)),
+    )
 }
 
 #[cfg(test)]
@@ -338,27 +398,83 @@ mod tests {
             identity,
             named,
             proven: false,
+            coincides: false,
             source: Source::Ebpf,
         }
     }
 
     #[test]
+    fn act_by_name_of_a_process_that_ended_is_believed_by_its_kin_and_its_moment() {
+        let believed = |in_container, shares_root, kin, coincides| {
+            let mut touch = touch(0, None, true, shares_root);
+            touch.coincides = coincides;
+            let writer = Arc::make_mut(&mut touch.writer);
+            (writer.in_container, writer.kin_shares_root) = (in_container, kin);
+            touch.is_of(Some((1, 10)), Some((1, 10)))
+        };
+        assert!(believed(false, None, Some(true), true));
+        assert!(!believed(false, None, Some(true), false), "at another moment");
+        assert!(!believed(true, None, Some(true), true), "of a container");
+        assert!(!believed(false, None, Some(false), true), "of another root");
+        assert!(!believed(false, None, None, true), "of nobody");
+        assert!(
+            !believed(false, Some(false), Some(true), true),
+            "its own root is another"
+        );
+    }
+
+    #[test]
+    fn moment_of_an_act_is_that_of_the_file_or_of_the_folder_it_is_gone_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let changed = path.metadata().unwrap();
+        let moment = changed.ctime() * 1_000_000 + changed.ctime_nsec() / 1_000;
+        assert!(
+            coincides(&path, TimeMicros(moment + 20_000)) && coincides(&path, TimeMicros(moment - 20_000))
+        );
+        assert!(
+            !coincides(&path, TimeMicros(moment + 900_000))
+                && !coincides(&path, TimeMicros(moment - 900_000))
+        );
+        std::fs::remove_file(&path).unwrap();
+        let changed = folder.path().metadata().unwrap();
+        let moment = changed.mtime() * 1_000_000 + changed.mtime_nsec() / 1_000;
+        assert!(
+            coincides(&path, TimeMicros(moment + 20_000)) && !coincides(&path, TimeMicros(moment + 900_000))
+        );
+    }
+
+    #[test]
     fn event_of_a_file_with_the_same_path_elsewhere_is_not_believed() {
         let (ours, theirs) = (Some((1, 10)), Some((1, 11)));
-        assert!(!touch(0, theirs, true, Some(true)).is_of(ours, ours), "the inode tells, whoever it is");
+        assert!(
+            !touch(0, theirs, true, Some(true)).is_of(ours, ours),
+            "the inode tells, whoever it is"
+        );
         assert!(touch(0, ours, true, None).is_of(ours, None), "removed since");
         assert!(touch(0, theirs, true, None).is_of(ours, theirs), "renamed over");
         assert!(touch(0, ours, false, None).is_of(None, ours), "by another name");
-        assert!(!touch(0, ours, false, None).is_of(ours, theirs), "an inode that was given to another file");
+        assert!(
+            !touch(0, ours, false, None).is_of(ours, theirs),
+            "an inode that was given to another file"
+        );
         assert!(touch(0, None, true, Some(true)).is_of(ours, ours));
-        assert!(!touch(0, None, true, Some(false)).is_of(ours, ours), "in another root");
-        assert!(!touch(0, None, true, None).is_of(ours, ours), "ended: nobody knows in which root");
+        assert!(
+            !touch(0, None, true, Some(false)).is_of(ours, ours),
+            "in another root"
+        );
+        assert!(
+            !touch(0, None, true, None).is_of(ours, ours),
+            "ended: nobody knows in which root"
+        );
         assert!(!touch(0, None, false, Some(true)).is_of(ours, ours));
     }
 
     #[test]
     fn last_who_began_before_the_change_made_it() {
-        let [early, late, after] = [1_000_000, 2_000_000, 9_000_000].map(|time| touch(time, None, true, None));
+        let [early, late, after] =
+            [1_000_000, 2_000_000, 9_000_000].map(|time| touch(time, None, true, None));
         let all = [&early, &late, &after];
         let chosen = |changed_ns| last_before(&all, changed_ns).unwrap().time.0;
         assert_eq!(chosen(Some(2_000_500_000)), 2_000_000);
@@ -375,7 +491,10 @@ mod tests {
         let writer = Registry::new(Box::new(Nobody), vec![own.clone()]).writer(&own_actor());
         assert_eq!(writer.chain[0].pid, std::process::id());
         assert!(writer.chain.len() >= 2, "{writer:?}");
-        assert_eq!((writer.manager, writer.shares_root), (Some(std::process::id()), Some(true)));
+        assert_eq!(
+            (writer.manager, writer.shares_root),
+            (Some(std::process::id()), Some(true))
+        );
         assert!(writer.chain_text().contains(" < "));
 
         // The same path, and another file: a program that only has the name.

@@ -28,6 +28,7 @@ fn writer(exe: &str, manager: bool) -> Writer {
         manager: manager.then_some(9),
         called_manager: true,
         shares_root: None,
+        kin_shares_root: None,
     }
 }
 
@@ -39,6 +40,7 @@ fn touch(writer: Writer) -> Touch {
         identity: None,
         named: true,
         proven: true,
+        coincides: false,
         source: Source::Ebpf,
     }
 }
@@ -55,6 +57,7 @@ fn explain(config: &Config, touches: &[&Touch], change: impl FnOnce(&mut Case<'_
         agrees: None,
         database_ns: 0,
         now_ns: 1_000 * SECOND,
+        worked: false,
         manager_runs: false,
     };
     change(&mut case);
@@ -80,9 +83,20 @@ fn package_manager_is_believed_when_its_database_says_so_too() {
     let just_now = 999 * SECOND;
     assert_eq!(of(Some(true), 0, true), Some(IntegrityVerdict::Package));
     assert_eq!(of(None, just_now, false), Some(IntegrityVerdict::Package));
-    assert_eq!(of(None, 0, false), Some(IntegrityVerdict::Unexpected), "the database did not change");
-    assert_eq!(of(Some(false), just_now, true), None, "it may not have told its database yet");
-    assert_eq!(of(Some(false), just_now, false), Some(IntegrityVerdict::Unexpected));
+    assert_eq!(
+        of(None, 0, false),
+        Some(IntegrityVerdict::Unexpected),
+        "the database did not change"
+    );
+    assert_eq!(
+        of(Some(false), just_now, true),
+        None,
+        "it may not have told its database yet"
+    );
+    assert_eq!(
+        of(Some(false), just_now, false),
+        Some(IntegrityVerdict::Unexpected)
+    );
 }
 
 #[test]
@@ -96,7 +110,11 @@ fn process_that_is_only_called_dpkg_does_not_count() {
     };
     assert_eq!(of(None), Some(IntegrityVerdict::Unexpected));
     assert_eq!(of(Some(false)), Some(IntegrityVerdict::Unexpected));
-    assert_eq!(of(Some(true)), Some(IntegrityVerdict::Package), "it ended, and left what the package delivers");
+    assert_eq!(
+        of(Some(true)),
+        Some(IntegrityVerdict::Package),
+        "it ended, and left what the package delivers"
+    );
 }
 
 #[test]
@@ -116,6 +134,28 @@ fn nobody_known_is_unknown_unless_the_package_agrees() {
     assert_eq!(of(None), Some(IntegrityVerdict::Unknown));
     assert_eq!(of(Some(false)), Some(IntegrityVerdict::Unknown));
     assert_eq!(of(Some(true)), Some(IntegrityVerdict::Package));
+    let while_unpacking = |class, change| {
+        verdict(explain(&config, &[], |case| {
+            (case.worked, case.class, case.change) = (true, class, change)
+        }))
+    };
+    let (sums, gone) = (Class::PackageDatabase, IntegrityChange::Removed);
+    assert_eq!(
+        while_unpacking(sums, IntegrityChange::Content),
+        Some(IntegrityVerdict::Package)
+    );
+    assert_eq!(
+        while_unpacking(Class::Library, gone),
+        Some(IntegrityVerdict::Package)
+    );
+    assert_eq!(
+        while_unpacking(Class::Sudoers, gone),
+        Some(IntegrityVerdict::Unknown)
+    );
+    assert_eq!(
+        while_unpacking(Class::Binary, IntegrityChange::Content),
+        Some(IntegrityVerdict::Unknown)
+    );
 }
 
 #[test]
@@ -139,19 +179,40 @@ fn configuration_and_the_system_name_expected_writers() {
     deploy.called_manager = false;
     let deploy = touch(deploy);
     let of = |touch: &Touch, path: &'static str, class| {
-        verdict(explain(&config, &[touch], |case| (case.path, case.class) = (Path::new(path), class)))
+        verdict(explain(&config, &[touch], |case| {
+            (case.path, case.class) = (Path::new(path), class)
+        }))
     };
-    assert_eq!(of(&deploy, "/usr/bin/tool", Class::Binary), Some(IntegrityVerdict::Expected));
-    assert_eq!(of(&deploy, "/usr/bin/other", Class::Binary), Some(IntegrityVerdict::Unexpected));
-    assert_eq!(of(&deploy, "/etc/cron.d/x", Class::Cron), Some(IntegrityVerdict::Expected), "by its unit");
+    assert_eq!(
+        of(&deploy, "/usr/bin/tool", Class::Binary),
+        Some(IntegrityVerdict::Expected)
+    );
+    assert_eq!(
+        of(&deploy, "/usr/bin/other", Class::Binary),
+        Some(IntegrityVerdict::Unexpected)
+    );
+    assert_eq!(
+        of(&deploy, "/etc/cron.d/x", Class::Cron),
+        Some(IntegrityVerdict::Expected),
+        "by its unit"
+    );
     let mut sysusers = writer("/usr/bin/systemd-sysusers", false);
     sysusers.in_container = true;
     let contained = touch(sysusers.clone());
-    assert_eq!(of(&contained, "/etc/passwd", Class::Account), Some(IntegrityVerdict::Unexpected));
+    assert_eq!(
+        of(&contained, "/etc/passwd", Class::Account),
+        Some(IntegrityVerdict::Unexpected)
+    );
     sysusers.in_container = false;
     let sysusers = touch(sysusers);
-    assert_eq!(of(&sysusers, "/etc/passwd", Class::Account), Some(IntegrityVerdict::Expected));
-    assert_eq!(of(&sysusers, "/etc/sudoers", Class::Sudoers), Some(IntegrityVerdict::Unexpected));
+    assert_eq!(
+        of(&sysusers, "/etc/passwd", Class::Account),
+        Some(IntegrityVerdict::Expected)
+    );
+    assert_eq!(
+        of(&sysusers, "/etc/sudoers", Class::Sudoers),
+        Some(IntegrityVerdict::Unexpected)
+    );
 }
 
 #[test]
@@ -170,7 +231,13 @@ fn gravity_rises_with_rights_and_falls_for_tools_of_accounts() {
     let (plain, suid) = (state(libc::S_IFREG | 0o755), state(libc::S_IFREG | 0o4755));
     let path = Path::new("/var/www/a.cgi");
     let of = |class, old: &FileState, new: &FileState, writer: Option<&Writer>| {
-        severity(class, path, IntegrityChange::Metadata, (Some(old), Some(new)), writer)
+        severity(
+            class,
+            path,
+            IntegrityChange::Metadata,
+            (Some(old), Some(new)),
+            writer,
+        )
     };
     assert_eq!(of(Class::WebRoot, &plain, &suid, None), Severity::High);
     assert_eq!(of(Class::WebRoot, &suid, &plain, None), Severity::Medium);

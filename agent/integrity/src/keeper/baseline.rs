@@ -9,8 +9,8 @@ use super::{Keeper, Phase, SCAN_WITHOUT_EVENTS};
 use crate::books::{Flags, Record};
 use crate::class::Class;
 use crate::scan::{Order, Report};
-use crate::watch::Kind;
 use crate::state::{Digest, FileState, Observed};
+use crate::watch::Kind;
 
 /// Stands among the rules of a baseline once programs with others' rights were looked for everywhere.
 pub(crate) const SUID_PRINT: u32 = 0x5355_4944;
@@ -48,7 +48,12 @@ impl Keeper {
         if let Some(record) = self.books.get(path) {
             let untouched = record.state.is_untouched(&state);
             self.books.mark(path, |record| record.scan = number);
-            if !untouched && self.changed.get(path).is_none_or(|changed| !same(changed.now, state)) {
+            if !untouched
+                && self
+                    .changed
+                    .get(path)
+                    .is_none_or(|changed| !same(changed.now, state))
+            {
                 self.suspect(path, "scan", None);
             }
             return;
@@ -60,7 +65,11 @@ impl Keeper {
         };
         if quiet && !self.queue.contains(path) {
             self.write_down(path, class, state, 0);
-        } else if self.changed.get(path).is_none_or(|changed| !same(changed.now, state)) {
+        } else if self
+            .changed
+            .get(path)
+            .is_none_or(|changed| !same(changed.now, state))
+        {
             self.suspect(path, "scan", None);
         }
     }
@@ -85,7 +94,10 @@ impl Keeper {
         self.scanning.ordered = false;
         self.troubles.unreadable = unreadable;
         let number = self.scanning.number;
-        let unseen = self.books.iter().filter(|record| record.scan != number || record.class == Class::Suid);
+        let unseen = self
+            .books
+            .iter()
+            .filter(|record| record.scan != number || record.class == Class::Suid);
         let unseen: Vec<_> = unseen.map(|record| record.path.clone()).collect();
         for path in unseen {
             self.suspect(&path, "scan", None);
@@ -102,7 +114,11 @@ impl Keeper {
         self.scanning.next_walk = Instant::now() + interval;
         if self.scanning.phase == Phase::Walking {
             let files = self.books.len();
-            tracing::info!(files, first = self.scanning.first, "integrity knows what is watched");
+            tracing::info!(
+                files,
+                first = self.scanning.first,
+                "integrity knows what is watched"
+            );
             self.scanning.first = false;
             self.begin_hashing();
         }
@@ -113,7 +129,8 @@ impl Keeper {
         self.scanning.cursor = (0, 0);
         if self.packages.exists() {
             let (watch, books) = (&self.watch, &self.books);
-            self.packages.refresh(|path| watch.class_of(path, Kind::File).is_some() || books.get(path).is_some());
+            self.packages
+                .refresh(|path| watch.class_of(path, Kind::File).is_some() || books.get(path).is_some());
         }
     }
 
@@ -167,7 +184,9 @@ impl Keeper {
             return None;
         }
         self.scanning.phase = Phase::Watching;
-        self.saved_at = Instant::now().checked_sub(Duration::from_secs(3)).unwrap_or(self.saved_at);
+        self.saved_at = Instant::now()
+            .checked_sub(Duration::from_secs(3))
+            .unwrap_or(self.saved_at);
         let files = self.books.len();
         tracing::info!(files, "integrity baseline is complete");
         None
@@ -191,7 +210,8 @@ impl Keeper {
             }
             Err(error) => {
                 tracing::debug!(%error, path = %path.display(), "watched file cannot be read");
-                self.books.mark(path, |record| record.flags = flags | Flags::UNREADABLE);
+                self.books
+                    .mark(path, |record| record.flags = flags | Flags::UNREADABLE);
             }
         }
     }
@@ -203,7 +223,10 @@ impl Keeper {
             flags |= Flags::RACY;
         }
         let delivered = self.packages.delivered(path);
-        if delivered.zip(observed.md5).is_some_and(|(delivered, md5)| delivered.md5 != md5) {
+        if delivered
+            .zip(observed.md5)
+            .is_some_and(|(delivered, md5)| delivered.md5 != md5)
+        {
             flags |= Flags::DISAGREES;
         }
         flags

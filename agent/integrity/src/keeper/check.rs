@@ -11,12 +11,12 @@ use crate::books::Flags;
 use crate::changed::Changed;
 use crate::class::{Class, is_suid};
 use crate::explain::{Case, Explanation, gained_suid, severity};
+use crate::metrics;
 use crate::queue::Pending;
 use crate::report::{Told, source_word};
 use crate::state::{Depth, FileState, Observed, look, read};
-use crate::who::{Touch, last_before};
-use crate::metrics;
 use crate::watch::Kind;
+use crate::who::{Touch, last_before};
 
 /// How often a look is put off while a package manager is at work.
 const HOLDS_MAX: u32 = 60;
@@ -56,7 +56,8 @@ impl Keeper {
             baseline: record.map(|record| record.state),
             last,
             class: record.map(|record| record.class),
-            racy: record.is_some_and(|record| record.flags & (Flags::RACY | Flags::UNREADABLE) != 0) || last.is_some(),
+            racy: record.is_some_and(|record| record.flags & (Flags::RACY | Flags::UNREADABLE) != 0)
+                || last.is_some(),
         };
         let now = match look(path) {
             Ok(now) => now,
@@ -82,7 +83,11 @@ impl Keeper {
         }
         match difference(before.baseline.as_ref(), new.as_ref()) {
             None => self.as_it_should_be(path, class, &before, observed, &pending),
-            Some(_) if before.last.is_some_and(|last| difference(last.as_ref(), new.as_ref()).is_none()) => {
+            Some(_)
+                if before
+                    .last
+                    .is_some_and(|last| difference(last.as_ref(), new.as_ref()).is_none()) =>
+            {
                 // Told before; where it lies may be new.
                 if let Some(changed) = self.changed.get(path).cloned() {
                     self.changed.put(path, Changed { now: new, ..changed });
@@ -101,15 +106,23 @@ impl Keeper {
     fn class_for(&self, path: &Path, before: &Before, now: Option<&FileState>) -> Option<Class> {
         let suid = self.watch.watches_suid() && !self.watch.excludes(path);
         let suid = (suid && now.is_some_and(|now| is_suid(now.mode))).then_some(Class::Suid);
-        let kind = now.copied().or(before.known()).map_or(Kind::Any, |state| Kind::of(&state));
+        let kind = now
+            .copied()
+            .or(before.known())
+            .map_or(Kind::Any, |state| Kind::of(&state));
         let open = || before.last.is_some().then_some(Class::Suid);
-        before.class.or_else(|| self.watch.class_of(path, kind)).or(suid).or_else(open)
+        before
+            .class
+            .or_else(|| self.watch.class_of(path, kind))
+            .or(suid)
+            .or_else(open)
     }
 
     fn observe(&mut self, path: &Path) -> std::io::Result<Option<Observed>> {
         if self.packages.exists() {
             let (watch, books) = (&self.watch, &self.books);
-            self.packages.refresh(|path| watch.class_of(path, Kind::File).is_some() || books.get(path).is_some());
+            self.packages
+                .refresh(|path| watch.class_of(path, Kind::File).is_some() || books.get(path).is_some());
         }
         let depth = Depth {
             whole_max: self.config.hash_max.get(),
@@ -125,7 +138,10 @@ impl Keeper {
             return false;
         }
         let kind = observed.map_or(Kind::Any, |observed| Kind::of(&observed.state));
-        let made = pending.touches.iter().any(|touch| touch.act != "open_write" && touch.proven);
+        let made = pending
+            .touches
+            .iter()
+            .any(|touch| touch.act != "open_write" && touch.proven);
         !made && (self.scanning.first || self.watch.is_fresh(path, kind))
     }
 
@@ -203,7 +219,10 @@ impl Keeper {
         let new = observed.map(|observed| observed.state);
         let delivered = self.packages.delivered(path);
         let md5 = observed.and_then(|observed| observed.md5);
-        let agrees = delivered.as_ref().zip(md5).map(|(delivered, md5)| delivered.md5 == md5);
+        let agrees = delivered
+            .as_ref()
+            .zip(md5)
+            .map(|(delivered, md5)| delivered.md5 == md5);
         let (touches, unproven) = believed(&pending, before, new.as_ref());
         let case = Case {
             path,
@@ -214,7 +233,9 @@ impl Keeper {
             agrees,
             database_ns: self.packages.changed_ns(),
             now_ns: TimeMicros::now().0.saturating_mul(1_000),
-            manager_runs: pending.holds < HOLDS_MAX && touches.iter().any(|touch| touch.writer.manager_runs()),
+            worked: self.packages.worked_at(moment_of(path, new.as_ref())),
+            manager_runs: pending.holds < HOLDS_MAX
+                && touches.iter().any(|touch| touch.writer.manager_runs()),
         };
         let (verdict, why) = match self.expectations.explain(&case) {
             Explanation::Is(verdict, why) => (verdict, why),
@@ -227,7 +248,11 @@ impl Keeper {
         let writer = last_before(&touches, time_of(new.as_ref()));
         let known = before.known();
         let states = (known.as_ref(), new.as_ref());
-        let shown = if gained_suid(states.0, states.1) { Class::Suid } else { class };
+        let shown = if gained_suid(states.0, states.1) {
+            Class::Suid
+        } else {
+            class
+        };
         // The row tells the step from what was known last, the finding the way from the baseline.
         let step = difference(states.0, states.1).unwrap_or(change);
         let told = Told {
@@ -306,7 +331,11 @@ impl Keeper {
     /// Makes a file that differs the baseline, because somebody says so.
     pub(super) fn accept(&mut self, path: &Path) -> std::io::Result<()> {
         let observed = self.observe(path)?;
-        let class = self.books.get(path).map(|record| record.class).or_else(|| self.watch.class_of(path, Kind::Any));
+        let class = self
+            .books
+            .get(path)
+            .map(|record| record.class)
+            .or_else(|| self.watch.class_of(path, Kind::Any));
         self.agree(path, class.unwrap_or(Class::Suid), observed);
         self.resolve(path, TimeMicros::now());
         Ok(())
@@ -314,7 +343,11 @@ impl Keeper {
 }
 
 /// The touches that are believed to be of this file, and those that are not.
-fn believed<'a>(pending: &'a Pending, before: &Before, new: Option<&FileState>) -> (Vec<&'a Touch>, Vec<&'a Touch>) {
+fn believed<'a>(
+    pending: &'a Pending,
+    before: &Before,
+    new: Option<&FileState>,
+) -> (Vec<&'a Touch>, Vec<&'a Touch>) {
     let identity = |state: Option<FileState>| state.map(|state| state.identity());
     let now = new.map(FileState::identity);
     let is_of = |touch: &&Touch| {
@@ -325,7 +358,24 @@ fn believed<'a>(pending: &'a Pending, before: &Before, new: Option<&FileState>) 
 
 /// When it was last changed, by its own word.
 fn time_of(state: Option<&FileState>) -> Option<i64> {
-    state.filter(|state| !state.is_folder()).map(|state| state.changed_ns)
+    state
+        .filter(|state| !state.is_folder())
+        .map(|state| state.changed_ns)
+}
+
+/// When it changed, or when it went from its folder.
+fn moment_of(path: &Path, new: Option<&FileState>) -> i64 {
+    use std::os::unix::fs::MetadataExt as _;
+    if let Some(ns) = time_of(new) {
+        return ns;
+    }
+    let folder = path.parent().and_then(|folder| folder.metadata().ok());
+    folder.map_or(0, |found| {
+        found
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(found.mtime_nsec())
+    })
 }
 
 /// How one state differs from another.

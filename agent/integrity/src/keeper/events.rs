@@ -13,7 +13,7 @@ use crate::notify::Notify;
 use crate::report::source_word;
 use crate::state::{FileState, look};
 use crate::watch::Kind;
-use crate::who::{Touch, Writer, lives};
+use crate::who::{Touch, Writer, coincides, lives};
 
 /// Open files that are followed until they are closed.
 const HELD_MAX: usize = 128;
@@ -56,7 +56,9 @@ impl Keeper {
                 paths.push((path, true));
             }
         }
-        let others = identity.map(|identity| self.books.paths_of(identity)).unwrap_or_default();
+        let others = identity
+            .map(|identity| self.books.paths_of(identity))
+            .unwrap_or_default();
         for path in others {
             if !paths.iter().any(|(known, _)| **known == *path) {
                 paths.push((path.into_path_buf(), false));
@@ -70,6 +72,7 @@ impl Keeper {
                 identity,
                 named,
                 proven: false,
+                coincides: identity.is_none() && coincides(&path, event.time),
                 source: event.source,
             };
             self.touch(&path, touch, event.kind);
@@ -79,9 +82,13 @@ impl Keeper {
     fn touch(&mut self, path: &Path, mut touch: Touch, kind: FileEventKind) {
         let before = self.books.get(path).map(|record| record.state);
         let now = look(path).ok().flatten();
-        let identities = (before.map(|state| state.identity()), now.map(|state| state.identity()));
+        let identities = (
+            before.map(|state| state.identity()),
+            now.map(|state| state.identity()),
+        );
         touch.proven = touch.identity.is_some() && touch.identity == identities.1;
-        if !touch.is_of(identities.0, identities.1) {
+        let believed = touch.is_of(identities.0, identities.1);
+        if !believed {
             metrics::event_foreign();
             if !touch.named {
                 return;
@@ -89,7 +96,7 @@ impl Keeper {
         }
         let folder = before.or(now).is_some_and(|state| state.is_folder());
         if folder && kind == FileEventKind::Rename {
-            self.suspect_tree(path, &touch);
+            self.suspect_tree(path, &touch, believed);
         }
         let what = now.map_or(Kind::Any, |now| Kind::of(&now));
         let watched = before.is_some() || self.watch.class_of(path, what).is_some();
@@ -104,13 +111,19 @@ impl Keeper {
     }
 
     /// A folder got another name, or its name: everything below changed its path.
-    fn suspect_tree(&mut self, folder: &Path, touch: &Touch) {
+    fn suspect_tree(&mut self, folder: &Path, touch: &Touch, proven: bool) {
         let below = |path: &Path| path.starts_with(folder);
         let known = self.books.iter().filter(|record| below(&record.path));
-        let mut paths: Vec<PathBuf> = known.take(TREE_MAX).map(|record| record.path.to_path_buf()).collect();
+        let mut paths: Vec<PathBuf> = known
+            .take(TREE_MAX)
+            .map(|record| record.path.to_path_buf())
+            .collect();
         let mut folders = vec![folder.to_owned()];
         while let Some(next) = folders.pop() {
-            let entries = std::fs::read_dir(&next).into_iter().flatten().filter_map(Result::ok);
+            let entries = std::fs::read_dir(&next)
+                .into_iter()
+                .flatten()
+                .filter_map(Result::ok);
             for path in entries.map(|entry| entry.path()) {
                 if paths.len() >= TREE_MAX {
                     self.scan_soon(Instant::now());
@@ -124,7 +137,6 @@ impl Keeper {
                 }
             }
         }
-        let proven = touch.proven || touch.writer.shares_root == Some(true);
         for path in paths {
             let touch = Touch {
                 identity: None,
@@ -142,7 +154,11 @@ impl Keeper {
             return;
         };
         let over = |path: &Path| path.starts_with(point);
-        let hidden = self.books.iter().filter(|record| over(&record.path)).take(TREE_MAX);
+        let hidden = self
+            .books
+            .iter()
+            .filter(|record| over(&record.path))
+            .take(TREE_MAX);
         let paths: Vec<PathBuf> = hidden.map(|record| record.path.to_path_buf()).collect();
         if paths.is_empty() && self.watch.class_of(point, Kind::Any).is_none() {
             return;
@@ -158,6 +174,7 @@ impl Keeper {
                 identity: None,
                 named: true,
                 proven: false,
+                coincides: false,
                 source: event.source,
             };
             self.suspect(path, "scan", Some(touch));
@@ -233,7 +250,12 @@ impl Keeper {
             }
         };
         let mut folders: Vec<PathBuf> = self.books.iter().filter_map(folder).collect();
-        folders.extend(self.watch.bases().iter().filter_map(|base| base.parent().map(Path::to_owned)));
+        folders.extend(
+            self.watch
+                .bases()
+                .iter()
+                .filter_map(|base| base.parent().map(Path::to_owned)),
+        );
         folders.sort();
         folders.dedup();
         folders
@@ -255,7 +277,10 @@ impl Keeper {
             // A folder that is new has to be watched, and what was put into it before that is not told.
             if path.symlink_metadata().is_ok_and(|found| found.is_dir()) && self.books.get(&path).is_none() {
                 notify.add(&path);
-                let entries = std::fs::read_dir(&path).into_iter().flatten().filter_map(Result::ok);
+                let entries = std::fs::read_dir(&path)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Result::ok);
                 let inside: Vec<PathBuf> = entries.map(|entry| entry.path()).take(TREE_MAX).collect();
                 for path in inside {
                     if self.watch.class_of(&path, Kind::Any).is_some() {
@@ -283,6 +308,7 @@ fn has_open(writer: &Writer, identity: Option<(u64, u64)>) -> bool {
     let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", writer.pid)) else {
         return true;
     };
-    let open = |entry: std::fs::DirEntry| std::fs::metadata(entry.path()).is_ok_and(|file| file.ino() == inode);
+    let open =
+        |entry: std::fs::DirEntry| std::fs::metadata(entry.path()).is_ok_and(|file| file.ino() == inode);
     entries.filter_map(Result::ok).take(DESCRIPTORS_MAX).any(open)
 }

@@ -43,11 +43,17 @@ impl Keeper {
                 })
             })
             .collect();
-        let disagreeing = self.books.iter().filter(|record| record.flags & Flags::DISAGREES != 0);
+        let disagreeing = self
+            .books
+            .iter()
+            .filter(|record| record.flags & Flags::DISAGREES != 0);
         let disagreeing: Vec<Value> = disagreeing
             .take(FILES_MAX)
             .map(|record| {
-                let package = self.packages.delivered(&record.path).map(|delivered| delivered.package);
+                let package = self
+                    .packages
+                    .delivered(&record.path)
+                    .map(|delivered| delivered.package);
                 json!({ "path": record.path.to_string_lossy(), "package": package })
             })
             .collect();

@@ -21,9 +21,10 @@ impl Keeper {
         let (state, hint) = self.state();
         let reason = self.reason();
         let key = format!("{state} {}", self.troubles_in_words().join("; "));
-        let due = self.told_status.as_ref().is_none_or(|(told, at)| {
-            *told != key || now.duration_since(*at) >= STATUS_EVERY
-        });
+        let due = self
+            .told_status
+            .as_ref()
+            .is_none_or(|(told, at)| *told != key || now.duration_since(*at) >= STATUS_EVERY);
         if !due {
             return;
         }
@@ -44,23 +45,39 @@ impl Keeper {
     fn state(&self) -> (ProbeState, &'static str) {
         let troubles = &self.troubles;
         if troubles.unwritten.is_some() {
-            return (ProbeState::Degraded, "make room for the agent's state folder, or let its user write there");
+            return (
+                ProbeState::Degraded,
+                "make room for the agent's state folder, or let its user write there",
+            );
         }
         if troubles.left_out > 0 {
-            return (ProbeState::Degraded, "raise integrity.files_max, or narrow what is watched by integrity.exclude");
+            return (
+                ProbeState::Degraded,
+                "raise integrity.files_max, or narrow what is watched by integrity.exclude",
+            );
         }
         if self.delivered != Some(true) {
-            let hint = "see why the probe bpf.file does not deliver; until then who changed a file is not known";
+            let hint =
+                "see why the probe bpf.file does not deliver; until then who changed a file is not known";
             return (ProbeState::Degraded, hint);
         }
         if troubles.beyond > 0 {
-            return (ProbeState::Degraded, "look at `fleetmend-agent integrity list`, and accept what is as it should be");
+            return (
+                ProbeState::Degraded,
+                "look at `fleetmend-agent integrity list`, and accept what is as it should be",
+            );
         }
         if troubles.unreadable > 0 {
-            return (ProbeState::Degraded, "the agent needs CAP_DAC_READ_SEARCH to read what is watched");
+            return (
+                ProbeState::Degraded,
+                "the agent needs CAP_DAC_READ_SEARCH to read what is watched",
+            );
         }
         if self.scanning.phase != Phase::Watching {
-            return (ProbeState::Degraded, "nothing to do: the baseline is made at a slow pace");
+            return (
+                ProbeState::Degraded,
+                "nothing to do: the baseline is made at a slow pace",
+            );
         }
         (ProbeState::Real, "")
     }
@@ -92,9 +109,15 @@ impl Keeper {
             words.push(format!("the baseline is not kept over a restart: {why}"));
         }
         let counts = [
-            (troubles.left_out, "files are left out: integrity.files_max is reached"),
+            (
+                troubles.left_out,
+                "files are left out: integrity.files_max is reached",
+            ),
             (troubles.unreadable, "files or folders cannot be read"),
-            (troubles.beyond, "changed files are not followed one by one: there are too many"),
+            (
+                troubles.beyond,
+                "changed files are not followed one by one: there are too many",
+            ),
         ];
         let counts = counts.iter().filter(|(count, _)| *count > 0);
         words.extend(counts.map(|(count, what)| format!("{count} {what}")));
@@ -103,8 +126,16 @@ impl Keeper {
 
     /// Everything in words.
     pub(super) fn reason(&self) -> String {
-        let mut words = vec![format!("{} files watched, {} differ", self.books.len(), self.changed.len())];
-        let disagree = self.books.iter().filter(|record| record.flags & Flags::DISAGREES != 0).count();
+        let mut words = vec![format!(
+            "{} files watched, {} differ",
+            self.books.len(),
+            self.changed.len()
+        )];
+        let disagree = self
+            .books
+            .iter()
+            .filter(|record| record.flags & Flags::DISAGREES != 0)
+            .count();
         if disagree > 0 {
             words.push(format!("{disagree} are not as their package delivered them"));
         }

@@ -33,19 +33,32 @@ fn every_way_to_change_a_file_is_told_with_who_did_it() {
     let mut room = Room::start(&host);
     let own = own_actor();
     let by_own = |row: &IntegrityEvent| {
-        assert_eq!((row.pid, row.verdict), (Some(own.pid), IntegrityVerdict::Unexpected), "{row:?}");
-        assert!(row.chain.as_ref().unwrap().starts_with("integrity-test"), "{row:?}");
+        assert_eq!(
+            (row.pid, row.verdict),
+            (Some(own.pid), IntegrityVerdict::Unexpected),
+            "{row:?}"
+        );
+        assert!(
+            row.chain.as_ref().unwrap().starts_with("integrity-test"),
+            "{row:?}"
+        );
     };
 
     std::fs::write(&edited, "ann ALL").unwrap();
     room.see(event(own.clone(), FileEventKind::OpenWrite, &edited).into());
     let row = room.row(&edited);
     by_own(&row);
-    assert_eq!((row.change, row.class.as_str()), (IntegrityChange::Content, "sudoers"));
+    assert_eq!(
+        (row.change, row.class.as_str()),
+        (IntegrityChange::Content, "sudoers")
+    );
     assert_eq!(row.old_sha256.as_deref(), Some(sha256("root ALL").as_str()));
     assert_eq!(row.new_sha256.as_deref(), Some(sha256("ann ALL").as_str()));
     let finding = room.finding(&edited, FindingState::Open);
-    assert_eq!((finding.severity, finding.techniques), (Severity::High, vec!["T1548.003".to_owned()]));
+    assert_eq!(
+        (finding.severity, finding.techniques),
+        (Severity::High, vec!["T1548.003".to_owned()])
+    );
 
     // As editors and package managers do: beside, and over.
     let fresh = host.write("usr/bin/tool.new", "two");
@@ -76,14 +89,46 @@ fn every_way_to_change_a_file_is_told_with_who_did_it() {
     room.see(event(own.clone(), FileEventKind::Chmod, &bits).into());
     let row = room.row(&bits);
     by_own(&row);
-    assert_eq!((row.change, row.class.as_str()), (IntegrityChange::Metadata, "suid"));
+    assert_eq!(
+        (row.change, row.class.as_str()),
+        (IntegrityChange::Metadata, "suid")
+    );
     assert_eq!((row.old_mode, row.new_mode), (Some(0o100_755), Some(0o104_755)));
 
     chown(&owned, Some(1_234), None).unwrap();
     room.see(event(own.clone(), FileEventKind::Chown, &owned).into());
     let row = room.row(&owned);
     by_own(&row);
-    assert_eq!((row.change, row.new_uid), (IntegrityChange::Metadata, Some(1_234)));
+    assert_eq!(
+        (row.change, row.new_uid),
+        (IntegrityChange::Metadata, Some(1_234))
+    );
+
+    // What is done by name is told without an inode, and when its process has ended.
+    let mut chmod = std::process::Command::new("chmod")
+        .arg("0600")
+        .arg(&owned)
+        .spawn()
+        .unwrap();
+    let ended = Actor {
+        pid: chmod.id(),
+        start_boot_ns: own.start_boot_ns + 1_000_000_000,
+        ppid: Some(own.pid),
+        comm: "chmod".to_owned(),
+        ..Actor::default()
+    };
+    assert!(chmod.wait().unwrap().success());
+    let mut by_name = event(ended.clone(), FileEventKind::Chmod, &owned);
+    (by_name.inode, by_name.device) = (None, None);
+    let changed = owned.metadata().unwrap();
+    by_name.time = TimeMicros(changed.ctime() * 1_000_000 + changed.ctime_nsec() / 1_000 + 1_000);
+    room.see(by_name.into());
+    let row = room.row(&owned);
+    assert_eq!(
+        (row.pid, row.new_mode),
+        (Some(ended.pid), Some(0o100_600)),
+        "{row:?}"
+    );
 
     let removed = event(own.clone(), FileEventKind::Unlink, &gone);
     std::fs::remove_file(&gone).unwrap();
@@ -97,7 +142,10 @@ fn every_way_to_change_a_file_is_told_with_who_did_it() {
     let row = room.row(&keys);
     by_own(&row);
     assert_eq!(row.change, IntegrityChange::Added);
-    assert_eq!(room.finding(&keys, FindingState::Open).severity, Severity::Critical);
+    assert_eq!(
+        room.finding(&keys, FindingState::Open).severity,
+        Severity::Critical
+    );
 
     // A program with its owner's rights is told wherever it lies.
     mode(&unwatched, 0o4755);
@@ -127,7 +175,10 @@ fn same_bytes_are_no_change_and_what_is_as_before_is_resolved() {
     std::fs::write(&path, "/tmp/evil.so").unwrap();
     room.see(event(own_actor(), FileEventKind::OpenWrite, &path).into());
     let opened = room.finding(&path, FindingState::Open);
-    assert_eq!((opened.severity, opened.techniques.as_slice()), (Severity::Critical, &["T1574.006".to_owned()][..]));
+    assert_eq!(
+        (opened.severity, opened.techniques.as_slice()),
+        (Severity::Critical, &["T1574.006".to_owned()][..])
+    );
     assert_eq!(opened.pid, Some(std::process::id()));
     std::fs::write(&path, "/lib/one.so").unwrap();
     room.see(event(own_actor(), FileEventKind::OpenWrite, &path).into());
@@ -151,11 +202,22 @@ fn event_of_the_same_path_in_another_root_names_nobody() {
     (blind.inode, blind.device) = (None, None);
     room.see(blind.into());
     let row = room.row(&path);
-    assert_eq!((row.pid, row.verdict), (None, IntegrityVerdict::Unknown), "{row:?}");
+    assert_eq!(
+        (row.pid, row.verdict),
+        (None, IntegrityVerdict::Unknown),
+        "{row:?}"
+    );
     let finding = room.finding(&path, FindingState::Open);
-    assert!(finding.pid.is_none() && finding.title.ends_with("by whom is not known"), "{finding:?}");
+    assert!(
+        finding.pid.is_none() && finding.title.ends_with("by whom is not known"),
+        "{finding:?}"
+    );
     let evidence: serde_json::Value = serde_json::from_str(&finding.evidence).unwrap();
-    assert_eq!(evidence["unproven_writers"].as_array().unwrap().len(), 2, "{evidence}");
+    assert_eq!(
+        evidence["unproven_writers"].as_array().unwrap().len(),
+        2,
+        "{evidence}"
+    );
     room.stop();
 }
 
@@ -177,8 +239,12 @@ fn burst_is_one_change_with_its_last_writer_and_all_others() {
     assert_eq!(row.new_sha256.as_deref(), Some(sha256("four").as_str()));
     let finding = room.finding(&path, FindingState::Open);
     let evidence: serde_json::Value = serde_json::from_str(&finding.evidence).unwrap();
-    let pids: Vec<u64> =
-        evidence["writers"].as_array().unwrap().iter().map(|writer| writer["pid"].as_u64().unwrap()).collect();
+    let pids: Vec<u64> = evidence["writers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|writer| writer["pid"].as_u64().unwrap())
+        .collect();
     assert_eq!(pids, [4_000_013, 4_000_012, 4_000_011]);
     assert_eq!(finding.count, 1);
     room.stop();
@@ -199,7 +265,11 @@ fn write_long_after_the_open_is_told_with_the_opener() {
     assert!(room.told(&path).is_empty());
     file.write_all(b"two").unwrap();
     let row = room.row(&path);
-    assert_eq!((row.pid, row.change), (Some(std::process::id()), IntegrityChange::Content), "{row:?}");
+    assert_eq!(
+        (row.pid, row.change),
+        (Some(std::process::id()), IntegrityChange::Content),
+        "{row:?}"
+    );
     room.stop();
 }
 
@@ -214,7 +284,11 @@ fn folder_renamed_away_takes_its_files_along() {
     std::fs::rename(&from, &to).unwrap();
     room.see(renamed.into());
     let row = room.row(&job);
-    assert_eq!((row.change, row.pid), (IntegrityChange::Removed, Some(std::process::id())), "{row:?}");
+    assert_eq!(
+        (row.change, row.pid),
+        (IntegrityChange::Removed, Some(std::process::id())),
+        "{row:?}"
+    );
     room.stop();
 }
 

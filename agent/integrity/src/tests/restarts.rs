@@ -31,7 +31,11 @@ fn what_changed_while_the_agent_was_off_is_found_and_its_finding_lives_on() {
             Fact::IntegrityEvent(row) if row.path == text => Some((**row).clone()),
             _ => None,
         });
-        assert_eq!((row.change, row.verdict, row.pid), (change, IntegrityVerdict::Unknown, None), "{row:?}");
+        assert_eq!(
+            (row.change, row.verdict, row.pid),
+            (change, IntegrityVerdict::Unknown, None),
+            "{row:?}"
+        );
         assert_eq!(row.source, "scan");
     }
     room.finding(&added, FindingState::Open);
@@ -58,14 +62,27 @@ fn change_that_a_person_accepts_is_the_baseline_from_then_on() {
     room.finding(&path, FindingState::Open);
     let list = room.list();
     assert_eq!(list["changed"][0]["path"], path.display().to_string(), "{list}");
-    let nothing = room.runtime.block_on(room.control.accept(Some(host.path("etc/none")))).unwrap_err();
+    let nothing = room
+        .runtime
+        .block_on(room.control.accept(Some(host.path("etc/none"))))
+        .unwrap_err();
     assert!(nothing.to_string().contains("integrity list"), "{nothing}");
-    assert_eq!(room.runtime.block_on(room.control.accept(Some(path.clone()))).unwrap(), 1);
+    assert_eq!(
+        room.runtime
+            .block_on(room.control.accept(Some(path.clone())))
+            .unwrap(),
+        1
+    );
     room.finding(&path, FindingState::Resolved);
     assert!(room.list()["changed"].as_array().unwrap().is_empty());
     room.stop();
     let told = Room::start(&host).stop();
-    assert!(!told.iter().any(|fact| matches!(fact, Fact::Finding(_) | Fact::IntegrityEvent(_))), "{told:#?}");
+    assert!(
+        !told
+            .iter()
+            .any(|fact| matches!(fact, Fact::Finding(_) | Fact::IntegrityEvent(_))),
+        "{told:#?}"
+    );
 }
 
 #[test]
@@ -84,7 +101,10 @@ fn damaged_baseline_is_told_and_made_anew() {
     assert!(status.reason.contains("checksum"), "{status:?}");
     room.wait_until_ready();
     let told = room.stop();
-    assert!(!told.iter().any(|fact| matches!(fact, Fact::Finding(_))), "{told:#?}");
+    assert!(
+        !told.iter().any(|fact| matches!(fact, Fact::Finding(_))),
+        "{told:#?}"
+    );
     assert!(store::load(&host.state()).unwrap().is_some());
 }
 
@@ -160,7 +180,10 @@ fn baseline_is_whole_after_kill_in_the_middle_of_its_writing() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..8_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tests::restarts::baseline_is_whole_after_kill_in_the_middle_of_its_writing"])
+            .args([
+                "--exact",
+                "tests::restarts::baseline_is_whole_after_kill_in_the_middle_of_its_writing",
+            ])
             .env(FOLDER, folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -175,6 +198,10 @@ fn baseline_is_whole_after_kill_in_the_middle_of_its_writing() {
         child.kill().unwrap();
         child.wait().unwrap();
         let stored = store::load(folder.path()).unwrap().unwrap();
-        assert!([3_000, 4_000].contains(&stored.records.len()), "{}", stored.records.len());
+        assert!(
+            [3_000, 4_000].contains(&stored.records.len()),
+            "{}",
+            stored.records.len()
+        );
     }
 }
