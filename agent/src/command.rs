@@ -259,6 +259,17 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// One GET over a Unix socket. HTTP/1.0: the answer ends with the connection.
 pub(crate) fn ask(socket: &Path, path: &str) -> Result<String> {
+    exchange(socket, &format!("GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n"))
+}
+
+/// One POST of JSON likewise.
+pub(crate) fn post(socket: &Path, path: &str, body: &str) -> Result<String> {
+    let length = body.len();
+    let head = "Host: agent\r\nContent-Type: application/json";
+    exchange(socket, &format!("POST {path} HTTP/1.0\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"))
+}
+
+fn exchange(socket: &Path, request: &str) -> Result<String> {
     let hint = || {
         format!(
             "connect to {}; is the agent running? systemctl status fleetmend-agent",
@@ -270,7 +281,7 @@ pub(crate) fn ask(socket: &Path, path: &str) -> Result<String> {
         .set_read_timeout(Some(STATUS_TIMEOUT))
         .and_then(|()| stream.set_write_timeout(Some(STATUS_TIMEOUT)))
         .context("set the timeouts")?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").context("ask the agent")?;
+    stream.write_all(request.as_bytes()).context("ask the agent")?;
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)

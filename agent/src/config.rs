@@ -7,6 +7,7 @@ use agent_collect::process::ProcessConfig;
 use agent_collect::{CollectConfig, SourcesConfig};
 use agent_detect::DetectConfig;
 use agent_heal::Config as HealConfig;
+use agent_integrity::Config as IntegrityConfig;
 use agent_spool::SpoolConfig;
 use agent_stream::StreamConfig;
 use fleetmend_config::{ConfigFaults, Faults, Validate};
@@ -42,6 +43,8 @@ pub(crate) struct AgentConfig {
     pub(crate) detect: DetectConfig,
     /// How findings are proposed for repair.
     pub(crate) heal: HealConfig,
+    /// Which files should not change.
+    pub(crate) integrity: IntegrityConfig,
     /// What waits on disk.
     pub(crate) spool: SpoolConfig,
     /// How it is sent.
@@ -61,6 +64,7 @@ impl Default for AgentConfig {
             process: ProcessConfig::default(),
             detect: DetectConfig::default(),
             heal: HealConfig::default(),
+            integrity: IntegrityConfig::default(),
             spool: SpoolConfig::default(),
             stream: StreamConfig::default(),
         }
@@ -102,6 +106,11 @@ impl AgentConfig {
         self.state_dir.join("logs")
     }
 
+    /// Folder of the baseline of watched files.
+    pub(crate) fn integrity_dir(&self) -> PathBuf {
+        self.state_dir.join("integrity")
+    }
+
     /// File that tells the next start how this run ended.
     pub(crate) fn run_file(&self) -> PathBuf {
         self.state_dir.join("run.json")
@@ -122,6 +131,7 @@ impl Validate for AgentConfig {
         faults.section("collect", |faults| add_all(faults, self.collect.faults()));
         faults.section("detect", |faults| add_all(faults, self.detect.faults()));
         faults.section("heal", |faults| self.heal.validate(faults));
+        faults.section("integrity", |faults| add_all(faults, self.integrity.faults()));
         faults.section("bpf", |faults| add_all(faults, self.bpf.faults()));
         faults.section("sources", |faults| add_all(faults, self.sources.faults()));
         faults.section("process", |faults| add_all(faults, self.process.faults()));

@@ -7,6 +7,7 @@
 use agent_collect::host::host_info;
 use agent_detect::Detector;
 use agent_heal::HealHandle;
+use agent_integrity::Eye;
 use agent_spool::SpoolHandle;
 use fleetmend_event::Fact;
 use tokio::sync::mpsc;
@@ -24,6 +25,8 @@ pub(crate) struct Hub {
     pub(crate) detector: Detector,
     /// Where facts are kept until they are sent.
     pub(crate) spool: SpoolHandle,
+    /// Looks at what is done to watched files, when they are watched.
+    pub(crate) integrity: Option<Eye>,
     /// Where findings become proposals.
     pub(crate) heal: HealHandle,
     /// What `status` shows.
@@ -44,6 +47,9 @@ impl Hub {
             let thin = self.gate.step() >= Step::Thin;
             self.detector.see_less(thin.then_some(OVER_BUDGET));
             let rows = self.detector.observe(&fact);
+            if let Some(eye) = &mut self.integrity {
+                eye.observe(&fact);
+            }
             self.pass(fact);
             let ticked = self.detector.tick();
             let gaps = self.gate.gaps();

@@ -6,6 +6,7 @@ mod command;
 mod config;
 mod doctor;
 mod hub;
+mod integrity;
 mod rules;
 mod sandbox;
 mod source;
@@ -51,6 +52,11 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Files that should not change: what did, and what of it is as it should be
+    Integrity {
+        #[command(subcommand)]
+        command: integrity::IntegrityCommand,
+    },
     /// Check, explain and try the detection rules
     Rules {
         #[command(subcommand)]
@@ -92,6 +98,7 @@ fn main() -> anyhow::Result<ExitCode> {
             command: ConfigCommand::Check(arguments),
         } => command::check(&arguments.config),
         Command::Rules { command } => command.run(),
+        Command::Integrity { command } => command.run(),
         Command::SandboxTest(test) => test.run(),
         Command::NoteEnd(arguments) => command::note_end(&arguments.config),
     }

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! sources (host, units, sites, logs, sensor or second sources, heal) ──facts──▶ hub ──▶ spool ──▶ stream ═▶ collector
-//!                                                        │ └▶ detector (in the hub's thread)
+//!                                                        │ ├▶ detector (in the hub's thread)
+//!                                                        │ └▶ integrity ──facts──▶ hub
 //!                                                        └──findings──▶ heal ═▶ healer
 //! ```
 //!
 //! | channel | capacity | when full |
 //! |---|---|---|
 //! | facts | [`FACTS_MAX`] | sources drop, count, and send a gap row; heal waits |
+//! | events to integrity | the room's own | dropped and counted; watched files are scanned soon |
 //! | findings to heal | the room's own | dropped and counted; an open finding comes again |
 //! | spool intake | `spool.intake_facts_max` | metrics first, each loss a gap row |
 //!
@@ -144,9 +146,13 @@ async fn compose(
         Arc::new(agent_heal::SystemClock),
     );
     let keeper = Keeper::new(config.budget.clone(), begun, FactSink::new(facts.clone()));
+    let inventory = Inventory::new(config.process.clone());
+    let (eye, control) =
+        crate::integrity::start(&config, &sources, &facts, &inventory, &keeper.pace())?.unzip();
     let hub = Hub {
         detector: Detector::new(&config.detect, Some(config.findings_file()), &hub_tasks),
         spool: handle.clone(),
+        integrity: eye,
         heal,
         board: board.clone(),
         gate: Gate::new(keeper.step()),
@@ -166,11 +172,12 @@ async fn compose(
         budget: keeper.states(),
         identity,
     };
-    serve_admin(&config, &tasks, metrics, readiness, status)?;
+    let routes = crate::integrity::routes(control);
+    serve_admin(&config, &tasks, metrics, readiness, (status, routes))?;
     start_sources(
         &config,
         &sources,
-        (sensor.at_pace(keeper.pace()), second),
+        (sensor.at_pace(keeper.pace()), second, inventory),
         facts,
         &keeper.pace(),
     )?;
@@ -192,7 +199,7 @@ async fn compose(
 fn start_sources(
     config: &AgentConfig,
     sources: &Tasks,
-    (sensor, second): (BpfSensor, Sources),
+    (sensor, second, inventory): (BpfSensor, Sources, Inventory),
     facts: mpsc::Sender<Fact>,
     pace: &PaceHandle,
 ) -> Result<()> {
@@ -220,7 +227,6 @@ fn start_sources(
     .context("start reading logs")?;
     let prober = Prober::new(config.collect.resolver, config.collect.witness);
     site::spawn(sources, config.collect.sites.clone(), &prober, &sink);
-    let inventory = Inventory::new(config.process.clone());
     second
         .run(sources, &facts, &inventory, pace)
         .context("start the second sources")?;
@@ -340,12 +346,14 @@ fn serve_admin(
     tasks: &Tasks,
     metrics: fleetmend_telemetry::MetricsHandle,
     readiness: Readiness,
-    status: StatusSource,
+    (status, routes): (StatusSource, axum::Router),
 ) -> Result<()> {
     let listener = admin::bind_unix(&config.admin_socket, ADMIN_SOCKET_MODE)
         .with_context(|| format!("open the admin socket {}", config.admin_socket.display()))?;
     let show = axum::routing::get(move || async move { axum::Json(status.json()) });
-    let router = admin::router(metrics.clone(), readiness).route("/status", show);
+    let router = admin::router(metrics.clone(), readiness)
+        .route("/status", show)
+        .merge(routes);
     admin::serve(listener, router, metrics, tasks);
     Ok(())
 }
