@@ -1,23 +1,32 @@
-//! The records of `abi.h`, read from the bytes of a ring.
+//! The records of `abi.h` and of the headers beside it, read from the bytes of a ring.
 //!
 //! Numbers are read one by one at fixed offsets as little-endian (the objects are compiled for it), so no
-//! struct is ever laid over foreign bytes. The offsets are compared with the compiled objects by the tests.
+//! struct is ever laid over foreign bytes. The offsets are compared with the compiled headers by the tests. Each family
+//! has a module with its records; kinds are numbered within their family, for each has a ring of its own.
 
+pub mod credential;
+pub mod file;
+pub mod kernel;
 mod layout;
+pub mod memory;
+pub mod network;
+pub mod process;
+pub mod resource;
+pub mod signal;
 #[cfg(test)]
 mod tests;
 
-pub use layout::FieldLayout;
 use layout::record;
+pub use layout::{FieldLayout, Layout};
 
 /// Version of the layouts below; equals `ABI_VERSION` in `abi.h`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of a task's name, NUL included.
 pub const COMM_BYTES: usize = 16;
-/// Most bytes of an executable's path that a record carries.
-pub const FILENAME_BYTES_MAX: usize = 256;
-/// Most bytes of arguments that a record carries.
-pub const ARGV_BYTES_MAX: usize = 1024;
+/// Most duties of a family: `DUTIES_MAX` in `abi.h`.
+pub const DUTIES_MAX: usize = 32;
+/// What `actor.loginuid` is when no session set it.
+pub const UID_UNSET: u32 = u32::MAX;
 
 /// The bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,290 +44,77 @@ pub enum AbiError {
     Kind(u16),
 }
 
-/// Flags of an exec record.
-pub mod flag {
-    /// The arguments are longer than the record.
-    pub const ARGV_TRUNCATED: u16 = 1;
-    /// The arguments could not be read.
-    pub const ARGV_UNREADABLE: u16 = 2;
-    /// The executable has no name left in its file system.
-    pub const EXE_DELETED: u16 = 4;
-    /// The path is longer than the record.
-    pub const FILENAME_TRUNCATED: u16 = 8;
-}
-
-/// Indexes of the per-CPU counters of an object.
+/// Places of the per-CPU counters of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(usize)]
 pub enum Counter {
-    /// Events that should become a record.
-    Seen = 0,
-    /// Records that entered the ring.
-    Delivered = 1,
-    /// Records that found the ring full.
-    RingFull = 2,
+    /// Records that entered a ring.
+    Delivered = 0,
+    /// Events lost because the ring was full.
+    RingFull = 1,
+    /// Events lost because a map had no room.
+    MapFull = 2,
+    /// Events left out because the family was over its budget.
+    Shed = 3,
+    /// Events that are not told by design.
+    Filtered = 4,
+    /// Events that are counted in another row's repeats.
+    Aggregated = 5,
+    /// Entries that made room for others.
+    Evicted = 6,
+    /// Every event.
+    Seen = 7,
 }
 
-/// How the owner of a socket is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OwnerSource {
-    /// Not at all.
-    None,
-    /// Seen in the owner's own context.
-    Caller,
-    /// Taken from the listener on the port.
-    Listener,
+/// How many counters an object has.
+pub const COUNTERS: usize = 8;
+
+/// `struct settings`: whose acts are not told, and how much is shed.
+pub const fn settings(own_pid: u32, shed_level: u32) -> [u32; 2] {
+    [own_pid, shed_level]
 }
 
-/// Which side opened a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// It was open before the probe was loaded.
-    Unknown,
-    /// This host connected.
-    Outbound,
-    /// This host accepted.
-    Inbound,
-}
-
-/// What happened to a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocketEventKind {
-    /// A connection to elsewhere was established.
-    Connect,
-    /// A connection to elsewhere could not be established.
-    ConnectFailed,
-    /// A connection from elsewhere was established.
-    Accept,
-    /// A socket began to listen.
-    Listen,
-    /// An established connection ended.
-    Close,
+/// Reads a record's kind.
+///
+/// # Errors
+/// When there are fewer bytes than a head has.
+pub fn kind_of(bytes: &[u8]) -> Result<u16, AbiError> {
+    layout::read_u16(bytes, 8)
 }
 
 record! {
-    /// `exec_record`, without the text that follows it.
-    pub struct ExecRecord("exec_record", 128) {
+    /// `act_head`: the beginning of every record of an act.
+    pub struct Act("act_head", 96) {
         time_ns: u64 = 0, "head.time_ns";
         kind: u16 = 8, "head.kind";
         flags: u16 = 10, "head.flags";
-        pid: u32 = 12, "head.pid";
-        start_ns: u64 = 16, "process.start_ns";
-        parent_start_ns: u64 = 24, "process.parent_start_ns";
-        cgroup_id: u64 = 32, "process.cgroup_id";
-        cgroup_set: u64 = 40, "process.cgroup_set";
-        ppid: u32 = 48, "process.ppid";
-        uid: u32 = 52, "process.uid";
-        gid: u32 = 56, "process.gid";
-        euid: u32 = 60, "process.euid";
-        loginuid: u32 = 64, "process.loginuid";
-        comm: [u8; 16] = 72, "process.comm";
-        parent_comm: [u8; 16] = 88, "process.parent_comm";
-        exe_inode: u64 = 104, "exe_inode";
-        exe_device: u32 = 112, "exe_device";
-        argv_total: u32 = 116, "argv_total";
-        argv_len: u16 = 120, "argv_len";
-        filename_len: u16 = 122, "filename_len";
+        start_ns: u64 = 16, "actor.start_ns";
+        parent_start_ns: u64 = 24, "actor.parent_start_ns";
+        cgroup_id: u64 = 32, "actor.cgroup_id";
+        cgroup_set: u64 = 40, "actor.cgroup_set";
+        pid: u32 = 48, "actor.pid";
+        ppid: u32 = 52, "actor.ppid";
+        uid: u32 = 56, "actor.uid";
+        euid: u32 = 60, "actor.euid";
+        gid: u32 = 64, "actor.gid";
+        loginuid: u32 = 68, "actor.loginuid";
+        comm: [u8; 16] = 72, "actor.comm";
+        error: u32 = 88, "error";
+        repeats: u32 = 92, "repeats";
     }
 }
 
-record! {
-    /// `fork_record`: a new process, seen before it first runs.
-    pub struct ForkRecord("fork_record", 104) {
-        time_ns: u64 = 0, "head.time_ns";
-        pid: u32 = 12, "head.pid";
-        start_ns: u64 = 16, "process.start_ns";
-        parent_start_ns: u64 = 24, "process.parent_start_ns";
-        cgroup_id: u64 = 32, "process.cgroup_id";
-        cgroup_set: u64 = 40, "process.cgroup_set";
-        ppid: u32 = 48, "process.ppid";
-        uid: u32 = 52, "process.uid";
-        gid: u32 = 56, "process.gid";
-        euid: u32 = 60, "process.euid";
-        loginuid: u32 = 64, "process.loginuid";
-        comm: [u8; 16] = 72, "process.comm";
-        parent_comm: [u8; 16] = 88, "process.parent_comm";
-    }
-}
+/// Reads bytes as a record of a family; whatever they are, this only says whether they are one.
+pub type Check = fn(&[u8]) -> Result<(), AbiError>;
 
-record! {
-    /// `exit_record`: the last thread of a process ended.
-    pub struct ExitRecord("exit_record", 144) {
-        time_ns: u64 = 0, "head.time_ns";
-        pid: u32 = 12, "head.pid";
-        start_ns: u64 = 16, "process.start_ns";
-        parent_start_ns: u64 = 24, "process.parent_start_ns";
-        cgroup_id: u64 = 32, "process.cgroup_id";
-        cgroup_set: u64 = 40, "process.cgroup_set";
-        ppid: u32 = 48, "process.ppid";
-        uid: u32 = 52, "process.uid";
-        gid: u32 = 56, "process.gid";
-        euid: u32 = 60, "process.euid";
-        loginuid: u32 = 64, "process.loginuid";
-        comm: [u8; 16] = 72, "process.comm";
-        parent_comm: [u8; 16] = 88, "process.parent_comm";
-        utime_ns: u64 = 104, "utime_ns";
-        stime_ns: u64 = 112, "stime_ns";
-        cpu_ns: u64 = 120, "cpu_ns";
-        maxrss_pages: u64 = 128, "maxrss_pages";
-        exit_code: u32 = 136, "exit_code";
-    }
-}
-
-record! {
-    /// `socket_record`: a TCP socket changed its state.
-    pub struct SocketRecord("socket_record", 152) {
-        time_ns: u64 = 0, "head.time_ns";
-        kind: u16 = 8, "head.kind";
-        pid: u32 = 12, "head.pid";
-        pid_start_ns: u64 = 16, "pid_start_ns";
-        cgroup_id: u64 = 24, "cgroup_id";
-        cgroup_set: u64 = 32, "cgroup_set";
-        socket: u64 = 40, "socket";
-        bytes_sent: u64 = 48, "bytes_sent";
-        bytes_received: u64 = 56, "bytes_received";
-        elapsed_ns: u64 = 64, "elapsed_ns";
-        uid: u32 = 72, "uid";
-        netns: u32 = 76, "netns";
-        error: u32 = 80, "error";
-        retransmits: u32 = 84, "retransmits";
-        srtt_us: u32 = 88, "srtt_us";
-        family: u16 = 92, "family";
-        local_port: u16 = 94, "local_port";
-        remote_port: u16 = 96, "remote_port";
-        owner: u8 = 98, "owner";
-        direction: u8 = 99, "direction";
-        local: [u8; 16] = 104, "local";
-        remote: [u8; 16] = 120, "remote";
-        comm: [u8; 16] = 136, "comm";
-    }
-}
-
-/// One record of a ring.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record<'a> {
-    /// A process replaced its program.
-    Exec {
-        /// The fixed part.
-        record: ExecRecord,
-        /// The program's path as it was given to the kernel; of a script, its interpreter's.
-        filename: &'a [u8],
-        /// The arguments, each ended by a NUL; the last may be cut.
-        argv: &'a [u8],
-    },
-    /// A process was made.
-    Fork(ForkRecord),
-    /// A process ended.
-    Exit(ExitRecord),
-    /// A socket changed.
-    Socket(SocketEventKind, SocketRecord),
-}
-
-impl<'a> Record<'a> {
-    /// Reads one record.
-    ///
-    /// # Errors
-    /// When the bytes are fewer than the record says or its kind is unknown.
-    pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, AbiError> {
-        let kind = layout::read_u16(bytes, 8)?;
-        match kind {
-            1 => {
-                let record = ExecRecord::parse(bytes)?;
-                let filename_end = ExecRecord::SIZE + usize::from(record.filename_len);
-                let argv_end = filename_end + usize::from(record.argv_len);
-                let short = AbiError::Short {
-                    wanted: argv_end,
-                    found: bytes.len(),
-                };
-                let filename = bytes.get(ExecRecord::SIZE..filename_end).ok_or(short.clone())?;
-                let argv = bytes.get(filename_end..argv_end).ok_or(short)?;
-                Ok(Record::Exec {
-                    record,
-                    filename,
-                    argv,
-                })
-            }
-            2 => Ok(Record::Fork(ForkRecord::parse(bytes)?)),
-            3 => Ok(Record::Exit(ExitRecord::parse(bytes)?)),
-            16 => Ok(Record::Socket(
-                SocketEventKind::Connect,
-                SocketRecord::parse(bytes)?,
-            )),
-            17 => Ok(Record::Socket(
-                SocketEventKind::ConnectFailed,
-                SocketRecord::parse(bytes)?,
-            )),
-            18 => Ok(Record::Socket(
-                SocketEventKind::Accept,
-                SocketRecord::parse(bytes)?,
-            )),
-            19 => Ok(Record::Socket(
-                SocketEventKind::Listen,
-                SocketRecord::parse(bytes)?,
-            )),
-            20 => Ok(Record::Socket(
-                SocketEventKind::Close,
-                SocketRecord::parse(bytes)?,
-            )),
-            other => Err(AbiError::Kind(other)),
-        }
-    }
-}
-
-impl SocketRecord {
-    /// How the owner is known; an unknown byte counts as not at all.
-    pub const fn owner_source(&self) -> OwnerSource {
-        match self.owner {
-            1 => OwnerSource::Caller,
-            2 => OwnerSource::Listener,
-            _ => OwnerSource::None,
-        }
-    }
-
-    /// Which side opened the connection.
-    pub const fn opened(&self) -> Direction {
-        match self.direction {
-            1 => Direction::Outbound,
-            2 => Direction::Inbound,
-            _ => Direction::Unknown,
-        }
-    }
-}
-
-/// Who listens on a port, as the agent seeds it for sockets that listened before the probe was loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ListenerSeed {
-    /// Inode number of the network namespace.
-    pub netns: u32,
-    /// The port.
-    pub port: u16,
-    /// The owner's process id.
-    pub pid: u32,
-    /// The owner's user.
-    pub uid: u32,
-    /// When the owner started, boot clock, nanoseconds.
-    pub pid_start_ns: u64,
-    /// The owner's name.
-    pub comm: [u8; COMM_BYTES],
-}
-
-impl ListenerSeed {
-    /// Bytes of `struct listener_key`.
-    pub fn key(&self) -> [u8; 8] {
-        let mut key = [0; 8];
-        layout::write(&mut key, 0, &self.netns.to_le_bytes());
-        layout::write(&mut key, 4, &self.port.to_le_bytes());
-        key
-    }
-
-    /// Bytes of `struct socket_owner`.
-    pub fn value(&self) -> [u8; 64] {
-        let mut value = [0; 64];
-        layout::write(&mut value, 8, &self.pid_start_ns.to_le_bytes());
-        layout::write(&mut value, 32, &self.pid.to_le_bytes());
-        layout::write(&mut value, 36, &self.uid.to_le_bytes());
-        layout::write(&mut value, 40, &[2, 2]);
-        layout::write(&mut value, 48, &self.comm);
-        value
-    }
-}
+/// How each family's bytes are read, with the layouts of its records.
+pub const FAMILIES: &[(&str, &[Layout], Check)] = &[
+    ("process", process::LAYOUTS, process::check),
+    ("network", network::LAYOUTS, network::check),
+    ("file", file::LAYOUTS, file::check),
+    ("credential", credential::LAYOUTS, credential::check),
+    ("memory", memory::LAYOUTS, memory::check),
+    ("kernel", kernel::LAYOUTS, kernel::check),
+    ("signal", signal::LAYOUTS, signal::check),
+    ("resource", resource::LAYOUTS, resource::check),
+];

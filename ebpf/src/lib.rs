@@ -1,13 +1,14 @@
 //! The kernel's half of the sensor: one CO-RE object per probe family, and the records that they write.
 //!
-//! Each family is a C file of its own (`process.bpf.c`, `network.bpf.c`) compiled by the build script into an
+//! Each family is a C file of its own (`process.bpf.c`, `network.bpf.c`, …) compiled by the build script into an
 //! object that loads on any kernel with BTF, because every access to a kernel struct is moved to that kernel's
-//! layout at load time. A kernel that refuses one object still runs the others.
+//! layout at load time. A kernel that refuses one object, or one program of it, still runs the others. Which programs
+//! do which duty, and what is tried when one is refused, is the agent's table (`agent-collect`).
 //!
 //! Invariants:
-//! - an object has a ring `RING`, per-CPU counters `COUNTS` (indexes in [`abi::Counter`]) and programs whose
-//!   section names their tracepoint; [`Family::programs`] lists them;
-//! - an event is counted as seen exactly once, and then as delivered or as lost;
+//! - an object has the maps of `probe.h`: a ring `RING`, per-CPU counters `COUNTS` (places in [`abi::Counter`]), times
+//!   `TIMES`, and `SETTINGS`;
+//! - an event is counted as seen exactly once, and then as exactly one of filtered, aggregated, delivered, lost or shed;
 //! - records are little-endian, have no implicit padding, and are read by [`abi`] field by field: bytes that are
 //!   too short or of an unknown kind are an error, never a panic;
 //! - [`abi::VERSION`] changes with any layout.
@@ -21,68 +22,77 @@ pub mod abi;
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 
-static PROCESS: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/process.bpf.o")));
-static NETWORK: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/network.bpf.o")));
+include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 
-/// A group of probes that is loaded, and refused, as one.
+/// A group of probes in one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// Exec, fork and exit of processes.
     Process,
     /// Connect, listen, accept and close of TCP sockets.
     Network,
-}
-
-/// A program of an object and the tracepoint it belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
-    /// Name of the program in the object.
-    pub program: &'static str,
-    /// Name of the kernel's tracepoint.
-    pub tracepoint: &'static str,
+    /// What is done to files.
+    File,
+    /// Changes of users, groups and capabilities.
+    Credential,
+    /// Acts on memory, of the process itself or of another.
+    Memory,
+    /// Changes of the kernel's own state.
+    Kernel,
+    /// Signals, and kills for lack of memory.
+    Signal,
+    /// What processes use: calls, waits, the disk, the network.
+    Resource,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: &'static [Family] = &[Family::Process, Family::Network];
+    pub const ALL: &'static [Family] = &[
+        Family::Process,
+        Family::Network,
+        Family::File,
+        Family::Credential,
+        Family::Memory,
+        Family::Kernel,
+        Family::Signal,
+        Family::Resource,
+    ];
 
-    /// The word that stands for the family in status rows.
+    /// The word that stands for the family in status rows; also the name of its files.
     pub const fn as_str(self) -> &'static str {
         match self {
             Family::Process => "process",
             Family::Network => "network",
+            Family::File => "file",
+            Family::Credential => "credential",
+            Family::Memory => "memory",
+            Family::Kernel => "kernel",
+            Family::Signal => "signal",
+            Family::Resource => "resource",
         }
     }
 
-    /// The compiled object.
-    pub fn object(self) -> &'static [u8] {
-        match self {
-            Family::Process => &PROCESS.0,
-            Family::Network => &NETWORK.0,
-        }
+    /// The compiled object; `None` when this build has none.
+    pub fn object(self) -> Option<&'static [u8]> {
+        let of =
+            |(name, object): &(&str, &'static Aligned<[u8]>)| (*name == self.as_str()).then_some(&object.0);
+        OBJECTS.iter().find_map(of)
     }
+}
 
-    /// The programs of the object.
-    pub const fn programs(self) -> &'static [Probe] {
-        match self {
-            Family::Process => &[
-                Probe {
-                    program: "on_exec",
-                    tracepoint: "sched_process_exec",
-                },
-                Probe {
-                    program: "on_fork",
-                    tracepoint: "sched_process_fork",
-                },
-                Probe {
-                    program: "on_exit",
-                    tracepoint: "sched_process_exit",
-                },
-            ],
-            Family::Network => &[Probe {
-                program: "on_state",
-                tracepoint: "inet_sock_set_state",
-            }],
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_object_belongs_to_a_family() {
+        for (name, object) in OBJECTS {
+            assert!(
+                Family::ALL.iter().any(|family| family.as_str() == *name),
+                "{name}"
+            );
+            assert!(object.0.starts_with(b"\x7fELF"), "{name}");
         }
+        assert!(Family::Process.object().is_some());
     }
 }

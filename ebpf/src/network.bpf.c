@@ -5,12 +5,15 @@
  * One hook, the state changes of TCP sockets. It runs in the context of the owner only where the owner holds
  * the socket's lock; where it does not (the handshake is finished by whatever was running when the packet
  * came in), the owner is the one remembered for the socket, or for an accepted one that of its listener.
+ *
+ * The hook comes twice: with the types that the verifier knows, and with plain reads for kernels that refuse the first.
  */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 #include "abi.h"
+#include "abi/network.h"
 #include "probe.h"
 
 #define AF_INET 2
@@ -25,6 +28,11 @@
 
 /* Bit of sk_flags that is set when the other side's FIN was received. */
 #define SOCK_DONE_BIT 2
+
+enum duty { DUTY_STATE };
+
+/* Levels of shedding, the first to go first. */
+enum shed { SHED_CLOSE = 1, SHED_ACCEPT = 2 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -56,40 +64,47 @@ static __always_inline void own_by_current(struct socket_owner *owner)
 }
 
 /* The kernel gives the number of an automatic port back before it tells that the socket is closed. */
-static __always_inline u16 local_port(const struct sock *sk)
+static __always_inline u16 local_port(const struct sock *sk, const bool typed)
 {
-	u16 port = sk->__sk_common.skc_num;
+	u16 port = GET(typed, sk, __sk_common.skc_num);
 
 	return port ? port : __builtin_bswap16(BPF_CORE_READ((const struct inet_sock *)sk, inet_sport));
 }
 
-static __always_inline void fill_addresses(struct socket_record *record, const struct sock *sk)
+static __always_inline u32 namespace_of(const struct sock *sk, const bool typed)
 {
-	record->family = sk->__sk_common.skc_family;
-	record->local_port = local_port(sk);
-	record->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
-	record->netns = sk->__sk_common.skc_net.net->ns.inum;
+	struct net *net = GET(typed, sk, __sk_common.skc_net.net);
+
+	return GET(typed, net, ns.inum);
+}
+
+static __always_inline void fill_addresses(struct socket_record *record, const struct sock *sk, const bool typed)
+{
+	record->family = GET(typed, sk, __sk_common.skc_family);
+	record->local_port = local_port(sk, typed);
+	record->remote_port = __builtin_bswap16(GET(typed, sk, __sk_common.skc_dport));
+	record->netns = namespace_of(sk, typed);
 	__builtin_memset(record->local, 0, sizeof(record->local));
 	__builtin_memset(record->remote, 0, sizeof(record->remote));
 	if (record->family == AF_INET6) {
-		bpf_probe_read_kernel(record->local, 16, &sk->__sk_common.skc_v6_rcv_saddr);
-		bpf_probe_read_kernel(record->remote, 16, &sk->__sk_common.skc_v6_daddr);
+		bpf_core_read(record->local, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_core_read(record->remote, 16, &sk->__sk_common.skc_v6_daddr);
 	} else {
-		u32 local = sk->__sk_common.skc_rcv_saddr;
-		u32 remote = sk->__sk_common.skc_daddr;
+		u32 local = GET(typed, sk, __sk_common.skc_rcv_saddr);
+		u32 remote = GET(typed, sk, __sk_common.skc_daddr);
 
 		__builtin_memcpy(record->local, &local, 4);
 		__builtin_memcpy(record->remote, &remote, 4);
 	}
 }
 
-static __always_inline void fill_traffic(struct socket_record *record, const struct sock *sk)
+static __always_inline void fill_traffic(struct socket_record *record, const struct sock *sk, const bool typed)
 {
 	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
 	u64 received = BPF_CORE_READ(tcp, bytes_received);
 
 	/* A received FIN takes a number of the sequence space and is counted as a byte. */
-	if (received && (sk->__sk_common.skc_flags & SOCK_DONE_BIT))
+	if (received && (GET(typed, sk, __sk_common.skc_flags) & SOCK_DONE_BIT))
 		received -= 1;
 	record->bytes_received = received;
 	record->bytes_sent = BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans);
@@ -97,11 +112,17 @@ static __always_inline void fill_traffic(struct socket_record *record, const str
 	record->srtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3;
 }
 
-static __always_inline void emit(u16 kind, const struct sock *sk, const struct socket_owner *owner, u64 now)
+static __always_inline void emit(u16 kind, const struct sock *sk, const struct socket_owner *owner, u64 now,
+				 u32 level, const bool typed)
 {
-	struct socket_record *record = bpf_ringbuf_reserve(&RING, sizeof(*record), 0);
+	struct socket_record *record;
 
-	count_handed_over(record ? 0 : -1);
+	count_seen();
+	if (level && shed_at(level)) {
+		count_shed();
+		return;
+	}
+	record = record_reserve(sizeof(*record));
 	if (!record)
 		return;
 	record->head.time_ns = now;
@@ -114,21 +135,21 @@ static __always_inline void emit(u16 kind, const struct sock *sk, const struct s
 	record->socket = (u64)sk;
 	record->elapsed_ns = owner->since_ns ? now - owner->since_ns : 0;
 	record->uid = owner->uid;
-	record->error = sk->sk_err;
+	record->error = GET(typed, sk, sk_err);
 	record->owner = owner->owner;
 	record->direction = owner->direction;
 	record->reserved = 0;
-	fill_addresses(record, sk);
-	fill_traffic(record, sk);
+	fill_addresses(record, sk, typed);
+	fill_traffic(record, sk, typed);
 	__builtin_memcpy(record->comm, owner->comm, COMM_BYTES);
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	record_submit(record);
 }
 
-static __always_inline struct listener_key key_of(const struct sock *sk)
+static __always_inline struct listener_key key_of(const struct sock *sk, const bool typed)
 {
 	struct listener_key key = {
-		.netns = sk->__sk_common.skc_net.net->ns.inum,
-		.port = local_port(sk),
+		.netns = namespace_of(sk, typed),
+		.port = local_port(sk, typed),
 	};
 	return key;
 }
@@ -143,7 +164,7 @@ static __always_inline void on_connecting(u64 id, u64 now)
 	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
 }
 
-static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now)
+static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now, const bool typed)
 {
 	struct socket_owner *known = bpf_map_lookup_elem(&SOCKETS, &id);
 	struct socket_owner owner = {};
@@ -151,14 +172,14 @@ static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now)
 	if (known)
 		owner = *known;
 	owner.direction = DIRECTION_OUTBOUND;
-	emit(KIND_CONNECT, sk, &owner, now);
+	emit(KIND_CONNECT, sk, &owner, now, 0, typed);
 	owner.since_ns = now;
 	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
 }
 
-static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now)
+static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now, const bool typed)
 {
-	struct listener_key key = key_of(sk);
+	struct listener_key key = key_of(sk, typed);
 	struct socket_owner *listener = bpf_map_lookup_elem(&LISTENERS, &key);
 	struct socket_owner owner = {};
 
@@ -168,23 +189,24 @@ static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now)
 	}
 	owner.since_ns = 0;
 	owner.direction = DIRECTION_INBOUND;
-	emit(KIND_ACCEPT, sk, &owner, now);
+	emit(KIND_ACCEPT, sk, &owner, now, SHED_ACCEPT, typed);
 	owner.since_ns = now;
 	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
 }
 
-static __always_inline void on_listening(const struct sock *sk, u64 now)
+static __always_inline void on_listening(const struct sock *sk, u64 now, const bool typed)
 {
-	struct listener_key key = key_of(sk);
+	struct listener_key key = key_of(sk, typed);
 	struct socket_owner owner = {};
 
 	own_by_current(&owner);
 	owner.direction = DIRECTION_INBOUND;
 	bpf_map_update_elem(&LISTENERS, &key, &owner, BPF_ANY);
-	emit(KIND_LISTEN, sk, &owner, now);
+	emit(KIND_LISTEN, sk, &owner, now, 0, typed);
 }
 
-static __always_inline void on_closed(const struct sock *sk, u64 id, int oldstate, u64 now)
+static __always_inline void on_closed(const struct sock *sk, u64 id, int oldstate, u64 now,
+				      const bool typed)
 {
 	struct socket_owner *known = bpf_map_lookup_elem(&SOCKETS, &id);
 	struct socket_owner owner = {};
@@ -193,15 +215,18 @@ static __always_inline void on_closed(const struct sock *sk, u64 id, int oldstat
 		owner = *known;
 		bpf_map_delete_elem(&SOCKETS, &id);
 	}
-	emit(oldstate == TCP_SYN_SENT ? KIND_CONNECT_FAILED : KIND_CLOSE, sk, &owner, now);
+	if (oldstate == TCP_SYN_SENT)
+		emit(KIND_CONNECT_FAILED, sk, &owner, now, 0, typed);
+	else
+		emit(KIND_CLOSE, sk, &owner, now, SHED_CLOSE, typed);
 }
 
 /* Whoever works on the socket in its own context knows better than a guess by the listener. */
-static __always_inline void learn_owner(const struct sock *sk, u64 id)
+static __always_inline void learn_owner(const struct sock *sk, u64 id, const bool typed)
 {
 	struct socket_owner *known;
 
-	if (!sk->sk_lock.owned)
+	if (!GET(typed, sk, sk_lock.owned))
 		return;
 	known = bpf_map_lookup_elem(&SOCKETS, &id);
 	if (known && known->owner != OWNER_CALLER) {
@@ -214,9 +239,9 @@ static __always_inline void learn_owner(const struct sock *sk, u64 id)
 	}
 }
 
-static __always_inline void on_listener_closed(const struct sock *sk)
+static __always_inline void on_listener_closed(const struct sock *sk, const bool typed)
 {
-	struct listener_key key = key_of(sk);
+	struct listener_key key = key_of(sk, typed);
 	struct socket_owner *listener = bpf_map_lookup_elem(&LISTENERS, &key);
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
 
@@ -225,33 +250,43 @@ static __always_inline void on_listener_closed(const struct sock *sk)
 		bpf_map_delete_elem(&LISTENERS, &key);
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_state, const struct sock *sk, const int oldstate, const int newstate)
+static __always_inline void changed(const struct sock *sk, int oldstate, int newstate, const bool typed)
 {
 	u64 id = (u64)sk;
 	u64 now;
 
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
+	if (GET(typed, sk, sk_protocol) != IPPROTO_TCP)
+		return;
 	now = bpf_ktime_get_boot_ns();
 	if (newstate == TCP_SYN_SENT) {
 		on_connecting(id, now);
 	} else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_SENT) {
-		on_connected(sk, id, now);
+		on_connected(sk, id, now, typed);
 	} else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_RECV) {
-		on_accepted(sk, id, now);
+		on_accepted(sk, id, now, typed);
 	} else if (newstate == TCP_LISTEN) {
-		on_listening(sk, now);
+		on_listening(sk, now, typed);
 	} else if (newstate == TCP_CLOSE && oldstate == TCP_LISTEN) {
-		on_listener_closed(sk);
+		on_listener_closed(sk, typed);
 	} else if (newstate == TCP_CLOSE && oldstate == TCP_SYN_RECV) {
 		bpf_map_delete_elem(&SOCKETS, &id);
 	} else if (oldstate != TCP_LISTEN && newstate != TCP_SYN_RECV && oldstate != TCP_CLOSE) {
-		learn_owner(sk, id);
+		learn_owner(sk, id, typed);
 		if (newstate == TCP_CLOSE)
-			on_closed(sk, id, oldstate, now);
+			on_closed(sk, id, oldstate, now, typed);
 	}
-	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_state, const struct sock *sk, const int oldstate, const int newstate)
+{
+	return TIMED(DUTY_STATE, changed(sk, oldstate, newstate, true));
+}
+
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(on_state_plain, const struct sock *sk, const int oldstate, const int newstate)
+{
+	return TIMED(DUTY_STATE, changed(sk, oldstate, newstate, false));
 }
 
 char LICENSE[] SEC("license") = "GPL";

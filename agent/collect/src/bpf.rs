@@ -32,29 +32,42 @@
 //! Limits: TCP only; the process that accepted is known once it acts on the connection itself, before that the
 //! listening one is named; connections that were open at the start have no duration.
 
+mod board;
 mod clock;
 mod config;
+mod credential;
 mod diagnose;
 mod drain;
 mod enrich;
 mod error;
 mod family;
+mod file;
+mod heap;
+mod kernel;
 mod listeners;
 mod loss;
 mod memory;
 pub(crate) mod metric;
 mod namespace;
+mod network;
 mod outlet;
+mod process;
+mod resource;
 mod sensor;
-mod sockets;
+mod signal;
+mod source;
+mod spec;
+mod toll;
+mod tracefs;
 
 #[cfg(test)]
 mod tests;
 
+pub use board::{Account, DutyReport, FamilyReport, SensorBoard};
 pub use clock::BootClock;
-pub use config::BpfConfig;
+pub use config::{BpfConfig, CpuPctMax};
 pub(crate) use enrich::text;
 pub use error::FamilyError;
-pub use memory::return_free_memory;
+pub use heap::return_free_memory;
 pub(crate) use outlet::Outlet;
 pub use sensor::BpfSensor;

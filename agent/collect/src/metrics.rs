@@ -1,6 +1,6 @@
 //! Metrics of this room; those of the sensor are named in `bpf/metric.rs`.
 
-use metrics::{Unit, counter, describe_counter};
+use metrics::{Unit, counter, describe_counter, describe_gauge};
 
 use crate::bpf::metric;
 use crate::source::metric as source;
@@ -44,6 +44,26 @@ pub(crate) fn describe() {
         metric::FACTS_DROPPED,
         Unit::Count,
         "facts of the sensor that the channel did not take, by source"
+    );
+    describe_counter!(
+        metric::EVENTS,
+        Unit::Count,
+        "events that the probes saw and what became of them, by family, outcome and cpu"
+    );
+    describe_counter!(
+        metric::RUNS,
+        Unit::Count,
+        "runs of the probes' programs, by family and duty"
+    );
+    describe_gauge!(
+        metric::PROGRAM_CPU,
+        Unit::Count,
+        "part of a core that the probes' programs took lately, by family and duty"
+    );
+    describe_gauge!(
+        metric::SHED_LEVEL,
+        Unit::Count,
+        "levels that a family of probes sheds by its budget, by family"
     );
     describe_counter!(
         metric::PROCESSES_DROPPED,

@@ -13,6 +13,17 @@ pub struct FieldLayout {
     pub size: usize,
 }
 
+/// Where the fields of a struct lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Its name in C.
+    pub name: &'static str,
+    /// Its bytes.
+    pub size: usize,
+    /// Those of its fields that are read or written here.
+    pub fields: &'static [FieldLayout],
+}
+
 /// A type that stands in a record.
 pub(super) trait Field: Sized {
     fn read(bytes: &[u8], offset: usize) -> Result<Self, AbiError>;
@@ -39,7 +50,7 @@ macro_rules! integer_field {
         })+
     };
 }
-integer_field!(u8, u16, u32, u64);
+integer_field!(u8, u16, u32, u64, i32, i64);
 
 impl<const N: usize> Field for [u8; N] {
     fn read(bytes: &[u8], offset: usize) -> Result<Self, AbiError> {
@@ -50,6 +61,15 @@ impl<const N: usize> Field for [u8; N] {
 /// A little-endian number of two bytes.
 pub(super) fn read_u16(bytes: &[u8], offset: usize) -> Result<u16, AbiError> {
     u16::read(bytes, offset)
+}
+
+/// The `len` bytes at `from`, behind the fixed part of a record.
+pub(super) fn tail(bytes: &[u8], from: usize, len: impl Into<usize>) -> Result<&[u8], AbiError> {
+    let end = from.saturating_add(len.into());
+    bytes.get(from..end).ok_or(AbiError::Short {
+        wanted: end,
+        found: bytes.len(),
+    })
 }
 
 /// Puts `from` into `to` at `offset`; what does not fit is left out.
@@ -75,24 +95,33 @@ macro_rules! record {
         pub struct $name { $(pub $field: $type,)+ }
 
         impl $name {
-            /// Name of the struct in `abi.h`.
-            pub const C_NAME: &'static str = $c_name;
             /// Bytes of the fixed part.
             pub const SIZE: usize = $size;
-            /// Where each field lies.
-            pub const FIELDS: &'static [$crate::abi::FieldLayout] = &[
-                $($crate::abi::FieldLayout {
-                    name: $path,
-                    offset: $offset,
-                    size: size_of::<$type>(),
-                },)+
-            ];
+            /// Where each field lies in the struct in C.
+            pub const LAYOUT: $crate::abi::Layout = $crate::abi::Layout {
+                name: $c_name,
+                size: $size,
+                fields: &[
+                    $($crate::abi::FieldLayout {
+                        name: $path,
+                        offset: $offset,
+                        size: size_of::<$type>(),
+                    },)+
+                ],
+            };
 
-            fn parse(bytes: &[u8]) -> Result<Self, AbiError> {
+            /// Reads the fixed part.
+            ///
+            /// # Errors
+            /// When the bytes are fewer.
+            pub fn parse(bytes: &[u8]) -> Result<Self, $crate::abi::AbiError> {
                 if bytes.len() < Self::SIZE {
-                    return Err(AbiError::Short { wanted: Self::SIZE, found: bytes.len() });
+                    return Err($crate::abi::AbiError::Short {
+                        wanted: Self::SIZE,
+                        found: bytes.len(),
+                    });
                 }
-                Ok(Self { $($field: layout::Field::read(bytes, $offset)?,)+ })
+                Ok(Self { $($field: $crate::abi::layout::Field::read(bytes, $offset)?,)+ })
             }
         }
     };

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use super::process::{ExecRecord, ExitRecord, Record};
 use super::*;
+use crate::Aligned;
 
-/// Layout object; compiled with the probes from the same header, never loaded.
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/abi.bpf.o"));
+include!(concat!(env!("OUT_DIR"), "/layouts.rs"));
 
 const KIND_INT: u32 = 1;
 const KIND_ARRAY: u32 = 3;
@@ -41,16 +42,16 @@ fn text_at(strings: &[u8], at: u32) -> String {
 }
 
 /// The `.BTF` section, found by its header: magic 0xeb9f, version 1, header length 24.
-fn btf_section() -> &'static [u8] {
-    let start = OBJECT
+fn btf_section(object: &'static [u8]) -> &'static [u8] {
+    let start = object
         .windows(8)
         .position(|window| window == [0x9f, 0xeb, 1, 0, 24, 0, 0, 0]);
-    &OBJECT[start.expect("the object has BTF")..]
+    &object[start.expect("the object has BTF")..]
 }
 
 impl Types {
-    fn read() -> Types {
-        let btf = btf_section();
+    fn read(object: &'static [u8]) -> Types {
+        let btf = btf_section(object);
         let types_at = 24 + u32_at(btf, 8) as usize;
         let types_end = types_at + u32_at(btf, 12) as usize;
         let strings = &btf[24 + u32_at(btf, 16) as usize..];
@@ -134,52 +135,47 @@ impl Types {
     }
 }
 
-fn assert_layout(types: &Types, c_name: &str, size: usize, fields: &[FieldLayout]) {
-    let (c_size, c_fields) = types.layout(c_name);
-    assert_eq!(c_size, size, "size of {c_name}");
-    for field in fields {
+fn assert_layout(types: &Types, layout: &Layout) {
+    let (c_size, c_fields) = types.layout(layout.name);
+    assert_eq!(c_size, layout.size, "size of {}", layout.name);
+    for field in layout.fields {
         assert_eq!(
             c_fields.get(field.name),
             Some(&(field.offset, field.size)),
-            "{c_name}.{}: offset and size",
+            "{}.{}: offset and size",
+            layout.name,
             field.name
         );
     }
 }
 
 #[test]
-fn layouts_are_those_of_the_compiled_objects() {
-    let types = Types::read();
-    assert_layout(&types, ExecRecord::C_NAME, ExecRecord::SIZE, ExecRecord::FIELDS);
-    assert_layout(&types, ForkRecord::C_NAME, ForkRecord::SIZE, ForkRecord::FIELDS);
-    assert_layout(&types, ExitRecord::C_NAME, ExitRecord::SIZE, ExitRecord::FIELDS);
-    assert_layout(
-        &types,
-        SocketRecord::C_NAME,
-        SocketRecord::SIZE,
-        SocketRecord::FIELDS,
-    );
+fn layouts_are_those_of_the_compiled_headers() {
+    for (family, layouts, _) in FAMILIES {
+        let found = LAYOUT_OBJECTS.iter().find(|(name, _)| name == family);
+        let Some((_, object)) = found else {
+            assert!(layouts.is_empty(), "abi/{family}.h is missing");
+            continue;
+        };
+        let types = Types::read(&object.0);
+        assert_layout(&types, &Act::LAYOUT);
+        for layout in *layouts {
+            assert_layout(&types, layout);
+        }
+    }
 }
 
 #[test]
-fn listener_seed_has_the_layout_of_the_map() {
-    let types = Types::read();
-    let field = |name, offset, size| FieldLayout { name, offset, size };
-    assert_layout(
-        &types,
-        "listener_key",
-        8,
-        &[field("netns", 0, 4), field("port", 4, 2)],
-    );
-    let owner = [
-        field("pid_start_ns", 8, 8),
-        field("pid", 32, 4),
-        field("uid", 36, 4),
-        field("owner", 40, 1),
-        field("direction", 41, 1),
-        field("comm", 48, 16),
-    ];
-    assert_layout(&types, "socket_owner", 64, &owner);
+fn no_family_reads_what_is_cut() {
+    for (family, layouts, check) in FAMILIES {
+        let whole = layouts.iter().map(|layout| layout.size).min().unwrap_or_default();
+        for length in 0..whole.min(12) {
+            assert!(check(&vec![1; length]).is_err(), "{family}: {length} bytes");
+        }
+        let mut unknown = vec![0; 4096];
+        unknown[8..10].copy_from_slice(&[0xff, 0xff]);
+        assert_eq!(check(&unknown), Err(AbiError::Kind(0xffff)), "{family}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Frames, batches, messages and kernel records.
 
 use bytes::Bytes;
-use fleetmend_ebpf::abi;
+use fleetmend_ebpf::abi::{self, process::Record};
 use fleetmend_event::frame::HEADER_BYTES;
 use fleetmend_event::relative::{self, Bases, Limits, is_relative};
 use fleetmend_event::table::{
@@ -127,7 +127,10 @@ pub(crate) fn collector_message(data: &[u8]) {
 
 /// A record of the kernel's ring.
 pub(crate) fn kernel_record(data: &[u8]) {
-    if let Ok(abi::Record::Exec { filename, argv, .. }) = abi::Record::parse(data) {
+    for (_, _, check) in abi::FAMILIES {
+        check(data).ok();
+    }
+    if let Ok(Record::Exec { filename, argv, .. }) = Record::parse(data) {
         assert!(filename.len() + argv.len() <= data.len(), "more text than bytes");
     }
 }

@@ -74,9 +74,7 @@ fn hint(kernel: Option<i32>, without_btf: bool, error: &FamilyError) -> String {
             "run the agent with CAP_BPF and CAP_PERFMON, and check that the kernel's lockdown and seccomp allow bpf(2)"
         }
         Some(libc::ENOSYS) => "this kernel has no bpf(2): use one with CONFIG_BPF_SYSCALL",
-        Some(libc::ENOMEM) => {
-            "the kernel has no memory left for the rings: lower process_ring_bytes and network_ring_bytes"
-        }
+        Some(libc::ENOMEM) => "the kernel has no memory left for the rings: lower the keys bpf.*_ring_bytes",
         _ if without_btf => "use a kernel with CONFIG_DEBUG_INFO_BTF (Debian 11 and newer have it)",
         _ => match error {
             FamilyError::Object { .. } | FamilyError::Map { .. } => {
@@ -119,7 +117,7 @@ mod tests {
         let source = ProgramError::IOError(io::Error::from_raw_os_error(libc::EPERM));
         let error = FamilyError::Program {
             program: "on_exec",
-            tracepoint: "sched_process_exec",
+            hook: "tp_btf sched_process_exec".to_owned(),
             source,
         };
         let diagnosis = diagnose(&error);

@@ -2,28 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use fleetmend_ebpf::Family;
-use fleetmend_ebpf::abi::Record;
-use fleetmend_event::table::{
-    Exactness, Gap, GapStage, NetworkEvent, ProbeState, ProbeStatus, ProcessEvent, Table, table_by_id,
-};
-use fleetmend_event::{Fact, TimeMicros};
+use aya::maps::{MapData, RingBuf};
+use fleetmend_ebpf::abi::kind_of;
+use fleetmend_event::table::ProbeStatus;
+use fleetmend_event::{Fact, Lane, TimeMicros};
 
+use super::board::SensorBoard;
 use super::clock::BootClock;
 use super::config::BpfConfig;
 use super::enrich::Enricher;
-use super::family::LoadedFamily;
-use super::loss::LossWatch;
-use super::metric;
 use super::outlet::Outlet;
-use super::sensor::{FamilyState, Standing};
-use super::sockets::network_event;
-use crate::pace::{Pace, PaceHandle, REASON};
+use super::source::Source;
+use crate::pace::{Pace, PaceHandle};
 
 /// Batches read from one ring before the next one has its turn.
 const TURN_BATCHES_MAX: usize = 64;
 /// Facts that are made before they are sent: a receiver that sleeps is then woken once for all of them.
-const BATCH_FACTS: usize = 256;
+const BATCH_RECORDS: usize = 256;
 /// Fewer records than this in one look, and the next one comes later.
 const FEW_RECORDS: usize = 64;
 /// More records than this in one look, and the next one comes as soon as possible: at 50,000 events a second a look
@@ -34,28 +29,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Time between two looks when there is no ring at all.
 const NO_RING: Duration = Duration::from_millis(500);
 
-/// A family and what is known of its losses.
-struct Source {
-    loaded: Box<LoadedFamily>,
-    standing: Standing,
-    losses: LossWatch,
-    read: u64,
-    delivered: u64,
-    told: Option<(ProbeState, bool)>,
-    /// What the pace left out: not yet in a gap, and in all.
-    shed: Shed,
-}
-
-#[derive(Debug, Default)]
-struct Shed {
-    now: bool,
-    open: u64,
-    from: Option<TimeMicros>,
-    total: u64,
-}
-
 /// See the module.
 pub(crate) struct Drain {
+    /// Critical lane first.
     sources: Vec<Source>,
     /// Families that do not run, with their rows.
     refused: Vec<ProbeStatus>,
@@ -64,46 +40,39 @@ pub(crate) struct Drain {
     batch: Vec<Fact>,
     config: BpfConfig,
     pace: PaceHandle,
+    board: SensorBoard,
     next_housekeeping: Instant,
     next_status: Instant,
 }
 
+/// Which ring of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Critical,
+    Events,
+}
+
 impl Drain {
     pub(crate) fn new(
-        states: Vec<FamilyState>,
+        mut sources: Vec<Source>,
+        refused: Vec<ProbeStatus>,
         enricher: Enricher,
         outlet: Outlet,
         config: BpfConfig,
         pace: PaceHandle,
+        board: SensorBoard,
     ) -> Self {
         let now = Instant::now();
-        let mut sources = Vec::new();
-        let mut refused = Vec::new();
-        for state in states {
-            match state {
-                FamilyState::Loaded(loaded, standing) => {
-                    let losses = LossWatch::new(loaded.family, TimeMicros::now());
-                    sources.push(Source {
-                        loaded,
-                        standing,
-                        losses,
-                        read: 0,
-                        delivered: 0,
-                        told: None,
-                        shed: Shed::default(),
-                    });
-                }
-                FamilyState::Refused(status) => refused.push(status),
-            }
-        }
+        sources.sort_by_key(|source| source.loaded.spec.lane != Lane::Critical);
         Self {
             sources,
             refused,
             enricher,
             outlet,
-            batch: Vec::with_capacity(BATCH_FACTS),
+            batch: Vec::with_capacity(BATCH_RECORDS),
             config,
             pace,
+            board,
             next_housekeeping: now,
             next_status: now,
         }
@@ -121,14 +90,20 @@ impl Drain {
             std::thread::sleep(if self.sources.is_empty() { NO_RING } else { wait });
         }
         self.drain();
+        self.tick();
         self.look_at_losses();
         self.look_at_skips();
         self.tell_shed();
         self.outlet.flush_gaps();
     }
 
-    /// Reads what the rings hold; returns how many records.
+    /// Reads what the rings hold, the reserved ones first; returns how many records.
     pub(crate) fn drain(&mut self) -> usize {
+        self.outlet.flush_critical();
+        self.empty(Which::Critical) + self.empty(Which::Events)
+    }
+
+    fn empty(&mut self, which: Which) -> usize {
         let Self {
             sources,
             enricher,
@@ -140,21 +115,16 @@ impl Drain {
         let sheds = pace.get() >= Pace::Executions;
         let mut total = 0;
         for source in sources {
-            source.shed.now = sheds;
+            source.left_out.now = sheds;
             for _ in 0..TURN_BATCHES_MAX {
-                let read = source.read_batch(enricher, outlet, batch);
+                let read = source.read_batch(which, enricher, outlet, batch);
                 total += read;
-                for fact in batch.drain(..) {
-                    if outlet.send(fact) {
-                        source.delivered += 1;
-                    } else {
-                        source.losses.note(1, TimeMicros::now());
-                    }
-                }
-                if read < BATCH_FACTS {
+                source.send(batch, outlet);
+                if read < BATCH_RECORDS {
                     break;
                 }
             }
+            source.emptied();
         }
         total
     }
@@ -166,40 +136,45 @@ impl Drain {
             return;
         }
         self.next_housekeeping = now + HOUSEKEEPING;
-        self.enricher.clock = BootClock::now();
+        self.tick();
         self.look_at_losses();
         self.tell_shed();
         let all = now >= self.next_status;
         if all {
             self.next_status = now + Duration::from_secs(self.config.status_interval_s.max(1));
-            self.enricher.forget_paths();
             self.look_at_skips();
         }
         self.send_status(all);
         self.outlet.flush_gaps();
     }
 
-    pub(crate) fn look_at_losses(&mut self) {
+    /// What lies in maps becomes rows.
+    pub(crate) fn tick(&mut self) {
+        self.enricher.clock = BootClock::now();
         for source in &mut self.sources {
-            let family = source.loaded.family.as_str();
-            metrics::counter!(metric::RECORDS_READ, "family" => family).absolute(source.read);
-            match source.loaded.counts() {
-                Ok(counts) => {
-                    if let Some(gap) = source.losses.look(counts, TimeMicros::now()) {
-                        self.outlet.send_gap(gap);
-                    }
-                }
-                Err(error) => tracing::warn!(family, %error, "cannot read the counters of the probes"),
-            }
-            metrics::counter!(metric::RECORDS_LOST, "family" => family).absolute(source.lost());
+            source.handler.tick(&mut self.enricher, &mut self.batch);
+            source.made += u64::try_from(self.batch.len()).unwrap_or_default();
+            source.send(&mut self.batch, &mut self.outlet);
         }
+    }
+
+    /// Reads every counter: gaps for what was lost, what the programs cost, what status shows.
+    pub(crate) fn look_at_losses(&mut self) {
+        let now = TimeMicros::now();
+        for source in &mut self.sources {
+            for gap in source.look(now) {
+                self.outlet.send_gap(gap);
+            }
+        }
+        let reports = self.sources.iter().map(|source| source.report(now)).collect();
+        self.board.set(reports);
     }
 
     /// One gap for each family of what the pace left out since it was told last.
     pub(crate) fn tell_shed(&mut self) {
         let now = TimeMicros::now();
         for source in &mut self.sources {
-            if let Some(gap) = source.shed.gap(source.loaded.family, now) {
+            if let Some(gap) = source.left_out.gap(source.loaded.spec, now) {
                 self.outlet.send_gap(gap);
             }
         }
@@ -207,10 +182,8 @@ impl Drain {
 
     fn look_at_skips(&mut self) {
         for source in &mut self.sources {
-            if let Some(gap) = source
-                .losses
-                .look_at_skips(source.loaded.skipped(), TimeMicros::now())
-            {
+            let skipped = source.loaded.skipped();
+            if let Some(gap) = source.losses.look_at_skips(skipped, TimeMicros::now()) {
                 self.outlet.send_gap(gap);
             }
         }
@@ -221,10 +194,13 @@ impl Drain {
         let now = TimeMicros::now();
         for source in &mut self.sources {
             let status = source.status(now);
-            let telling = Some((status.state, source.shed.now));
+            let telling = Some((status.state, source.left_out.now, source.toll.level()));
             if all || source.told != telling {
                 source.told = telling;
                 self.outlet.send(Fact::from(status));
+            }
+            if all {
+                self.outlet.send(Fact::from(source.account(now)));
             }
         }
         for status in self.refused.iter().filter(|_| all) {
@@ -235,7 +211,7 @@ impl Drain {
         }
     }
 
-    /// The present rows, for tests and for the counters of `status`.
+    /// The present rows, for tests.
     #[cfg(test)]
     pub(crate) fn statuses(&self) -> Vec<ProbeStatus> {
         self.sources
@@ -246,97 +222,55 @@ impl Drain {
 }
 
 impl Source {
-    /// Makes at most a batch of facts; returns how many records were read.
-    fn read_batch(&mut self, enricher: &mut Enricher, outlet: &mut Outlet, batch: &mut Vec<Fact>) -> usize {
-        let mut read = 0;
-        while read < BATCH_FACTS {
-            let Some(item) = self.loaded.ring.next() else {
+    /// Makes facts of at most a batch of records; returns how many were read.
+    fn read_batch(
+        &mut self,
+        which: Which,
+        enricher: &mut Enricher,
+        outlet: &mut Outlet,
+        batch: &mut Vec<Fact>,
+    ) -> usize {
+        let (mut read, mut bytes) = (0, 0);
+        while read < BATCH_RECORDS {
+            let ring: Option<&mut RingBuf<MapData>> = match which {
+                Which::Critical => self.loaded.critical.as_mut(),
+                Which::Events => Some(&mut self.loaded.ring),
+            };
+            let Some(item) = ring.and_then(RingBuf::next) else {
                 break;
             };
             read += 1;
-            match Record::parse(&item) {
-                Ok(record) if self.shed.now && !matches!(record, Record::Exec { .. }) => {
-                    enricher.follow(&record);
-                    self.shed.note();
-                }
-                Ok(record) => batch.push(fact_of(enricher, record)),
-                Err(error) => {
-                    tracing::debug!(%error, "record of a probe cannot be read");
-                    outlet.note_dropped(table_id(self.loaded.family), TimeMicros::now(), 1);
-                    self.losses.note(1, TimeMicros::now());
-                }
+            bytes += item.len();
+            let is_left_out = self.left_out.now
+                && which == Which::Events
+                && kind_of(&item).is_ok_and(|kind| !self.handler.wanted_at_slow_pace(kind));
+            if is_left_out {
+                self.handler.follow(&item, enricher);
+                self.left_out.note();
+                continue;
+            }
+            if let Err(error) = self.handler.record(&item, enricher, batch) {
+                tracing::debug!(%error, "record of a probe cannot be read");
+                outlet.note_dropped(self.loaded.spec.table_id, TimeMicros::now(), 1);
+                self.losses.note(1, TimeMicros::now());
             }
         }
         self.read += u64::try_from(read).unwrap_or(u64::MAX);
+        if which == Which::Events {
+            // A head of 8 bytes for each.
+            self.found(bytes + 8 * read);
+        }
         read
     }
 
-    /// Losses of every kind together.
-    fn lost(&self) -> u64 {
-        self.losses.lost().saturating_add(self.shed.total)
-    }
-
-    fn status(&self, now: TimeMicros) -> ProbeStatus {
-        let counts = self.losses.counts();
-        let lost = self.lost();
-        let Standing { state, reason, hint } = &self.standing;
-        let mut status = ProbeStatus {
-            time: now,
-            probe: probe_name(self.loaded.family),
-            state: *state,
-            reason: reason.clone(),
-            hint: hint.clone(),
-            seen: counts.seen,
-            delivered: self.delivered,
-            lost,
-        };
-        if self.losses.recent(now) {
-            status.state = ProbeState::Degraded;
-            let separator = if status.reason.is_empty() { "" } else { "; " };
-            status.reason.push_str(&format!(
-                "{separator}events were lost within the last minute, {lost} in all"
-            ));
-            if status.hint.is_empty() {
-                status.hint = format!("raise {}_ring_bytes if this goes on", self.loaded.family.as_str());
+    fn send(&mut self, batch: &mut Vec<Fact>, outlet: &mut Outlet) {
+        for fact in batch.drain(..) {
+            if outlet.send(fact) {
+                self.delivered += 1;
+            } else {
+                self.losses.note(1, TimeMicros::now());
             }
         }
-        if self.shed.now {
-            status.state = ProbeState::Degraded;
-            let separator = if status.reason.is_empty() { "" } else { "; " };
-            let kept = match self.loaded.family {
-                Family::Process => "forks and exits are counted only",
-                Family::Network => "connections are counted only",
-            };
-            status
-                .reason
-                .push_str(&format!("{separator}the agent is over its budget: {kept}"));
-        }
-        status
-    }
-}
-
-impl Shed {
-    fn note(&mut self) {
-        self.open += 1;
-        self.total += 1;
-    }
-
-    /// Each gap begins where the one before ended, so that the range is whole.
-    fn gap(&mut self, family: Family, now: TimeMicros) -> Option<Gap> {
-        let from_time = self.from.replace(now).unwrap_or(now);
-        let count = std::mem::take(&mut self.open);
-        let table = table_by_id(table_id(family)).filter(|_| count > 0)?;
-        Some(Gap {
-            time: now,
-            table: table.name.to_owned(),
-            lane: table.lane,
-            from_time,
-            to_time: now,
-            count,
-            exactness: Exactness::Exact,
-            stage: GapStage::Collect,
-            reason: REASON.to_owned(),
-        })
     }
 }
 
@@ -347,31 +281,6 @@ fn next_wait(wait: Duration, read: usize, busy: Duration, idle_max: Duration) ->
         0..FEW_RECORDS => (wait * 2).min(idle_max),
         FEW_RECORDS..=MANY_RECORDS => wait,
         _ => busy,
-    }
-}
-
-/// Name of a family in `probe_status`.
-pub(crate) fn probe_name(family: Family) -> String {
-    format!("bpf.{}", family.as_str())
-}
-
-const fn table_id(family: Family) -> u16 {
-    match family {
-        Family::Process => ProcessEvent::ID,
-        Family::Network => NetworkEvent::ID,
-    }
-}
-
-fn fact_of(enricher: &mut Enricher, record: Record<'_>) -> Fact {
-    match record {
-        Record::Exec {
-            record,
-            filename,
-            argv,
-        } => enricher.exec(&record, filename, argv).into(),
-        Record::Fork(record) => enricher.fork(&record).into(),
-        Record::Exit(record) => enricher.exit(&record).into(),
-        Record::Socket(kind, record) => network_event(kind, &record, &enricher.clock).into(),
     }
 }
 

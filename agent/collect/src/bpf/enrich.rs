@@ -1,35 +1,22 @@
-//! Process records become rows: with the program's path, the arguments masked, the parent and the placement.
+//! What rows say beside their records: who did it, where that belongs, when it was on the wall clock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fleetmend_ebpf::abi::{ExecRecord, ExitRecord, ForkRecord, Record, flag};
-use fleetmend_event::table::{ProcessEvent, ProcessEventKind, Source};
+use fleetmend_ebpf::abi::{Act, UID_UNSET};
+use fleetmend_event::table::Actor;
 
 use super::clock::BootClock;
-use crate::masking::mask_args;
-use crate::process::proc_fs::split_args;
-use crate::process::{Exec, Inventory, Placement, Process, ProcessKey, Program};
+use crate::process::{Inventory, Placement, Process, ProcessKey};
 
-/// Programs whose path is remembered.
-const PATHS_MAX: usize = 1024;
 /// Sets of control groups whose placement is remembered.
 const PLACEMENTS_MAX: usize = 512;
 /// How long a placement is believed: a set's number may come to stand for another set.
 const PLACEMENT_NS_MAX: u64 = 10_000_000_000;
 
-/// A program file as the kernel tells it apart, with the path it was called by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct FileKey {
-    device: u32,
-    inode: u64,
-    called: Vec<u8>,
-}
-
 /// See the module.
 pub(crate) struct Enricher {
     inventory: Inventory,
-    paths: HashMap<FileKey, String>,
     placements: HashMap<(u64, u64), (Arc<Placement>, u64)>,
     pub(crate) clock: BootClock,
 }
@@ -38,210 +25,66 @@ impl Enricher {
     pub(crate) fn new(inventory: Inventory) -> Self {
         Self {
             inventory,
-            paths: HashMap::new(),
             placements: HashMap::new(),
             clock: BootClock::now(),
         }
     }
 
-    /// Forgets the paths, which may have been renamed.
-    pub(crate) fn forget_paths(&mut self) {
-        self.paths.clear();
+    /// What runs, and what ended lately.
+    pub(crate) fn inventory(&self) -> &Inventory {
+        &self.inventory
     }
 
-    pub(crate) fn exec(&mut self, record: &ExecRecord, called: &[u8], argv: &[u8]) -> ProcessEvent {
-        let key = ProcessKey::new(record.pid, record.start_ns);
-        let parent = ProcessKey::new(record.ppid, record.parent_start_ns);
-        let (mut args, args_truncated) = self.args(record, argv);
-        mask_args(&mut args);
-        let program = Program {
-            comm: text(&record.comm),
-            exe: self.exe(record, called),
-            exe_deleted: record.flags & flag::EXE_DELETED != 0,
-            args,
-            args_truncated,
-        };
-        let placement = self.placement(record.pid, record.cgroup_set, record.cgroup_id, record.time_ns);
-        let (uid, gid) = (record.uid, record.gid);
-        let exec = Exec {
-            key,
-            parent,
-            program: Arc::new(program),
-            placement,
-            uid,
-            gid,
-        };
-        let process = self.inventory.with_table(|table| table.executed(exec));
-        let parent = self.inventory.get(parent);
-        let program = &process.program;
-        ProcessEvent {
-            parent_exe: parent.as_ref().and_then(|parent| parent.program.exe.clone()),
-            parent_command_line: parent.as_ref().map(|parent| parent.program.command_line()),
-            args: program.args.clone(),
-            args_truncated: program.args_truncated,
-            ..self.row(
-                ProcessEventKind::Exec,
-                &process,
-                record.time_ns,
-                &record.comm,
-                &record.parent_comm,
-            )
-        }
+    /// A process by its number and when it began, as the kernel tells both.
+    pub(crate) fn process(&self, pid: u32, start_ns: u64) -> Option<Process> {
+        self.inventory.get(ProcessKey::new(pid, start_ns))
     }
 
-    pub(crate) fn fork(&mut self, record: &ForkRecord) -> ProcessEvent {
-        let key = ProcessKey::new(record.pid, record.start_ns);
-        let parent = ProcessKey::new(record.ppid, record.parent_start_ns);
-        let comm = text(&record.comm);
-        let process = self
-            .inventory
-            .with_table(|table| table.forked(key, parent, &comm, record.uid, record.gid));
-        self.row(
-            ProcessEventKind::Fork,
-            &process,
-            record.time_ns,
-            &record.comm,
-            &record.parent_comm,
-        )
+    /// The error number of an act that failed.
+    pub(crate) fn act_error(act: &Act) -> Option<i32> {
+        i32::try_from(act.error).ok().filter(|error| *error != 0)
     }
 
-    pub(crate) fn exit(&mut self, record: &ExitRecord) -> ProcessEvent {
-        let key = ProcessKey::new(record.pid, record.start_ns);
-        let parent = ProcessKey::new(record.ppid, record.parent_start_ns);
-        let known = self.inventory.with_table(|table| table.exited(key));
-        let process = known.unwrap_or_else(|| Process {
-            key,
-            ppid: record.ppid,
-            parent: Some(parent),
-            program: Arc::new(Program::default()),
-            placement: None,
-            uid: record.uid,
-            gid: record.gid,
-            ended: true,
-        });
-        let (exit_code, exit_signal) = ending(record.exit_code);
-        let (user_us, system_us) = cpu_times_us(record);
-        let page_bytes = self.inventory.proc().page_bytes();
-        ProcessEvent {
-            ppid: record.ppid,
-            uid: record.uid,
-            gid: record.gid,
-            exit_code,
-            exit_signal,
-            duration_us: Some(record.time_ns.saturating_sub(record.start_ns) / 1_000),
-            user_us: Some(user_us),
-            system_us: Some(system_us),
-            rss_bytes_max: Some(record.maxrss_pages.saturating_mul(page_bytes)),
-            ..self.row(
-                ProcessEventKind::Exit,
-                &process,
-                record.time_ns,
-                &record.comm,
-                &record.parent_comm,
-            )
+    /// Who did it: the record's words, and what is known of the process.
+    pub(crate) fn actor(&mut self, act: &Act) -> Actor {
+        let key = ProcessKey::new(act.pid, act.start_ns);
+        let parent_key = ProcessKey::new(act.ppid, act.parent_start_ns);
+        let (process, parent) = (self.inventory.get(key), self.inventory.get(parent_key));
+        let known = process.as_ref().and_then(|process| process.placement.clone());
+        let placement = known.or_else(|| self.placement(act.pid, act.cgroup_set, act.cgroup_id, act.time_ns));
+        let program = process.as_ref().map(|process| &process.program);
+        let parent_program = parent.as_ref().map(|parent| &parent.program);
+        Actor {
+            pid: act.pid,
+            start_boot_ns: key.start_boot_ns,
+            ppid: Some(act.ppid),
+            comm: text(&act.comm),
+            exe: program.and_then(|program| program.exe.clone()),
+            command_line: program
+                .map(|program| program.command_line())
+                .filter(|line| !line.is_empty()),
+            parent_comm: parent_program.map(|program| program.comm.clone()),
+            parent_exe: parent_program.and_then(|program| program.exe.clone()),
+            uid: act.uid,
+            euid: Some(act.euid),
+            login_uid: login_uid(act.loginuid),
+            cgroup: placement.as_ref().map(|placement| placement.cgroup.clone()),
+            unit: placement.as_ref().and_then(|placement| placement.unit.clone()),
+            container_id: placement
+                .as_ref()
+                .and_then(|placement| placement.container_id.clone()),
         }
-    }
-
-    /// Follows a process whose row nobody wants: what runs is known all the same.
-    pub(crate) fn follow(&mut self, record: &Record<'_>) {
-        match record {
-            Record::Fork(record) => {
-                let key = ProcessKey::new(record.pid, record.start_ns);
-                let parent = ProcessKey::new(record.ppid, record.parent_start_ns);
-                let comm = text(&record.comm);
-                self.inventory
-                    .with_table(|table| table.forked(key, parent, &comm, record.uid, record.gid));
-            }
-            Record::Exit(record) => {
-                let key = ProcessKey::new(record.pid, record.start_ns);
-                self.inventory.with_table(|table| table.exited(key));
-            }
-            Record::Exec { .. } | Record::Socket(..) => {}
-        }
-    }
-
-    fn row(
-        &self,
-        kind: ProcessEventKind,
-        process: &Process,
-        boot_ns: u64,
-        comm: &[u8],
-        parent_comm: &[u8],
-    ) -> ProcessEvent {
-        let placement = process.placement.as_deref();
-        ProcessEvent {
-            time: self.clock.time_of(boot_ns),
-            boot_ns,
-            kind,
-            pid: process.key.pid,
-            start_boot_ns: process.key.start_boot_ns,
-            ppid: process.ppid,
-            parent_comm: Some(text(parent_comm)).filter(|comm| !comm.is_empty()),
-            parent_exe: None,
-            parent_command_line: None,
-            comm: text(comm),
-            exe: process.program.exe.clone(),
-            args: Vec::new(),
-            args_truncated: false,
-            uid: process.uid,
-            gid: process.gid,
-            cgroup: placement.map(|placement| placement.cgroup.clone()),
-            unit: placement.and_then(|placement| placement.unit.clone()),
-            container_id: placement.and_then(|placement| placement.container_id.clone()),
-            exit_code: None,
-            exit_signal: None,
-            duration_us: None,
-            user_us: None,
-            system_us: None,
-            rss_bytes_max: None,
-            source: Source::Ebpf,
-            euid: None,
-            login_uid: None,
-            working_directory: None,
-            fileless: None,
-        }
-    }
-
-    /// The kernel hands over the beginning; of a process that still runs the rest is read, when it is the same.
-    fn args(&self, record: &ExecRecord, argv: &[u8]) -> (Vec<String>, bool) {
-        let captured = split_args(argv);
-        if record.flags & (flag::ARGV_TRUNCATED | flag::ARGV_UNREADABLE) == 0 {
-            return (captured, false);
-        }
-        let bytes_max = self.inventory.config().args_bytes_max;
-        match self.inventory.proc().args(record.pid, bytes_max) {
-            Some((whole, truncated)) if continues(&captured, &whole) => (whole, truncated),
-            _ => (captured, true),
-        }
-    }
-
-    /// The link under /proc is right when it leads to the file that was executed: the process may be gone, or run
-    /// something else by now. Otherwise the path it was called by has to do.
-    fn exe(&mut self, record: &ExecRecord, called: &[u8]) -> Option<String> {
-        let key = FileKey {
-            device: record.exe_device,
-            inode: record.exe_inode,
-            called: called.to_vec(),
-        };
-        if let Some(path) = self.paths.get(&key) {
-            return Some(path.clone());
-        }
-        let proc = self.inventory.proc();
-        if let Some(executable) = proc.executable(record.pid)
-            && proc.executable_inode(record.pid) == Some(record.exe_inode)
-        {
-            if self.paths.len() >= PATHS_MAX {
-                self.paths.clear();
-            }
-            self.paths.insert(key, executable.path.clone());
-            return Some(executable.path);
-        }
-        Some(String::from_utf8_lossy(called).into_owned()).filter(|path| !path.is_empty())
     }
 
     /// Read once for all processes that share every control group; `None` when the process is gone and no other
     /// has told (the inventory then takes the parent's).
-    fn placement(&mut self, pid: u32, set: u64, cgroup: u64, now_ns: u64) -> Option<Arc<Placement>> {
+    pub(crate) fn placement(
+        &mut self,
+        pid: u32,
+        set: u64,
+        cgroup: u64,
+        now_ns: u64,
+    ) -> Option<Arc<Placement>> {
         if let Some((placement, read_at)) = self.placements.get(&(set, cgroup))
             && now_ns.saturating_sub(*read_at) < PLACEMENT_NS_MAX
         {
@@ -257,81 +100,13 @@ impl Enricher {
     }
 }
 
-/// Whether `whole` begins with `captured`, whose last argument may be cut, also within a character.
-fn continues(captured: &[String], whole: &[String]) -> bool {
-    let Some((last, before)) = captured.split_last() else {
-        return !whole.is_empty();
-    };
-    let last = last.trim_end_matches('\u{fffd}');
-    whole.get(..before.len()) == Some(before)
-        && whole.get(before.len()).is_some_and(|arg| arg.starts_with(last))
-}
-
-/// Exit code and signal out of a wait(2) status.
-fn ending(status: u32) -> (Option<i32>, Option<i32>) {
-    let signal = status & 0x7f;
-    let code = (status >> 8) & 0xff;
-    match signal {
-        0 => (i32::try_from(code).ok(), None),
-        signal => (None, i32::try_from(signal).ok()),
-    }
-}
-
-/// The exact time on the processor, split as the ticks were; a process shorter than a tick counts as user time.
-fn cpu_times_us(record: &ExitRecord) -> (u64, u64) {
-    let ticks = u128::from(record.utime_ns) + u128::from(record.stime_ns);
-    let total = record.cpu_ns;
-    let system = match ticks {
-        0 => 0,
-        ticks => u128::from(total) * u128::from(record.stime_ns) / ticks,
-    };
-    let system = u64::try_from(system).unwrap_or(total);
-    ((total - system.min(total)) / 1_000, system / 1_000)
+/// The user of the login session, when one is set.
+pub(crate) fn login_uid(uid: u32) -> Option<u32> {
+    Some(uid).filter(|uid| *uid != UID_UNSET)
 }
 
 /// A NUL-ended name.
 pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wait_status_is_a_code_or_a_signal() {
-        assert_eq!(ending(3 << 8), (Some(3), None));
-        assert_eq!(ending(0), (Some(0), None));
-        assert_eq!(ending(9), (None, Some(9)));
-        assert_eq!(ending(11 | 0x80), (None, Some(11)), "with a core dump");
-    }
-
-    #[test]
-    fn exact_time_is_split_as_the_ticks_were() {
-        let record = |utime_ns, stime_ns, cpu_ns| ExitRecord {
-            utime_ns,
-            stime_ns,
-            cpu_ns,
-            ..ExitRecord::default()
-        };
-        assert_eq!(
-            cpu_times_us(&record(4_000_000, 12_000_000, 8_000_000)),
-            (2_000, 6_000)
-        );
-        assert_eq!(cpu_times_us(&record(0, 0, 700_000)), (700, 0));
-        assert_eq!(
-            cpu_times_us(&record(u64::MAX, u64::MAX, u64::MAX)).0,
-            u64::MAX.div_ceil(2) / 1_000
-        );
-    }
-
-    #[test]
-    fn longer_arguments_must_begin_with_the_captured_ones() {
-        let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
-        assert!(continues(&args(&["a", "bc"]), &args(&["a", "bcd", "e"])));
-        assert!(continues(&args(&["a", "b\u{fffd}"]), &args(&["a", "bé"])));
-        assert!(!continues(&args(&["a", "bc"]), &args(&["x", "bcd"])));
-        assert!(!continues(&args(&["a", "bc"]), &args(&["a"])));
-    }
 }

@@ -30,12 +30,12 @@ pub enum FamilyError {
         source: Box<MapError>,
     },
     /// The kernel refused a program.
-    #[error("the kernel refused probe {program} on tracepoint {tracepoint}")]
+    #[error("the kernel refused probe {program} on {hook}")]
     Program {
         /// Its name.
         program: &'static str,
         /// Where it belongs.
-        tracepoint: &'static str,
+        hook: String,
         /// Why.
         source: ProgramError,
     },

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 
-use fleetmend_ebpf::abi::ListenerSeed;
+use fleetmend_ebpf::abi::network::ListenerSeed;
 
 use crate::process::proc_fs::ProcFs;
 

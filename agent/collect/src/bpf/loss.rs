@@ -1,13 +1,21 @@
 //! From the kernel's counters to gaps.
 
-use fleetmend_ebpf::Family;
-use fleetmend_event::table::{Exactness, Gap, GapStage, NetworkEvent, ProcessEvent, Table};
+use fleetmend_ebpf::abi::Counter;
+use fleetmend_event::table::{Exactness, Gap, GapStage};
 use fleetmend_event::{Lane, TimeMicros};
 
 use super::family::Counts;
+use super::spec::FamilySpec;
 
 /// How long a family that lost events is called DEGRADED.
 const RECENT_US: i64 = 60_000_000;
+
+/// The counters of losses, with the words that gaps have for them.
+const REASONS: [(Counter, &str); 3] = [
+    (Counter::RingFull, "ring_full"),
+    (Counter::MapFull, "map_full"),
+    (Counter::Shed, "shed"),
+];
 
 /// Remembers what the kernel had counted when it was last looked at.
 #[derive(Debug)]
@@ -23,14 +31,10 @@ pub(crate) struct LossWatch {
 }
 
 impl LossWatch {
-    pub(crate) fn new(family: Family, now: TimeMicros) -> Self {
-        let (table, lane) = match family {
-            Family::Process => (ProcessEvent::NAME, ProcessEvent::LANE),
-            Family::Network => (NetworkEvent::NAME, NetworkEvent::LANE),
-        };
+    pub(crate) fn new(spec: &FamilySpec, now: TimeMicros) -> Self {
         Self {
-            table,
-            lane,
+            table: spec.table,
+            lane: spec.lane,
             last: Counts::default(),
             last_time: now,
             last_skips: 0,
@@ -40,12 +44,16 @@ impl LossWatch {
         }
     }
 
-    /// Compares with the last look at the counters; what was lost since lies between the two.
-    pub(crate) fn look(&mut self, counts: Counts, now: TimeMicros) -> Option<Gap> {
+    /// Compares with the last look at the counters; what was lost since lies between the two. One gap for each reason.
+    pub(crate) fn look(&mut self, counts: Counts, now: TimeMicros) -> Vec<Gap> {
         let from_time = std::mem::replace(&mut self.last_time, now);
         let before = std::mem::replace(&mut self.last, counts);
-        let count = counts.ring_full.saturating_sub(before.ring_full);
-        self.gap(count, "ring_full", from_time, now)
+        let mut gaps = Vec::new();
+        for (counter, reason) in REASONS {
+            let count = counts.of(counter).saturating_sub(before.of(counter));
+            gaps.extend(self.gap(count, reason, from_time, now));
+        }
+        gaps
     }
 
     /// Compares with the last look at how often the kernel skipped a probe.
@@ -103,23 +111,22 @@ mod tests {
 
     #[test]
     fn gap_lies_between_two_looks_and_counts_what_came_between() {
-        let mut watch = LossWatch::new(Family::Process, TimeMicros(100));
-        let counts = |ring_full| Counts {
-            seen: 50,
-            delivered: 50 - ring_full,
-            ring_full,
+        let mut watch = LossWatch::new(&crate::bpf::process::SPEC, TimeMicros(100));
+        let counts = |ring_full, shed| {
+            let mut counts = Counts::default();
+            counts.0[Counter::Seen as usize] = 50;
+            counts.0[Counter::RingFull as usize] = ring_full;
+            counts.0[Counter::Shed as usize] = shed;
+            counts
         };
-        assert_eq!(watch.look(counts(0), TimeMicros(200)), None);
-        let gap = watch.look(counts(7), TimeMicros(300)).unwrap();
-        assert_eq!(
-            (gap.from_time, gap.to_time, gap.count),
-            (TimeMicros(200), TimeMicros(300), 7)
-        );
-        assert_eq!(
-            (gap.table.as_str(), gap.reason.as_str()),
-            ("process_events", "ring_full")
-        );
-        assert_eq!(watch.look(counts(7), TimeMicros(400)), None);
+        assert_eq!(watch.look(counts(0, 0), TimeMicros(200)), []);
+        let gaps = watch.look(counts(5, 2), TimeMicros(300));
+        let told: Vec<(&str, u64)> = gaps.iter().map(|gap| (gap.reason.as_str(), gap.count)).collect();
+        assert_eq!(told, [("ring_full", 5), ("shed", 2)]);
+        let gap = &gaps[0];
+        assert_eq!((gap.from_time, gap.to_time), (TimeMicros(200), TimeMicros(300)));
+        assert_eq!(gap.table, "process_events");
+        assert_eq!(watch.look(counts(5, 2), TimeMicros(400)), []);
         let skips = watch.look_at_skips(2, TimeMicros(500)).unwrap();
         assert_eq!(
             (skips.from_time, skips.count, skips.reason.as_str()),

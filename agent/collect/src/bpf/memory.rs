@@ -1,13 +1,10 @@
-//! Giving memory back: the kernel's types take some 30 MiB while the probes are loaded, and nothing after; a storm
-//! leaves free memory behind in every thread's part of the heap.
-#![expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
+//! Family `memory`: none in this build.
 
-/// Returns what the allocator holds and nobody uses to the system. Other allocators do so by themselves.
-pub fn return_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim takes any padding, locks each arena itself, and touches free memory only.
-    let returned = unsafe { libc::malloc_trim(0) };
-    #[cfg(not(target_env = "gnu"))]
-    let returned = 0;
-    tracing::debug!(returned, "free memory was returned");
-}
+use fleetmend_ebpf::Family;
+use fleetmend_event::Lane;
+use fleetmend_event::table::{MemoryEvent, Table};
+
+use super::spec::{FamilySpec, absent};
+
+pub(super) static SPEC: FamilySpec =
+    absent(Family::Memory, MemoryEvent::NAME, MemoryEvent::ID, Lane::Critical);

@@ -1,9 +1,9 @@
 //! The way out of a collecting thread: a bounded channel that is never waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use fleetmend_event::table::{Exactness, Gap, GapStage, table_by_id};
-use fleetmend_event::{Fact, TimeMicros};
+use fleetmend_event::{Fact, Lane, TimeMicros};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -12,10 +12,17 @@ use super::metric;
 /// Gaps that wait for the channel to take them; those of one table are one.
 const GAPS_WAITING_MAX: usize = 64;
 
+/// Facts of the critical lane that wait for the channel to take them.
+const CRITICAL_WAITING_MAX: usize = 4096;
+/// The part of the channel that is kept free for the critical lane: one of so many places.
+const RESERVED_PART: usize = 8;
+
 /// Sends facts without waiting. What the channel does not take is dropped and becomes a gap, which waits here
-/// until the channel takes it.
+/// until the channel takes it. Facts of the critical lane have places of their own in the channel, and wait here, a
+/// bounded number of them, when even these are taken.
 pub(crate) struct Outlet {
     sender: Sender<Fact>,
+    critical: VecDeque<Fact>,
     source: &'static str,
     dropped: BTreeMap<u16, Dropped>,
     waiting: Vec<Gap>,
@@ -34,6 +41,7 @@ impl Outlet {
     pub(crate) fn new(sender: Sender<Fact>, source: &'static str) -> Self {
         Self {
             sender,
+            critical: VecDeque::new(),
             source,
             dropped: BTreeMap::new(),
             waiting: Vec::new(),
@@ -42,8 +50,15 @@ impl Outlet {
         }
     }
 
-    /// Sends one fact; says whether the channel took it.
+    /// Sends one fact; says whether the channel took it, or it waits to be taken.
     pub(crate) fn send(&mut self, fact: Fact) -> bool {
+        if fact.lane() == Lane::Critical {
+            return self.send_critical(fact);
+        }
+        if self.sender.capacity() <= self.sender.max_capacity() / RESERVED_PART && !self.sender.is_closed() {
+            self.note_dropped(fact.table_id(), fact.time(), 1);
+            return false;
+        }
         let Err(error) = self.sender.try_send(fact) else {
             self.sent_count += 1;
             return true;
@@ -51,6 +66,46 @@ impl Outlet {
         let (TrySendError::Full(fact) | TrySendError::Closed(fact)) = error;
         self.note_dropped(fact.table_id(), fact.time(), 1);
         false
+    }
+
+    /// In order: what waits goes first.
+    fn send_critical(&mut self, fact: Fact) -> bool {
+        self.flush_critical();
+        let refused = if self.critical.is_empty() {
+            match self.sender.try_send(fact) {
+                Ok(()) => {
+                    self.sent_count += 1;
+                    return true;
+                }
+                Err(TrySendError::Full(fact)) => fact,
+                Err(TrySendError::Closed(fact)) => {
+                    self.note_dropped(fact.table_id(), fact.time(), 1);
+                    return false;
+                }
+            }
+        } else {
+            fact
+        };
+        if self.critical.len() >= CRITICAL_WAITING_MAX {
+            self.note_dropped(refused.table_id(), refused.time(), 1);
+            return false;
+        }
+        self.critical.push_back(refused);
+        true
+    }
+
+    /// Sends what waits of the critical lane, as far as the channel takes it.
+    pub(crate) fn flush_critical(&mut self) {
+        while let Some(fact) = self.critical.pop_front() {
+            match self.sender.try_send(fact) {
+                Ok(()) => self.sent_count += 1,
+                Err(TrySendError::Full(fact)) => {
+                    self.critical.push_front(fact);
+                    return;
+                }
+                Err(TrySendError::Closed(fact)) => self.note_dropped(fact.table_id(), fact.time(), 1),
+            }
+        }
     }
 
     /// Counts a row that could not even be made.
@@ -77,6 +132,7 @@ impl Outlet {
 
     /// Turns what was dropped into gaps, and sends those that wait. Call it about once a second.
     pub(crate) fn flush_gaps(&mut self) {
+        self.flush_critical();
         metrics::counter!(metric::FACTS_SENT, "source" => self.source)
             .increment(std::mem::take(&mut self.sent_count));
         metrics::counter!(metric::FACTS_DROPPED, "source" => self.source)
@@ -165,5 +221,36 @@ mod tests {
             ("probe_status", 3, GapStage::Collect)
         );
         assert_eq!((gap.from_time, gap.to_time), (TimeMicros(3), TimeMicros(9)));
+    }
+
+    #[test]
+    fn critical_facts_have_places_of_their_own_and_wait_when_these_are_taken() {
+        let (sender, mut receiver) = mpsc::channel(16);
+        let mut outlet = Outlet::new(sender, "test");
+        let taken = (0..20).filter(|time| outlet.send(status(*time))).count();
+        assert_eq!(taken, 14, "two places are kept free");
+        let critical = || {
+            Fact::from(Gap {
+                time: TimeMicros(1),
+                table: "x".to_owned(),
+                lane: Lane::Critical,
+                from_time: TimeMicros(1),
+                to_time: TimeMicros(1),
+                count: 1,
+                exactness: Exactness::Exact,
+                stage: GapStage::Collect,
+                reason: String::new(),
+            })
+        };
+        for _ in 0..5 {
+            assert!(outlet.send(critical()));
+        }
+        assert_eq!(outlet.critical.len(), 3);
+        for _ in 0..16 {
+            receiver.try_recv().unwrap();
+        }
+        outlet.flush_critical();
+        let rest = std::iter::from_fn(|| receiver.try_recv().ok()).count();
+        assert_eq!((rest, outlet.critical.len()), (3, 0));
     }
 }

@@ -11,16 +11,20 @@ use fleetmend_event::{Fact, TimeMicros};
 use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
 use tokio::sync::mpsc::Sender;
 
+use super::board::SensorBoard;
 use super::config::BpfConfig;
 use super::diagnose::{Diagnosis, diagnose};
-use super::drain::{Drain, probe_name};
+use super::drain::Drain;
 use super::enrich::Enricher;
 use super::error::FamilyError;
-use super::family::LoadedFamily;
-use super::listeners::listeners;
-use super::memory::return_free_memory;
+use super::family::{LoadedFamily, Loader};
+use super::heap::return_free_memory;
 use super::namespace;
 use super::outlet::Outlet;
+use super::process::EXEC;
+use super::source::{PROC_INSTEAD, Source, append, probe_name};
+use super::spec::SPECS;
+use super::tracefs::Tracefs;
 use crate::PaceHandle;
 use crate::process::{EventSource, Inventory, Observer};
 
@@ -30,24 +34,13 @@ const FIRST_READING: Duration = Duration::from_secs(5);
 /// How soon the observer notices that it is to end.
 const CANCEL_LOOK: Duration = Duration::from_millis(250);
 
-/// What a family promises and keeps, apart from losses.
-#[derive(Debug, Clone)]
-pub(crate) struct Standing {
-    pub(crate) state: ProbeState,
-    pub(crate) reason: String,
-    pub(crate) hint: String,
-}
-
-/// A family after the attempt to load it.
-pub(crate) enum FamilyState {
-    Loaded(Box<LoadedFamily>, Standing),
-    Refused(ProbeStatus),
-}
-
 /// The probes in the kernel, loaded and not yet drained. Dropping it unloads them.
 pub struct BpfSensor {
     config: BpfConfig,
-    families: Vec<FamilyState>,
+    sources: Vec<Source>,
+    /// Families that do not run, with their rows.
+    refused: Vec<ProbeStatus>,
+    board: SensorBoard,
     /// Whether processes that begin are told by the kernel.
     execs_traced: bool,
     /// Who tells of processes when the kernel's probes do not.
@@ -61,55 +54,67 @@ impl BpfSensor {
     ///
     /// Takes some tens of milliseconds; needs the privileges named in the module. Call it before the sandbox is set.
     pub fn load(config: BpfConfig) -> (Self, Vec<ProbeStatus>) {
-        Self::load_objects(config, Family::object)
+        Self::load_objects(config, std::process::id(), Family::object)
     }
 
-    /// As [`load`](Self::load), with other objects than the ones that were compiled in.
+    /// As [`load`](Self::load), with other objects than the ones that were compiled in, and with another process whose
+    /// own acts are not told; 0 for none.
     pub(crate) fn load_objects(
         config: BpfConfig,
-        object: impl Fn(Family) -> &'static [u8],
+        own_pid: u32,
+        object: impl Fn(Family) -> Option<&'static [u8]>,
     ) -> (Self, Vec<ProbeStatus>) {
-        let mut families = Vec::new();
-        let mut execs_traced = false;
+        let mut sources = Vec::new();
+        let mut refused = Vec::new();
         let btf = Btf::from_sys_fs().map_err(|source| FamilyError::NoBtf { source });
-        for family in Family::ALL.iter().copied() {
-            let (wanted, ring_bytes) = match family {
-                Family::Process => (config.process, config.process_ring_bytes),
-                Family::Network => (config.network, config.network_ring_bytes),
-            };
+        let mut tracefs = Tracefs::default();
+        for spec in SPECS {
+            let family = spec.family;
+            let Some(object) = object(family) else { continue };
+            if !config.wants(family) {
+                refused.push(refusal(family, &switched_off(family)));
+                continue;
+            }
             let load = |btf| {
-                LoadedFamily::load(family, object(family), ring_bytes, btf).map_err(|error| diagnose(&error))
+                let mut loader = Loader {
+                    config: &config,
+                    btf,
+                    tracefs: &mut tracefs,
+                    own_pid,
+                };
+                LoadedFamily::load(spec, object, &mut loader).map_err(|error| diagnose(&error))
             };
-            let outcome = wanted.then(|| btf.as_ref().map_err(diagnose).and_then(load));
-            let state = match outcome {
-                Some(Ok(loaded)) => {
-                    execs_traced |= family == Family::Process && loaded.has("on_exec");
-                    FamilyState::Loaded(Box::new(loaded), Standing::default())
+            match btf.as_ref().map_err(diagnose).and_then(load) {
+                Ok(loaded) => {
+                    let handler = (spec.handler)(&config);
+                    sources.push(Source::new(Box::new(loaded), handler, &config));
                 }
-                Some(Err(diagnosis)) => {
+                Err(diagnosis) => {
                     log(family, &diagnosis);
-                    FamilyState::Refused(refusal(family, &diagnosis))
+                    refused.push(refusal(family, &diagnosis));
                 }
-                None => FamilyState::Refused(refusal(family, &switched_off(family))),
-            };
-            families.push(state);
-        }
-        for state in &mut families {
-            if let FamilyState::Loaded(loaded, standing) = state {
-                *standing = Standing::of(loaded, execs_traced);
             }
         }
         drop(btf);
         return_free_memory();
+        let traces =
+            |source: &Source| source.loaded.spec.family == Family::Process && source.loaded.keeps(EXEC);
         let sensor = Self {
             config,
-            families,
-            execs_traced,
             processes_from: EventSource::Observer,
+            execs_traced: sources.iter().any(traces),
+            sources,
+            refused,
+            board: SensorBoard::default(),
             pace: PaceHandle::default(),
         };
         let statuses = sensor.statuses();
         (sensor, statuses)
+    }
+
+    /// What the sensor says of itself once it runs.
+    pub fn board(&self) -> SensorBoard {
+        self.board.clone()
     }
 
     /// Whether processes that begin are told by the kernel; when not, /proc is read each second instead.
@@ -157,8 +162,7 @@ impl BpfSensor {
     /// # Errors
     /// When the system refuses a thread.
     pub fn run(mut self, tasks: &Tasks, sender: Sender<Fact>, inventory: Inventory) -> io::Result<()> {
-        self.seed_listeners(&inventory);
-        self.check_namespace(&inventory);
+        let enricher = self.begin(&inventory);
         let source = if self.execs_traced {
             EventSource::Kernel
         } else {
@@ -175,139 +179,82 @@ impl BpfSensor {
             observe(observer, &token, &ready).map_err(Into::into)
         })?;
         let outlet = Outlet::new(sender, "sensor-drain");
-        let Self {
-            config,
-            families,
-            pace,
-            ..
-        } = self;
+        let mut drain = self.drain(enricher, outlet);
         tasks.spawn_thread("sensor-drain", TaskKind::Critical, move |token| {
             // Late or not, the rings must be emptied: without the reading some parents are unknown for a while.
             if first_reading.recv_timeout(FIRST_READING).is_err() {
                 tracing::warn!("first reading of the processes is late");
             }
-            Drain::new(families, Enricher::new(inventory), outlet, config, pace).run(|| token.is_cancelled());
+            drain.run(|| token.is_cancelled());
             Ok(())
         })
     }
 
+    fn drain(self, enricher: Enricher, outlet: Outlet) -> Drain {
+        let Self {
+            sources,
+            refused,
+            config,
+            pace,
+            board,
+            ..
+        } = self;
+        Drain::new(sources, refused, enricher, outlet, config, pace, board)
+    }
+
     /// Takes the sensor apart for a test that drains by hand.
     #[cfg(test)]
-    pub(crate) fn into_drain(mut self, sender: Sender<Fact>, inventory: Inventory) -> Drain {
-        self.seed_listeners(&inventory);
-        self.check_namespace(&inventory);
-        Drain::new(
-            self.families,
-            Enricher::new(inventory),
-            Outlet::new(sender, "test"),
-            self.config,
-            self.pace,
-        )
+    pub(crate) fn into_drain(mut self, sender: Sender<Fact>, inventory: &Inventory) -> Drain {
+        let enricher = self.begin(inventory);
+        self.drain(enricher, Outlet::new(sender, "test"))
+    }
+
+    /// How each duty is kept, with its family, for tests.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> Vec<(&'static str, super::family::Kept)> {
+        let of = |source: &Source| {
+            let family = source.loaded.spec.family.as_str();
+            let kept = source.loaded.duties.iter().map(|kept| (family, kept.clone()));
+            kept.collect::<Vec<_>>()
+        };
+        self.sources.iter().flat_map(of).collect()
     }
 
     fn statuses(&self) -> Vec<ProbeStatus> {
-        let row = |state: &FamilyState| match state {
-            FamilyState::Refused(status) => status.clone(),
-            FamilyState::Loaded(loaded, standing) => ProbeStatus {
-                time: TimeMicros::now(),
-                probe: probe_name(loaded.family),
-                state: standing.state,
-                reason: standing.reason.clone(),
-                hint: standing.hint.clone(),
-                seen: 0,
-                delivered: 0,
-                lost: 0,
-            },
-        };
-        self.families.iter().map(row).collect()
+        let now = TimeMicros::now();
+        let loaded = self.sources.iter().map(|source| source.status(now));
+        loaded.chain(self.refused.iter().cloned()).collect()
     }
 
-    fn check_namespace(&mut self, inventory: &Inventory) {
-        let Some(diagnosis) = namespace::foreign(inventory.proc()) else {
-            return;
-        };
-        let Diagnosis { reason, hint } = &diagnosis;
-        tracing::warn!(reason, hint, "processes are told wrongly");
-        for state in &mut self.families {
-            state.degrade(&diagnosis);
-        }
-    }
-
-    fn seed_listeners(&mut self, inventory: &Inventory) {
-        for state in &mut self.families {
-            let FamilyState::Loaded(loaded, standing) = state else {
-                continue;
-            };
-            if loaded.family != Family::Network {
-                continue;
-            }
-            if let Err(error) = loaded.seed_listeners(&listeners(inventory.proc())) {
+    /// What every family needs before its first record.
+    fn begin(&mut self, inventory: &Inventory) -> Enricher {
+        let mut enricher = Enricher::new(inventory.clone());
+        for source in &mut self.sources {
+            let begun = source.handler.begin(&mut source.loaded.maps(), &mut enricher);
+            if let Err(error) = begun {
                 let diagnosis = diagnose(&error);
-                log(Family::Network, &diagnosis);
-                let Diagnosis { reason, hint } = diagnosis;
-                let reason = format!("owners of sockets that listened before are not known: {reason}");
-                *standing = Standing {
-                    state: ProbeState::Degraded,
-                    reason,
-                    hint,
-                };
+                log(source.loaded.spec.family, &diagnosis);
+                source.standing.degrade(&diagnosis);
             }
         }
-    }
-}
-
-impl FamilyState {
-    /// Says of a family that works, or is replaced by /proc, what else is wrong.
-    fn degrade(&mut self, diagnosis: &Diagnosis) {
-        let (state, reason, hint) = match self {
-            Self::Loaded(_, standing) => (&mut standing.state, &mut standing.reason, &mut standing.hint),
-            Self::Refused(status) => (&mut status.state, &mut status.reason, &mut status.hint),
-        };
-        if *state == ProbeState::Broken {
-            return;
-        }
-        *state = ProbeState::Degraded;
-        for (text, more) in [(reason, &diagnosis.reason), (hint, &diagnosis.hint)] {
-            if !text.is_empty() {
-                text.push_str("; ");
+        if let Some(diagnosis) = namespace::foreign(inventory.proc()) {
+            let Diagnosis { reason, hint } = &diagnosis;
+            tracing::warn!(reason, hint, "processes are told wrongly");
+            for source in &mut self.sources {
+                source.standing.degrade(&diagnosis);
             }
-            text.push_str(more);
+            for status in self
+                .refused
+                .iter_mut()
+                .filter(|status| status.state != ProbeState::Broken)
+            {
+                append(&mut status.reason, reason);
+                append(&mut status.hint, hint);
+            }
         }
+        enricher
     }
 }
-
-impl Default for Standing {
-    fn default() -> Self {
-        Self {
-            state: ProbeState::Real,
-            reason: String::new(),
-            hint: String::new(),
-        }
-    }
-}
-
-impl Standing {
-    fn of(loaded: &LoadedFamily, execs_traced: bool) -> Self {
-        let Some((_, Diagnosis { hint, .. })) = loaded.missing.first() else {
-            return Self::default();
-        };
-        let mut reasons: Vec<String> = loaded
-            .missing
-            .iter()
-            .map(|(_, diagnosis)| diagnosis.reason.clone())
-            .collect();
-        if loaded.family == Family::Process && !execs_traced {
-            reasons.push(PROC_INSTEAD.to_owned());
-        }
-        Self {
-            state: ProbeState::Degraded,
-            reason: reasons.join("; "),
-            hint: hint.clone(),
-        }
-    }
-}
-
-const PROC_INSTEAD: &str = "source.processes says what stands in for it; short-lived processes may be missed";
 
 /// Of processes there is always something to tell, if only what /proc shows.
 fn refusal(family: Family, diagnosis: &Diagnosis) -> ProbeStatus {
@@ -316,7 +263,7 @@ fn refusal(family: Family, diagnosis: &Diagnosis) -> ProbeStatus {
             ProbeState::Degraded,
             format!("{}; {PROC_INSTEAD}", diagnosis.reason),
         ),
-        Family::Network => (ProbeState::Broken, diagnosis.reason.clone()),
+        _ => (ProbeState::Broken, diagnosis.reason.clone()),
     };
     ProbeStatus {
         time: TimeMicros::now(),

@@ -1,8 +1,13 @@
 //! The probes on the kernel that runs the tests. They need the privilege to load BPF programs.
 
 mod connections;
+mod credential;
+mod kernel;
+mod memory;
 mod processes;
+mod resource;
 mod sensor;
+mod signal;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -34,6 +39,11 @@ fn config() -> BpfConfig {
         network_ring_bytes: 1 << 19,
         ..BpfConfig::default()
     }
+}
+
+/// A sensor that tells the deeds of this process too.
+fn load(config: BpfConfig) -> (BpfSensor, Vec<ProbeStatus>) {
+    BpfSensor::load_objects(config, 0, Family::object)
 }
 
 /// Whether this user may load probes; where CI runs, it has to.
@@ -68,7 +78,7 @@ struct Rig {
 
 impl Rig {
     fn start(config: BpfConfig) -> Option<Rig> {
-        let (sensor, statuses) = BpfSensor::load(config);
+        let (sensor, statuses) = load(config);
         if !may_load(&statuses) {
             return None;
         }
@@ -82,7 +92,7 @@ impl Rig {
             pace.clone(),
         );
         observer.round().unwrap();
-        let drain = sensor.at_pace(pace.clone()).into_drain(sender, inventory.clone());
+        let drain = sensor.at_pace(pace.clone()).into_drain(sender, &inventory);
         Some(Rig {
             drain,
             receiver,
@@ -110,10 +120,23 @@ impl Rig {
             assert!(
                 Instant::now() < end,
                 "{what} did not come; the last facts: {:#?}",
-                self.facts.iter().rev().take(5)
+                self.facts.iter().rev().take(5).collect::<Vec<_>>()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Makes rows of what lies in maps, as the running sensor does each second.
+    fn tick(&mut self) {
+        self.drain.tick();
+        self.drain.look_at_losses();
+    }
+
+    /// Does `marker`, waits until it is told, and says what came until then and was unwanted.
+    fn silent(&mut self, what: &str, marker: impl Fn(&Fact) -> bool, unwanted: impl Fn(&Fact) -> bool) {
+        self.wait_for(&format!("marker after {what}"), |fact| marker(fact).then_some(()));
+        let told = self.facts.iter().find(|fact| unwanted(fact));
+        assert!(told.is_none(), "{what} is to be silent: {told:#?}");
     }
 
     fn process(&mut self, pid: u32, kind: ProcessEventKind) -> ProcessEvent {

@@ -1,0 +1,1 @@
+//! What the family `credential` tells: nothing in this build.

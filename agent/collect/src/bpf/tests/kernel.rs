@@ -1,0 +1,1 @@
+//! What the family `kernel` tells: nothing in this build.

@@ -1,0 +1,1 @@
+//! What the family `memory` tells: nothing in this build.

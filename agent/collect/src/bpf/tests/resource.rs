@@ -1,0 +1,1 @@
+//! What the family `resource` tells: nothing in this build.

@@ -1,0 +1,1 @@
+//! What the family `signal` tells: nothing in this build.
