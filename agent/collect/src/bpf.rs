@@ -68,6 +68,7 @@ pub use clock::BootClock;
 pub use config::{BpfConfig, CpuPctMax};
 pub(crate) use enrich::text;
 pub use error::FamilyError;
+pub use file::FilesConfig;
 pub use heap::return_free_memory;
 pub(crate) use outlet::Outlet;
 pub use sensor::BpfSensor;

@@ -3,6 +3,8 @@
 use fleetmend_ebpf::Family;
 use serde::{Deserialize, Serialize};
 
+use super::file::FilesConfig;
+
 /// Smallest ring that the kernel makes: a page of the architectures we run on.
 const RING_BYTES_MIN: u32 = 4096;
 /// Largest ring that fits the budget of 24 MiB for all of BPF.
@@ -66,6 +68,8 @@ pub struct BpfConfig {
     pub file_ring_bytes: u32,
     /// Bytes of the ring of each other family, and of that of watched files.
     pub other_ring_bytes: u32,
+    /// Which files are watched, and how equal acts are counted.
+    pub files: FilesConfig,
     /// Most time that the programs of each family may take, in percent of one core; 0 for no bound.
     pub cpu_pct_max: CpuPctMax,
     /// Time between two looks at the rings while much comes, in milliseconds.
@@ -93,6 +97,7 @@ impl Default for BpfConfig {
             network_ring_bytes: 1024 * 1024,
             file_ring_bytes: 4 * 1024 * 1024,
             other_ring_bytes: 256 * 1024,
+            files: FilesConfig::default(),
             cpu_pct_max: CpuPctMax::default(),
             drain_busy_ms: 5,
             // A fifth of the quarter second from an event to its finding.
@@ -149,7 +154,7 @@ impl BpfConfig {
 
     /// What is wrong with the values, each with the key it concerns.
     pub fn faults(&self) -> Vec<(String, String)> {
-        let mut faults = Vec::new();
+        let mut faults = self.files.faults();
         for (key, bytes) in [
             ("process_ring_bytes", self.process_ring_bytes),
             ("network_ring_bytes", self.network_ring_bytes),

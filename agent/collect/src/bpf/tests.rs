@@ -2,6 +2,7 @@
 
 mod connections;
 mod credential;
+mod files;
 mod kernel;
 mod memory;
 mod processes;

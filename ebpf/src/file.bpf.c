@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Family `file`: opens for writing, and what is done to names, modes, owners and attributes.
+ *
+ * One body for every call, at its return: the outcome is known then, and of an open the file itself. A table that the
+ * agent fills says which argument of a call is what. A file that a descriptor names is told by its own path, walked
+ * from its entry to the root; a name is told as the caller wrote it, with the folder it starts from.
+ *
+ * Acts that are equal in process, kind and file are counted for a while instead of told; files that the agent watches
+ * have a ring of their own.
+ */
+#include "vmlinux_min.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "abi.h"
+#include "abi/file.h"
+#include "probe.h"
+
+#define EPERM 1
+#define EACCES 13
+#define AT_FDCWD -100
+#define O_ACCMODE 3
+#define O_CREAT 0100
+#define O_TRUNC 01000
+#if defined(__TARGET_ARCH_x86)
+#define O_PATH 010000000
+#else
+#define O_PATH 010000000
+#endif
+#define FMODE_CREATED 0x100000
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define S_IFBLK 0060000
+#define UNCHANGED 0xffffffff
+
+#define TEXT_MASK (FILE_TEXT_BYTES_MAX - 1)
+#define NAME_BYTES_MAX 256
+#define ARGUMENT_BYTES_MAX 512
+#define HASHED_WORDS_MAX 32
+
+enum duty { DUTY_OPEN, DUTY_NAMES, DUTY_METADATA };
+
+/* Levels of shedding, the first to go first. Acts on watched files, and changes of modes, owners and attributes, are
+ * never shed. */
+enum shed { SHED_OPEN = 1, SHED_CREATE = 2, SHED_UNLINK = 3, SHED_NAMES = 4 };
+
+struct scratch {
+	struct file_record record;
+	/* Room behind the last place where a text may begin. */
+	char text[FILE_TEXT_BYTES_MAX + ARGUMENT_BYTES_MAX + 8];
+	u64 args[8];
+	u64 used; /* bytes of the texts so far; kept here, where the verifier follows no ranges */
+	u64 cut;
+};
+
+/* One for each duty: the kernel does not run a program again on a processor where it is already running, but another
+ * one may come between. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 3);
+	__type(key, u32);
+	__type(value, struct scratch);
+} SCRATCH SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024); /* set by the loader */
+} CRITICAL SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FILE_CALLS_MAX);
+	__type(key, u32);
+	__type(value, struct file_call);
+} CALLS SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, REPEAT_SETS);
+	__type(key, u32);
+	__type(value, struct repeat_set);
+} REPEATS SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct watched_key);
+	__type(value, u32);
+} WATCHED SEC(".maps");
+
+/* How long equal acts are counted instead of told, set by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} WINDOW_NS SEC(".maps");
+
+/* File systems whose files are no files: linux/magic.h. */
+static __always_inline bool is_virtual(u64 magic)
+{
+	switch (magic) {
+	case 0x9fa0:     /* proc */
+	case 0x62656572: /* sysfs */
+	case 0x1cd1:     /* devpts */
+	case 0x27e0eb:   /* cgroup */
+	case 0x63677270: /* cgroup2 */
+	case 0x64626720: /* debugfs */
+	case 0x74726163: /* tracefs */
+	case 0xcafe4a11: /* bpf */
+	case 0x50495045: /* pipes */
+	case 0x534f434b: /* sockets */
+	case 0x09041934: /* anonymous inodes */
+		return true;
+	}
+	return false;
+}
+
+static __always_inline u64 mixed(u64 hash, u64 word)
+{
+	return (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+}
+
+/* Where the next text begins: bounded where the verifier sees it, whatever the compiler knows already. */
+static __always_inline char *place(struct scratch *scratch, u64 used)
+{
+	asm volatile("" : "+r"(used));
+	return &scratch->text[used & TEXT_MASK];
+}
+
+/* Adds the names of an entry and of the folders above it to the texts, across mounts. A function of its own, so that the
+ * verifier walks it once. */
+__noinline int add_folders(u32 duty, u64 entry, u64 mnt)
+{
+	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
+	struct dentry *dentry = (struct dentry *)entry;
+	struct mount *mount = container_of((struct vfsmount *)mnt, struct mount, mnt);
+	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
+	u64 begun;
+
+	if (!scratch)
+		return 0;
+	begun = scratch->used;
+	/* Verifiers before 6.2 or so refuse a loop that falls through to its own beginning. */
+#pragma clang loop unroll(full)
+	for (int depth = 0; depth < FILE_DEPTH_MAX; depth++) {
+		struct dentry *parent;
+		u64 used = scratch->used;
+		long got;
+
+		if (dentry == root) {
+			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+
+			if (above == mount)
+				goto whole;
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			mount = above;
+			root = BPF_CORE_READ(mount, mnt.mnt_root);
+			continue;
+		}
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (parent == dentry)
+			goto whole;
+		if (used >= FILE_TEXT_BYTES_MAX - NAME_BYTES_MAX)
+			break;
+		got = bpf_probe_read_kernel_str(place(scratch, used), NAME_BYTES_MAX,
+						BPF_CORE_READ(dentry, d_name.name));
+		if (got < 0)
+			break;
+		scratch->used = used + got;
+		dentry = parent;
+	}
+	scratch->cut = 1;
+whole:
+	return scratch->used - begun;
+}
+
+/* A number for the texts so far. */
+__noinline u64 hash_texts(u32 duty, u64 hash)
+{
+	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
+	u64 used;
+
+	if (!scratch)
+		return 0;
+	used = scratch->used;
+	*(u64 *)place(scratch, used & ~7ULL) &= (1ULL << (8 * (used & 7))) - 1;
+#pragma clang loop unroll(full)
+	for (u32 at = 0; at < HASHED_WORDS_MAX * 8; at += 8) {
+		if (at >= used)
+			break;
+		hash = mixed(hash, *(u64 *)&scratch->text[at]);
+	}
+	return mixed(hash, used);
+}
+
+/* Adds a text of the caller's, without its NUL. */
+static __always_inline u32 add_argument(struct scratch *scratch, u64 address)
+{
+	u64 used = scratch->used;
+	long got;
+
+	if (used >= FILE_TEXT_BYTES_MAX - 8) {
+		scratch->cut = 1;
+		return 0;
+	}
+	got = bpf_probe_read_user_str(place(scratch, used), ARGUMENT_BYTES_MAX, (void *)address);
+	if (got <= 0) {
+		scratch->cut = 1;
+		return 0;
+	}
+	if (got == ARGUMENT_BYTES_MAX)
+		scratch->cut = 1;
+	scratch->used = used + got - 1;
+	return got - 1;
+}
+
+static __always_inline struct file *file_of(struct task_struct *task, long fd)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct file *file = NULL;
+
+	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	return file;
+}
+
+/* The folder that a relative name starts from. */
+static __always_inline u32 add_base(u32 duty, struct task_struct *task, long folder, u64 address)
+{
+	u64 entry, mnt;
+	char first = 0;
+
+	bpf_probe_read_user(&first, 1, (void *)address);
+	if (first == '/')
+		return 0;
+	if (folder == AT_FDCWD) {
+		struct fs_struct *fs = BPF_CORE_READ(task, fs);
+
+		entry = (u64)BPF_CORE_READ(fs, pwd.dentry);
+		mnt = (u64)BPF_CORE_READ(fs, pwd.mnt);
+	} else {
+		struct file *file = file_of(task, folder);
+
+		if (!file)
+			return 0;
+		entry = (u64)BPF_CORE_READ(file, f_path.dentry);
+		mnt = (u64)BPF_CORE_READ(file, f_path.mnt);
+	}
+	return add_folders(duty, entry, mnt);
+}
+
+/* Whether an equal act was told within the window; else takes its place and gives what it had counted. */
+static __always_inline bool is_repeat(u64 key, u64 now, u64 *repeats)
+{
+	u32 at = (key >> 32) % REPEAT_SETS, zero = 0;
+	struct repeat_set *set = bpf_map_lookup_elem(&REPEATS, &at);
+	u64 *window = bpf_map_lookup_elem(&WINDOW_NS, &zero);
+	struct repeat *oldest = NULL;
+	u64 oldest_ns = ~0ULL;
+
+	*repeats = 0;
+	if (!set || !window)
+		return false;
+	for (int way = 0; way < REPEAT_WAYS; way++) {
+		struct repeat *one = &set->of[way];
+
+		if (one->key == key) {
+			if (now - one->since_ns < *window) {
+				one->last_ns = now;
+				__sync_fetch_and_add(&one->count, 1);
+				return true;
+			}
+			/* The agent may take the count at this very moment: below 0 it was told already. */
+			if ((s64)one->count > 0)
+				*repeats = one->count;
+			__sync_fetch_and_add(&one->count, -*repeats);
+			one->since_ns = now;
+			return false;
+		}
+		if (one->since_ns < oldest_ns) {
+			oldest_ns = one->since_ns;
+			oldest = one;
+		}
+	}
+	if (!oldest)
+		return false;
+	if (oldest->key && now - oldest->since_ns < *window)
+		count_evicted();
+	if ((s64)oldest->count > 0) {
+		struct repeats_record *record;
+		u64 counted = oldest->count;
+
+		count_seen();
+		record = record_reserve(sizeof(*record));
+		if (record) {
+			fill_head(&record->head, FILE_REPEATS, 0);
+			record->key = oldest->key;
+			record->count = counted;
+			record_submit(record);
+		}
+		__sync_fetch_and_add(&oldest->count, -counted);
+	}
+	oldest->since_ns = now;
+	oldest->key = key;
+	return false;
+}
+
+static __always_inline u32 watch_of(u64 inode, u32 device)
+{
+	struct watched_key key = { .inode = inode, .device = device };
+	u32 *watch = bpf_map_lookup_elem(&WATCHED, &key);
+
+	return watch ? *watch : 0;
+}
+
+/* Whether an act of this kind is left out now. */
+static __always_inline bool is_shed(u32 kind, u32 flags)
+{
+	if (kind == FILE_OPEN)
+		return shed_at(flags & FILE_CREATED ? SHED_CREATE : SHED_OPEN);
+	if (kind == FILE_UNLINK || kind == FILE_TRUNCATE)
+		return shed_at(SHED_UNLINK);
+	if (kind == FILE_RENAME || kind == FILE_LINK || kind == FILE_SYMLINK)
+		return shed_at(SHED_NAMES);
+	return false;
+}
+
+/* What is known of a file that the kernel reached; false when it is not worth telling. */
+static __always_inline bool fill_file(struct file_record *record, struct file *file, u32 kind)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	u32 type = BPF_CORE_READ(inode, i_mode);
+	u32 flags = BPF_CORE_READ(file, f_flags);
+	u32 watch;
+
+	record->inode = BPF_CORE_READ(inode, i_ino);
+	record->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	record->act.head.flags |= FILE_RESOLVED;
+	if (is_virtual(BPF_CORE_READ(inode, i_sb, s_magic)))
+		return false;
+	watch = watch_of(record->inode, record->device);
+	if (watch & WATCH_CRITICAL)
+		record->act.head.flags |= FILE_WATCHED;
+	if (kind != FILE_OPEN)
+		return true;
+	record->flags = flags;
+	record->mode = type;
+	if ((type & S_IFMT) != S_IFREG && (type & S_IFMT) != S_IFBLK)
+		return false;
+	if (flags & O_PATH)
+		return false;
+	if (BPF_CORE_READ(file, f_mode) & FMODE_CREATED)
+		record->act.head.flags |= FILE_CREATED;
+	else if (!(flags & O_ACCMODE)) {
+		record->act.head.flags |= FILE_READ;
+		return watch & WATCH_READS;
+	}
+	return true;
+}
+
+#define arg_at(scratch, place) ((scratch)->args[((place) - 1) & 7])
+
+/* Adds the names that the caller gave, each behind the folder that it starts from. */
+static __always_inline void add_names(u32 duty, struct scratch *scratch, const struct file_call *call,
+				      struct task_struct *task)
+{
+	struct file_record *record = &scratch->record;
+
+	if (call->path) {
+		u64 address = arg_at(scratch, call->path);
+		long folder = call->folder ? (int)arg_at(scratch, call->folder) : AT_FDCWD;
+
+		if (call->kind != FILE_SYMLINK)
+			record->from_len = add_base(duty, task, folder, address);
+		record->path_len = add_argument(scratch, address);
+	}
+	if (call->target) {
+		u64 address = arg_at(scratch, call->target);
+		long folder = call->target_folder ? (int)arg_at(scratch, call->target_folder) : AT_FDCWD;
+
+		record->target_from_len = add_base(duty, task, folder, address);
+		record->target_len = add_argument(scratch, address);
+	}
+}
+
+static __always_inline void hand_over(struct scratch *scratch)
+{
+	struct file_record *record = &scratch->record;
+	u64 used = scratch->used;
+
+	if (scratch->cut)
+		record->act.head.flags |= FILE_TRUNCATED;
+	fill_actor(&record->act.actor, (struct task_struct *)bpf_get_current_task());
+	asm volatile("" : "+r"(used));
+	if (used > FILE_TEXT_BYTES_MAX)
+		used = FILE_TEXT_BYTES_MAX;
+	if (record->act.head.flags & FILE_WATCHED)
+		record_output_to(&CRITICAL, scratch, sizeof(*record) + used);
+	else
+		record_output(scratch, sizeof(*record) + used);
+}
+
+/* Flags that an open was asked with. */
+static __always_inline u64 open_flags(const struct scratch *scratch, const struct file_call *call)
+{
+	u64 flags = 0;
+
+	if (call->implied)
+		return 1 | O_CREAT | O_TRUNC;
+	if (call->how)
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)arg_at(scratch, call->how));
+	else if (call->flags)
+		flags = (u32)arg_at(scratch, call->flags);
+	return flags;
+}
+
+static __always_inline void fill_arguments(struct scratch *scratch, const struct file_call *call, long outcome)
+{
+	struct file_record *record = &scratch->record;
+
+	fill_head(&record->act.head, call->kind, bpf_get_current_pid_tgid() >> 32);
+	record->act.error = outcome < 0 ? -outcome : 0;
+	record->act.repeats = 1;
+	record->inode = 0;
+	record->device = 0;
+	record->flags = 0;
+	record->mode = call->mode ? arg_at(scratch, call->mode) & 07777 : 0;
+	record->owner_uid = call->uid ? (u32)arg_at(scratch, call->uid) : UNCHANGED;
+	record->owner_gid = call->gid ? (u32)arg_at(scratch, call->gid) : UNCHANGED;
+	record->attribute_len = record->from_len = record->path_len = 0;
+	record->target_from_len = record->target_len = record->reserved = 0;
+	scratch->used = 0;
+	scratch->cut = 0;
+}
+
+static __always_inline void called(u32 duty, u32 number, const struct pt_regs *regs, long outcome)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	const struct file_call *call = bpf_map_lookup_elem(&CALLS, &number);
+	struct scratch *scratch;
+	struct file_record *record;
+	struct file *file = NULL;
+	u64 key, repeats;
+	u32 kind;
+
+	if (!call || !call->kind || own_act())
+		return;
+	count_seen();
+	kind = call->kind;
+	scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
+	if (!scratch) {
+		count_map_full();
+		return;
+	}
+	if (outcome < 0 && outcome != -EPERM && outcome != -EACCES)
+		goto filtered;
+	scratch->args[0] = call_arg(regs, 0);
+	scratch->args[1] = call_arg(regs, 1);
+	scratch->args[2] = call_arg(regs, 2);
+	scratch->args[3] = call_arg(regs, 3);
+	scratch->args[4] = call_arg(regs, 4);
+	scratch->args[5] = call_arg(regs, 5);
+	record = &scratch->record;
+	fill_arguments(scratch, call, outcome);
+	if (kind == FILE_OPEN) {
+		record->flags = open_flags(scratch, call);
+		if (outcome < 0 && !(record->flags & (O_ACCMODE | O_CREAT | O_TRUNC)))
+			goto filtered;
+		if (outcome >= 0)
+			file = file_of(task, outcome);
+		if (outcome >= 0 && !file)
+			goto filtered;
+	} else if (call->fd) {
+		file = file_of(task, (int)arg_at(scratch, call->fd));
+		if (!file)
+			goto filtered;
+	}
+	if (file && !fill_file(record, file, kind))
+		goto filtered;
+	if (!(record->act.head.flags & FILE_WATCHED) && is_shed(kind, record->act.head.flags)) {
+		count_shed();
+		return;
+	}
+	key = mixed(record->act.head.pid, kind);
+	if (file)
+		key = mixed(mixed(mixed(key, record->inode), record->device), record->act.head.flags);
+	else
+		add_names(duty, scratch, call, task);
+	if (scratch->used)
+		key = hash_texts(duty, key);
+	key |= 1;
+	if (is_repeat(key, record->act.head.time_ns, &repeats)) {
+		count_aggregated();
+		return;
+	}
+	record->key = key;
+	record->act.repeats = repeats < UNCHANGED ? repeats + 1 : UNCHANGED;
+	if (file)
+		record->from_len = add_folders(duty, (u64)BPF_CORE_READ(file, f_path.dentry),
+					       (u64)BPF_CORE_READ(file, f_path.mnt));
+	hand_over(scratch);
+	return;
+filtered:
+	count_filtered();
+}
+
+/* At the return of a call: one program for many calls. */
+#define EXIT_PROGRAM(name, duty)                                                                \
+	SEC("tracepoint/syscalls/sys_exit")                                                     \
+	int name(struct sys_exit_context *context)                                              \
+	{                                                                                       \
+		return TIMED(duty, called(duty, context->call, call_regs(), context->outcome)); \
+	}
+
+EXIT_PROGRAM(open_exit, DUTY_OPEN)
+EXIT_PROGRAM(names_exit, DUTY_NAMES)
+EXIT_PROGRAM(metadata_exit, DUTY_METADATA)
+
+/* At the return of the kernel's own function for a call: other calls pay nothing for it. */
+#define FUNCTION_PROGRAM(call, duty)                                                   \
+	SEC("fexit/__x64_sys_" #call)                                                  \
+	int BPF_PROG(on_##call, const struct pt_regs *regs, long outcome)              \
+	{                                                                              \
+		return TIMED(duty, called(duty, call_number(regs), regs, outcome));    \
+	}
+
+FUNCTION_PROGRAM(openat, DUTY_OPEN)
+FUNCTION_PROGRAM(openat2, DUTY_OPEN)
+FUNCTION_PROGRAM(open, DUTY_OPEN)
+FUNCTION_PROGRAM(creat, DUTY_OPEN)
+FUNCTION_PROGRAM(renameat2, DUTY_NAMES)
+FUNCTION_PROGRAM(renameat, DUTY_NAMES)
+FUNCTION_PROGRAM(rename, DUTY_NAMES)
+FUNCTION_PROGRAM(unlinkat, DUTY_NAMES)
+FUNCTION_PROGRAM(unlink, DUTY_NAMES)
+FUNCTION_PROGRAM(rmdir, DUTY_NAMES)
+FUNCTION_PROGRAM(linkat, DUTY_NAMES)
+FUNCTION_PROGRAM(link, DUTY_NAMES)
+FUNCTION_PROGRAM(symlinkat, DUTY_NAMES)
+FUNCTION_PROGRAM(symlink, DUTY_NAMES)
+FUNCTION_PROGRAM(truncate, DUTY_NAMES)
+FUNCTION_PROGRAM(fchmodat, DUTY_METADATA)
+FUNCTION_PROGRAM(fchmodat2, DUTY_METADATA)
+FUNCTION_PROGRAM(chmod, DUTY_METADATA)
+FUNCTION_PROGRAM(fchmod, DUTY_METADATA)
+FUNCTION_PROGRAM(fchownat, DUTY_METADATA)
+FUNCTION_PROGRAM(chown, DUTY_METADATA)
+FUNCTION_PROGRAM(lchown, DUTY_METADATA)
+FUNCTION_PROGRAM(fchown, DUTY_METADATA)
+
+char LICENSE[] SEC("license") = "GPL";
