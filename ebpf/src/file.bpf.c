@@ -405,6 +405,22 @@ static __always_inline void hand_over(struct scratch *scratch)
 		record_output(scratch, sizeof(*record) + used);
 }
 
+#define WORD(a, b, c, d, e, f, g, h)                                                                      \
+	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 | (u64)(f) << 40 | \
+	 (u64)(g) << 48 | (u64)(h) << 56)
+
+/* Whether an extended attribute says what a file may do: `security.*` and the access lists in `system.posix_acl*`. */
+static __always_inline bool is_telling_attribute(const char *name)
+{
+	u64 first = *(const u64 *)name;
+	u64 second = *(const u64 *)(name + 8);
+
+	if (first == WORD('s', 'e', 'c', 'u', 'r', 'i', 't', 'y'))
+		return (u8)second == '.';
+	return first == WORD('s', 'y', 's', 't', 'e', 'm', '.', 'p') &&
+	       second == WORD('o', 's', 'i', 'x', '_', 'a', 'c', 'l');
+}
+
 /* Flags that an open was asked with. */
 static __always_inline u64 open_flags(const struct scratch *scratch, const struct file_call *call)
 {
@@ -482,6 +498,11 @@ static __always_inline void called(u32 duty, u32 number, const struct pt_regs *r
 	}
 	if (file && !fill_file(record, file, kind))
 		goto filtered;
+	if (call->attribute) {
+		record->attribute_len = add_argument(scratch, arg_at(scratch, call->attribute));
+		if (!is_telling_attribute(scratch->text))
+			goto filtered;
+	}
 	if (!(record->act.head.flags & FILE_WATCHED) && is_shed(kind, record->act.head.flags)) {
 		count_shed();
 		return;
@@ -552,5 +573,11 @@ FUNCTION_PROGRAM(fchownat, DUTY_METADATA)
 FUNCTION_PROGRAM(chown, DUTY_METADATA)
 FUNCTION_PROGRAM(lchown, DUTY_METADATA)
 FUNCTION_PROGRAM(fchown, DUTY_METADATA)
+FUNCTION_PROGRAM(setxattr, DUTY_METADATA)
+FUNCTION_PROGRAM(lsetxattr, DUTY_METADATA)
+FUNCTION_PROGRAM(fsetxattr, DUTY_METADATA)
+FUNCTION_PROGRAM(removexattr, DUTY_METADATA)
+FUNCTION_PROGRAM(lremovexattr, DUTY_METADATA)
+FUNCTION_PROGRAM(fremovexattr, DUTY_METADATA)
 
 char LICENSE[] SEC("license") = "GPL";

@@ -18,6 +18,7 @@ enum file_kind {
 	FILE_SYMLINK = 5,
 	FILE_CHMOD = 6,
 	FILE_CHOWN = 7,
+	FILE_ATTRIBUTE = 8,
 	FILE_TRUNCATE = 9,
 	/* Not an act: how often one was repeated that is not remembered any longer. */
 	FILE_REPEATS = 32,

@@ -17,6 +17,8 @@ pub const SYMLINK: u16 = 5;
 pub const CHMOD: u16 = 6;
 /// Its owner changed.
 pub const CHOWN: u16 = 7;
+/// An extended attribute set or removed.
+pub const ATTRIBUTE: u16 = 8;
 /// Cut to a length by its name.
 pub const TRUNCATE: u16 = 9;
 /// Not an act: how often one was repeated.
@@ -115,7 +117,7 @@ impl<'a> Record<'a> {
     /// When the bytes are fewer than the record says or its kind is unknown.
     pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, AbiError> {
         match kind_of(bytes)? {
-            OPEN..=CHOWN | TRUNCATE => {
+            OPEN..=TRUNCATE => {
                 let record = FileRecord::parse(bytes)?;
                 let mut at = FileRecord::SIZE;
                 let mut next = |len: u16| -> Result<&'a [u8], AbiError> {

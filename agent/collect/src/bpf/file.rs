@@ -173,6 +173,7 @@ fn kind_of(record: &FileRecord) -> FileEventKind {
         abi::SYMLINK => FileEventKind::Symlink,
         abi::CHMOD => FileEventKind::Chmod,
         abi::CHOWN => FileEventKind::Chown,
+        abi::ATTRIBUTE => FileEventKind::Attribute,
         abi::TRUNCATE => FileEventKind::Truncate,
         _ if record.flags & flag::CREATED != 0 => FileEventKind::Create,
         _ if record.flags & flag::READ != 0 => FileEventKind::OpenRead,

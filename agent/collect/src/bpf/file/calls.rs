@@ -267,6 +267,60 @@ pub(super) const TABLE: &[(i64, FileCall)] = &[
             ..NONE
         },
     ),
+    (
+        libc::SYS_setxattr,
+        FileCall {
+            kind: kind(abi::ATTRIBUTE),
+            path: 1,
+            attribute: 2,
+            ..NONE
+        },
+    ),
+    (
+        libc::SYS_lsetxattr,
+        FileCall {
+            kind: kind(abi::ATTRIBUTE),
+            path: 1,
+            attribute: 2,
+            ..NONE
+        },
+    ),
+    (
+        libc::SYS_fsetxattr,
+        FileCall {
+            kind: kind(abi::ATTRIBUTE),
+            fd: 1,
+            attribute: 2,
+            ..NONE
+        },
+    ),
+    (
+        libc::SYS_removexattr,
+        FileCall {
+            kind: kind(abi::ATTRIBUTE),
+            path: 1,
+            attribute: 2,
+            ..NONE
+        },
+    ),
+    (
+        libc::SYS_lremovexattr,
+        FileCall {
+            kind: kind(abi::ATTRIBUTE),
+            path: 1,
+            attribute: 2,
+            ..NONE
+        },
+    ),
+    (
+        libc::SYS_fremovexattr,
+        FileCall {
+            kind: kind(abi::ATTRIBUTE),
+            fd: 1,
+            attribute: 2,
+            ..NONE
+        },
+    ),
 ];
 
 /// Opens.
@@ -340,6 +394,12 @@ pub(super) const METADATA: &[Way] = &[
             Hook::optional("on_chown", At::Fexit("__x64_sys_chown")),
             Hook::optional("on_lchown", At::Fexit("__x64_sys_lchown")),
             Hook::new("on_fchown", At::Fexit("__x64_sys_fchown")),
+            Hook::new("on_setxattr", At::Fexit("__x64_sys_setxattr")),
+            Hook::new("on_lsetxattr", At::Fexit("__x64_sys_lsetxattr")),
+            Hook::new("on_fsetxattr", At::Fexit("__x64_sys_fsetxattr")),
+            Hook::new("on_removexattr", At::Fexit("__x64_sys_removexattr")),
+            Hook::new("on_lremovexattr", At::Fexit("__x64_sys_lremovexattr")),
+            Hook::new("on_fremovexattr", At::Fexit("__x64_sys_fremovexattr")),
         ],
     },
     Way {
@@ -353,6 +413,21 @@ pub(super) const METADATA: &[Way] = &[
             Hook::optional("metadata_exit", At::Tracepoint("syscalls", "sys_exit_chown")),
             Hook::optional("metadata_exit", At::Tracepoint("syscalls", "sys_exit_lchown")),
             Hook::new("metadata_exit", At::Tracepoint("syscalls", "sys_exit_fchown")),
+            Hook::new("metadata_exit", At::Tracepoint("syscalls", "sys_exit_setxattr")),
+            Hook::new("metadata_exit", At::Tracepoint("syscalls", "sys_exit_lsetxattr")),
+            Hook::new("metadata_exit", At::Tracepoint("syscalls", "sys_exit_fsetxattr")),
+            Hook::new(
+                "metadata_exit",
+                At::Tracepoint("syscalls", "sys_exit_removexattr"),
+            ),
+            Hook::new(
+                "metadata_exit",
+                At::Tracepoint("syscalls", "sys_exit_lremovexattr"),
+            ),
+            Hook::new(
+                "metadata_exit",
+                At::Tracepoint("syscalls", "sys_exit_fremovexattr"),
+            ),
         ],
     },
 ];

@@ -184,3 +184,31 @@ fn secrets_are_told_when_they_are_read_and_other_files_are_not() {
         |fact| matches!(fact, Fact::FileEvent(row) if Path::new(&row.path) == other),
     );
 }
+
+/// Sets an extended attribute; says whether the file system took it.
+#[expect(unsafe_code, reason = "setxattr has no safe wrapper")]
+fn set_attribute(path: &Path, name: &std::ffi::CStr) -> bool {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: both texts are C strings and the value is one byte long, as it says.
+    unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), c"x".as_ptr().cast(), 1, 0) == 0 }
+}
+
+#[test]
+fn attributes_of_security_are_told_and_those_of_users_are_not() {
+    let Some(mut rig) = Rig::start(config()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap().join("file");
+    fs::write(&path, "").unwrap();
+    set_attribute(&path, c"user.fleetmend");
+    assert!(
+        set_attribute(&path, c"security.fleetmend"),
+        "{}",
+        std::io::Error::last_os_error()
+    );
+    let row = rig.file(FileEventKind::Attribute, &path);
+    assert_eq!(row.attribute.as_deref(), Some("security.fleetmend"));
+    let users = |fact: &Fact| matches!(fact, Fact::FileEvent(row) if row.attribute.as_deref() == Some("user.fleetmend"));
+    assert!(!rig.facts.iter().any(users), "{:#?}", rig.facts);
+}
