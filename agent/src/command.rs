@@ -14,6 +14,7 @@ use fleetmend_identity::{EnrolmentToken, HostIdentity, TrustBundle, TrustedTime}
 use serde_json::Value;
 
 use crate::config::AgentConfig;
+use crate::probe_tool;
 use crate::status::budget_in_words;
 
 /// Longest wait for the running agent's answer.
@@ -196,6 +197,9 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<ExitCode> {
             text(probe, "reason")
         )
         .context("print")?;
+    }
+    if let Some(sensor) = status.get("sensor") {
+        writeln!(out, "\nSENSOR\n{}", probe_tool::tables(sensor)).context("print")?;
     }
     writeln!(out, "\nMODELS").context("print")?;
     for model in list(&status, "models") {

@@ -7,6 +7,7 @@ mod config;
 mod doctor;
 mod hub;
 mod integrity;
+mod probe_tool;
 mod rules;
 mod sandbox;
 mod source;
@@ -52,6 +53,11 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Look at the probes in the kernel; reads only
+    Probe {
+        #[command(subcommand)]
+        command: probe_tool::ProbeCommand,
+    },
     /// Files that should not change: what did, and what of it is as it should be
     Integrity {
         #[command(subcommand)]
@@ -94,6 +100,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => command::status(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Spool { command } => command.run(),
+        Command::Probe { command } => command.run(),
         Command::Config {
             command: ConfigCommand::Check(arguments),
         } => command::check(&arguments.config),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use agent_collect::bpf::SensorBoard;
 use agent_spool::SpoolHandle;
 use agent_stream::StreamState;
 use fleetmend_event::Fact;
@@ -101,6 +102,8 @@ fn keep<T>(map: &mut BTreeMap<String, T>, key: String, value: T) {
 pub(crate) struct StatusSource {
     /// Probes, models, findings.
     pub(crate) board: StatusBoard,
+    /// The probes in the kernel.
+    pub(crate) sensor: SensorBoard,
     /// What waits.
     pub(crate) spool: SpoolHandle,
     /// The connection.
@@ -125,6 +128,7 @@ impl StatusSource {
             "stream": *self.stream.borrow(),
             "spool": self.spool.stat(),
             "budget": *self.budget.borrow(),
+            "sensor": self.sensor.families(),
         });
         if let (Value::Object(status), Value::Object(more)) = (&mut status, more) {
             status.extend(more);

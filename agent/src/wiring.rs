@@ -167,6 +167,7 @@ async fn compose(
     follow_readiness(&tasks, stream.clone(), readiness.clone());
     let status = StatusSource {
         board,
+        sensor: sensor.board(),
         spool: handle,
         stream,
         budget: keeper.states(),

@@ -324,3 +324,33 @@ async fn without_probes_processes_are_read_from_proc() {
 
 /// What lacks by its types does not load, and what does not load without lacking anything was refused in the kernel's own
 /// words: this kernel has functions with trampolines and takes no program there.
+#[test]
+fn forecast_by_types_is_what_really_loads_here() {
+    let (sensor, statuses) = load(config());
+    if !may_load(&statuses) {
+        return;
+    }
+    let kept = sensor.kept();
+    let forecasts = crate::bpf::forecast(None).unwrap();
+    assert!(!forecasts.is_empty());
+    for forecast in forecasts {
+        let of = |(family, kept): &&(&str, super::super::family::Kept)| {
+            (*family, kept.duty.name) == (forecast.family, forecast.duty)
+        };
+        let (_, kept) = kept.iter().find(of).expect("the family was loaded");
+        let served = kept.way.expect("every duty is kept here").name;
+        let lacks = forecast
+            .missing
+            .iter()
+            .any(|missing| missing.starts_with(&format!("{served}: ")));
+        assert!(!lacks, "{served} serves: {forecast:?}");
+        if forecast.way != Some(served) {
+            let refused = kept
+                .refused
+                .iter()
+                .find(|(way, _)| Some(way.name) == forecast.way);
+            let (_, diagnosis) = refused.expect("what would load was tried");
+            assert!(diagnosis.reason.contains("refused"), "{diagnosis:?}");
+        }
+    }
+}
