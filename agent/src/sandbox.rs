@@ -11,7 +11,7 @@
 //! - The filter is a list of what is denied, answered with EPERM, because the agent's own needs are broad and
 //!   its threats are few: see [`denied`]. Calls of another architecture kill the process. `clone3`, whose flags
 //!   a filter cannot see, is answered with ENOSYS, upon which the C library takes `clone`.
-//! - BPF objects are loaded before. Afterwards `bpf` serves maps only.
+//! - BPF objects are loaded before. Afterwards `bpf` serves maps, and attaches what is loaded to raw tracepoints.
 //!
 //! Proof: [`attempts`] really makes the calls, and `fleetmend-agent sandbox-test` shows what came of them.
 //!

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_collect::bpf::BpfSensor;
-use agent_collect::process::Inventory;
+use agent_collect::process::{Inventory, signs};
 use agent_collect::site::Prober;
 use agent_collect::{FactSink, PaceHandle, Sources, host, log, site, unit};
 use agent_detect::Detector;
@@ -228,6 +228,8 @@ fn start_sources(
     .context("start reading logs")?;
     let prober = Prober::new(config.collect.resolver, config.collect.witness);
     site::spawn(sources, config.collect.sites.clone(), &prober, &sink);
+    signs::spawn(sources, facts.clone(), inventory.clone(), pace.clone())
+        .context("start looking for signs")?;
     second
         .run(sources, &facts, &inventory, pace)
         .context("start the second sources")?;

@@ -45,6 +45,9 @@ fn sandboxed_agent_fails_at_everything_forbidden() {
         "setns",
         "init_module",
         "finit_module",
+        "bpf(BPF_PROG_LOAD)",
+        "bpf(BPF_PROG_ATTACH)",
+        "bpf(BPF_LINK_CREATE)",
     ] {
         assert_eq!(outcomes.get(call).map(String::as_str), Some("denied"), "{call}");
     }
@@ -60,7 +63,7 @@ fn sandboxed_agent_fails_at_everything_forbidden() {
 
     let needs = answer["needs"].as_object().expect("needs");
     assert!(
-        needs.len() >= 4 && needs.values().all(|met| *met == Value::Bool(true)),
+        needs.contains_key("attach a loaded program") && needs.len() >= 5 && needs.values().all(|met| *met == Value::Bool(true)),
         "{needs:?}"
     );
 

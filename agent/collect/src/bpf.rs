@@ -21,8 +21,8 @@
 //! - the drain never waits for the channel, and holds no more than one record;
 //! - process times (`start_boot_ns`) are rounded as [`crate::process::ProcessKey`] says.
 //!
-//! Tasks: `sensor-drain` (thread, critical: without it events are lost without an end) and `process-observer`
-//! (thread, critical). Channel: the bounded one that wiring gives.
+//! Tasks: `sensor-drain` (thread, critical: without it events are lost without an end), `process-observer`
+//! (thread, critical) and `syscall-profile` (thread, best effort). Channel: the bounded one that wiring gives.
 //!
 //! Privileges: [`BpfSensor::load`] needs CAP_BPF and CAP_PERFMON (or root); today the agent itself is the loader,
 //! once, before it reads any input. [`BpfSensor::run`] needs no more than the descriptors it holds (on kernels before
@@ -33,6 +33,8 @@
 //! listening one is named; connections that were open at the start have no duration.
 
 mod board;
+mod bypass;
+mod calls;
 mod clock;
 mod config;
 mod credential;
@@ -53,6 +55,7 @@ mod network;
 mod outlet;
 mod preflight;
 mod process;
+mod profile;
 mod resource;
 mod sensor;
 mod signal;
@@ -73,4 +76,5 @@ pub use file::FilesConfig;
 pub use heap::return_free_memory;
 pub(crate) use outlet::Outlet;
 pub use preflight::{Forecast, PreflightError, forecast};
+pub use profile::{ProfileConfig, ProfileHandle};
 pub use sensor::BpfSensor;

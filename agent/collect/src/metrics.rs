@@ -66,6 +66,16 @@ pub(crate) fn describe() {
         "levels that a family of probes sheds by its budget, by family"
     );
     describe_counter!(
+        metric::SUSPECTS_DROPPED,
+        Unit::Count,
+        "suspects that were not profiled because too many were asked for"
+    );
+    describe_counter!(
+        metric::PROFILE_WINDOWS,
+        Unit::Count,
+        "windows in which system calls were profiled, by occasion"
+    );
+    describe_counter!(
         metric::PROCESSES_DROPPED,
         Unit::Count,
         "processes that the inventory had no room for"

@@ -25,6 +25,7 @@
 mod observer;
 mod placement;
 pub(crate) mod proc_fs;
+pub mod signs;
 mod table;
 
 #[cfg(test)]

@@ -182,7 +182,26 @@ fn kernel(null: c_long) -> Vec<Attempt> {
         attempt("reboot", libc::SYS_reboot, &[0, 0, 0, 0]),
         attempt("bpf(BPF_PROG_LOAD)", libc::SYS_bpf, &[5, program, 128]),
         attempt("bpf(BPF_LINK_CREATE)", libc::SYS_bpf, &[28, program, 64]),
+        attempt("bpf(BPF_MAP_CREATE)", libc::SYS_bpf, &[0, program, 128]),
+        attempt("bpf(BPF_OBJ_PIN)", libc::SYS_bpf, &[6, program, 128]),
+        attempt("bpf(BPF_PROG_ATTACH)", libc::SYS_bpf, &[8, program, 128]),
+        attempt("bpf(BPF_PROG_TEST_RUN)", libc::SYS_bpf, &[10, program, 128]),
+        attempt("bpf(BPF_BTF_LOAD)", libc::SYS_bpf, &[18, program, 128]),
     ]
+}
+
+/// Whether attaching a loaded program to a raw tracepoint is left to the kernel to judge: there is no program behind
+/// this descriptor, and it says so.
+pub(crate) fn attaching_reaches_the_kernel() -> bool {
+    const BPF_RAW_TRACEPOINT_OPEN: c_long = 17;
+    // struct { u64 name; u32 prog_fd; } of linux/bpf.h.
+    let attributes = [0_u64, u64::from(u32::MAX)];
+    let tried = attempt(
+        "bpf(BPF_RAW_TRACEPOINT_OPEN)",
+        libc::SYS_bpf,
+        &[BPF_RAW_TRACEPOINT_OPEN, address(attributes.as_ptr()), 16],
+    );
+    tried.outcome == Outcome::Reached { errno: libc::EBADF }
 }
 
 fn mounts(folder: &std::path::Path) -> Vec<Attempt> {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::attempts::{Outcome, Victim, attempt_forbidden};
+use super::attempts::{Outcome, Victim, attaching_reaches_the_kernel, attempt_forbidden};
 use super::{SandboxConfig, enter};
 
 /// Enter the sandbox as the agent does, then attempt everything it forbids.
@@ -99,5 +99,6 @@ fn needs() -> Vec<(&'static str, bool)> {
         ("start a program", child()),
         ("connect", connection().is_ok()),
         ("read of pid 1", std::fs::read("/proc/1/stat").is_ok()),
+        ("attach a loaded program", attaching_reaches_the_kernel()),
     ]
 }

@@ -1,14 +1,51 @@
-//! Records of the family `signal`: none in this build.
+//! Records of the family `signal`: `abi/signal.h`.
 
-use super::{AbiError, Layout, kind_of};
+use super::layout::record;
+use super::{AbiError, Layout};
+
+/// A signal from one process to another.
+pub const KIND_SIGNAL: u16 = 112;
+/// A fault.
+pub const KIND_FAULT: u16 = 113;
+/// A kill for lack of memory.
+pub const KIND_OOM_KILL: u16 = 114;
+
+record! {
+    /// `signal_record`: a signal, a fault or a kill for lack of memory.
+    pub struct SignalRecord("signal_record", 160) {
+        time_ns: u64 = 0, "act.head.time_ns";
+        kind: u16 = 8, "act.head.kind";
+        flags: u16 = 10, "act.head.flags";
+        target_start_ns: u64 = 96, "target.start_ns";
+        target_pid: u32 = 104, "target.pid";
+        target_uid: u32 = 108, "target.uid";
+        target_comm: [u8; 16] = 112, "target.comm";
+        target_cgroup_id: u64 = 128, "target_cgroup_id";
+        target_cgroup_set: u64 = 136, "target_cgroup_set";
+        rss_pages: u64 = 144, "rss_pages";
+        signal: i32 = 152, "signal";
+        code: i32 = 156, "code";
+    }
+}
 
 /// Layouts of the records.
-pub const LAYOUTS: &[Layout] = &[];
+pub const LAYOUTS: &[Layout] = &[SignalRecord::LAYOUT];
+
+/// Reads bytes as a record.
+///
+/// # Errors
+/// When they are fewer than it has, or of a kind that is not known.
+pub fn read(bytes: &[u8]) -> Result<SignalRecord, AbiError> {
+    match super::kind_of(bytes)? {
+        KIND_SIGNAL..=KIND_OOM_KILL => SignalRecord::parse(bytes),
+        other => Err(AbiError::Kind(other)),
+    }
+}
 
 /// Reads bytes as a record.
 ///
 /// # Errors
 /// When they are not one.
 pub fn check(bytes: &[u8]) -> Result<(), AbiError> {
-    Err(AbiError::Kind(kind_of(bytes)?))
+    read(bytes).map(drop)
 }

@@ -51,11 +51,17 @@ pub struct MetricFrame {
 }
 
 /// Names of sums that only grow until their source restarts; sorted.
-const CUMULATIVE: [&str; 24] = [
+const CUMULATIVE: [&str; 31] = [
+    "system.cpu.run_queue.latency.bucket",
+    "system.cpu.run_queue.latency.count",
+    "system.cpu.run_queue.latency.sum",
     "system.cpu.time",
     "system.disk.io",
     "system.disk.io_time",
     "system.disk.merged",
+    "system.disk.operation.latency.bucket",
+    "system.disk.operation.latency.count",
+    "system.disk.operation.latency.sum",
     "system.disk.operation_time",
     "system.disk.operations",
     "system.linux.allocation_stalls",
@@ -72,6 +78,7 @@ const CUMULATIVE: [&str; 24] = [
     "system.network.io",
     "system.network.packet.count",
     "system.network.packet.dropped",
+    "system.network.tcp.retransmits",
     "system.paging.faults",
     "system.paging.operations",
     "system.process.created",

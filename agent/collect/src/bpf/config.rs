@@ -3,6 +3,8 @@
 use fleetmend_ebpf::Family;
 use serde::{Deserialize, Serialize};
 
+use super::profile::ProfileConfig;
+
 use super::file::FilesConfig;
 
 /// Smallest ring that the kernel makes: a page of the architectures we run on.
@@ -78,6 +80,8 @@ pub struct BpfConfig {
     pub drain_idle_ms_max: u64,
     /// Time between two rows of a probe's state, in seconds.
     pub status_interval_s: u64,
+    /// Profiles of system calls.
+    pub profile: ProfileConfig,
 }
 
 impl Default for BpfConfig {
@@ -103,6 +107,7 @@ impl Default for BpfConfig {
             // A fifth of the quarter second from an event to its finding.
             drain_idle_ms_max: 50,
             status_interval_s: 60,
+            profile: ProfileConfig::default(),
         }
     }
 }
@@ -196,6 +201,7 @@ impl BpfConfig {
         if self.status_interval_s == 0 {
             faults.push(("status_interval_s".to_owned(), "must be at least 1".to_owned()));
         }
+        faults.extend(self.profile.faults());
         faults
     }
 }

@@ -151,7 +151,13 @@ impl Drain {
     /// What lies in maps becomes rows.
     pub(crate) fn tick(&mut self) {
         self.enricher.clock = BootClock::now();
+        let Enricher {
+            inventory, bypass, ..
+        } = &mut self.enricher;
+        bypass.refresh(inventory);
+        let bypassed = bypass.reason();
         for source in &mut self.sources {
+            source.bypassed = bypassed.clone().filter(|_| source.loaded.hooks_calls());
             source.handler.tick(&mut self.enricher, &mut self.batch);
             source.made += u64::try_from(self.batch.len()).unwrap_or_default();
             source.send(&mut self.batch, &mut self.outlet);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fleetmend_ebpf::abi::{Act, UID_UNSET};
 use fleetmend_event::table::Actor;
 
+use super::bypass::Bypass;
 use super::clock::BootClock;
 use crate::process::{Inventory, Placement, Process, ProcessKey};
 
@@ -16,9 +17,11 @@ const PLACEMENT_NS_MAX: u64 = 10_000_000_000;
 
 /// See the module.
 pub(crate) struct Enricher {
-    inventory: Inventory,
+    pub(crate) inventory: Inventory,
     placements: HashMap<(u64, u64), (Arc<Placement>, u64)>,
     pub(crate) clock: BootClock,
+    /// Programs whose calls no hook of calls sees.
+    pub(crate) bypass: Bypass,
 }
 
 impl Enricher {
@@ -27,6 +30,7 @@ impl Enricher {
             inventory,
             placements: HashMap::new(),
             clock: BootClock::now(),
+            bypass: Bypass::default(),
         }
     }
 

@@ -231,6 +231,11 @@ impl LoadedFamily {
     }
 
     fn attach(&mut self, hook: &Hook, loader: &mut Loader<'_>) -> Result<(), FamilyError> {
+        if let At::Absent(path) = hook.at
+            && !std::path::Path::new(path).exists()
+        {
+            return Ok(());
+        }
         let loaded = self.programs.iter().any(|(name, _)| *name == hook.program);
         let attached = attach(&mut self.object, hook, loaded, loader);
         let (fd, event) = attached.map_err(|source| FamilyError::Program {
@@ -243,6 +248,20 @@ impl LoadedFamily {
             self.programs.push((hook.program, fd));
         }
         Ok(())
+    }
+
+    /// Whether anything is told by hooks of system calls, which some programs pass by.
+    pub(crate) fn hooks_calls(&self) -> bool {
+        let hooks = self
+            .duties
+            .iter()
+            .filter_map(|kept| kept.way)
+            .flat_map(|way| way.hooks);
+        hooks.into_iter().any(|hook| match hook.at {
+            At::Tracepoint(category, _) => category == "syscalls",
+            At::Fentry(name) | At::Fexit(name) => name.starts_with("__x64_sys_"),
+            _ => false,
+        })
     }
 
     /// Whether a duty is kept.
@@ -363,6 +382,9 @@ fn attach(
             |program: &mut KProbe| program.load(),
             |program: &mut KProbe| program.attach(name, 0)
         ),
+        At::Absent(name) => Err(ProgramError::InvalidName {
+            name: format!("{name} is there"),
+        }),
         At::Tracepoint(category, name) => {
             let id = loader.tracefs.id(category, name).map_err(ProgramError::IOError)?;
             let program: &mut TracePoint = program.try_into()?;

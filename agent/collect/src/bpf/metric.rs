@@ -18,3 +18,7 @@ pub(crate) const RUNS: &str = "fleetmend_agent_collect_bpf_program_runs_total";
 pub(crate) const PROGRAM_CPU: &str = "fleetmend_agent_collect_bpf_program_cpu_core_ratio";
 /// How much a family sheds by its budget, by `family`: 0 for nothing.
 pub(crate) const SHED_LEVEL: &str = "fleetmend_agent_collect_bpf_shed_level";
+/// Suspects that could not be profiled because too many were asked for.
+pub(crate) const SUSPECTS_DROPPED: &str = "fleetmend_agent_collect_bpf_suspects_dropped_total";
+/// Windows in which system calls were profiled, by `occasion`.
+pub(crate) const PROFILE_WINDOWS: &str = "fleetmend_agent_collect_bpf_profile_windows_total";

@@ -195,6 +195,8 @@ fn hook_lacks(at: At, types: &Btf) -> Option<String> {
             function(&format!("bpf_lsm_{name}")),
             format!("security hook {name}"),
         ),
+        // What there is nothing of needs no hook: the types of a kernel without modules have no loader of them.
+        At::Absent(_) => lacking(!function("load_module"), "a kernel without modules".to_owned()),
         At::Kprobe(name) => {
             if !function("register_kprobe") {
                 return Some("kprobes (CONFIG_KPROBES)".to_owned());

@@ -22,6 +22,7 @@ use super::heap::return_free_memory;
 use super::namespace;
 use super::outlet::Outlet;
 use super::process::EXEC;
+use super::profile::{ProfileHandle, Profiler};
 use super::source::{PROC_INSTEAD, Source, append, probe_name};
 use super::spec::SPECS;
 use super::tracefs::Tracefs;
@@ -41,6 +42,8 @@ pub struct BpfSensor {
     /// Families that do not run, with their rows.
     refused: Vec<ProbeStatus>,
     board: SensorBoard,
+    /// Taken when its thread begins.
+    profiler: Option<Profiler>,
     /// Whether processes that begin are told by the kernel.
     execs_traced: bool,
     /// Who tells of processes when the kernel's probes do not.
@@ -95,6 +98,7 @@ impl BpfSensor {
                 }
             }
         }
+        let profiler = Profiler::load(config.profile.clone(), btf.as_ref(), own_pid);
         drop(btf);
         return_free_memory();
         let traces =
@@ -106,6 +110,7 @@ impl BpfSensor {
             sources,
             refused,
             board: SensorBoard::default(),
+            profiler: Some(profiler),
             pace: PaceHandle::default(),
         };
         let statuses = sensor.statuses();
@@ -115,6 +120,13 @@ impl BpfSensor {
     /// What the sensor says of itself once it runs.
     pub fn board(&self) -> SensorBoard {
         self.board.clone()
+    }
+
+    /// For whoever suspects processes: the system calls of those are profiled soon.
+    pub fn profile_handle(&self) -> ProfileHandle {
+        self.profiler
+            .as_ref()
+            .map_or(ProfileHandle::none(), Profiler::handle)
     }
 
     /// Whether processes that begin are told by the kernel; when not, /proc is read each second instead.
@@ -157,7 +169,7 @@ impl BpfSensor {
         Self { pace, ..self }
     }
 
-    /// Starts the threads `sensor-drain` and `process-observer`, which fill `inventory` and send facts to `sender`.
+    /// Starts the threads `sensor-drain`, `process-observer` and `syscall-profile`, which fill `inventory` and send facts to `sender`.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -178,6 +190,9 @@ impl BpfSensor {
         tasks.spawn_thread("process-observer", TaskKind::Critical, move |token| {
             observe(observer, &token, &ready).map_err(Into::into)
         })?;
+        if let Some(profiler) = self.profiler.take() {
+            profiler.run(tasks, sender.clone(), inventory, self.pace.clone())?;
+        }
         let outlet = Outlet::new(sender, "sensor-drain");
         let mut drain = self.drain(enricher, outlet);
         tasks.spawn_thread("sensor-drain", TaskKind::Critical, move |token| {

@@ -45,6 +45,8 @@ pub(crate) struct Source {
     /// What the last row told.
     pub(crate) told: Option<(ProbeState, bool, u32)>,
     pub(crate) left_out: LeftOut,
+    /// What passes by the hooks of calls now, in words.
+    pub(crate) bypassed: Option<String>,
     ring_bytes: u32,
     /// Bytes that were found in the ring at one look, and the most of them since they were last told.
     waiting: u64,
@@ -77,6 +79,7 @@ impl Source {
             delivered: 0,
             told: None,
             left_out: LeftOut::default(),
+            bypassed: None,
             ring_bytes: config.ring_bytes(family),
             waiting: 0,
             waiting_peak: 0,
@@ -192,6 +195,10 @@ impl Source {
                     spec.family.as_str()
                 );
             }
+        }
+        if let Some(reason) = &self.bypassed {
+            status.state = ProbeState::Degraded;
+            reasons.push(reason.clone());
         }
         if self.toll.level() > 0 {
             status.state = ProbeState::Degraded;

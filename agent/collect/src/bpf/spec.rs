@@ -109,6 +109,8 @@ pub(crate) enum At {
     /// Beginning of a function, by a breakpoint.
     #[allow(dead_code, reason = "for families that this build may lack")]
     Kprobe(&'static str),
+    /// Nowhere: serves only where this file is absent, for the kernel has not what there would be to tell.
+    Absent(&'static str),
 }
 
 impl At {
@@ -122,6 +124,7 @@ impl At {
             At::Fexit(_) => "fexit",
             At::Lsm(_) => "lsm",
             At::Kprobe(_) => "kprobe",
+            At::Absent(_) => "absent",
         }
     }
 
@@ -134,7 +137,8 @@ impl At {
             | At::Fentry(name)
             | At::Fexit(name)
             | At::Lsm(name)
-            | At::Kprobe(name) => name,
+            | At::Kprobe(name)
+            | At::Absent(name) => name,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod connections;
 mod credential;
+mod deeds;
 mod files;
 mod kernel;
 mod memory;

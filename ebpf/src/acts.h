@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the families of acts share: the kernel types that only they read, who is acted on, and counting repeats.
+ *
+ * Acts are rare, so everything is read by probe reads, which every kernel allows; nothing here is on a hot path.
+ */
+#ifndef FLEETMEND_ACTS_H
+#define FLEETMEND_ACTS_H
+
+#define PF_KERNEL_THREAD 0x00200000
+
+/* Repeats of an act within this long become one row's `repeats`. */
+#define REPEAT_NS 10000000000ULL
+/* The same for what programs do all their life, such as mapping memory executable. */
+#define REPEAT_LONG_NS 600000000000ULL
+#define REPEATS_MAX 4096
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* Two words before 6.3, one since: the same bytes. */
+typedef struct {
+	u64 val;
+} kernel_cap_t___acts;
+
+struct namespace___acts {
+	unsigned int inum;
+};
+
+struct user_namespace___acts {
+	int level;
+	struct namespace___acts ns;
+};
+
+struct group_info___acts {
+	int ngroups;
+	kgid_t gid[];
+};
+
+struct cred___acts {
+	kuid_t uid;
+	kgid_t gid;
+	kuid_t suid;
+	kgid_t sgid;
+	kuid_t euid;
+	kgid_t egid;
+	kernel_cap_t___acts cap_permitted;
+	kernel_cap_t___acts cap_effective;
+	struct user_namespace___acts *user_ns;
+	struct group_info___acts *group_info;
+};
+
+struct list_head___acts {
+	struct list_head___acts *next;
+	struct list_head___acts *prev;
+};
+
+struct upid___acts {
+	int nr;
+};
+
+struct pid___acts {
+	unsigned int level;
+	struct upid___acts numbers[];
+};
+
+struct qstr___acts {
+	const unsigned char *name;
+};
+
+struct super_block___acts {
+	unsigned long s_magic;
+};
+
+struct inode___acts {
+	unsigned long i_ino;
+	unsigned int i_nlink;
+	struct super_block___acts *i_sb;
+};
+
+struct dentry___acts {
+	struct dentry___acts *d_parent;
+	struct qstr___acts d_name;
+};
+
+struct path___acts {
+	struct dentry___acts *dentry;
+};
+
+struct file___acts {
+	struct path___acts f_path;
+	struct inode___acts *f_inode;
+	unsigned int f_mode;
+};
+
+struct fdtable___acts {
+	unsigned int max_fds;
+	struct file___acts **fd;
+};
+
+struct files_struct___acts {
+	struct fdtable___acts *fdt;
+};
+
+struct mm_struct___acts {
+	struct file___acts *exe_file;
+};
+
+struct task_struct___acts {
+	unsigned int flags;
+	pid_t pid;
+	pid_t tgid;
+	struct task_struct___acts *group_leader;
+	u64 start_boottime;
+	const struct cred___acts *cred;
+	char comm[16];
+	struct mm_struct___acts *mm;
+	struct files_struct___acts *files;
+	struct pid___acts *thread_pid;
+	struct list_head___acts ptraced;
+	struct list_head___acts ptrace_entry;
+};
+
+#pragma clang attribute pop
+
+/* Arguments of a raw tracepoint; not a kernel type, so never moved. */
+struct raw_arguments {
+	u64 args[6];
+};
+
+struct repeat_key {
+	u64 start_ns; /* of the process that acts */
+	u32 pid;
+	u32 kind;
+	u64 what;
+	u64 more;
+};
+
+struct repeat {
+	u64 since_ns;
+	u32 swallowed;
+	u32 reserved;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, REPEATS_MAX);
+	__type(key, struct repeat_key);
+	__type(value, struct repeat);
+} REPEATS SEC(".maps");
+
+static __always_inline struct task_struct___acts *this_task(void)
+{
+	return (struct task_struct___acts *)bpf_get_current_task();
+}
+
+static __always_inline u64 start_of(struct task_struct___acts *task)
+{
+	return BPF_CORE_READ(task, group_leader, start_boottime);
+}
+
+/* Says for how many equal acts a row stands now, itself included; 0 when it is counted into a later one. What was
+ * counted when nothing equal comes any more stays in the family's `aggregated`. */
+static __always_inline u32 repeats_of(u32 kind, u64 what, u64 more, u64 window_ns)
+{
+	u64 now = bpf_ktime_get_boot_ns();
+	struct repeat_key key = {
+		.start_ns = start_of(this_task()),
+		.pid = bpf_get_current_pid_tgid() >> 32,
+		.kind = kind,
+		.what = what,
+		.more = more,
+	};
+	struct repeat *known = bpf_map_lookup_elem(&REPEATS, &key);
+	struct repeat fresh = { .since_ns = now };
+	u32 swallowed;
+
+	if (!known) {
+		bpf_map_update_elem(&REPEATS, &key, &fresh, BPF_ANY);
+		return 1;
+	}
+	if (now - known->since_ns < window_ns) {
+		__sync_fetch_and_add(&known->swallowed, 1);
+		return 0;
+	}
+	known->since_ns = now;
+	swallowed = known->swallowed;
+	known->swallowed = 0;
+	return swallowed + 1;
+}
+
+static __always_inline void fill_target(struct target *target, struct task_struct___acts *task)
+{
+	struct task_struct___acts *leader = BPF_CORE_READ(task, group_leader);
+
+	target->start_ns = BPF_CORE_READ(leader, start_boottime);
+	target->pid = BPF_CORE_READ(task, tgid);
+	target->uid = BPF_CORE_READ(task, cred, uid.val);
+	bpf_core_read(target->comm, COMM_BYTES, &leader->comm);
+}
+
+/* Whether the current task's pids are those that the host counts with. */
+static __always_inline bool host_pids(void)
+{
+	return BPF_CORE_READ(this_task(), thread_pid, level) == 0;
+}
+
+static __always_inline struct file___acts *file_of(long fd)
+{
+	struct fdtable___acts *table = BPF_CORE_READ(this_task(), files, fdt);
+	struct file___acts **files = BPF_CORE_READ(table, fd);
+	struct file___acts *file = 0;
+
+	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
+	return file;
+}
+
+/* A user's text; empty when it cannot be read. */
+#define USER_TEXT(to, from) \
+	({ \
+		if (bpf_probe_read_user_str(to, sizeof(to), (const void *)(from)) < 0) \
+			(to)[0] = 0; \
+	})
+
+#endif
