@@ -6,6 +6,7 @@ mod deeds;
 mod files;
 mod kernel;
 mod memory;
+mod matrix;
 mod processes;
 mod resource;
 mod sensor;

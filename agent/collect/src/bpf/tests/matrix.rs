@@ -1,0 +1,37 @@
+//! What each family says of itself on this kernel: the lines that the kernel matrix makes its table from.
+
+use super::*;
+
+#[test]
+fn every_family_works_on_this_kernel_and_says_how_far() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+        println!("COULD NOT RUN: only root may load BPF programs");
+        return;
+    }
+    let (_sensor, statuses) = BpfSensor::load(config());
+    for status in &statuses {
+        let Some(family) = status.probe.strip_prefix("bpf.") else {
+            continue;
+        };
+        // One line each, as the table is read.
+        println!(
+            "FAMILY {family} {} {}",
+            status.state,
+            status.reason.replace('\n', " ")
+        );
+    }
+    for family in Family::ALL {
+        let name = format!("bpf.{}", family.as_str());
+        let told: Vec<&ProbeStatus> = statuses.iter().filter(|status| status.probe == name).collect();
+        let [status] = told.as_slice() else {
+            panic!("{name} is told {} times: {statuses:#?}", told.len());
+        };
+        assert_ne!(status.state, ProbeState::Broken, "{status:?}");
+        assert_eq!(
+            status.state == ProbeState::Degraded,
+            !status.reason.is_empty(),
+            "whoever is degraded says why, and nobody else: {status:?}"
+        );
+    }
+}
