@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::layout::{self, Profile};
 use crate::step::{command, run, step};
-use crate::{fuzz, setup, sigma, web};
+use crate::{fuzz, setup, sigma, vm, web};
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
@@ -16,6 +16,9 @@ pub(crate) struct TestArguments {
     /// Leave out the dashboard's tests in a browser
     #[arg(long)]
     no_browser: bool,
+    /// Leave out the sensor's tests on a stock kernel in a virtual machine
+    #[arg(long)]
+    no_vm: bool,
 }
 
 /// What property tests make their inputs from.
@@ -55,6 +58,9 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     })?;
     if arguments.filter.is_some() {
         return Ok(());
+    }
+    if !arguments.no_vm {
+        vm::test()?;
     }
     fuzz::all()?;
     if arguments.no_browser {

@@ -1,5 +1,5 @@
 //! The task runner: `cargo xtask up | test | lint | bench | lab | eval | fuzz | promqltest |
-//! sigma-oracle | deb`.
+//! sigma-oracle | vm | deb`.
 //!
 //! It builds with the quick profile only, installs what is missing where it may, says what it installs, and
 //! prints how long each step took. It links none of our rooms, so that it is built in seconds.
@@ -15,6 +15,7 @@ mod setup;
 mod sigma;
 mod step;
 mod up;
+mod vm;
 mod web;
 
 use clap::{Parser, Subcommand};
@@ -46,6 +47,8 @@ enum Task {
     Promqltest(promql::PromqltestArguments),
     /// Compare our verdicts on Sigma rules with pySigma's
     SigmaOracle,
+    /// Run tests in virtual machines: `vm kernel-matrix [--kernel 6.1]`
+    Vm(vm::VmArguments),
     /// Build the Debian packages
     Deb(deb::DebArguments),
 }
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Promqltest(arguments) => promql::promqltest(&arguments),
         Task::SigmaOracle => sigma::oracle(),
+        Task::Vm(arguments) => vm::run(&arguments),
         Task::Deb(arguments) => deb::run(&arguments),
     }
 }

@@ -80,12 +80,16 @@ fn without_server() -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
 
-/// Folder of the programs of a Debian package that is unpacked, not installed: nothing of it is started or configured.
+/// Folder of the programs of a Debian package that is unpacked, not installed.
 pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+    unpacked_folder(package).map(|folder| folder.join("usr/bin"))
+}
+
+/// Where a Debian package is unpacked, not installed: nothing of it is started or configured.
+pub(crate) fn unpacked_folder(package: &str) -> Result<PathBuf> {
     let folder = layout::cache()?.join("debian").join(package);
-    let programs = folder.join("usr/bin");
-    if programs.exists() {
-        return Ok(programs);
+    if folder.exists() {
+        return Ok(folder);
     }
     step(&format!("fetch the Debian package {package}"), || {
         let partial = folder.with_extension("partial");
@@ -112,7 +116,7 @@ pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
         }
         std::fs::rename(&partial, &folder).with_context(|| format!("move {} into place", partial.display()))
     })?;
-    Ok(programs)
+    Ok(folder)
 }
 
 fn installed(package: &str) -> bool {
