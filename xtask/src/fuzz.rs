@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
@@ -92,12 +93,32 @@ pub(crate) fn run(arguments: &FuzzArguments) -> Result<()> {
     }
 }
 
-/// Builds the targets and feeds each the same inputs every time: a test that fails is one that was broken.
+/// Builds the targets and feeds each the same inputs every time: a test that fails is one that was broken. As many at
+/// once as there are processors: each is one thread, and none looks at a clock but for an input that never ends.
 pub(crate) fn all() -> Result<()> {
     build()?;
-    TARGETS
-        .iter()
-        .try_for_each(|target| feed(target, Bound::Repeatable))
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let queue = Mutex::new(TARGETS.iter());
+    let next = || queue.lock().ok()?.next();
+    let work = || {
+        while let Some(target) = next() {
+            feed(target, Bound::Repeatable)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        // All are waited for, so that nothing goes on while the failure is told.
+        let ends: Vec<Result<()>> = workers
+            .into_iter()
+            .map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| bail!("a thread that fed the targets panicked"))
+            })
+            .collect();
+        ends.into_iter().collect()
+    })
 }
 
 /// How much a target is fed.
