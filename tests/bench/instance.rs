@@ -301,7 +301,23 @@ impl Instance {
         serde_json::from_str(&body).context("read the agent's status")
     }
 
-    /// Fails when a BPF probe does not run: a figure without it would flatter.
+    /// The state of every probe in the kernel, for the conditions of a figure.
+    pub(crate) fn probe_states(&self) -> Result<Value> {
+        let status = self.status()?;
+        let probes = status
+            .get("probes")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let states = probes.filter_map(|probe| {
+            let name = probe.get("probe")?.as_str()?.strip_prefix("bpf.")?;
+            Some((name.to_owned(), probe.get("state")?.clone()))
+        });
+        Ok(Value::Object(states.collect()))
+    }
+
+    /// Fails when a BPF probe does not run: a figure without it would flatter. Some families cannot keep all of their
+    /// promise on every kernel, but none may be without any.
     pub(crate) fn require_probes(&self) -> Result<()> {
         let status = self.status()?;
         for name in ["bpf.process", "bpf.network"] {
@@ -314,6 +330,11 @@ impl Instance {
                 reason.unwrap_or_default()
             );
         }
+        let states = self.probe_states()?;
+        anyhow::ensure!(
+            !states.to_string().contains("BROKEN"),
+            "a family of probes does not run: {states}"
+        );
         Ok(())
     }
 }

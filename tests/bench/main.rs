@@ -7,6 +7,7 @@
 mod api;
 mod backup;
 mod child;
+mod churn;
 mod enrol;
 mod footprint;
 mod hostile;
@@ -48,7 +49,9 @@ enum Command {
     /// CPU and memory of a whole instance, idle and under the standard load
     Footprint,
     /// What the sensor delivers flat out, and what it costs the traced programs
-    Sensor,
+    Sensor(sensor::SensorArguments),
+    /// What a fork bomb, a million paths, short connections and threads do to the agent's memory
+    Churn(churn::ChurnArguments),
     /// What a collector takes from fifty agents
     Ingest,
     /// What one event costs with 10, 100 and 1,000 Sigma rules
@@ -81,7 +84,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let report = match &arguments.command {
         Command::Footprint => footprint::run(arguments.quick)?,
-        Command::Sensor => sensor::run(arguments.quick)?,
+        Command::Sensor(sensor) => sensor::run(arguments.quick, sensor)?,
+        Command::Churn(churn) => churn::run(arguments.quick, churn)?,
         Command::Ingest => ingest::run(arguments.quick)?,
         Command::Sigma(sigma) => sigma::run(arguments.quick, sigma)?,
         Command::Spool => spool::run(arguments.quick)?,

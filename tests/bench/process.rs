@@ -14,7 +14,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     stat_seconds(&PathBuf::from(format!("/proc/{pid}/stat")), 4)
 }
 
-/// CPU seconds of the threads of `pid` whose name is `name`.
+/// CPU seconds of the threads of `pid` whose name begins with `name`.
 pub(crate) fn thread_cpu_seconds(pid: u32, name: &str) -> Result<f64> {
     let folder = format!("/proc/{pid}/task");
     let mut seconds = 0.0;
@@ -22,13 +22,30 @@ pub(crate) fn thread_cpu_seconds(pid: u32, name: &str) -> Result<f64> {
     for entry in std::fs::read_dir(&folder).with_context(|| format!("list {folder}"))? {
         let task = entry.context("read a thread's entry")?.path();
         let comm = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
-        if comm.trim() == name {
+        if comm.starts_with(name) {
             seconds += stat_seconds(&task.join("stat"), 2)?;
             found = true;
         }
     }
-    anyhow::ensure!(found, "process {pid} has no thread named {name}");
+    anyhow::ensure!(found, "process {pid} has no thread whose name begins with {name}");
     Ok(seconds)
+}
+
+/// Process ids whose command name is `comm`.
+pub(crate) fn comm_pids(comm: &str) -> Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("list /proc")? {
+        let entry = entry.context("read an entry of /proc")?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // It may be gone by now.
+        let told = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if told.trim() == comm {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
 }
 
 /// The sum of the first `fields` of utime, stime, cutime and cstime, in seconds.

@@ -3,6 +3,10 @@
 //! A worker prints one JSON object when it ends: how often it did what, and the CPU microseconds of itself and its
 //! children as the kernel counted them.
 
+mod compile;
+mod critical;
+mod file;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -25,6 +29,14 @@ pub(crate) const EXECS_PER_S: u32 = 500;
 pub(crate) const OPENS_PER_S: u32 = 5_000;
 /// Connections of the standard load in a second.
 pub(crate) const CONNECTS_PER_S: u32 = 200;
+/// Opens of the storm for one exec.
+pub(crate) const STORM_OPENS_PER_EXEC: u32 = 100;
+/// Opens of the storm for one connection.
+pub(crate) const STORM_OPENS_PER_CONNECT: u32 = 50;
+/// Opens between two looks at the clock.
+const OPENS_PER_CHUNK: u32 = 1_000;
+/// Smallest stack that a thread of Rust's library lives on with ease.
+const THREAD_STACK_BYTES: usize = 32 * 1024;
 /// System calls that are timed at once.
 const CALLS_PER_CHUNK: u32 = 50_000;
 /// Connections between two looks at the clock.
@@ -38,7 +50,7 @@ pub(crate) struct WorkArguments {
     /// How long
     #[arg(long)]
     seconds: f64,
-    /// Connections a second, for `connects`; 0 is flat out
+    /// How many a second, for `connects`, `opens`, `storm` and `critical`; 0 is flat out
     #[arg(long, default_value_t = 0)]
     rate: u32,
 }
@@ -52,6 +64,18 @@ pub(crate) enum Kind {
     Connects,
     /// Execs of /bin/true
     Execs,
+    /// Opens of 64 files of its own, every sixteenth for writing
+    Opens,
+    /// The storm: `rate` opens a second, for every hundred of them an exec, for every fifty a connection
+    Storm,
+    /// Acts that travel in the critical lane, `rate` of them within a second
+    Critical,
+    /// `rate` distinct paths a second, each made, opened and removed
+    Paths,
+    /// `rate` threads at a time, ended and begun again
+    Threads,
+    /// Small C files, compiled one after the other
+    Compile,
     /// A system call that nobody traces
     Getppid,
 }
@@ -59,10 +83,24 @@ pub(crate) enum Kind {
 /// What a worker did.
 #[derive(Debug, Clone, Copy, serde::Deserialize)]
 pub(crate) struct Done {
+    /// Process id of the worker.
+    pub(crate) pid: u32,
     /// Programs that were executed.
     pub(crate) execs: u32,
+    /// Files that were opened.
+    pub(crate) opens: u32,
     /// Connections that were made.
     pub(crate) connects: u32,
+    /// Acts that the critical lane has to tell: changes of credentials.
+    pub(crate) credential_acts: u32,
+    /// And files in memory.
+    pub(crate) memory_acts: u32,
+    /// Files that were compiled.
+    pub(crate) compiled: u32,
+    /// Distinct paths that were made.
+    pub(crate) paths: u32,
+    /// Threads that were begun.
+    pub(crate) threads: u32,
     /// Fastest chunk of system calls, nanoseconds for each.
     pub(crate) call_ns: f64,
     /// CPU of the worker and its children, microseconds.
@@ -111,42 +149,26 @@ pub(crate) fn run(arguments: &WorkArguments) -> Result<()> {
     let time = Duration::try_from_secs_f64(arguments.seconds).context("read --seconds")?;
     let mut load = Load::new()?;
     let begun = Instant::now();
-    let until = begun + time;
-    match arguments.kind {
-        Kind::Standard => paced(until, |tick| {
-            for _ in 0..per_tick(EXECS_PER_S, tick) {
-                load.exec()?;
-            }
-            for _ in 0..per_tick(OPENS_PER_S, tick) {
-                load.open()?;
-            }
-            (0..per_tick(CONNECTS_PER_S, tick)).try_for_each(|_| load.connect())
-        })?,
-        Kind::Connects if arguments.rate > 0 => paced(until, |tick| {
-            (0..per_tick(arguments.rate, tick)).try_for_each(|_| load.connect())
-        })?,
-        Kind::Connects => {
-            while Instant::now() < until {
-                (0..CONNECTS_PER_CHUNK).try_for_each(|_| load.connect())?;
-            }
-        }
-        Kind::Execs => {
-            while Instant::now() < until {
-                load.exec()?;
-            }
-        }
-        Kind::Getppid => {
-            while Instant::now() < until {
-                load.time_calls();
-            }
-        }
-    }
+    // A compiler is slow to warm up: its first file is not counted, nor is the time of it.
+    let before_us = if arguments.kind == Kind::Compile {
+        load.job.compile()?;
+        cpu_us()?
+    } else {
+        0.0
+    };
+    load.work(arguments.kind, arguments.rate, begun + time)?;
     let done = json!({
+        "pid": std::process::id(),
         "execs": load.execs,
         "opens": load.opens,
         "connects": load.connects,
+        "credential_acts": load.credential_acts,
+        "memory_acts": load.memory_acts,
+        "compiled": load.compiled,
+        "paths": load.paths,
+        "threads": load.threads,
         "call_ns": if load.call_ns.is_finite() { load.call_ns } else { 0.0 },
-        "cpu_us": cpu_us()?,
+        "cpu_us": cpu_us()? - before_us,
         "wall_us": begun.elapsed().as_secs_f64() * 1e6,
     });
     print(&done)
@@ -192,9 +214,16 @@ fn cpu_us() -> Result<f64> {
 struct Load {
     listener: TcpListener,
     address: SocketAddr,
+    files: file::Files,
+    job: compile::Job,
     execs: u32,
     opens: u32,
     connects: u32,
+    credential_acts: u32,
+    memory_acts: u32,
+    compiled: u32,
+    paths: u32,
+    threads: u32,
     call_ns: f64,
 }
 
@@ -205,11 +234,101 @@ impl Load {
         Ok(Self {
             listener,
             address,
+            files: file::Files::new()?,
+            job: compile::Job::new()?,
             execs: 0,
             opens: 0,
             connects: 0,
+            credential_acts: 0,
+            memory_acts: 0,
+            compiled: 0,
+            paths: 0,
+            threads: 0,
             call_ns: f64::INFINITY,
         })
+    }
+
+    /// Does what is asked for until then.
+    fn work(&mut self, kind: Kind, rate: u32, until: Instant) -> Result<()> {
+        let busy = || Instant::now() < until;
+        match kind {
+            Kind::Standard => paced(until, |tick| {
+                self.burst(per_tick(EXECS_PER_S, tick), 0, per_tick(CONNECTS_PER_S, tick))?;
+                (0..per_tick(OPENS_PER_S, tick)).try_for_each(|_| self.open())
+            }),
+            Kind::Storm => paced(until, |tick| {
+                let execs = per_tick(rate / STORM_OPENS_PER_EXEC, tick);
+                let connects = per_tick(rate / STORM_OPENS_PER_CONNECT, tick);
+                self.burst(execs, per_tick(rate, tick), connects)
+            }),
+            Kind::Connects if rate > 0 => paced(until, |tick| self.burst(0, 0, per_tick(rate, tick))),
+            Kind::Opens if rate > 0 => paced(until, |tick| self.burst(0, per_tick(rate, tick), 0)),
+            Kind::Critical => self.critical(rate),
+            Kind::Paths => paced(until, |tick| {
+                (0..per_tick(rate, tick)).try_for_each(|_| {
+                    self.paths += 1;
+                    self.files.distinct(self.paths)
+                })
+            }),
+            Kind::Threads => {
+                while busy() {
+                    self.threads += threads(rate)?;
+                }
+                Ok(())
+            }
+            Kind::Connects => {
+                while busy() {
+                    self.burst(0, 0, CONNECTS_PER_CHUNK)?;
+                }
+                Ok(())
+            }
+            Kind::Opens => {
+                while busy() {
+                    self.burst(0, OPENS_PER_CHUNK, 0)?;
+                }
+                Ok(())
+            }
+            Kind::Execs => {
+                while busy() {
+                    self.exec()?;
+                }
+                Ok(())
+            }
+            Kind::Compile => {
+                while busy() {
+                    self.job.compile()?;
+                    self.compiled += 1;
+                }
+                Ok(())
+            }
+            Kind::Getppid => {
+                while busy() {
+                    self.time_calls();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn burst(&mut self, execs: u32, opens: u32, connects: u32) -> Result<()> {
+        for _ in 0..execs {
+            self.exec()?;
+        }
+        for _ in 0..opens {
+            self.files.open(self.opens)?;
+            self.opens += 1;
+        }
+        (0..connects).try_for_each(|_| self.connect())
+    }
+
+    /// `rate` critical acts, spread over a second: half of them changes of credentials where we may change ours.
+    fn critical(&mut self, rate: u32) -> Result<()> {
+        let mut acts = critical::Acts::new();
+        paced(Instant::now() + Duration::from_secs(1), |tick| {
+            (0..per_tick(rate, tick)).try_for_each(|_| acts.one())
+        })?;
+        (self.credential_acts, self.memory_acts) = acts.done();
+        Ok(())
     }
 
     fn exec(&mut self) -> Result<()> {
@@ -248,6 +367,27 @@ impl Load {
         // The fastest chunk is the one that nothing disturbed.
         self.call_ns = self.call_ns.min(ns);
     }
+}
+
+/// Begins so many threads, and ends them when all live. Their stacks are the smallest.
+fn threads(count: u32) -> Result<u32> {
+    let gate = std::sync::RwLock::new(());
+    let closed = gate.write().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+    std::thread::scope(|scope| {
+        let mut begun = 0;
+        for _ in 0..count {
+            let wait = || drop(gate.read());
+            let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
+            if thread.spawn_scoped(scope, wait).is_err() {
+                // The machine allows no more: these have to do.
+                break;
+            }
+            begun += 1;
+        }
+        drop(closed);
+        anyhow::ensure!(begun > 0, "the system refuses threads");
+        Ok(begun)
+    })
 }
 
 #[cfg(test)]

@@ -11,11 +11,28 @@ use crate::step::{command, run, step};
 
 /// The lab that needs no running instance.
 const CARRY_CHAOS: &str = "carry-chaos";
+/// The lab that works as an administrator does.
+const BENIGN_HOUR: &str = "benign-hour";
+/// What it works with.
+const BENIGN_PACKAGES: &[&str] = &[
+    "build-essential",
+    "cron",
+    "gdb",
+    "git",
+    "iproute2",
+    "logrotate",
+    "openssh-client",
+    "openssh-server",
+    "procps",
+    "python3-venv",
+    "rsync",
+    "sudo",
+];
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
 pub(crate) struct BenchArguments {
-    /// Which: footprint, ingest, sensor, sigma, spool, enrol, hostile, store or backup
+    /// Which: footprint, ingest, sensor, sigma, churn, spool, enrol, hostile, store or backup
     name: String,
     /// Print one JSON object
     #[arg(long)]
@@ -23,6 +40,9 @@ pub(crate) struct BenchArguments {
     /// Short windows and little data
     #[arg(long)]
     quick: bool,
+    /// How long `churn` goes on
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Further arguments for the benchmark
     #[arg(last = true)]
     rest: Vec<String>,
@@ -39,7 +59,7 @@ pub(crate) struct LabArguments {
 enum LabCommand {
     /// Inject one fault and print its timeline
     Run {
-        /// runaway-process, disk-fill, reverse-shell-pattern, site-down, unknown-site or carry-chaos
+        /// runaway-process, disk-fill, reverse-shell-pattern, site-down, unknown-site, benign-hour or carry-chaos
         name: String,
         /// Print one JSON object
         #[arg(long)]
@@ -47,6 +67,9 @@ enum LabCommand {
         /// State folder of the running instance
         #[arg(long)]
         state: Option<PathBuf>,
+        /// Write what benign-hour did and what was raised to this file
+        #[arg(long)]
+        page: Option<PathBuf>,
         #[command(flatten)]
         chaos: ChaosArguments,
     },
@@ -60,7 +83,7 @@ struct ChaosArguments {
     /// Agents of carry-chaos
     #[arg(long)]
     agents: Option<usize>,
-    /// How long carry-chaos injects faults
+    /// How long carry-chaos injects faults, or benign-hour goes on
     #[arg(long)]
     seconds: Option<u64>,
     /// What chooses the faults of carry-chaos
@@ -99,8 +122,11 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     program
         .arg(&arguments.name)
         .args(arguments.json.then_some("--json"))
-        .args(arguments.quick.then_some("--quick"))
-        .args(&arguments.rest);
+        .args(arguments.quick.then_some("--quick"));
+    if let Some(seconds) = arguments.seconds {
+        program.args(["--seconds", &seconds.to_string()]);
+    }
+    program.args(&arguments.rest);
     hand_over(&mut program, Profile::Release)
 }
 
@@ -114,11 +140,30 @@ pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
     {
         return carry_chaos(*json, chaos);
     }
-    if let LabCommand::Run { name, chaos, .. } = &arguments.command {
+    let mut rest = Vec::new();
+    if let LabCommand::Run {
+        name, chaos, page, ..
+    } = &arguments.command
+    {
+        let seconds = chaos.seconds.filter(|_| name == BENIGN_HOUR);
+        let expected = ChaosArguments {
+            seconds,
+            ..ChaosArguments::default()
+        };
         ensure!(
-            *chaos == ChaosArguments::default(),
-            "--agents, --seconds, --seed and --keep are of {CARRY_CHAOS} only; {name} takes none of them"
+            *chaos == expected,
+            "--agents, --seed and --keep are of {CARRY_CHAOS} only, --seconds of {BENIGN_HOUR} too; {name} takes none"
         );
+        if let Some(seconds) = seconds {
+            rest.extend(["--seconds".to_owned(), seconds.to_string()]);
+        }
+        if let Some(page) = page {
+            ensure!(name == BENIGN_HOUR, "--page is of {BENIGN_HOUR} only");
+            rest.extend(["--page".to_owned(), page.display().to_string()]);
+        }
+        if name == BENIGN_HOUR {
+            setup::packages(BENIGN_PACKAGES)?;
+        }
     }
     let mut program = Command::new(layout::binary(Profile::Quick, "fleetmend-lab"));
     match &arguments.command {
@@ -132,6 +177,7 @@ pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
                 .args(json.then_some("--json"))
                 .arg("--state")
                 .arg(state)
+                .args(rest)
         }
     };
     hand_over(&mut program, Profile::Quick)

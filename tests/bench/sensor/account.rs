@@ -1,0 +1,170 @@
+//! What the agent says became of every event, family by family.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::instance::Instance;
+
+/// How long the counters may take to stand still after a storm.
+const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+/// Time between two looks at the counters: they are refreshed every second.
+const LOOK_EVERY: Duration = Duration::from_millis(2_500);
+/// What becomes of an event that was seen.
+const ENDS: [&str; 3] = ["filtered", "aggregated", "delivered"];
+/// How one is lost.
+const LOSSES: [&str; 3] = ["ring_full", "map_full", "shed"];
+
+/// Counters of one family, or of all together.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Account {
+    pub(crate) seen: f64,
+    /// Handed over to the agent.
+    pub(crate) delivered: f64,
+    /// Left out, or counted in another row, by design.
+    pub(crate) kept_in_kernel: f64,
+    /// Lost, and counted as such.
+    pub(crate) lost: f64,
+    /// Entries of bounded maps that made room for others.
+    pub(crate) evicted: f64,
+}
+
+impl Account {
+    /// Of a family's `total`, or of the row of a probe, which knows less.
+    fn read(value: &Value) -> Option<Self> {
+        let number = |key: &str| value.get(key).and_then(Value::as_f64);
+        let sum = |keys: &[&str]| keys.iter().filter_map(|key| number(key)).sum::<f64>();
+        let [filtered, aggregated, delivered] = ENDS;
+        Some(Self {
+            seen: number("seen")?,
+            delivered: number(delivered)?,
+            kept_in_kernel: sum(&[filtered, aggregated]),
+            lost: number("lost").unwrap_or_else(|| sum(&LOSSES)),
+            evicted: number("evicted").unwrap_or_default(),
+        })
+    }
+
+    fn with(self, other: Account, sign: f64) -> Account {
+        Account {
+            seen: self.seen + sign * other.seen,
+            delivered: self.delivered + sign * other.delivered,
+            kept_in_kernel: self.kept_in_kernel + sign * other.kept_in_kernel,
+            lost: self.lost + sign * other.lost,
+            evicted: self.evicted + sign * other.evicted,
+        }
+    }
+
+    /// Events that are neither delivered, nor left out by design, nor counted as lost.
+    pub(crate) fn unaccounted(self) -> f64 {
+        self.seen - self.delivered - self.kept_in_kernel - self.lost
+    }
+
+    pub(crate) fn condition(self) -> Value {
+        json!({
+            "seen": self.seen, "delivered": self.delivered, "kept_in_kernel": self.kept_in_kernel, "lost": self.lost,
+            "evicted": self.evicted,
+        })
+    }
+}
+
+/// Counters of every family.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Accounts(BTreeMap<String, Account>);
+
+impl Accounts {
+    /// As the agent tells them now.
+    pub(crate) fn now(instance: &Instance) -> Result<Self> {
+        let accounts = Self::of(&instance.status()?);
+        ensure!(
+            !accounts.0.is_empty(),
+            "the agent's status tells of no family of probes"
+        );
+        Ok(accounts)
+    }
+
+    /// Out of the agent's status.
+    pub(crate) fn of(status: &Value) -> Self {
+        let rows = |key: &str| status.get(key).and_then(Value::as_array).into_iter().flatten();
+        let families = rows("sensor").filter_map(|row| {
+            let total = row.get("total").unwrap_or(row);
+            Some((row.get("family")?.as_str()?.to_owned(), Account::read(total)?))
+        });
+        let families: BTreeMap<String, Account> = families.collect();
+        if !families.is_empty() {
+            return Self(families);
+        }
+        let probes = rows("probes").filter_map(|row| {
+            let family = row.get("probe")?.as_str()?.strip_prefix("bpf.")?;
+            Some((family.to_owned(), Account::read(row)?))
+        });
+        Self(probes.collect())
+    }
+
+    /// The counters once everything that was seen is accounted for, or once time is up.
+    pub(crate) fn settled(instance: &Instance) -> Result<Self> {
+        let begun = Instant::now();
+        loop {
+            std::thread::sleep(LOOK_EVERY);
+            let now = Self::now(instance)?;
+            if now.total().unaccounted() == 0.0 || begun.elapsed() > SETTLE_WITHIN {
+                return Ok(now);
+            }
+        }
+    }
+
+    /// All families together.
+    pub(crate) fn total(&self) -> Account {
+        self.0
+            .values()
+            .fold(Account::default(), |sum, account| sum.with(*account, 1.0))
+    }
+
+    /// What came since `before`.
+    pub(crate) fn since(&self, before: &Accounts) -> Accounts {
+        let families = self.0.iter().map(|(family, now)| {
+            let then = before.0.get(family).copied().unwrap_or_default();
+            (family.clone(), now.with(then, -1.0))
+        });
+        Accounts(families.collect())
+    }
+
+    /// Families that are unlike zero, for the conditions.
+    pub(crate) fn condition(&self) -> Value {
+        let families = self.0.iter().filter(|(_, account)| account.seen != 0.0);
+        let families = families.map(|(family, account)| (family.clone(), account.condition()));
+        Value::Object(families.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_told_apart_from_what_was_left_out_on_purpose() {
+        let status = json!({"sensor": [
+            {"family": "file", "total": {"seen": 100, "filtered": 60, "aggregated": 10, "delivered": 25, "ring_full": 3,
+                "map_full": 1, "shed": 1, "evicted": 7}},
+            {"family": "process", "total": {"seen": 5, "delivered": 4}},
+        ]});
+        let total = Accounts::of(&status).total();
+        assert_eq!((total.seen, total.delivered, total.lost), (105.0, 29.0, 5.0));
+        assert_eq!(
+            (total.kept_in_kernel, total.evicted, total.unaccounted()),
+            (70.0, 7.0, 1.0)
+        );
+    }
+
+    #[test]
+    fn without_accounts_the_rows_of_the_probes_serve() {
+        let status = json!({"probes": [
+            {"probe": "bpf.process", "seen": 10, "delivered": 8, "lost": 2},
+            {"probe": "host.metrics", "seen": 7, "delivered": 7, "lost": 0},
+        ]});
+        let accounts = Accounts::of(&status);
+        assert_eq!(accounts.total().seen, 10.0);
+        assert_eq!(accounts.total().unaccounted(), 0.0);
+    }
+}

@@ -1,0 +1,99 @@
+//! Whether critical acts reach the store while both cores open files as fast as they can.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::Times;
+use crate::api::Api;
+use crate::instance::Instance;
+use crate::report::{Bar, Report, progress};
+use crate::work::{Kind, Worker};
+
+/// Acts within a second.
+const ACTS: u32 = 1_000;
+/// How long the opens go on before the acts begin.
+const LEAD: Duration = Duration::from_secs(1);
+/// How long the last act may take to the store.
+const STORED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Measures, with the collector started again.
+pub(super) fn critical(
+    report: &mut Report,
+    times: &Times,
+    instance: &mut Instance,
+    workers: u32,
+) -> Result<()> {
+    progress(format!("{ACTS} critical acts among opens flat out"));
+    instance.start_agent_if_stopped()?;
+    instance.run_collector()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    let time = times.storm.min(Duration::from_secs(5)) + LEAD;
+    let opens: Vec<Worker> = (0..workers)
+        .map(|_| Worker::start(Kind::Opens, time, 0))
+        .collect::<Result<_>>()?;
+    std::thread::sleep(LEAD);
+    let acts = Worker::start(Kind::Critical, Duration::from_secs(1), ACTS)?.finish()?;
+    let opened: f64 = opens
+        .into_iter()
+        .map(Worker::finish)
+        .collect::<Result<Vec<_>>>()?
+        .iter()
+        .map(|done| f64::from(done.opens))
+        .sum();
+    let wanted = f64::from(acts.credential_acts + acts.memory_acts);
+    let stored = runtime.block_on(async {
+        let api = instance.api().await?;
+        let begun = Instant::now();
+        loop {
+            let stored = Stored::read(&api, acts.pid).await?;
+            if stored.sum() >= wanted || begun.elapsed() > STORED_WITHIN {
+                return Ok::<_, anyhow::Error>(stored);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    })?;
+    report.figure(
+        "critical_delivered_pct",
+        (stored.sum() / wanted * 100.0).min(100.0),
+        Bar::AtLeast(99.99),
+    );
+    report.condition(
+        "critical_storm",
+        json!({
+            "opens_per_s": opened / time.as_secs_f64(), "credential_acts": acts.credential_acts,
+            "memory_acts": acts.memory_acts, "credential_stored": stored.credential, "memory_stored": stored.memory,
+        }),
+    );
+    Ok(())
+}
+
+/// Acts of the worker that the store has, repeats counted.
+struct Stored {
+    credential: f64,
+    memory: f64,
+}
+
+impl Stored {
+    async fn read(api: &Api, pid: u32) -> Result<Self> {
+        let count = async |table: &str, kind: &str| -> Result<f64> {
+            let query = format!("SELECT SUM(repeats) FROM {table} WHERE pid = {pid} AND kind = '{kind}'");
+            let rows = api.sql(&query).await?;
+            let value = rows.first().and_then(|row| row.first());
+            Ok(value.and_then(Value::as_f64).unwrap_or_default())
+        };
+        Ok(Self {
+            credential: count("credential_events", "group").await?,
+            memory: count("memory_events", "memfd").await?,
+        })
+    }
+
+    fn sum(&self) -> f64 {
+        self.credential + self.memory
+    }
+}
