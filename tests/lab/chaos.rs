@@ -43,6 +43,8 @@ use crate::timeline::Timeline;
 pub(crate) const NAME: &str = "carry-chaos";
 /// Fewer agents could not play every part.
 const AGENTS_MIN: usize = 4;
+/// How long faults are injected when nothing else is said.
+const SECONDS: u64 = 600;
 /// Runs shorter than this hold each fault for a moment only.
 const LONG_RUN: Duration = Duration::from_secs(120);
 
@@ -52,9 +54,9 @@ pub(crate) struct ChaosArguments {
     /// Agents of carry-chaos
     #[arg(long, default_value_t = 50)]
     agents: usize,
-    /// How long carry-chaos injects faults
-    #[arg(long, default_value_t = 600)]
-    seconds: u64,
+    /// How long carry-chaos injects faults (600 when not given), or benign-hour goes on (3600)
+    #[arg(long)]
+    pub(crate) seconds: Option<u64>,
     /// What chooses the faults of carry-chaos
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -75,6 +77,7 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<(Timeline, Value)> 
         faults,
         keep,
     } = arguments;
+    let seconds = seconds.unwrap_or(SECONDS);
     let kinds = kinds(&faults)?;
     ensure!(
         agents >= AGENTS_MIN,

@@ -4,9 +4,11 @@
 //! says when the fault was injected, detected, planned, applied and verified, with the rows that show it, and
 //! ends with whether all of it went as it should. Every lab takes its fault back, whatever happens.
 //!
+//! `benign-hour` injects nothing: it works, and lists what was raised meanwhile.
 //! `carry-chaos` needs no running instance: it has a collector and agents of its own, and many faults.
 
 mod api;
+mod benign;
 mod chaos;
 mod fault;
 mod scenario;
@@ -15,6 +17,7 @@ mod timeline;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -43,6 +46,8 @@ enum Command {
         state: Option<PathBuf>,
         #[command(flatten)]
         chaos: chaos::ChaosArguments,
+        #[command(flatten)]
+        benign: benign::BenignArguments,
     },
     /// Body of a process of agents, started by carry-chaos
     #[command(hide = true)]
@@ -88,13 +93,19 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             json,
             state,
             chaos,
+            benign,
         } => {
             let (report, more) = if name == chaos::NAME {
                 chaos::run(chaos).await?
             } else {
                 let state = state.context("find --state, the folder of the running instance")?;
                 let instance = api::Instance::connect(&state).await?;
-                (scenario::run(&name, &instance).await?, Value::Null)
+                if name == benign::NAME {
+                    let time = Duration::from_secs(chaos.seconds.unwrap_or(benign::SECONDS));
+                    benign::run(&instance, time, &benign).await?
+                } else {
+                    (scenario::run(&name, &instance).await?, Value::Null)
+                }
             };
             if json {
                 writeln!(out, "{}", report.json(&more)).context("print the report")?;

@@ -11,7 +11,7 @@ use crate::fault::{Fill, Frozen, Hog, used};
 use crate::timeline::Timeline;
 
 /// Name and purpose of each.
-pub(crate) const ALL: [(&str, &str); 6] = [
+pub(crate) const ALL: [(&str, &str); 7] = [
     (
         "runaway-process",
         "a busy loop in the demonstration's control group is throttled",
@@ -25,6 +25,10 @@ pub(crate) const ALL: [(&str, &str); 6] = [
     (
         "unknown-site",
         "our own resolver stops answering: nobody else's fault",
+    ),
+    (
+        crate::benign::NAME,
+        "work of every day: packages, builds, backups, logins; raises nothing above low",
     ),
     (
         crate::chaos::NAME,
