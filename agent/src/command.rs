@@ -270,7 +270,10 @@ pub(crate) fn ask(socket: &Path, path: &str) -> Result<String> {
 pub(crate) fn post(socket: &Path, path: &str, body: &str) -> Result<String> {
     let length = body.len();
     let head = "Host: agent\r\nContent-Type: application/json";
-    exchange(socket, &format!("POST {path} HTTP/1.0\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"))
+    exchange(
+        socket,
+        &format!("POST {path} HTTP/1.0\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"),
+    )
 }
 
 fn exchange(socket: &Path, request: &str) -> Result<String> {

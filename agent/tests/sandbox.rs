@@ -63,7 +63,9 @@ fn sandboxed_agent_fails_at_everything_forbidden() {
 
     let needs = answer["needs"].as_object().expect("needs");
     assert!(
-        needs.contains_key("attach a loaded program") && needs.len() >= 5 && needs.values().all(|met| *met == Value::Bool(true)),
+        needs.contains_key("attach a loaded program")
+            && needs.len() >= 5
+            && needs.values().all(|met| *met == Value::Bool(true)),
         "{needs:?}"
     );
 

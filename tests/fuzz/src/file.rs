@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use agent_collect::process::{Inventory, ProcessConfig};
-use agent_collect::source::audit::{AuditRecord, Joiner, Translator};
 use agent_collect::log::journal::{JournalFile, Next};
 use agent_collect::log::line::{Line, Origin};
 use agent_collect::log::{auth, stamp};
+use agent_collect::process::{Inventory, ProcessConfig};
+use agent_collect::source::audit::{AuditRecord, Joiner, Translator};
 use agent_detect::sigma::Sigma;
 use agent_spool::{Spool, SpoolConfig};
 use collector_store::ChunkBytes;

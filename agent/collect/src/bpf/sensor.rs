@@ -136,26 +136,22 @@ impl BpfSensor {
 
     /// Unloads the family of `probe`: another source stands in for it, or it is not wanted.
     pub(crate) fn give_up(&mut self, probe: &str, reason: String, hint: String) {
-        for state in &mut self.families {
-            let FamilyState::Loaded(loaded, _) = state else {
-                continue;
-            };
-            if probe_name(loaded.family) != probe {
-                continue;
-            }
-            self.execs_traced &= loaded.family != Family::Process;
-            *state = FamilyState::Refused(ProbeStatus {
-                time: TimeMicros::now(),
-                probe: probe.to_owned(),
-                state: ProbeState::Broken,
-                reason,
-                hint,
-                seen: 0,
-                delivered: 0,
-                lost: 0,
-            });
+        let named = |source: &Source| probe_name(source.loaded.spec.family) == probe;
+        let Some(index) = self.sources.iter().position(named) else {
             return;
-        }
+        };
+        let source = self.sources.remove(index);
+        self.execs_traced &= source.loaded.spec.family != Family::Process;
+        self.refused.push(ProbeStatus {
+            time: TimeMicros::now(),
+            probe: probe.to_owned(),
+            state: ProbeState::Broken,
+            reason,
+            hint,
+            seen: 0,
+            delivered: 0,
+            lost: 0,
+        });
     }
 
     /// Says that what processes do is told elsewhere: the observer then makes no events.
