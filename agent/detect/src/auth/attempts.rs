@@ -5,10 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::AuthEvent;
 
-use super::config::FAILURES_MAX;
-
-/// Times, accounts, ports and addresses that are remembered of one.
-const KEPT: usize = FAILURES_MAX as usize;
+use super::config::{FAILURES_MAX, KEPT};
 
 /// A map with at most so many entries; the one that was used longest ago makes room.
 pub(super) struct Bounded<V> {

@@ -55,7 +55,9 @@ impl Default for AuthConfig {
 }
 
 /// Most failures that a threshold can ask for: so many are remembered for each address.
-pub(super) const FAILURES_MAX: u64 = 64;
+pub(super) const FAILURES_MAX: u64 = KEPT as u64;
+/// The same, as a length.
+pub(super) const KEPT: usize = 64;
 
 impl AuthConfig {
     pub(super) fn window_us(&self) -> i64 {
