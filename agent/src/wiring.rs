@@ -26,6 +26,7 @@ use std::time::Duration;
 use agent_collect::bpf::BpfSensor;
 use agent_collect::process::{Inventory, signs};
 use agent_collect::site::Prober;
+use agent_collect::source::Rights;
 use agent_collect::{FactSink, PaceHandle, Sources, host, log, site, unit};
 use agent_detect::Detector;
 use agent_detect::sigma::Reloader;
@@ -69,8 +70,16 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
     // The order matters: probes need rights that the sandbox takes, the sandbox needs to be alone, and no input
     // of others is read before it holds.
     let (mut sensor, statuses) = BpfSensor::load(config.bpf.clone());
+    let rights = Rights::take(&config.sources, &sensor, &statuses);
+    let report = enter(&SandboxConfig::default()).context("enter the sandbox")?;
+    info!(
+        capabilities = report.capabilities.join(" "),
+        calls_denied = report.calls_denied,
+        "sandbox"
+    );
     let sources = Sources::choose(
         config.sources.clone(),
+        rights,
         &mut sensor,
         &statuses,
         &config.process,
@@ -84,12 +93,6 @@ pub(crate) fn run(path: &Path) -> Result<ExitCode> {
             "probe"
         );
     }
-    let report = enter(&SandboxConfig::default()).context("enter the sandbox")?;
-    info!(
-        capabilities = report.capabilities.join(" "),
-        calls_denied = report.calls_denied,
-        "sandbox"
-    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .max_blocking_threads(8)

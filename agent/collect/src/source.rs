@@ -33,7 +33,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use config::SourcesConfig;
-pub use run::Sources;
+pub use run::{Rights, Sources};
 
 /// What is told by one source each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -48,11 +48,28 @@ pub struct Sources {
     tallies: Kinds,
 }
 
+/// What needs rights that the sandbox takes: the process connector, joined where it may be needed.
+pub struct Rights(Option<Result<ConnectorSocket, String>>);
+
+impl Rights {
+    /// Joins the connector unless the probes tell everything that it could. `statuses` is what the sensor's load said.
+    /// Call it before the sandbox is set: it reads nothing that others wrote.
+    pub fn take(config: &SourcesConfig, sensor: &BpfSensor, statuses: &[ProbeStatus]) -> Self {
+        let mut found = Survey::default();
+        survey::probes(&mut found, statuses, sensor.traces_execs());
+        survey::connector(&mut found, None);
+        let chosen = choose(config, &found);
+        let needed = chosen.iter().any(|one| one.source == Some(SourceName::Connector));
+        Self(needed.then(|| survey::join(config)))
+    }
+}
+
 impl Sources {
-    /// Chooses a source for each kind, opens what needs rights, and unloads the probes that another source stands in
-    /// for. `statuses` is what the sensor's load said. Call it before the sandbox is set.
+    /// Chooses a source for each kind, and unloads the probes that another source stands in for. `statuses` is what
+    /// the sensor's load said. Call it after the sandbox is set: it looks into the audit log.
     pub fn choose(
         config: SourcesConfig,
+        rights: Rights,
         sensor: &mut BpfSensor,
         statuses: &[ProbeStatus],
         process: &ProcessConfig,
@@ -62,7 +79,7 @@ impl Sources {
         let mut found = Survey::default();
         survey::probes(&mut found, statuses, sensor.traces_execs());
         survey::others(&mut found, &config, &proc);
-        let (chosen, connector) = settle(&config, &mut found);
+        let (chosen, connector) = settle(&config, &mut found, rights);
         for one in chosen.iter().filter(|one| one.source != Some(SourceName::Ebpf)) {
             let reason = match one.source {
                 Some(source) => format!("not used: {} are told by {}", one.kind.as_str(), source.as_str()),
@@ -95,7 +112,11 @@ impl Sources {
         let named = config.second_sources_by_name();
         let mut found = Survey::default();
         survey::others(&mut found, &named, &ProcFs::new(proc_path));
-        let (chosen, _) = settle(&named, &mut found);
+        let wanted = Kind::ALL
+            .into_iter()
+            .any(|kind| named.of(kind) == SourceName::Connector);
+        let rights = Rights(wanted.then(|| survey::join(&named)));
+        let (chosen, _) = settle(&named, &mut found, rights);
         chosen
             .iter()
             .filter(|one| named.of(one.kind) != SourceName::Off && one.source.is_none())
@@ -288,19 +309,23 @@ impl Way<'_> {
     }
 }
 
-/// Chooses, and joins the connector when it is among what was chosen; refused, it is chosen again without.
-fn settle(config: &SourcesConfig, found: &mut Survey) -> (Vec<Chosen>, Option<ConnectorSocket>) {
+/// Chooses; without a connector that was joined it is chosen again without. One that is not needed is left.
+fn settle(
+    config: &SourcesConfig,
+    found: &mut Survey,
+    rights: Rights,
+) -> (Vec<Chosen>, Option<ConnectorSocket>) {
     let chosen = choose(config, found);
     if chosen.iter().all(|one| one.source != Some(SourceName::Connector)) {
         return (chosen, None);
     }
-    match survey::join(config) {
-        Ok(socket) => (chosen, Some(socket)),
-        Err(reason) => {
-            survey::connector(found, Some(&reason));
-            (choose(config, found), None)
-        }
-    }
+    let refused = match rights.0 {
+        Some(Ok(socket)) => return (chosen, Some(socket)),
+        Some(Err(reason)) => reason,
+        None => "it was not joined".to_owned(),
+    };
+    survey::connector(found, Some(&refused));
+    (choose(config, found), None)
 }
 
 /// The row of a kind with what became of its records.

@@ -24,7 +24,9 @@ fn without_probes(config: SourcesConfig, state: &std::path::Path) -> (Sources, B
         ..BpfConfig::default()
     };
     let (mut sensor, statuses) = BpfSensor::load(off);
-    let sources = Sources::choose(config, &mut sensor, &statuses, &ProcessConfig::default(), state);
+    let rights = Rights::take(&config, &sensor, &statuses);
+    let process = ProcessConfig::default();
+    let sources = Sources::choose(config, rights, &mut sensor, &statuses, &process, state);
     (sources, sensor)
 }
 
