@@ -300,9 +300,10 @@ impl Lineage {
 
     /// What is above a child of `ppid`, and whether all of it is known.
     fn above(&self, ppid: Option<u32>, comm: Option<&str>, exe: Option<&str>) -> (Classes, bool) {
-        let told = match exe.is_some() || comm.is_some() {
-            true => classify(exe, comm.unwrap_or_default(), std::iter::empty()),
-            false => Classes::NONE,
+        let told = if exe.is_some() || comm.is_some() {
+            classify(exe, comm.unwrap_or_default(), std::iter::empty())
+        } else {
+            Classes::NONE
         };
         let Some(ppid) = ppid else {
             return (told, false);

@@ -24,15 +24,13 @@ fn copy_of(program: &str, to: &Path) -> PathBuf {
 }
 
 fn run(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) {
-    // Whether it succeeds is not what is looked at.
-    drop(
-        Command::new(program)
-            .args(args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap(),
-    );
+    let status = Command::new(program)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    // Whether it succeeds is not what is looked at, but it has to run.
+    status.unwrap();
 }
 
 /// Folders of the system become empty memory, of this process and its children alone.
@@ -277,7 +275,7 @@ fn forks() {
     for child in children {
         let child = nix::unistd::Pid::from_raw(child);
         nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
-        drop(nix::sys::wait::waitpid(child, None));
+        nix::sys::wait::waitpid(child, None).unwrap();
     }
 }
 

@@ -139,7 +139,6 @@ fn defence(event: &ProcessEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
                 || (name == "nft" && has(&["flush"]) && has(&["ruleset"]))
         }
         "ufw" => has(&["disable"]),
-        "swapoff" => false,
         _ => return,
     };
     if !stopped || who.line().any(Classes::PACKAGE) || who.container.is_some() {

@@ -1,8 +1,11 @@
 //! Each detection with rows that raise it and rows that look like it and do not.
 
 mod acts;
+mod files;
 mod flows;
 mod innocent;
+mod kernel;
+mod scans;
 mod shipped;
 mod world;
 
@@ -33,8 +36,11 @@ fn every_detection_is_documented_with_its_tests() {
     let page = include_str!("../../../../docs/detections.md");
     let sources = [
         include_str!("tests/acts.rs"),
+        include_str!("tests/files.rs"),
         include_str!("tests/flows.rs"),
         include_str!("tests/innocent.rs"),
+        include_str!("tests/kernel.rs"),
+        include_str!("tests/scans.rs"),
         include_str!("tests/shipped.rs"),
     ]
     .concat();

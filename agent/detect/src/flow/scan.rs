@@ -88,11 +88,12 @@ impl Scans {
         };
         // A scan knocks at doors that are shut; who talks to many open services is a client of them.
         let knocks = count.failed * 4 >= count.all;
-        let severity = match () {
-            () if local => Severity::Low,
-            () if !knocks => Severity::Low,
-            () if who.is_risky() || who.line().any(Classes::WEB) => Severity::High,
-            () => Severity::Medium,
+        let severity = if local || !knocks {
+            Severity::Low
+        } else if who.is_risky() || who.line().any(Classes::WEB) {
+            Severity::High
+        } else {
+            Severity::Medium
         };
         let title = format!(
             "{} tried {} ports of {} within {span}",
