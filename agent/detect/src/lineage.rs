@@ -480,6 +480,3 @@ fn is_root(uid: u32, euid: Option<u32>) -> bool {
 fn own_by(row: &Columns<'_>) -> Classes {
     classify(row.exe, row.comm, row.command_line.unwrap_or_default().split(' '))
 }
-
-#[cfg(test)]
-mod tests;
