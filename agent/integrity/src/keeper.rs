@@ -93,6 +93,8 @@ pub(crate) struct Scanning {
     pub(crate) number: u8,
     /// Whether the scanner has an order.
     pub(crate) ordered: bool,
+    /// Whether that order was given before the baseline was forgotten.
+    pub(crate) stale: bool,
     pub(crate) next_walk: Instant,
     pub(crate) next_sweep: Instant,
     /// Where the search for what is not hashed goes on: class and place.

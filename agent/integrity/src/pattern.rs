@@ -63,14 +63,18 @@ impl Pattern {
 
     /// Whether the path is one that is meant.
     pub(crate) fn covers(&self, path: &Path) -> bool {
-        names_below(&self.base, path).is_some_and(|names| matches(&self.rest, &names))
+        names_below(&self.base, path).is_some_and(|names| self.covers_names(&names))
     }
 
-    /// Whether a folder can directly hold what is meant.
-    pub(crate) fn holds(&self, folder: &Path) -> bool {
-        let names = names_below(&self.base, folder);
-        match (self.rest.split_last(), names) {
-            (Some((Segment::Name(_), folders)), Some(names)) => matches(folders, &names),
+    /// The same of a path that is known to lie below the base, by its names there.
+    pub(crate) fn covers_names(&self, names: &[&[u8]]) -> bool {
+        matches(&self.rest, names)
+    }
+
+    /// Whether a folder, by its names below the base, can directly hold what is meant.
+    pub(crate) fn holds_names(&self, names: &[&[u8]]) -> bool {
+        match self.rest.split_last() {
+            Some((Segment::Name(_), folders)) => matches(folders, names),
             _ => false,
         }
     }
@@ -83,7 +87,7 @@ impl Pattern {
 }
 
 /// The names of `path` below `base`.
-fn names_below<'a>(base: &Path, path: &'a Path) -> Option<Vec<&'a [u8]>> {
+pub(crate) fn names_below<'a>(base: &Path, path: &'a Path) -> Option<Vec<&'a [u8]>> {
     let below = path.strip_prefix(base).ok()?;
     let name = |component| match component {
         Component::Normal(name) => Some(std::ffi::OsStr::as_bytes(name)),
@@ -158,9 +162,8 @@ mod tests {
 
     fn holds(pattern: &str, path: &str) -> bool {
         let path = Path::new("/nowhere").join(path.trim_start_matches('/'));
-        Pattern::parse(Path::new("/nowhere"), pattern)
-            .unwrap()
-            .holds(&path)
+        let pattern = Pattern::parse(Path::new("/nowhere"), pattern).unwrap();
+        names_below(&pattern.base, &path).is_some_and(|names| pattern.holds_names(&names))
     }
 
     #[test]

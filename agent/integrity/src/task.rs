@@ -182,6 +182,7 @@ pub fn start(
                 suid_first: !suid_known,
                 number: 0,
                 ordered: false,
+                stale: false,
                 next_walk: now,
                 next_sweep: now,
                 cursor: (0, 0),

@@ -1,12 +1,13 @@
 //! What is watched: rules of the classes, and the question whether a path is one of theirs.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::class::Class;
 use crate::config::Config;
-use crate::pattern::{Pattern, glob_matches};
+use crate::pattern::{Pattern, glob_matches, names_below};
 use crate::state::FileState;
 
 /// Names that editors give their temporary and backup files.
@@ -278,12 +279,16 @@ impl Watch {
             .filter(|(_, byte)| **byte == b'/')
             .map(|(at, _)| at.max(1));
         for end in ends.chain([bytes.len()]) {
-            let Some(rules) = bytes.get(..end).and_then(|base| self.by_base.get(base)) else {
+            let Some((base, rules)) = bytes.get(..end).and_then(|base| self.by_base.get_key_value(base))
+            else {
+                continue;
+            };
+            let Some(names) = names_below(Path::new(OsStr::from_bytes(base)), path) else {
                 continue;
             };
             let covers = |index: &&usize| {
                 self.rules.get(**index).is_some_and(|Rule { pattern, .. }| {
-                    pattern.covers(path) || (kind != Kind::File && pattern.holds(path))
+                    pattern.covers_names(&names) || (kind != Kind::File && pattern.holds_names(&names))
                 })
             };
             if let Some(index) = rules.iter().find(covers) {

@@ -20,6 +20,12 @@ const HASH_BATCH: usize = 16;
 impl Keeper {
     /// Takes one report of the scanner.
     pub(super) fn heed(&mut self, report: Report) {
+        let over = !matches!(report, Report::Found(_));
+        if over && std::mem::take(&mut self.scanning.stale) {
+            // It began before everything was forgotten, and saw the rest only.
+            self.scanning.ordered = false;
+            return;
+        }
         match report {
             Report::Found(files) => {
                 for (path, class, state) in files {

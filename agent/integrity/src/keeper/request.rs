@@ -90,6 +90,7 @@ impl Keeper {
         self.troubles.beyond = 0;
         let now = Instant::now();
         let scanning = &mut self.scanning;
+        scanning.stale = scanning.ordered;
         (scanning.phase, scanning.first, scanning.suid_first) = (Phase::Walking, true, true);
         (scanning.next_walk, scanning.next_sweep) = (now, now);
     }
