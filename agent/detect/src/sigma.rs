@@ -165,14 +165,19 @@ impl Sigma {
 
     /// Reads and compiles every rule.
     pub fn with(options: &RuleOptions) -> Self {
-        Self::over(RuleSet::load(options, None), options.clone())
+        let read_from = reload::survey(&options.folders);
+        Self::made(RuleSet::load(options, None), options.clone(), read_from)
     }
 
     pub(crate) fn over(set: RuleSet, options: RuleOptions) -> Self {
+        Self::made(set, options, reload::Survey::default())
+    }
+
+    fn made(set: RuleSet, options: RuleOptions, read_from: reload::Survey) -> Self {
         let set = Arc::new(set);
         let mut sigma = Self {
             set: Arc::clone(&set),
-            handover: Arc::new(Handover::new(set, options)),
+            handover: Arc::new(Handover::new(set, options, read_from)),
             windows: Vec::new(),
             candidates: Candidates::default(),
             matched: 0,

@@ -40,11 +40,14 @@ pub(super) struct Handover {
     taken: AtomicU64,
     requests: AtomicU64,
     options: RuleOptions,
+    /// The files as they were before the first set was read.
+    read_from: Survey,
 }
 
 impl Handover {
-    pub(super) fn new(set: Arc<RuleSet>, options: RuleOptions) -> Self {
+    pub(super) fn new(set: Arc<RuleSet>, options: RuleOptions, read_from: Survey) -> Self {
         Self {
+            read_from,
             set: Mutex::new(set),
             version: AtomicU64::new(0),
             taken: AtomicU64::new(0),
@@ -124,7 +127,9 @@ impl Reloader {
     fn run(&self, token: &CancellationToken) {
         let mut watch = Watch::new(&self.handover.options.folders);
         let mut requests = 0;
-        let mut unrest: Option<(Instant, Instant)> = None;
+        // What changed between the first reading and this watch is a change too.
+        let begun = Instant::now();
+        let mut unrest = (watch.files != self.handover.read_from).then_some((begun, begun));
         while !token.is_cancelled() {
             std::thread::sleep(LOOK);
             let now = Instant::now();
@@ -140,22 +145,27 @@ impl Reloader {
             }
             requests = asked;
             unrest = None;
-            self.reload();
+            // Watched before they are read, so that no change falls between.
             watch = Watch::new(&self.handover.options.folders);
+            self.reload();
         }
     }
 }
+
+/// Sizes and times of files.
+pub(super) type Survey = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
 /// What tells that rules changed.
 struct Watch {
     inotify: Option<OwnedFd>,
     folders: Vec<PathBuf>,
-    files: BTreeMap<PathBuf, (u64, Option<SystemTime>)>,
+    files: Survey,
     surveyed: Instant,
 }
 
 impl Watch {
     fn new(roots: &[PathBuf]) -> Self {
+        // Told before surveyed, so that what changes in between is told.
         Self {
             inotify: watched(roots)
                 .inspect_err(
@@ -183,7 +193,7 @@ impl Watch {
 }
 
 /// Sizes and times of the rule files.
-fn survey(roots: &[PathBuf]) -> BTreeMap<PathBuf, (u64, Option<SystemTime>)> {
+pub(super) fn survey(roots: &[PathBuf]) -> Survey {
     let files = roots.iter().filter_map(|root| rule_files(root).ok()).flatten();
     files
         .filter_map(|path| {
