@@ -180,29 +180,6 @@ impl Maps<'_> {
     }
 }
 
-/// A family that this build has no object for.
-pub(crate) const fn absent(family: Family, table: &'static str, table_id: u16, lane: Lane) -> FamilySpec {
-    FamilySpec {
-        family,
-        table,
-        table_id,
-        lane,
-        duties: &[],
-        limits: "",
-        shed: &[],
-        prepare: |_, _| {},
-        handler: |_| Box::new(Absent),
-    }
-}
-
-struct Absent;
-
-impl Handler for Absent {
-    fn record(&mut self, bytes: &[u8], _cx: &mut Enricher, _out: &mut Vec<Fact>) -> Result<(), AbiError> {
-        Err(AbiError::Kind(fleetmend_ebpf::abi::kind_of(bytes)?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use fleetmend_ebpf::abi::DUTIES_MAX;

@@ -95,8 +95,8 @@ fn clocks_programs_rings_and_other_calls_are_told() {
     };
     let own = std::process::id();
     deeds::read_clock_state();
-    assert_eq!(deeds::set_no_clock(), [libc::EINVAL, libc::EINVAL]);
-    for call in ["clock_settime", "clock_adjtime"] {
+    let refused = deeds::set_no_clock();
+    for (call, error) in ["clock_settime", "clock_adjtime"].into_iter().zip(refused) {
         let row = rig.kernel(call, |row| {
             let names = row
                 .detail
@@ -104,7 +104,7 @@ fn clocks_programs_rings_and_other_calls_are_told() {
                 .is_some_and(|detail| detail.starts_with(call));
             by(own, KernelEventKind::ClockSet)(row) && names
         });
-        assert_eq!(row.error, Some(libc::EINVAL), "{row:?}");
+        assert_eq!(row.error, Some(error), "{row:?}");
     }
 
     let btf = aya::Btf::from_sys_fs().unwrap();
