@@ -4,12 +4,16 @@
 //! when every source has ended and the channel is empty, so that nothing collected is left behind. On the last step of
 //! the budget's ladder the detector still sees every fact, and the gate keeps from the spool what is not critical.
 
+use agent_collect::bpf::ProfileHandle;
 use agent_collect::host::host_info;
+use agent_collect::source::audit::AuditRecord;
 use agent_detect::Detector;
+use agent_detect::sigma::RawEvent;
 use agent_heal::HealHandle;
 use agent_integrity::Eye;
 use agent_spool::SpoolHandle;
 use fleetmend_event::Fact;
+use fleetmend_event::table::{Finding, FindingState, Severity};
 use tokio::sync::mpsc;
 
 use crate::budget::Step;
@@ -27,6 +31,10 @@ pub(crate) struct Hub {
     pub(crate) spool: SpoolHandle,
     /// Looks at what is done to watched files, when they are watched.
     pub(crate) integrity: Option<Eye>,
+    /// Records of the audit log, for rules that are written for them.
+    pub(crate) records: mpsc::Receiver<AuditRecord>,
+    /// Who is suspected has its system calls profiled.
+    pub(crate) suspects: ProfileHandle,
     /// Where findings become proposals.
     pub(crate) heal: HealHandle,
     /// What `status` shows.
@@ -46,7 +54,11 @@ impl Hub {
             }
             let thin = self.gate.step() >= Step::Thin;
             self.detector.see_less(thin.then_some(OVER_BUDGET));
-            let rows = self.detector.observe(&fact);
+            let mut rows = self.detector.observe(&fact);
+            // Facts come every second at least, so that no record waits longer.
+            while let Ok(record) = self.records.try_recv() {
+                rows.extend(self.detector.observe_raw(&raw(record)));
+            }
             if let Some(eye) = &mut self.integrity {
                 eye.observe(&fact);
             }
@@ -66,10 +78,30 @@ impl Hub {
         self.board.note(&fact);
         if let Fact::Finding(finding) = &fact {
             self.heal.offer(finding);
+            self.suspect(finding);
         }
         if self.gate.admits(&fact) {
             self.spool.append(fact);
         }
+    }
+
+    /// Has the process of a finding profiled that is worth a look today.
+    fn suspect(&self, finding: &Finding) {
+        let worth = finding.state == FindingState::Open && finding.severity >= Severity::Medium;
+        if let (true, Some(pid), Some(start)) = (worth, finding.pid, finding.start_boot_ns) {
+            self.suspects.suspect(pid, start);
+        }
+    }
+}
+
+/// A record of the audit log under the names that Sigma has for it.
+fn raw(record: AuditRecord) -> RawEvent {
+    RawEvent {
+        time: record.time,
+        product: Some("linux".to_owned()),
+        category: None,
+        service: Some("auditd".to_owned()),
+        fields: record.fields,
     }
 }
 

@@ -12,6 +12,7 @@
 //! | facts | [`FACTS_MAX`] | sources drop, count, and send a gap row; heal waits |
 //! | events to integrity | the room's own | dropped and counted; watched files are scanned soon |
 //! | findings to heal | the room's own | dropped and counted; an open finding comes again |
+//! | records of the audit log | the room's own | dropped and counted; rules that are written for them miss those |
 //! | spool intake | `spool.intake_facts_max` | metrics first, each loss a gap row |
 //!
 //! [`budget`] measures the agent and moves the pace of the sources, the model and the gate before the spool.
@@ -115,7 +116,7 @@ fn identity(config: &AgentConfig) -> Result<HostIdentity> {
 async fn compose(
     config: AgentConfig,
     identity: HostIdentity,
-    (sensor, second): (BpfSensor, Sources),
+    (sensor, mut second): (BpfSensor, Sources),
     begun: Begun,
 ) -> Result<ExitCode> {
     let metrics = install_metrics().context("install metrics")?;
@@ -156,6 +157,8 @@ async fn compose(
         detector: Detector::new(&config.detect, Some(config.findings_file()), &hub_tasks),
         spool: handle.clone(),
         integrity: eye,
+        records: second.records(),
+        suspects: sensor.profile_handle(),
         heal,
         board: board.clone(),
         gate: Gate::new(keeper.step()),
