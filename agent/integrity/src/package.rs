@@ -67,6 +67,9 @@ pub(crate) struct Packages {
     read_at: Option<Instant>,
 }
 
+/// Takes a package's name, a path and the MD5 that it should have.
+type TakeSum<'a> = dyn FnMut(&str, &[u8], [u8; 16]) + 'a;
+
 impl Packages {
     /// Nothing known yet of the database in `folder`, of the files below `root`.
     pub(crate) fn new(folder: PathBuf, root: PathBuf) -> Self {
@@ -215,7 +218,7 @@ impl Packages {
         times
     }
 
-    fn read_sums(&self, take: &mut dyn FnMut(&str, &[u8], [u8; 16])) {
+    fn read_sums(&self, take: &mut TakeSum<'_>) {
         let Ok(entries) = std::fs::read_dir(self.folder.join("info")) else {
             return;
         };
@@ -235,7 +238,7 @@ impl Packages {
         }
     }
 
-    fn read_status(&self, take: &mut dyn FnMut(&str, &[u8], [u8; 16])) {
+    fn read_status(&self, take: &mut TakeSum<'_>) {
         let mut package = String::new();
         let mut in_files = false;
         each_line(&self.folder.join("status"), |line| {

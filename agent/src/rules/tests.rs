@@ -82,7 +82,11 @@ fn rules_are_checked_explained_and_tried() {
     let line: Value = serde_json::from_slice(&tried.stdout).unwrap();
     assert_eq!(line["as_expected"], false, "{line}");
 
-    std::fs::write(path("bad.yml"), RULE.replace("condition: sel", "condition: seil")).unwrap();
+    // Another rule: one with the same id would be replaced by the sound one.
+    let bad = RULE
+        .replace("3b6f2f4e", "3b6f2f4f")
+        .replace("condition: sel", "condition: seil");
+    std::fs::write(path("bad.yml"), bad).unwrap();
     let checked = agent(&["check", &folder.path().display().to_string(), "--json"]).unwrap();
     assert!(!checked.status.success());
     let answer: Value = serde_json::from_slice(&checked.stdout).unwrap();

@@ -137,6 +137,9 @@ impl Probes {
     }
 
     fn program_lacks(&self, hook: &Hook, types: &Btf) -> Option<String> {
+        if matches!(hook.at, At::Absent(_)) {
+            return None;
+        }
         let Some(program) = self.0.programs.get(hook.program) else {
             return Some(format!("the object has no program {}", hook.program));
         };

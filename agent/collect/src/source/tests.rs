@@ -21,6 +21,12 @@ fn without_probes(config: SourcesConfig, state: &std::path::Path) -> (Sources, B
     let off = BpfConfig {
         process: false,
         network: false,
+        file: false,
+        credential: false,
+        memory: false,
+        kernel: false,
+        signal: false,
+        resource: false,
         ..BpfConfig::default()
     };
     let (mut sensor, statuses) = BpfSensor::load(off);

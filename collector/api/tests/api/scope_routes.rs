@@ -240,6 +240,7 @@ fn rare_facts(secret: &Finding, action: ActionId) -> Vec<Fact> {
         reason: SECRET.to_owned(),
     };
     vec![
+        account(now).into(),
         host_info("observe", now).into(),
         process(7, "S", 1.0, 0).into(),
         secret.clone().into(),
@@ -249,6 +250,26 @@ fn rare_facts(secret: &Finding, action: ActionId) -> Vec<Fact> {
         site.into(),
         gap.into(),
     ]
+}
+
+fn account(time: TimeMicros) -> SensorAccount {
+    SensorAccount {
+        time,
+        family: SECRET.to_owned(),
+        seen: 1,
+        filtered: 0,
+        aggregated: 0,
+        delivered: 1,
+        ring_full: 0,
+        map_full: 0,
+        shed: 0,
+        evicted: 0,
+        runs: 1,
+        run_us: 1,
+        run_time_sampled: true,
+        ring_bytes_peak: 0,
+        ring_bytes: 4_096,
+    }
 }
 
 impl Scene {

@@ -86,7 +86,7 @@ async fn tables_join_group_and_compare_times() {
     assert_eq!(
         bed.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'facts' AND table_type = 'BASE TABLE'")
             .await,
-        15
+        25
     );
     assert_eq!(
         bed.number("SELECT count(*) FROM process_events WHERE host_id = 'nobody'")

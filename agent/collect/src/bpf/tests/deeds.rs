@@ -224,13 +224,12 @@ pub(super) fn compat_program(folder: &std::path::Path) -> PathBuf {
     let mut file = vec![0x7f, b'E', b'L', b'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let half = |file: &mut Vec<u8>, value: u16| file.extend(value.to_le_bytes());
     let word = |file: &mut Vec<u8>, value: u32| file.extend(value.to_le_bytes());
-    (half(&mut file, 2), half(&mut file, 3), word(&mut file, 1));
-    (
-        word(&mut file, BASE + 84),
-        word(&mut file, 52),
-        word(&mut file, 0),
-        word(&mut file, 0),
-    );
+    for value in [2, 3] {
+        half(&mut file, value);
+    }
+    for value in [1, BASE + 84, 52, 0, 0] {
+        word(&mut file, value);
+    }
     for value in [52, 32, 1, 0, 0, 0] {
         half(&mut file, value);
     }

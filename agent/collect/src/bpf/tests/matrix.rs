@@ -18,7 +18,7 @@ fn every_family_works_on_this_kernel_and_says_how_far() {
         println!(
             "FAMILY {family} {} {}",
             status.state,
-            status.reason.replace('\n', " ")
+            wrong(status).replace('\n', " ")
         );
     }
     for family in Family::ALL {
@@ -30,8 +30,19 @@ fn every_family_works_on_this_kernel_and_says_how_far() {
         assert_ne!(status.state, ProbeState::Broken, "{status:?}");
         assert_eq!(
             status.state == ProbeState::Degraded,
-            !status.reason.is_empty(),
+            !wrong(status).is_empty(),
             "whoever is degraded says why, and nobody else: {status:?}"
         );
     }
+}
+
+/// What is wrong with a family, without the limits that its hooks always have.
+fn wrong(status: &ProbeStatus) -> &str {
+    let reason = status.reason.as_str();
+    let end = if reason.starts_with("limits: ") {
+        Some(0)
+    } else {
+        reason.find("; limits: ")
+    };
+    reason.get(..end.unwrap_or(reason.len())).unwrap_or_default()
 }

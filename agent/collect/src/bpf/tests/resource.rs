@@ -70,7 +70,7 @@ fn waits_for_processors_and_disks_and_segments_sent_again_are_measured() {
         if let Some(frame) = rig.facts.iter().filter_map(metric).find(again) {
             break frame.clone();
         }
-        let last = rig.facts.iter().filter_map(metric).last();
+        let last = rig.facts.iter().rev().find_map(metric);
         assert!(Instant::now() < end, "nothing sent again to {peer}: {last:#?}");
         std::thread::sleep(Duration::from_millis(50));
     };

@@ -56,7 +56,10 @@ impl Header {
             return Err(JournalError::Flags(unknown));
         }
         let header_bytes = u64_at(&bytes, 88);
-        if header_bytes < HEADER_BYTES_MIN as u64 || header_bytes % 8 != 0 || header_bytes > 64 * 1024 {
+        if header_bytes < HEADER_BYTES_MIN as u64
+            || !header_bytes.is_multiple_of(8)
+            || header_bytes > 64 * 1024
+        {
             return Err(JournalError::Damaged {
                 what: "the header's size",
                 offset: 88,
@@ -92,7 +95,7 @@ pub(super) fn object_at(
     bytes_min: u64,
 ) -> Result<ObjectHead, JournalError> {
     let damaged = |what| Err(JournalError::Damaged { what, offset });
-    if offset % 8 != 0 || offset < header.header_bytes {
+    if !offset.is_multiple_of(8) || offset < header.header_bytes {
         return damaged("an offset");
     }
     let mut head = [0_u8; 16];

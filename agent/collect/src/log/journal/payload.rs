@@ -34,7 +34,7 @@ fn zstd(stored: &[u8], cut: bool) -> Result<(Vec<u8>, bool), JournalError> {
     let mut plain = Vec::new();
     let read = decoder.take(PLAIN_BYTES_MAX as u64 + 1).read_to_end(&mut plain);
     // Of a frame that was not read to its end, what came out is right.
-    if read.is_err() && !(cut && !plain.is_empty()) {
+    if read.is_err() && (!cut || plain.is_empty()) {
         return Err(JournalError::Compressed("a zstd frame that is damaged"));
     }
     let longer = plain.len() > PLAIN_BYTES_MAX;

@@ -88,11 +88,9 @@ impl Follower {
                 };
                 self.changed(CredentialEventKind::Group, task, boot_ns, now, delivery);
             }
-            Event::Ptrace { task, tracer } if tracer.process != 0 => {
-                if delivery.tells(Kind::Memory) {
-                    let row = self.ptrace(task, tracer, boot_ns);
-                    delivery.send(row.into());
-                }
+            Event::Ptrace { task, tracer } if tracer.process != 0 && delivery.tells(Kind::Memory) => {
+                let row = self.ptrace(task, tracer, boot_ns);
+                delivery.send(row.into());
             }
             Event::Comm { task, comm } if task.leads() => {
                 let comm = crate::bpf::text(&comm);
