@@ -348,7 +348,8 @@ static __always_inline bool fill_file(struct file_record *record, struct file *f
 		record->act.head.flags |= FILE_WATCHED;
 	if (kind != FILE_OPEN)
 		return true;
-	record->flags = flags;
+	/* The open file keeps no word of what only the call asked for. */
+	record->flags = flags | (record->flags & (O_CREAT | O_TRUNC));
 	record->mode = type;
 	if ((type & S_IFMT) != S_IFREG && (type & S_IFMT) != S_IFBLK)
 		return false;

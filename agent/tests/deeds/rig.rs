@@ -157,8 +157,11 @@ impl Rig {
         for (pid, ppid, exe) in [(1, 0, "/usr/lib/systemd/systemd"), (own, 1, &exe)] {
             rows.extend(detector.observe(&running(pid, ppid, exe).into()));
         }
+        // The rings are read one after the other: in order of time a process is known before it acts.
+        let mut told: Vec<&Fact> = self.told.iter().collect();
+        told.sort_by_key(|fact| fact.time());
         let mut family = HashSet::from([root]);
-        for fact in &self.told {
+        for fact in told {
             if let Fact::ProcessEvent(row) = fact
                 && family.contains(&row.ppid)
             {

@@ -240,6 +240,11 @@ fn row(kind: MemoryEventKind, record: &MemoryRecord, act: &Act, cx: &mut Enriche
         (pid, 0) if !is_foreign => cx.inventory().running(pid),
         (pid, start) => cx.process(pid, start),
     };
+    // A target that the kernel's record does not describe is looked at now: what the inventory holds may be of before
+    // its last exec, whose record lies in another ring.
+    let now = (record.target_start_ns == 0 && record.target_pid != 0 && !is_foreign)
+        .then(|| Present::read(record.target_pid, cx))
+        .flatten();
     let told = (record.target_pid != 0 && !is_foreign).then_some(record.target_pid);
     let start = record.target_start_ns;
     let is_mapping = kind == MemoryEventKind::ExecutableMapping;
@@ -252,19 +257,25 @@ fn row(kind: MemoryEventKind, record: &MemoryRecord, act: &Act, cx: &mut Enriche
     );
     MemoryEvent {
         target_pid: told,
-        target_start_boot_ns: known
+        target_start_boot_ns: now
             .as_ref()
-            .map(|process| process.key.start_boot_ns)
+            .map(|present| present.start_boot_ns)
+            .or_else(|| known.as_ref().map(|process| process.key.start_boot_ns))
             .or_else(|| {
                 let key = crate::process::ProcessKey::new(record.target_pid, start);
                 (start != 0).then_some(key.start_boot_ns)
             }),
         target_comm: Some(text(&record.target_comm))
             .filter(|comm| !comm.is_empty())
+            .or_else(|| now.as_ref().map(|present| present.comm.clone()))
             .or_else(|| known.as_ref().map(|process| process.program.comm.clone())),
-        target_exe: known.as_ref().and_then(|process| process.program.exe.clone()),
+        target_exe: now
+            .as_ref()
+            .and_then(|present| present.exe.clone())
+            .or_else(|| known.as_ref().and_then(|process| process.program.exe.clone())),
         target_uid: (start != 0)
             .then_some(record.target_uid)
+            .or_else(|| now.as_ref().and_then(|present| present.uid))
             .or_else(|| known.as_ref().map(|process| process.uid)),
         address: Some(record.address).filter(|address| *address != 0),
         length: Some(record.length).filter(|length| *length != 0),
@@ -272,6 +283,27 @@ fn row(kind: MemoryEventKind, record: &MemoryRecord, act: &Act, cx: &mut Enriche
         error: Enricher::act_error(act),
         repeats: u64::from(act.repeats),
         ..by
+    }
+}
+
+/// A process as /proc shows it at this moment.
+struct Present {
+    start_boot_ns: u64,
+    comm: String,
+    exe: Option<String>,
+    uid: Option<u32>,
+}
+
+impl Present {
+    fn read(pid: u32, cx: &Enricher) -> Option<Self> {
+        let proc = cx.inventory().proc();
+        let stat = proc.stat(pid)?;
+        Some(Self {
+            start_boot_ns: stat.start_boot_ns,
+            comm: stat.comm,
+            exe: proc.executable(pid).map(|executable| executable.path),
+            uid: proc.owner(pid).map(|(uid, _)| uid),
+        })
     }
 }
 

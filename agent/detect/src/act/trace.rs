@@ -19,9 +19,8 @@ const TRUNCATE: u32 = 0o1000;
 pub(super) fn judge(row: &FileEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     let (path, links) = match row.kind {
         FileEventKind::Unlink | FileEventKind::Truncate | FileEventKind::Rename => (row.path.as_str(), false),
-        FileEventKind::OpenWrite | FileEventKind::Create
-            if row.flags.is_some_and(|flags| flags & TRUNCATE != 0) =>
-        {
+        // One that the open itself made had nothing to lose.
+        FileEventKind::OpenWrite if row.flags.is_some_and(|flags| flags & TRUNCATE != 0) => {
             (row.path.as_str(), false)
         }
         // A history that is a link to nowhere remembers nothing.
