@@ -41,7 +41,7 @@ impl Agent {
             "state_dir = \"{state}\"\nadmin_socket = \"{state}/admin.sock\"\n\
              [bpf]\nprocess = false\nnetwork = false\nfile = false\ncredential = false\nmemory = false\n\
              kernel = false\nsignal = false\nresource = false\n\
-             [sources]\naudit_log = \"{state}/no-audit.log\"\nsocket_poll_ms = 100\n{sources}\
+             [sources]\naudit_log = \"{state}/no-audit.log\"\nsocket_poll_ms = 100\nstatus_interval_s = 1\n{sources}\
              [integrity]\nenabled = false\n[detect]\nrule_dirs = []\n[detect.anomaly]\nenabled = false\n\
              [heal]\npropose = false\nsocket = \"{state}/no-healer.sock\"\ncursor_file = \"{state}/cursor\"\n\
              [spool]\nfolder = \"{state}/spool\"\n\

@@ -56,6 +56,7 @@ mod outlet;
 mod preflight;
 mod process;
 mod profile;
+mod reachable;
 mod resource;
 mod sensor;
 mod signal;

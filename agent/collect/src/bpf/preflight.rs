@@ -11,6 +11,7 @@ use aya_obj::Object;
 use aya_obj::btf::BtfKind;
 use fleetmend_ebpf::Family;
 
+use super::reachable::reachable;
 use super::spec::{At, Hook, SPECS, Way};
 
 /// Helpers that not every supported kernel has, with the kernel's function that has its name.
@@ -144,11 +145,13 @@ impl Probes {
             return Some(format!("the object has no program {}", hook.program));
         };
         let function = self.0.functions.get(&program.function_key())?;
+        let runs = reachable(&function.instructions);
         let calls = function
             .instructions
             .iter()
-            .filter(|one| one.code == CALL && one.src_reg() == 0);
-        for call in calls {
+            .zip(runs)
+            .filter(|(one, runs)| *runs && one.code == CALL && one.src_reg() == 0);
+        for (call, _) in calls {
             if call.imm == POISON {
                 return Some(format!("a field or type that {} reads", hook.program));
             }
