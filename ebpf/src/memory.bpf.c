@@ -41,6 +41,9 @@ enum duty {
 #define ERRORS_FROM ((u64)-4095)
 #define PATH_PARTS 6
 #define PART_BYTES 32
+/* Where the last part may begin at most; a power of two less one. */
+#define TEXT_MASK 63
+_Static_assert(TEXT_MASK + PART_BYTES < MEMORY_TEXT_BYTES, "the last part fits");
 
 static __always_inline struct memory_record *begin(u16 kind, long ret, u32 repeats)
 {
@@ -247,7 +250,7 @@ static __always_inline void setting_opened(struct dentry___acts *dentry)
 	struct dentry___acts *parts[PATH_PARTS] = {};
 	struct memory_record *record;
 	bool found = false;
-	u32 at = 0;
+	u64 at = 0;
 
 #pragma unroll
 	for (int index = 0; index < PATH_PARTS; index++) {
@@ -270,16 +273,20 @@ static __always_inline void setting_opened(struct dentry___acts *dentry)
 		return;
 #pragma unroll
 	for (int index = PATH_PARTS - 1; index >= 0; index--) {
+		const void *name;
 		long got;
 
-		/* The bound must be seen by the verifier in this very register. */
-		asm volatile("" : "+r"(at));
-		if (!parts[index] || at > MEMORY_TEXT_BYTES - PART_BYTES - 1)
+		if (!parts[index] || at > TEXT_MASK)
 			continue;
-		if (at)
-			record->text[at++] = '/';
-		got = bpf_probe_read_kernel_str(record->text + at, PART_BYTES,
-						BPF_CORE_READ(parts[index], d_name.name));
+		name = BPF_CORE_READ(parts[index], d_name.name);
+		/* Verifiers before 6.2 need the bound as an instruction on the very register that is added. */
+		asm volatile("%0 &= %1" : "+r"(at) : "i"(TEXT_MASK));
+		if (at) {
+			record->text[at] = '/';
+			at += 1;
+			asm volatile("%0 &= %1" : "+r"(at) : "i"(TEXT_MASK));
+		}
+		got = bpf_probe_read_kernel_str(record->text + at, PART_BYTES, name);
 		if (got > 1 && got <= PART_BYTES)
 			at += got - 1;
 	}

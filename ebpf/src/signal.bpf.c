@@ -53,12 +53,13 @@ struct mm_struct___counted {
 	struct percpu_counter___signal rss_stat[4];
 };
 
-struct atomic_long___signal {
+/* Its counters are of a type that has no name of its own: they are read where they lie. */
+struct counter___signal {
 	long long counter;
 };
 
 struct mm_rss_stat___signal {
-	struct atomic_long___signal count[4];
+	struct counter___signal count[4];
 };
 
 /* Before 6.2. */
@@ -166,7 +167,9 @@ static __always_inline u64 resident_pages(struct task_struct___signal *task)
 		if (kind == SWAPPED_KIND)
 			continue;
 		if (bpf_core_field_exists(summed->rss_stat.count))
-			bpf_core_read(&count, sizeof(count), &summed->rss_stat.count[kind].counter);
+			bpf_probe_read_kernel(&count, sizeof(count),
+					      (const long long *)__builtin_preserve_access_index(
+						      &summed->rss_stat.count) + kind);
 		else
 			bpf_core_read(&count, sizeof(count), &counted->rss_stat[kind].count);
 		if (count > 0)
