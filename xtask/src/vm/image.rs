@@ -25,7 +25,7 @@ const TEST_SECONDS: u32 = 300;
 const PROGRAMS: &[&str] = &[
     "sh", "bash", "true", "false", "sleep", "cat", "cp", "mv", "rm", "ln", "touch", "chmod", "chown", "id",
     "env", "ls", "dd", "setpriv", "unshare", "nsenter", "readlink", "mount", "umount", "kill", "timeout",
-    "ip", "prlimit", "perl",
+    "ip", "prlimit", "perl", "su",
 ];
 /// Folders that are links on a Debian host.
 const LINKS: [(&str, &str); 4] = [

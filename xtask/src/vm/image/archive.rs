@@ -75,7 +75,7 @@ impl<W: Write> Archive<W> {
             .with_context(|| format!("look at {}", path.display()))?
             .permissions()
             .mode();
-        self.file(name, &bytes, mode & 0o755)
+        self.file(name, &bytes, mode & 0o4755)
     }
 
     /// A file of this machine where it lies, with the links that lead to it.
