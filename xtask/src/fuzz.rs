@@ -134,7 +134,7 @@ enum Bound {
 fn runs(target: &str) -> u32 {
     match target {
         "spool" => 4_000,
-        "rule" | "journal" => 20_000,
+        "rule" | "journal" | "audit-log" => 20_000,
         "batch" => 60_000,
         // Files that are synced, and signatures that are verified.
         "identity" | "ledger" => 10_000,
