@@ -201,7 +201,20 @@ impl Instance {
 
     /// `program` with a death signal; when `agent`, as the agent's user with its capabilities.
     fn guarded(&self, program: &str, agent: bool) -> Command {
-        let mut guarded = command("setpriv", &["--pdeathsig", "TERM"]);
+        // systemd mounts tracefs at the boot; where it did not, the agent alone sees it: its probes at calls need it.
+        let without_tracefs =
+            agent && self.root && !std::path::Path::new("/sys/kernel/tracing/events").exists();
+        let mut guarded = if without_tracefs {
+            let mount = "mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; exec \"$@\"";
+            let mut apart = command(
+                "unshare",
+                &["--mount", "--propagation", "slave", "sh", "-c", mount, "sh"],
+            );
+            apart.args(["setpriv", "--pdeathsig", "TERM"]);
+            apart
+        } else {
+            command("setpriv", &["--pdeathsig", "TERM"])
+        };
         if agent && self.root {
             guarded.args(["--reuid", AGENT_UID, "--regid", AGENT_UID, "--clear-groups"]);
             guarded.args([
