@@ -189,11 +189,13 @@ impl Control {
         self.settle(acquired)
     }
 
-    /// The outcome, within the deadline of a statement.
+    /// The outcome, within the deadline of a statement. Each takes of the task's cooperative budget: the drivers do not, and
+    /// answers that are always there would keep the task from ever giving way to others.
     pub(crate) async fn in_time<T>(
         &self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, ControlError> {
+        tokio::task::consume_budget().await;
         let waited = self.inner.statement_timeout;
         match tokio::time::timeout(waited, work).await {
             Ok(outcome) => self.settle(outcome),
