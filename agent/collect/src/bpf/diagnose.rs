@@ -8,6 +8,9 @@ use aya::{BtfError, EbpfError};
 
 use super::error::FamilyError;
 
+/// Reason of what the configuration switches off.
+pub(crate) const SWITCHED_OFF: &str = "switched off by the configuration";
+
 /// Lines of the verifier's log that are kept: the last ones name the instruction and the fault.
 const VERIFIER_LINES: usize = 4;
 /// Longest reason, in bytes.

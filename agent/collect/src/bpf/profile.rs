@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
 use self::window::{Occasion, Programs};
-use super::diagnose::{Diagnosis, diagnose};
+use super::diagnose::{Diagnosis, SWITCHED_OFF, diagnose};
 use super::error::FamilyError;
 use super::metric;
 use super::outlet::Outlet;
@@ -126,7 +126,7 @@ impl Profiler {
                 .and_then(|btf| Programs::load(btf, own_pid).map_err(|error| diagnose(&error)))
         } else {
             Err(Diagnosis {
-                reason: "switched off by the configuration".to_owned(),
+                reason: SWITCHED_OFF.to_owned(),
                 hint: "set bpf.profile.enabled = true to switch it on".to_owned(),
             })
         };

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::board::SensorBoard;
 use super::config::BpfConfig;
-use super::diagnose::{Diagnosis, diagnose};
+use super::diagnose::{Diagnosis, SWITCHED_OFF, diagnose};
 use super::drain::Drain;
 use super::enrich::Enricher;
 use super::error::FamilyError;
@@ -290,7 +290,7 @@ fn refusal(family: Family, diagnosis: &Diagnosis) -> ProbeStatus {
 
 fn switched_off(family: Family) -> Diagnosis {
     Diagnosis {
-        reason: "switched off by the configuration".to_owned(),
+        reason: SWITCHED_OFF.to_owned(),
         hint: format!("set bpf.{} = true to switch it on", family.as_str()),
     }
 }

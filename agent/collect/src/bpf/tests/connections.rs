@@ -21,7 +21,7 @@ fn talk(listen_on: &str) -> (u16, u16) {
 }
 
 fn connection_is_told_with_bytes_and_owner(listen_on: &str) {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Network])) else {
         return;
     };
     let (port, client_port) = talk(listen_on);
@@ -89,7 +89,7 @@ fn connection_over_ipv6_is_told_with_bytes_and_owner() {
 
 #[test]
 fn refused_connection_is_told_with_its_error() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Network])) else {
         return;
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -109,7 +109,7 @@ fn refused_connection_is_told_with_its_error() {
 fn listener_from_before_the_load_owns_what_it_accepts() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Network])) else {
         return;
     };
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();

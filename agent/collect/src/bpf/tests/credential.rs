@@ -18,7 +18,7 @@ impl Rig {
 
 #[test]
 fn changes_of_credentials_are_told_with_what_was_before_and_nothing_else_is() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Credential])) else {
         return;
     };
     let nobody = NOBODY.to_string();

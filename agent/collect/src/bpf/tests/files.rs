@@ -21,7 +21,7 @@ impl Rig {
 
 #[test]
 fn acts_on_files_are_told_with_path_actor_and_outcome() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::File])) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -77,7 +77,7 @@ fn acts_on_files_are_told_with_path_actor_and_outcome() {
 
 #[test]
 fn relative_names_and_descriptors_are_told_by_their_path() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::File])) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +103,7 @@ fn relative_names_and_descriptors_are_told_by_their_path() {
 
 #[test]
 fn reads_virtual_files_and_repeats_are_not_told_again_and_refusals_are() {
-    let mut config = config();
+    let mut config = only(&[Family::Process, Family::File]);
     config.files.repeat_window_s = 1;
     let Some(mut rig) = Rig::start(config) else {
         return;
@@ -167,7 +167,7 @@ fn secrets_are_told_when_they_are_read_and_other_files_are_not() {
     let (secret, other, marker) = (folder.join("id_x"), folder.join("other"), folder.join("marker"));
     fs::write(&secret, "x").unwrap();
     fs::write(&other, "x").unwrap();
-    let mut config = config();
+    let mut config = only(&[Family::Process, Family::File]);
     config.files.secrets = vec![format!("{}/id_*", folder.display())];
     let Some(mut rig) = Rig::start(config) else {
         return;
@@ -195,7 +195,7 @@ fn set_attribute(path: &Path, name: &std::ffi::CStr) -> bool {
 
 #[test]
 fn attributes_of_security_are_told_and_those_of_users_are_not() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::File])) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();

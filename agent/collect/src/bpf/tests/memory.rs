@@ -19,7 +19,7 @@ impl Rig {
 
 #[test]
 fn reaching_into_another_process_names_both_and_into_oneself_is_nothing() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Memory])) else {
         return;
     };
     let (victim, own) = (Victim::start(), std::process::id());
@@ -84,7 +84,7 @@ fn reaching_into_another_process_names_both_and_into_oneself_is_nothing() {
 
 #[test]
 fn program_without_a_file_and_executable_memory_are_told() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Memory])) else {
         return;
     };
     let own = std::process::id();
@@ -141,7 +141,7 @@ fn program_without_a_file_and_executable_memory_are_told() {
 
 #[test]
 fn setting_that_is_opened_for_writing_is_told_and_one_that_is_read_is_not() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Memory])) else {
         return;
     };
     const PATH: &str = "/proc/sys/net/ipv4/ip_forward";

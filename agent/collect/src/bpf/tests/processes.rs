@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn process_of_a_millisecond_is_told_with_arguments_and_parent() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process])) else {
         return;
     };
     let pid = run(Command::new("/bin/true").args(["--marker", "a b", "--password=hunter2"]));
@@ -31,7 +31,7 @@ fn process_of_a_millisecond_is_told_with_arguments_and_parent() {
 
 #[test]
 fn fork_exec_and_exit_name_one_process() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process])) else {
         return;
     };
     let pid = run(Command::new("/bin/sh").args(["-c", "exit 3"]));
@@ -66,7 +66,7 @@ fn fork_exec_and_exit_name_one_process() {
 
 #[test]
 fn end_by_signal_is_told_as_the_signal() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process])) else {
         return;
     };
     let pid = run(Command::new("/bin/sh").args(["-c", "kill -9 $$"]));
@@ -76,7 +76,7 @@ fn end_by_signal_is_told_as_the_signal() {
 
 #[test]
 fn used_processor_time_is_told_at_the_exit() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process])) else {
         return;
     };
     let pid = run(Command::new("/bin/sh").args(["-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"]));
@@ -90,7 +90,7 @@ fn used_processor_time_is_told_at_the_exit() {
 
 #[test]
 fn arguments_beyond_the_limit_are_cut_and_say_so() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process])) else {
         return;
     };
     let long = "x".repeat(3000);
@@ -116,7 +116,7 @@ fn arguments_beyond_the_limit_are_cut_and_say_so() {
 
 #[test]
 fn script_is_told_by_its_interpreter() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process])) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();

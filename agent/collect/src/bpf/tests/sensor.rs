@@ -6,7 +6,7 @@ use super::*;
 fn records_that_find_the_ring_full_are_all_counted_in_gaps() {
     let Some(mut rig) = Rig::start(BpfConfig {
         process_ring_bytes: 4096,
-        ..config()
+        ..only(&[Family::Process])
     }) else {
         return;
     };
@@ -43,7 +43,7 @@ fn records_that_find_the_ring_full_are_all_counted_in_gaps() {
 
 #[test]
 fn over_the_budget_executions_come_and_every_other_event_is_counted_in_gaps() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Network])) else {
         return;
     };
     rig.pace.set(crate::Pace::Executions);
@@ -94,7 +94,7 @@ fn over_the_budget_executions_come_and_every_other_event_is_counted_in_gaps() {
 fn damaged_object_breaks_its_own_family_alone() {
     static DAMAGED: &[u8] = b"\x7fELF this is not an object";
     let damage = |damaged: Family| {
-        BpfSensor::load_objects(config(), 0, move |family| {
+        BpfSensor::load_objects(only(&[Family::Process, Family::Network]), 0, move |family| {
             if family == damaged {
                 Some(DAMAGED)
             } else {
@@ -157,7 +157,7 @@ fn program_that_the_verifier_refuses_is_told_in_its_words() {
             family.object()
         }
     };
-    let (sensor, statuses) = BpfSensor::load_objects(config(), 0, change);
+    let (sensor, statuses) = BpfSensor::load_objects(only(&[Family::Process, Family::Network]), 0, change);
     let (network, others): (Vec<_>, Vec<_>) = statuses
         .into_iter()
         .partition(|status| status.probe == "bpf.network");
@@ -232,7 +232,7 @@ async fn receive<T>(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_sensor_tells_its_state_the_inventory_and_what_begins() {
-    let (sensor, statuses) = BpfSensor::load(config());
+    let (sensor, statuses) = BpfSensor::load(only(&[Family::Process]));
     if !may_load(&statuses) {
         return;
     }
@@ -269,17 +269,7 @@ async fn running_sensor_tells_its_state_the_inventory_and_what_begins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_probes_processes_are_read_from_proc() {
-    let (sensor, statuses) = BpfSensor::load(BpfConfig {
-        process: false,
-        network: false,
-        file: false,
-        credential: false,
-        memory: false,
-        kernel: false,
-        signal: false,
-        resource: false,
-        ..config()
-    });
+    let (sensor, statuses) = BpfSensor::load(only(&[]));
     assert!(
         statuses
             .iter()

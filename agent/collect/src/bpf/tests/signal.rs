@@ -19,7 +19,7 @@ impl Rig {
 
 #[test]
 fn signals_between_processes_and_faults_are_told_and_chatter_is_not() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Signal])) else {
         return;
     };
     let own = std::process::id();
@@ -90,7 +90,7 @@ impl Drop for Little {
 
 #[test]
 fn victim_of_a_lack_of_memory_is_told_with_what_it_held() {
-    let Some(mut rig) = Rig::start(config()) else {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Signal])) else {
         return;
     };
     let Some(little) = Little::new() else {
