@@ -345,7 +345,8 @@ fn in_proc(pid: u32) -> Option<Ancestor> {
     })
 }
 
-/// Whether the process sees the files that the host sees; none when it has ended.
+/// Whether the process sees the files that the host sees, as the first process does, this one or who started it (a
+/// service has mounts of its own, and not every host shows those of its first process); none when it has ended.
 fn shares_root(pid: u32, start_boot_ns: u64) -> Option<bool> {
     let place = |pid: &str| {
         let mounts = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
@@ -356,8 +357,9 @@ fn shares_root(pid: u32, start_boot_ns: u64) -> Option<bool> {
     if !lives(pid, start_boot_ns) {
         return None;
     }
+    let parent = std::os::unix::process::parent_id().to_string();
     Some(
-        ["1", "self"]
+        ["1", "self", &parent]
             .iter()
             .any(|known| place(known).as_ref() == Some(&its)),
     )

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
+use fleetmend_ebpf::Family;
 use fleetmend_ebpf::abi::kind_of;
 use fleetmend_event::table::ProbeStatus;
 use fleetmend_event::{Fact, Lane, TimeMicros};
@@ -31,13 +32,16 @@ const NO_RING: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(crate) struct Drain {
-    /// Critical lane first.
+    /// Processes first, then the critical lane.
     sources: Vec<Source>,
     /// Families that do not run, with their rows.
     refused: Vec<ProbeStatus>,
     enricher: Enricher,
     outlet: Outlet,
     batch: Vec<Fact>,
+    staged: Staged,
+    /// Of processes, while others are staged.
+    ahead: Staged,
     config: BpfConfig,
     pace: PaceHandle,
     board: SensorBoard,
@@ -63,13 +67,20 @@ impl Drain {
         board: SensorBoard,
     ) -> Self {
         let now = Instant::now();
-        sources.sort_by_key(|source| source.loaded.spec.lane != Lane::Critical);
+        sources.sort_by_key(|source| {
+            (
+                !source.is_of_processes(),
+                source.loaded.spec.lane != Lane::Critical,
+            )
+        });
         Self {
             sources,
             refused,
             enricher,
             outlet,
             batch: Vec::with_capacity(BATCH_RECORDS),
+            staged: Staged::default(),
+            ahead: Staged::default(),
             config,
             pace,
             board,
@@ -98,6 +109,11 @@ impl Drain {
     }
 
     /// Reads what the rings hold, the reserved ones first; returns how many records.
+    ///
+    /// Rings know nothing of each other: a process that executes a program and opens a file is in two of them. Each batch is
+    /// therefore taken out of its ring first, then the ring of processes is emptied, which holds by then whatever happened
+    /// before the batch, and only then rows are made of the batch: they name the program that acted, and not the one that its
+    /// process ran before.
     pub(crate) fn drain(&mut self) -> usize {
         self.outlet.flush_critical();
         self.empty(Which::Critical) + self.empty(Which::Events)
@@ -109,17 +125,35 @@ impl Drain {
             enricher,
             outlet,
             batch,
+            staged,
+            ahead,
             pace,
             ..
         } = self;
         let sheds = pace.get() >= Pace::Executions;
+        let (mut processes, others) = match sources.split_first_mut() {
+            Some((first, others)) if first.is_of_processes() => (Some(first), others),
+            _ => (None, sources.as_mut_slice()),
+        };
         let mut total = 0;
-        for source in sources {
+        if let Some(processes) = &mut processes {
+            processes.left_out.now = sheds;
+            total += processes.empty(Which::Events, enricher, outlet, batch, ahead);
+            processes.emptied();
+        }
+        for source in others {
             source.left_out.now = sheds;
             for _ in 0..TURN_BATCHES_MAX {
-                let read = source.read_batch(which, enricher, outlet, batch);
-                total += read;
+                let read = source.stage(which, staged);
+                if read == 0 {
+                    break;
+                }
+                if let Some(processes) = &mut processes {
+                    total += processes.empty(Which::Events, enricher, outlet, batch, ahead);
+                }
+                source.tell(which, staged, enricher, outlet, batch);
                 source.send(batch, outlet);
+                total += read;
                 if read < BATCH_RECORDS {
                     break;
                 }
@@ -227,46 +261,106 @@ impl Drain {
     }
 }
 
+/// Records that were taken out of a ring.
+#[derive(Debug, Default)]
+struct Staged {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Staged {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn push(&mut self, record: &[u8]) {
+        self.bytes.extend_from_slice(record);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let spans = begins.zip(&self.ends);
+        spans.filter_map(|(begin, end)| self.bytes.get(begin..*end))
+    }
+}
+
 impl Source {
-    /// Makes facts of at most a batch of records; returns how many were read.
-    fn read_batch(
+    fn is_of_processes(&self) -> bool {
+        self.loaded.spec.family == Family::Process
+    }
+
+    /// Everything that a ring holds becomes facts, and these are sent; returns how many records.
+    fn empty(
         &mut self,
         which: Which,
         enricher: &mut Enricher,
         outlet: &mut Outlet,
         batch: &mut Vec<Fact>,
+        staged: &mut Staged,
     ) -> usize {
-        let (mut read, mut bytes) = (0, 0);
-        while read < BATCH_RECORDS {
-            let ring: Option<&mut RingBuf<MapData>> = match which {
-                Which::Critical => self.loaded.critical.as_mut(),
-                Which::Events => Some(&mut self.loaded.ring),
-            };
-            let Some(item) = ring.and_then(RingBuf::next) else {
+        let mut total = 0;
+        for _ in 0..TURN_BATCHES_MAX {
+            let read = self.stage(which, staged);
+            self.tell(which, staged, enricher, outlet, batch);
+            self.send(batch, outlet);
+            total += read;
+            if read < BATCH_RECORDS {
                 break;
-            };
-            read += 1;
-            bytes += item.len();
+            }
+        }
+        total
+    }
+
+    /// Takes at most a batch of records out of a ring; returns how many.
+    fn stage(&mut self, which: Which, staged: &mut Staged) -> usize {
+        staged.clear();
+        let ring: Option<&mut RingBuf<MapData>> = match which {
+            Which::Critical => self.loaded.critical.as_mut(),
+            Which::Events => Some(&mut self.loaded.ring),
+        };
+        let Some(ring) = ring else {
+            return 0;
+        };
+        while staged.ends.len() < BATCH_RECORDS
+            && let Some(item) = ring.next()
+        {
+            staged.push(&item);
+        }
+        let read = staged.ends.len();
+        self.read += u64::try_from(read).unwrap_or(u64::MAX);
+        if which == Which::Events {
+            // A head of 8 bytes for each.
+            self.found(staged.bytes.len() + 8 * read);
+        }
+        read
+    }
+
+    /// Makes facts of what was taken out of a ring.
+    fn tell(
+        &mut self,
+        which: Which,
+        staged: &Staged,
+        enricher: &mut Enricher,
+        outlet: &mut Outlet,
+        batch: &mut Vec<Fact>,
+    ) {
+        for record in staged.records() {
             let is_left_out = self.left_out.now
                 && which == Which::Events
-                && kind_of(&item).is_ok_and(|kind| !self.handler.wanted_at_slow_pace(kind));
+                && kind_of(record).is_ok_and(|kind| !self.handler.wanted_at_slow_pace(kind));
             if is_left_out {
-                self.handler.follow(&item, enricher);
+                self.handler.follow(record, enricher);
                 self.left_out.note();
                 continue;
             }
-            if let Err(error) = self.handler.record(&item, enricher, batch) {
+            if let Err(error) = self.handler.record(record, enricher, batch) {
                 tracing::debug!(%error, "record of a probe cannot be read");
                 outlet.note_dropped(self.loaded.spec.table_id, TimeMicros::now(), 1);
                 self.losses.note(1, TimeMicros::now());
             }
         }
-        self.read += u64::try_from(read).unwrap_or(u64::MAX);
-        if which == Which::Events {
-            // A head of 8 bytes for each.
-            self.found(bytes + 8 * read);
-        }
-        read
     }
 
     fn send(&mut self, batch: &mut Vec<Fact>, outlet: &mut Outlet) {

@@ -185,6 +185,35 @@ fn secrets_are_told_when_they_are_read_and_other_files_are_not() {
     );
 }
 
+/// Acts on watched files have a ring of their own, which is emptied before that of executions.
+#[test]
+fn act_names_the_program_that_was_executed_just_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let (secret, other) = (folder.join("id_x"), folder.join("other"));
+    fs::write(&secret, "x").unwrap();
+    let mut config = only(&[Family::Process, Family::File]);
+    config.files.secrets = vec![format!("{}/id_*", folder.display())];
+    let Some(mut rig) = Rig::start(config) else {
+        return;
+    };
+    let copy = "exec cp \"$0\" \"$1\"";
+    run(Command::new("/bin/sh")
+        .args(["-c", copy])
+        .arg(&secret)
+        .arg(&other));
+    let read = rig.file(FileEventKind::OpenRead, &secret);
+    let made = rig.file(FileEventKind::Create, &other);
+    for row in [read, made] {
+        let exe = row.exe.as_deref().unwrap_or_default();
+        assert!(exe.ends_with("/cp"), "{row:?}");
+        assert!(
+            row.command_line.as_deref().unwrap_or_default().starts_with("cp "),
+            "{row:?}"
+        );
+    }
+}
+
 /// Sets an extended attribute; says whether the file system took it.
 #[expect(unsafe_code, reason = "setxattr has no safe wrapper")]
 fn set_attribute(path: &Path, name: &std::ffi::CStr) -> bool {
