@@ -3,13 +3,19 @@
 //! The file is known by device, inode and a fingerprint of its first bytes, so that an inode that is used again,
 //! or a file that was cut and grew past the old place, is read from its beginning. After *rename and create* the
 //! old file is read to its end before the new one; one that was renamed while nobody looked is found among its
-//! siblings by its inode. After *copy and truncate* reading goes on at the beginning; what was written between
+//! siblings by its inode. Its writer has it open until somebody tells it of the rotation, so it is read for
+//! [`FORMER_FOR`] beside the new one. After *copy and truncate* reading goes on at the beginning; what was written between
 //! copy and cut is gone, and nobody can count it. A line counts when its end is written.
+//!
+//! Whoever may write to the folder may put something else in the file's place. A FIFO is not waited for, and a
+//! link is followed only where root made it or the owner of the file that it names: with the agent's rights it
+//! would else open any file of the host.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +25,9 @@ pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024;
 const PRINT_BYTES: usize = 128;
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// How long a file that was rotated away is read beside the new one: logrotate tells the writer once all files of a
+/// stanza are renamed.
+const FORMER_FOR: Duration = Duration::from_secs(60);
 
 /// How far a file was read, as kept over restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +37,9 @@ pub(crate) struct FilePosition {
     /// Beginning of the first line that was not read whole.
     offset: u64,
     print: String,
+    /// The file before it, while that may still be written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<Box<FilePosition>>,
 }
 
 /// What one look at a file came to.
@@ -53,10 +65,17 @@ struct Open {
     print: Vec<u8>,
 }
 
+/// A file that was rotated away, and until when it is read.
+struct Former {
+    open: Open,
+    until: Instant,
+}
+
 /// See the module.
 pub(crate) struct Tail {
     path: PathBuf,
     open: Option<Open>,
+    former: Option<Former>,
     kept: Option<FilePosition>,
     /// A file that is there at the very first look is read from its end.
     from_end: bool,
@@ -68,6 +87,7 @@ impl Tail {
         Self {
             path,
             open: None,
+            former: None,
             kept,
             from_end,
         }
@@ -89,10 +109,11 @@ impl Tail {
             return self.kept.clone();
         };
         Some(FilePosition {
-            dev: open.dev,
-            ino: open.ino,
-            offset: open.line_start,
-            print: hex(&open.print),
+            former: self
+                .former
+                .as_ref()
+                .map(|former| Box::new(former.open.position())),
+            ..open.position()
         })
     }
 
@@ -117,6 +138,7 @@ impl Tail {
             }
             look.lost = self.open_first()?;
         }
+        let more_of_former = self.read_former(bytes_max, &mut take);
         let Some(open) = &mut self.open else {
             return Ok(look);
         };
@@ -124,37 +146,65 @@ impl Tail {
         look.more = open.read(bytes_max, &mut take)?;
         let rotated = about.is_some_and(|about| (about.dev(), about.ino()) != (open.dev, open.ino));
         if rotated && !look.more {
-            open.finish(&mut take);
-            self.open = Some(Open::at_start(File::open(&self.path)?)?);
+            let next = Open::at_start(open_log(&self.path)?)?;
+            self.end_former(&mut take);
+            self.former = self.open.replace(next).map(Former::new);
             look.more = true;
         }
+        look.more |= more_of_former;
         Ok(look)
+    }
+
+    /// Reads what its writer has put into the file before this one; returns whether there is more.
+    fn read_former(&mut self, bytes_max: usize, take: &mut impl FnMut(&[u8], bool)) -> bool {
+        let Some(former) = &mut self.former else {
+            return false;
+        };
+        // One that cannot be read any more has nothing to tell.
+        let more = former.open.read(bytes_max, take).unwrap_or(false);
+        if !more && Instant::now() >= former.until {
+            self.end_former(take);
+        }
+        more
+    }
+
+    fn end_former(&mut self, take: &mut impl FnMut(&[u8], bool)) {
+        if let Some(mut former) = self.former.take() {
+            former.open.finish(take);
+        }
     }
 
     /// Opens what was read last, wherever it is now; returns whether it is gone.
     fn open_first(&mut self) -> io::Result<bool> {
-        let mut open = Open::at_start(File::open(&self.path)?)?;
-        let Some(kept) = self.kept.take() else {
+        let mut open = Open::at_start(open_log(&self.path)?)?;
+        let Some(mut kept) = self.kept.take() else {
             if std::mem::take(&mut self.from_end) {
                 open.skip_to(open.file.metadata()?.len())?;
             }
             self.open = Some(open);
             return Ok(false);
         };
+        let former = kept.former.take();
+        self.former = former
+            .and_then(|former| self.renamed(&former))
+            .map(Former::new);
         if let Some(same) = open.resumed(&kept)? {
             self.open = Some(same);
             return Ok(false);
         }
-        let renamed = self.sibling(&kept).and_then(|path| {
-            let open = Open::at_start(File::open(path).ok()?).ok()?;
-            open.resumed(&kept).ok().flatten()
-        });
+        let renamed = self.renamed(&kept);
         let lost = renamed.is_none();
         self.open = Some(match renamed {
             Some(open) => open,
-            None => Open::at_start(File::open(&self.path)?)?,
+            None => Open::at_start(open_log(&self.path)?)?,
         });
         Ok(lost)
+    }
+
+    /// The file that was kept, under the name that it has now.
+    fn renamed(&self, kept: &FilePosition) -> Option<Open> {
+        let file = open_log(&self.sibling(kept)?).ok()?;
+        Open::at_start(file).ok()?.resumed(kept).ok().flatten()
     }
 
     fn sibling(&self, kept: &FilePosition) -> Option<PathBuf> {
@@ -174,7 +224,26 @@ impl Tail {
     }
 }
 
+impl Former {
+    fn new(open: Open) -> Self {
+        Self {
+            open,
+            until: Instant::now() + FORMER_FOR,
+        }
+    }
+}
+
 impl Open {
+    fn position(&self) -> FilePosition {
+        FilePosition {
+            dev: self.dev,
+            ino: self.ino,
+            offset: self.line_start,
+            print: hex(&self.print),
+            former: None,
+        }
+    }
+
     fn at_start(file: File) -> io::Result<Self> {
         let about = file.metadata()?;
         let (dev, ino) = (about.dev(), about.ino());
@@ -272,6 +341,27 @@ impl Open {
             take(&std::mem::take(&mut self.partial), cut);
         }
     }
+}
+
+/// Opens a log without waiting for anybody at its other end, and no file that the one who named it may not choose.
+fn open_log(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let opened = file.metadata()?;
+    if !opened.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let named = fs::symlink_metadata(path)?;
+    if named.is_symlink() {
+        if named.uid() != 0 && named.uid() != opened.uid() {
+            return Err(io::Error::other("it is a link that somebody else made"));
+        }
+    } else if (named.dev(), named.ino()) != (opened.dev(), opened.ino()) {
+        return Err(io::Error::other("it was replaced while it was opened"));
+    }
+    Ok(file)
 }
 
 fn hex(bytes: &[u8]) -> String {

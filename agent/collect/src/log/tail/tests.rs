@@ -99,6 +99,58 @@ fn renamed_file_is_read_to_its_end_before_the_new_one() {
 }
 
 #[test]
+fn what_is_written_to_a_file_after_its_rotation_is_read_too() {
+    let log = Log::new();
+    log.add("a\n");
+    let mut tail = Tail::new(log.path(), None, false);
+    assert_eq!(lines(&mut tail), ["a"]);
+    let mut writer = File::options().append(true).open(log.path()).unwrap();
+    log.rename("auth.log.1");
+    log.add("c\n");
+    assert_eq!(lines(&mut tail), ["c"]);
+    writer.write_all(b"b\nhal").unwrap();
+    assert_eq!(lines(&mut tail), ["b"]);
+    let mut tail = restarted(&tail);
+    writer.write_all(b"f\n").unwrap();
+    log.add("d\n");
+    assert_eq!(lines(&mut tail), ["half", "d"], "over a restart as well");
+    // Rotated once more: nobody writes to the eldest any longer.
+    writer.write_all(b"end").unwrap();
+    assert!(lines(&mut tail).is_empty());
+    log.rename("auth.log.2");
+    log.add("e\n");
+    assert_eq!(lines(&mut tail), ["end", "e"]);
+}
+
+#[test]
+fn fifo_in_the_place_of_a_log_is_not_waited_for() {
+    let log = Log::new();
+    log.add("a\n");
+    let mut tail = Tail::new(log.path(), None, false);
+    assert_eq!(lines(&mut tail), ["a"]);
+    log.rename("auth.log.1");
+    rustix::fs::mkfifoat(rustix::fs::CWD, log.path(), rustix::fs::Mode::RUSR).unwrap();
+    assert!(tail.look(ENOUGH, |_, _| ()).is_err());
+    assert!(
+        Tail::new(log.path(), None, false)
+            .look(ENOUGH, |_, _| ())
+            .is_err()
+    );
+    fs::remove_file(log.path()).unwrap();
+    log.add("b\n");
+    assert_eq!(lines(&mut tail), ["b"]);
+}
+
+#[test]
+fn link_of_the_owner_is_followed() {
+    let log = Log::new();
+    let real = log.folder.path().join("real.log");
+    fs::write(&real, "a\n").unwrap();
+    std::os::unix::fs::symlink(&real, log.path()).unwrap();
+    assert_eq!(lines(&mut Tail::new(log.path(), None, false)), ["a"]);
+}
+
+#[test]
 fn cut_file_is_read_from_its_beginning_even_when_it_grew_past_the_old_place() {
     let log = Log::new();
     log.add("one\ntwo\n");
