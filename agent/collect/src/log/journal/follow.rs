@@ -20,6 +20,8 @@ use super::file::{JournalError, JournalFile, Next};
 const FILES_MAX: usize = 1_024;
 /// Entries that are read of one file before the next has its turn.
 const TURN: u64 = 256;
+/// What was kept of a time so far ahead of the clock was told by one that has been set back since.
+const AHEAD_MAX_US: u64 = 60_000_000;
 
 /// How far the journal was read, as kept over restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +115,7 @@ impl Journal {
 
     /// Looks for new files, and forgets those that are gone and read.
     pub(crate) fn scan(&mut self, now_us: u64) {
+        self.forget_the_future(now_us);
         let first = self.kept.since_us == 0;
         let mut present = HashSet::new();
         for folder in self.folders() {
@@ -156,6 +159,22 @@ impl Journal {
                 self.kept.read.remove(&file.id);
                 self.broken.remove(&file.path);
             }
+        }
+    }
+
+    /// A host may begin with a clock that is ahead: what is written once it is right is not older than what was read.
+    fn forget_the_future(&mut self, now_us: u64) {
+        let latest_us = now_us.saturating_add(AHEAD_MAX_US);
+        let right = |time_us: &mut u64| {
+            if *time_us > latest_us {
+                *time_us = now_us.max(1);
+            }
+        };
+        right(&mut self.kept.since_us);
+        self.kept.newest.values_mut().for_each(right);
+        for followed in self.files.values_mut() {
+            right(&mut followed.floor_us);
+            right(&mut followed.newest_us);
         }
     }
 

@@ -315,6 +315,21 @@ fn what_journald_flushes_is_not_read_again() {
 }
 
 #[test]
+fn clock_that_was_ahead_at_the_first_start_leaves_nothing_out_later() {
+    let host = Host::new();
+    let mut system = Writer::create(&host.at("system.journal"), 1, true);
+    let mut journal = host.journal(JournalPositions::default());
+    journal.scan(9_000_000_000);
+    assert_eq!(journal.read(10, |_| ()), 0);
+    journal.positions();
+    system.archive();
+    fs::rename(host.at("system.journal"), host.at("system@9-1.journal")).unwrap();
+    let mut system = Writer::create(&host.at("system.journal"), 3, true);
+    system.line(2_000, "a", "after the clock was set right");
+    assert_eq!(messages(&mut journal), ["after the clock was set right"]);
+}
+
+#[test]
 fn damaged_file_is_told_and_the_others_are_read() {
     let host = Host::new();
     let mut good = Writer::create(&host.at("system.journal"), 1, true);
