@@ -170,7 +170,7 @@ impl Scanner {
         if !state.is_folder() || !self.watch.descends(base, path) {
             return Ok(());
         }
-        for entry in folder_entries(path, walk) {
+        for entry in entries_of(path, walk) {
             self.walk(base, &entry, walk)?;
         }
         Ok(())
@@ -204,7 +204,7 @@ impl Scanner {
         for (root, device) in file_systems(&self.watch.root) {
             let mut folders = vec![(root, 0)];
             while let Some((folder, depth)) = folders.pop() {
-                for path in folder_entries(&folder, &mut walk) {
+                for path in entries_of(&folder, &mut walk) {
                     let Some(state) = self.look(&path, &mut walk)? else {
                         continue;
                     };
@@ -262,16 +262,21 @@ impl Walk {
     }
 }
 
-fn folder_entries(folder: &Path, walk: &mut Walk) -> Vec<PathBuf> {
-    match std::fs::read_dir(folder) {
-        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+/// What lies in a folder, read as it is gone through: a spool or a cache may hold millions of files.
+fn entries_of(folder: &Path, walk: &mut Walk) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => Some(entries),
         Err(error) => {
             if error.kind() != ErrorKind::NotFound {
                 walk.unreadable += 1;
             }
-            Vec::new()
+            None
         }
-    }
+    };
+    entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 /// File systems on which a program can have another's rights: on a disk, and not mounted `nosuid`. Below another
