@@ -89,6 +89,11 @@ fn package_manager_is_believed_when_its_database_says_so_too() {
         "the database did not change"
     );
     assert_eq!(
+        of(None, 9_000 * SECOND, false),
+        Some(IntegrityVerdict::Unexpected),
+        "a database of the future changed at no time that is known"
+    );
+    assert_eq!(
         of(Some(false), just_now, true),
         None,
         "it may not have told its database yet"
