@@ -10,6 +10,9 @@ use super::{Reading, SocketEntry, shown};
 use crate::bpf::BootClock;
 use crate::process::{Inventory, Process};
 
+/// Sockets that are remembered while no reading is whole, unless a reading has more than half as many.
+const OPEN_MAX: usize = 65_536;
+
 /// A socket, told apart from one that has its number or its addresses again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -43,6 +46,11 @@ impl SocketFollower {
             open: HashMap::new(),
             begun: false,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.open.len()
     }
 
     /// The rows between the last reading and this one.
@@ -81,6 +89,9 @@ impl SocketFollower {
                     rows.push(self.row(NetworkEventKind::Close, &key, &open, &clock));
                 }
             }
+        } else if self.open.len() > present.len().saturating_mul(2).max(OPEN_MAX) {
+            // Which of them ended nobody can tell.
+            self.open.retain(|key, _| present.contains_key(key));
         }
         for key in fresh {
             let Some(entry) = present.get(&key).copied() else {

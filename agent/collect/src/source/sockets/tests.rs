@@ -9,6 +9,7 @@ use fleetmend_event::table::{ConnectionOwner, Gap, NetworkEvent, NetworkEventKin
 use tokio::sync::mpsc;
 
 use super::diag::Diag;
+use super::follow::SocketFollower;
 use super::*;
 use crate::PaceHandle;
 use crate::process::proc_fs::ProcFs;
@@ -158,4 +159,27 @@ fn sockets_beyond_the_bound_are_one_gap() {
         "{gaps:?}"
     );
     drop(listeners);
+}
+
+#[test]
+fn memory_is_bounded_while_no_reading_is_whole() {
+    const SOCKETS: u64 = 40_000;
+    let mut follower = SocketFollower::new(Inventory::new(ProcessConfig::default()));
+    for round in 0..8 {
+        let entry = |number: u64| SocketEntry {
+            local: SocketAddr::from(([192, 0, 2, 1], 80)),
+            remote: SocketAddr::from(([192, 0, 2, 2], 1_024)),
+            // Beyond the 32 bits of real ones.
+            inode: (1 << 40) + round * SOCKETS + number,
+            listens: false,
+            uid: 0,
+        };
+        let reading = Reading {
+            sockets: (0..SOCKETS).map(|number| (None, entry(number))).collect(),
+            whole: false,
+            left_out: 1,
+        };
+        follower.take(&reading);
+    }
+    assert!(follower.remembered() <= 120_000, "{}", follower.remembered());
 }
