@@ -16,8 +16,8 @@
 //! - the log is read to its end before the file that took its place; a position is the device, the inode, the offset
 //!   and the beginning of the file, so that a file that was emptied or whose inode came again is told apart.
 //!
-//! Limits: a record is believed as auditd wrote it. A crash of the agent may tell the last second of the log twice; a
-//! clean stop does not. Addresses of the own side of a connection are not in the log.
+//! Limits: a record is believed as auditd wrote it. A crash of the agent may tell the last seconds of the log twice;
+//! a clean stop does not. Addresses of the own side of a connection are not in the log.
 
 mod acts;
 mod arguments;

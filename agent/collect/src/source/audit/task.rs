@@ -17,6 +17,9 @@ use crate::source::metric;
 
 /// Time between two writings of the position, and two looks at what was lost.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// The place is kept this much later than it was reached: what was read before it is on disk by then, so that a kill
+/// repeats some records and loses none.
+const KEEP_BEHIND: Duration = Duration::from_secs(3);
 /// Longest nap, so that the end of the process is prompt.
 const NAP: Duration = Duration::from_millis(250);
 
@@ -29,6 +32,8 @@ pub(crate) struct Reader {
     records: Option<RecordSender>,
     position_file: PathBuf,
     saved: Option<Position>,
+    /// The place that is kept next, and when it was reached.
+    pending: Option<(Instant, Position)>,
     poll: Duration,
     told: Option<String>,
     since: TimeMicros,
@@ -64,6 +69,7 @@ impl Reader {
             records,
             position_file,
             saved: resume,
+            pending: None,
             poll,
             told: None,
             since: TimeMicros::now(),
@@ -154,7 +160,7 @@ impl Reader {
             }
         }
         self.delivery.flush();
-        self.save();
+        self.save_behind();
     }
 
     /// Tells what is open, as it is, and keeps the place behind it.
@@ -165,13 +171,38 @@ impl Reader {
             }
         }
         self.keep_house();
+        if let Some(reached) = self.reached() {
+            self.save(reached);
+        }
     }
 
-    fn save(&mut self) {
+    /// Where the log has to be read from again for no event to be missed.
+    fn reached(&self) -> Option<Position> {
         let open = self.joiner.first_open().cloned();
-        let Some(position) = open.or_else(|| self.tail.position()) else {
+        open.or_else(|| self.tail.position())
+    }
+
+    fn save_behind(&mut self) {
+        let Some(reached) = self.reached() else {
             return;
         };
+        match self.pending.take() {
+            Some((at, place)) if at.elapsed() < KEEP_BEHIND => self.pending = Some((at, place)),
+            Some((_, place)) => {
+                self.save(place);
+                self.pending = Some((Instant::now(), reached));
+            }
+            None => {
+                if self.saved.is_none() {
+                    // From here on nothing is to be missed.
+                    self.save(reached.clone());
+                }
+                self.pending = Some((Instant::now(), reached));
+            }
+        }
+    }
+
+    fn save(&mut self, position: Position) {
         if self.saved.as_ref() == Some(&position) {
             return;
         }

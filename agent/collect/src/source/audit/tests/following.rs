@@ -205,6 +205,18 @@ fn event_that_was_open_when_the_agent_was_killed_is_told_by_the_next_one() {
 }
 
 #[test]
+fn what_was_told_just_before_the_agent_was_killed_is_told_again() {
+    let log = Log::new();
+    let mut rig = Rig::new(&log);
+    log.append(exec(1));
+    assert_eq!(rig.read(), [1]);
+    log.append(exec(2));
+    assert_eq!(rig.read(), [2], "and perhaps not on disk yet");
+    drop(rig);
+    assert_eq!(Rig::new(&log).read(), [2]);
+}
+
+#[test]
 fn position_that_cannot_be_believed_is_a_gap() {
     let log = Log::new();
     log.append(exec(1));
