@@ -22,6 +22,8 @@ use crate::masking::mask_text;
 
 /// Longest name, address or terminal that is kept.
 const WORD_BYTES_MAX: usize = 256;
+/// `LOG_AUTH` and `LOG_AUTHPRIV`, under which PAM logs.
+const PAM_FACILITIES: [u32; 2] = [4, 10];
 /// Longest command that is kept.
 const COMMAND_BYTES_MAX: usize = 4_096;
 
@@ -109,6 +111,13 @@ pub fn read(line: &Line) -> Verdict {
     let Some(told) = parse(&line.identifier, &line.message) else {
         return Verdict::Nothing;
     };
+    // What a service prints comes under the facility of services, and may be its client's words.
+    let printed = line
+        .facility
+        .is_some_and(|facility| !PAM_FACILITIES.contains(&facility));
+    if printed && line.message.starts_with("pam_") {
+        return Verdict::Nothing;
+    }
     if line.origin == Origin::Forged {
         return Verdict::Forged;
     }

@@ -497,3 +497,17 @@ fn nothing_panics_on_what_is_cut_anywhere() {
         }
     }
 }
+
+#[test]
+fn pam_speaks_under_its_own_facility_only() {
+    let told = "pam_unix(sshd:session): session opened for user root by alice(uid=1000)";
+    let of = |facility| {
+        let mut line = line("app", told);
+        line.facility = facility;
+        read(&line)
+    };
+    for facility in [None, Some(4), Some(10)] {
+        assert!(matches!(of(facility), Verdict::Event(_)), "{facility:?}");
+    }
+    assert_eq!(of(Some(3)), Verdict::Nothing, "what a service prints");
+}
