@@ -36,6 +36,7 @@ use fleetmend_shutdown::{TaskKind, Tasks};
 pub use config::LogConfig;
 pub use flow::AGENT;
 
+use crate::vigil::Vigil;
 use crate::{FactSink, PaceHandle};
 use reader::{Places, Reader};
 
@@ -43,6 +44,8 @@ use reader::{Places, Reader};
 const SLEEP: Duration = Duration::from_secs(1);
 /// Pause after something was written, so that a burst is one turn.
 const GATHER: Duration = Duration::from_millis(100);
+/// The probes of this module.
+const PROBES: [&str; 2] = ["logs.journal", "logs.files"];
 
 /// Starts reading logs on a thread of its own; what is kept over restarts goes into `state`.
 ///
@@ -56,12 +59,15 @@ pub fn spawn(
     pace: PaceHandle,
 ) -> std::io::Result<()> {
     if !config.enabled {
-        for probe in ["logs.journal", "logs.files"] {
+        for probe in PROBES {
             sink.offer(switched_off(probe).into());
         }
         return Ok(());
     }
-    tasks.spawn_thread("logs", TaskKind::BestEffort, move |token| {
+    let probes = PROBES.map(str::to_owned).to_vec();
+    let watch = Vigil::keep(sink.clone(), tasks.token(), probes);
+    tasks.spawn_thread("logs", TaskKind::Critical, move |token| {
+        let _watch = watch;
         let mut reader = Reader::new(config, &Places::of_host(state), sink, pace);
         while !token.is_cancelled() {
             let more = reader.turn();

@@ -136,7 +136,7 @@ pub fn start(
         Ok(())
     })?;
     let scanner = (watch.clone(), config.clone(), parts.paused);
-    tasks.spawn_thread("integrity-scan", TaskKind::BestEffort, move |token| {
+    tasks.spawn_thread("integrity-scan", TaskKind::Critical, move |token| {
         let (watch, config, paused) = scanner;
         let scanner = Scanner {
             limits: Limits {
@@ -166,7 +166,7 @@ pub fn start(
         anew,
         ..Troubles::default()
     };
-    tasks.spawn_thread("integrity", TaskKind::BestEffort, move |token| {
+    tasks.spawn_thread("integrity", TaskKind::Critical, move |token| {
         let now = Instant::now();
         let keeper = Keeper {
             packages: Packages::new(config.dpkg_folder(), watch.root.clone()),
