@@ -185,9 +185,7 @@ impl Tail {
             return Ok(false);
         };
         let former = kept.former.take();
-        self.former = former
-            .and_then(|former| self.renamed(&former))
-            .map(Former::new);
+        self.former = former.and_then(|former| self.renamed(&former)).map(Former::new);
         if let Some(same) = open.resumed(&kept)? {
             self.open = Some(same);
             return Ok(false);
