@@ -6,6 +6,7 @@
 
 use agent_collect::bpf::ProfileHandle;
 use agent_collect::host::host_info;
+use agent_collect::log::AccessRecord;
 use agent_collect::source::audit::AuditRecord;
 use agent_detect::Detector;
 use agent_detect::sigma::RawEvent;
@@ -33,6 +34,8 @@ pub(crate) struct Hub {
     pub(crate) integrity: Option<Eye>,
     /// Records of the audit log, for rules that are written for them.
     pub(crate) records: mpsc::Receiver<AuditRecord>,
+    /// Requests of web servers' access logs, for rules.
+    pub(crate) requests: mpsc::Receiver<AccessRecord>,
     /// Who is suspected has its system calls profiled.
     pub(crate) suspects: ProfileHandle,
     /// Where findings become proposals.
@@ -58,6 +61,9 @@ impl Hub {
             // Facts come every second at least, so that no record waits longer.
             while let Ok(record) = self.records.try_recv() {
                 rows.extend(self.detector.observe_raw(&raw(record)));
+            }
+            while let Ok(request) = self.requests.try_recv() {
+                rows.extend(self.detector.observe_raw(&web_request(request)));
             }
             if let Some(eye) = &mut self.integrity {
                 eye.observe(&fact);
@@ -102,6 +108,17 @@ fn raw(record: AuditRecord) -> RawEvent {
         category: None,
         service: Some("auditd".to_owned()),
         fields: record.fields,
+    }
+}
+
+/// A request under the names that Sigma has for it: of any system's web server, not of Linux alone.
+fn web_request(request: AccessRecord) -> RawEvent {
+    RawEvent {
+        time: request.time,
+        product: None,
+        category: Some("webserver".to_owned()),
+        service: request.service.map(str::to_owned),
+        fields: request.fields,
     }
 }
 

@@ -13,6 +13,7 @@
 //! | events to integrity | the room's own | dropped and counted; watched files are scanned soon |
 //! | findings to heal | the room's own | dropped and counted; an open finding comes again |
 //! | records of the audit log | the room's own | dropped and counted; rules that are written for them miss those |
+//! | requests of access logs | [`REQUESTS_MAX`] | dropped and counted; rules miss those |
 //! | spool intake | `spool.intake_facts_max` | metrics first, each loss a gap row |
 //!
 //! [`budget`] measures the agent and moves the pace of the sources, the model and the gate before the spool.
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_collect::bpf::BpfSensor;
+use agent_collect::log::AccessRecord;
 use agent_collect::process::{Inventory, signs};
 use agent_collect::site::Prober;
 use agent_collect::source::Rights;
@@ -53,6 +55,8 @@ use crate::trust::FleetBundles;
 
 /// Facts between their sources and the hub: half a second of a storm.
 const FACTS_MAX: usize = 8_192;
+/// Requests of access logs between their reader and the hub, which takes them with each fact: a second of many.
+const REQUESTS_MAX: usize = 4_096;
 /// Orders that wait for their addressee.
 const ORDERS_MAX: usize = 16;
 /// How long everything has to end in order.
@@ -153,11 +157,13 @@ async fn compose(
     let inventory = Inventory::new(config.process.clone());
     let (eye, control) =
         crate::integrity::start(&config, &sources, &facts, &inventory, &keeper.pace())?.unzip();
+    let (web_requests, requests) = mpsc::channel(REQUESTS_MAX);
     let hub = Hub {
         detector: Detector::new(&config.detect, Some(config.findings_file()), &hub_tasks),
         spool: handle.clone(),
         integrity: eye,
         records: second.records(),
+        requests,
         suspects: sensor.profile_handle(),
         heal,
         board: board.clone(),
@@ -185,7 +191,7 @@ async fn compose(
         &config,
         &sources,
         (sensor.at_pace(keeper.pace()), second, inventory),
-        facts,
+        (facts, web_requests),
         &keeper.pace(),
     )?;
     keeper.spawn(&sources).context("start keeping the budget")?;
@@ -207,7 +213,7 @@ fn start_sources(
     config: &AgentConfig,
     sources: &Tasks,
     (sensor, second, inventory): (BpfSensor, Sources, Inventory),
-    facts: mpsc::Sender<Fact>,
+    (facts, web_requests): (mpsc::Sender<Fact>, mpsc::Sender<AccessRecord>),
     pace: &PaceHandle,
 ) -> Result<()> {
     let sink = FactSink::new(facts.clone());
@@ -230,6 +236,7 @@ fn start_sources(
         config.logs_dir(),
         sink.clone(),
         pace.clone(),
+        web_requests,
     )
     .context("start reading logs")?;
     let prober = Prober::new(config.collect.resolver, config.collect.witness);

@@ -17,6 +17,11 @@ pub struct LogConfig {
     pub syslog_files: Vec<PathBuf>,
     /// Files that programs write themselves; always read where they are present.
     pub files: Vec<PathBuf>,
+    /// Access logs of web servers: their lines are shown to rules and not stored. A file that is named here is not read
+    /// as one of `files`.
+    pub access_logs: Vec<PathBuf>,
+    /// Lines of access logs a second that are shown to rules over the long run; 20 seconds of it at once.
+    pub access_lines_per_s: u32,
     /// Lines less urgent than this are not stored: 6 leaves out debug. Authentication is read from every line.
     pub priority_max: u32,
     /// Lines a second that are stored over the long run; 20 seconds of it at once after a quiet time.
@@ -44,6 +49,14 @@ impl Default for LogConfig {
                 "/var/log/apache2/error.log",
                 "/var/log/httpd/error_log",
             ]),
+            access_logs: paths(&[
+                "/var/log/nginx/access.log",
+                "/var/log/apache2/access.log",
+                "/var/log/apache2/other_vhosts_access.log",
+                "/var/log/httpd/access_log",
+                "/var/log/caddy/access.log",
+            ]),
+            access_lines_per_s: 500,
             priority_max: 6,
             lines_per_s: 100,
             identifier_lines_per_s: 25,
@@ -54,6 +67,8 @@ impl Default for LogConfig {
 
 /// Most files that are followed.
 const FILES_MAX: usize = 64;
+/// More lines of access logs a second would take more of the processor than the agent is meant to.
+const ACCESS_LINES_MAX: u32 = 10_000;
 
 impl LogConfig {
     /// What is wrong with the values, each with the key it concerns.
@@ -68,6 +83,7 @@ impl LogConfig {
             ("journal_dirs", &self.journal_dirs),
             ("syslog_files", &self.syslog_files),
             ("files", &self.files),
+            ("access_logs", &self.access_logs),
         ] {
             check(
                 paths.iter().any(|path| !path.is_absolute()),
@@ -76,6 +92,11 @@ impl LogConfig {
             );
             check(paths.len() > FILES_MAX, key, "must be at most 64");
         }
+        check(
+            !(1..=ACCESS_LINES_MAX).contains(&self.access_lines_per_s),
+            "access_lines_per_s",
+            "must be from 1 to 10000; to read no access logs, set access_logs = []",
+        );
         check(
             self.priority_max > 7,
             "priority_max",
@@ -109,6 +130,8 @@ mod tests {
         assert!(LogConfig::default().faults().is_empty());
         let wrong = LogConfig {
             files: vec![PathBuf::from("relative.log")],
+            access_logs: vec![PathBuf::from("access.log")],
+            access_lines_per_s: 0,
             priority_max: 8,
             lines_per_s: 0,
             message_bytes_max: 1,
@@ -117,6 +140,8 @@ mod tests {
         let keys: Vec<String> = wrong.faults().into_iter().map(|(key, _)| key).collect();
         let wanted = [
             "logs.files",
+            "logs.access_logs",
+            "logs.access_lines_per_s",
             "logs.priority_max",
             "logs.lines_per_s",
             "logs.identifier_lines_per_s",

@@ -27,14 +27,14 @@ const STORMS_MAX: usize = 8;
 
 /// Lines that may be stored at present.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+pub(super) struct Bucket {
     micro_lines: u64,
     per_s: u64,
     filled_us: u64,
 }
 
 impl Bucket {
-    fn new(per_s: u64, now_us: u64) -> Self {
+    pub(super) fn new(per_s: u64, now_us: u64) -> Self {
         Self {
             micro_lines: per_s * BURST_S * 1_000_000,
             per_s,
@@ -42,7 +42,7 @@ impl Bucket {
         }
     }
 
-    fn fill(&mut self, now_us: u64) {
+    pub(super) fn fill(&mut self, now_us: u64) {
         let passed = now_us.saturating_sub(self.filled_us);
         let most = self.per_s * BURST_S * 1_000_000;
         self.micro_lines = self
@@ -52,11 +52,11 @@ impl Bucket {
         self.filled_us = self.filled_us.max(now_us);
     }
 
-    fn has_one(&self) -> bool {
+    pub(super) fn has_one(&self) -> bool {
         self.micro_lines >= 1_000_000
     }
 
-    fn take_one(&mut self) {
+    pub(super) fn take_one(&mut self) {
         self.micro_lines = self.micro_lines.saturating_sub(1_000_000);
     }
 }

@@ -14,6 +14,10 @@ const FORGED: &str = "fleetmend_agent_collect_log_lines_forged_total";
 const DAMAGED: &str = "fleetmend_agent_collect_journal_entries_damaged_total";
 /// Templates that made room for others.
 const TEMPLATES_EVICTED: &str = "fleetmend_agent_collect_log_templates_evicted_total";
+/// Lines of access logs, by what became of them.
+const ACCESS_LINES: &str = "fleetmend_agent_collect_access_lines_total";
+/// Lines of access logs that have no known form.
+const ACCESS_UNPARSED: &str = "fleetmend_agent_collect_access_lines_unparsed_total";
 
 /// Describes every metric to the recorder.
 pub(super) fn describe() {
@@ -39,6 +43,24 @@ pub(super) fn describe() {
         Unit::Count,
         "templates that made room for others"
     );
+    describe_counter!(
+        ACCESS_LINES,
+        Unit::Count,
+        "lines of access logs: told to rules, or why not"
+    );
+    describe_counter!(
+        ACCESS_UNPARSED,
+        Unit::Count,
+        "lines of access logs that have no known form and are told whole"
+    );
+}
+
+pub(super) fn access(outcome: &'static str) {
+    counter!(ACCESS_LINES, "outcome" => outcome).increment(1);
+}
+
+pub(super) fn access_unparsed() {
+    counter!(ACCESS_UNPARSED).increment(1);
 }
 
 pub(super) fn read(source: &'static str) {
@@ -69,6 +91,6 @@ pub(super) fn templates_evicted(count: u64) {
 mod tests {
     #[test]
     fn every_metric_is_described_and_recorded() {
-        fleetmend_testkit::metric::assert_described_and_recorded(include_str!("metric.rs"), 6);
+        fleetmend_testkit::metric::assert_described_and_recorded(include_str!("metric.rs"), 8);
     }
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{Exactness, ProbeState, ProbeStatus};
+use tokio::sync::mpsc::Sender;
 
+use super::access::{AccessRecord, Accesses};
 use super::config::LogConfig;
 use super::journal::{Journal, machine_id};
 use super::kept::{Keep, Positions};
@@ -56,6 +58,7 @@ pub(crate) struct Reader {
     journal_serves: bool,
     tails: Vec<(Tail, Option<String>)>,
     pipeline: Pipeline,
+    accesses: Accesses,
     sink: FactSink,
     wake: Wake,
     begun: Instant,
@@ -80,6 +83,7 @@ impl Reader {
             journal_serves: false,
             tails: Vec::new(),
             pipeline: Pipeline::new(&config, keep.templates(), sink.clone(), pace, 0),
+            accesses: Accesses::new(config.access_lines_per_s, 0),
             sink,
             wake: Wake::new(),
             begun: now,
@@ -97,6 +101,12 @@ impl Reader {
         reader.scan();
         reader.follow_files(&positions, true);
         reader
+    }
+
+    /// The reader, with where the requests of access logs go.
+    pub(crate) fn telling(mut self, rules: Sender<AccessRecord>) -> Self {
+        self.accesses.tell(rules);
+        self
     }
 
     /// Reads what there is, tells what is due; returns whether there is more to read at once.
@@ -148,7 +158,9 @@ impl Reader {
         self.journal.scan(now_us);
         self.journal_serves = self.journal.standing().0 > 0;
         let mut folders = self.journal.folders();
-        let files = self.config.files.iter().chain(&self.config.syslog_files);
+        let config = &self.config;
+        let files = config.files.iter().chain(&config.syslog_files);
+        let files = files.chain(&config.access_logs);
         folders.extend(files.filter_map(|path| path.parent().map(PathBuf::from)));
         folders.sort();
         folders.dedup();
@@ -158,7 +170,8 @@ impl Reader {
     /// Which files are read now: those of syslog only without a journal, which has the same lines.
     fn follow_files(&mut self, kept: &Positions, at_start: bool) {
         let syslog = self.config.syslog_files.iter().filter(|_| !self.journal_serves);
-        let wanted: Vec<PathBuf> = self.config.files.iter().chain(syslog).cloned().collect();
+        let files = self.config.files.iter().chain(syslog);
+        let wanted: Vec<PathBuf> = files.chain(&self.config.access_logs).cloned().collect();
         self.tails
             .retain(|(tail, _)| wanted.iter().any(|path| path == tail.path()));
         for path in wanted {
@@ -187,8 +200,14 @@ impl Reader {
         pipeline.tell_unread(trouble.unread, Exactness::AtLeast, "corrupt");
         for (tail, failed) in &mut self.tails {
             let source: Arc<str> = tail.path().to_string_lossy().into();
+            let is_access = self.config.access_logs.iter().any(|path| path == tail.path());
+            let accesses = &mut self.accesses;
             let look = tail.look(BYTES_A_TURN, |line, cut| {
-                pipeline.file_line(&source, line, cut, now_us)
+                if is_access {
+                    accesses.line(&source, line, now_us);
+                } else {
+                    pipeline.file_line(&source, line, cut, now_us);
+                }
             });
             match look {
                 Ok(look) => {
@@ -260,7 +279,8 @@ impl Reader {
             self.last_loss = Some(now);
         }
         let losing = self.last_loss.is_some_and(|at| now.duration_since(at) < RECENT);
-        let rows = [self.journal_status(losing), self.files_status(losing)];
+        let mut rows = vec![self.journal_status(losing), self.files_status(losing)];
+        rows.extend(self.accesses.status(&self.access_logs(), RECENT));
         let standing: Vec<(ProbeState, String)> =
             rows.iter().map(|row| (row.state, row.reason.clone())).collect();
         if now < self.next_status && standing == self.last_status {
@@ -271,6 +291,18 @@ impl Reader {
         for row in rows {
             self.sink.offer(row.into());
         }
+    }
+
+    /// The access logs that are read.
+    fn access_logs(&self) -> Vec<String> {
+        let read = self
+            .tails
+            .iter()
+            .filter(|(tail, failed)| failed.is_none() && tail.is_open());
+        read.map(|(tail, _)| tail.path())
+            .filter(|path| self.config.access_logs.iter().any(|wanted| wanted == path))
+            .map(|path| path.display().to_string())
+            .collect()
     }
 
     fn journal_status(&self, losing: bool) -> ProbeStatus {

@@ -214,7 +214,7 @@ fn severity(word: &str) -> Option<u32> {
 }
 
 /// A time with its zone.
-fn instant(text: &str) -> Option<TimeMicros> {
+pub(super) fn instant(text: &str) -> Option<TimeMicros> {
     if !text.as_bytes().first()?.is_ascii_digit() {
         return None;
     }

@@ -118,7 +118,7 @@ impl Origin<'_> {
 }
 
 /// Categories of raw records, with what feeds them.
-const RECORDS: &[(&str, &str)] = &[("webserver", "lines of web servers' access logs")];
+const RECORDS: &[(&str, &str)] = &[("webserver", "requests of web servers' access logs")];
 /// Products whose logs are read here.
 const PRODUCTS: &[&str] = &["linux", "apache", "nginx", "fleetmend"];
 
