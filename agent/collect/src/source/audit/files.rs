@@ -154,19 +154,32 @@ fn flags(call: &Call<'_>, value: Option<u32>) -> Option<u32> {
 fn absolute(call: &Call<'_>, path: &AuditRecord, folder: Option<usize>) -> Option<String> {
     let name = path.field("name")?;
     if name.starts_with('/') {
-        return Some(name.to_owned());
+        return Some(plain(name));
     }
     let from_folder = folder
         .and_then(|index| call.int(index))
         .is_some_and(|fd| fd != AT_FDCWD);
     let cwd = call.event.record("CWD").and_then(|cwd| cwd.field("cwd"));
     match cwd {
-        Some(cwd) if !from_folder => {
-            let name = name.trim_start_matches("./");
-            Some(format!("{}/{name}", cwd.trim_end_matches('/')))
-        }
+        Some(cwd) if !from_folder && cwd.starts_with('/') => Some(plain(&format!("{cwd}/{name}"))),
         _ => Some(name.to_owned()),
     }
+}
+
+/// A path as the probes name it: without empty parts and `.`, and with `..` taking back the part before it. Links are
+/// not followed.
+fn plain(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 /// `08:01`, major and minor in hexadecimal.

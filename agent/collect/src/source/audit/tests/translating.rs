@@ -193,6 +193,31 @@ fn files_are_told_by_what_was_done_to_them() {
 }
 
 #[test]
+fn path_is_told_as_what_it_comes_to() {
+    for (cwd, name, wanted) in [
+        ("/usr", "../etc/cron.d/x", "/etc/cron.d/x"),
+        ("/", "x", "/x"),
+        ("/etc/", "./cron.d//x", "/etc/cron.d/x"),
+        ("/tmp", "/etc/../etc/./cron.d/x", "/etc/cron.d/x"),
+        ("/tmp", "../../../etc/x", "/etc/x"),
+        ("(null)", "../x", "../x"),
+    ] {
+        let cwd = format!("cwd=\"{cwd}\"").replace("\"(null)\"", "(null)");
+        let item = format!("name=\"{name}\" inode=42 dev=fd:02 mode=0100644 nametype=CREATE");
+        let made = one!(
+            call(
+                "openat",
+                X86,
+                "success=yes exit=3 a0=ffffff9c a2=241",
+                &[("CWD", &cwd), ("PATH", &item)]
+            ),
+            FileEvent
+        );
+        assert_eq!(made.path, wanted);
+    }
+}
+
+#[test]
 fn names_are_told() {
     let path = |nametype: &str, name: &str| {
         format!(
