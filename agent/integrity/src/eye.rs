@@ -22,6 +22,8 @@ use crate::watch::{Kind, Watch};
 
 /// The probe whose state says whether the kernel tells what is done to files.
 const FILE_PROBE: &str = "bpf.file";
+/// The probe of the source that stands in for it.
+const SOURCE_PROBE: &str = "source.files";
 /// File type of a mode that has none: only permissions were told.
 const REGULAR: u32 = libc::S_IFREG;
 
@@ -57,6 +59,8 @@ pub struct Eye {
     pub(crate) managers: Vec<String>,
     pub(crate) missed: Arc<AtomicU64>,
     pub(crate) delivered: Option<bool>,
+    /// Whether the audit log tells what is done to files, so that it does not matter that the kernel's probe does not.
+    pub(crate) audited: bool,
 }
 
 impl Eye {
@@ -76,15 +80,18 @@ impl Eye {
                     });
                 }
             }
-            Fact::ProbeStatus(status) if status.probe == FILE_PROBE => {
-                self.tell_delivered(status.state != ProbeState::Broken);
+            Fact::ProbeStatus(status) => {
+                let probe = if self.audited { SOURCE_PROBE } else { FILE_PROBE };
+                if status.probe == probe {
+                    self.tell_delivered(status.state != ProbeState::Broken);
+                }
             }
             _ => {}
         }
-        if self.delivered != Some(true)
-            && let Fact::FileEvent(event) = fact
+        if let Fact::FileEvent(event) = fact
             && matches!(event.source, Source::Ebpf | Source::Audit)
         {
+            self.audited = event.source == Source::Audit;
             self.tell_delivered(true);
         }
     }
@@ -139,7 +146,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, sync_channel};
 
     use fleetmend_event::TimeMicros;
-    use fleetmend_event::table::Actor;
+    use fleetmend_event::table::{Actor, ProbeStatus};
 
     use super::*;
     use crate::config::Config;
@@ -153,6 +160,7 @@ mod tests {
             managers: vec!["/usr/bin/dpkg".to_owned()],
             missed: Arc::default(),
             delivered: Some(true),
+            audited: false,
         };
         (eye, messages)
     }
@@ -193,6 +201,39 @@ mod tests {
             error: Some(13),
             ..refused
         }));
+    }
+
+    #[test]
+    fn probe_that_another_source_stands_in_for_does_not_end_the_delivery() {
+        let (mut eye, messages) = eye(100);
+        let row = |probe: &str, state| ProbeStatus {
+            time: TimeMicros(1),
+            probe: probe.to_owned(),
+            state,
+            reason: String::new(),
+            hint: String::new(),
+            seen: 0,
+            delivered: 0,
+            lost: 0,
+        };
+        let mut told = |fact: Fact| {
+            eye.observe(&fact);
+            match messages.try_recv() {
+                Ok(Message::Delivered(delivered)) => Some(delivered),
+                _ => None,
+            }
+        };
+        assert_eq!(told(row(FILE_PROBE, ProbeState::Broken).into()), Some(false));
+        let of_audit = FileEvent::by(
+            Actor::default(),
+            FileEventKind::OpenRead,
+            TimeMicros(1),
+            1,
+            Source::Audit,
+        );
+        assert_eq!(told(of_audit.into()), Some(true));
+        assert_eq!(told(row(FILE_PROBE, ProbeState::Broken).into()), None);
+        assert_eq!(told(row(SOURCE_PROBE, ProbeState::Broken).into()), Some(false));
     }
 
     #[test]

@@ -130,6 +130,7 @@ pub fn start(
             .collect(),
         missed: Arc::clone(&missed),
         delivered: None,
+        audited: false,
     };
     tasks.spawn_thread("integrity-write", TaskKind::BestEffort, move |_token| {
         write_all(&to_write, &written_in);
