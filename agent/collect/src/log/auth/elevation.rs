@@ -93,12 +93,16 @@ pub(super) fn doas(message: &str) -> Option<Told> {
                 .command(command),
         );
     }
-    // `alice ran command /usr/bin/id as root from /home/alice`: only the folder's name is behind the target.
+    // `alice ran command /usr/bin/id as root from /home/alice`: the command and the folder are the user's own text, and
+    // either may hold ` as nobody`. As of sudo's, the one that matters most counts.
     let (user, rest) = message.split_once(" ran command ")?;
-    let (command, target) = match rest.rsplit_once(" as ") {
-        Some((command, rest)) => (command, rest.split(' ').next().unwrap_or(rest)),
-        None => (rest, "root"),
-    };
+    let mut places = rest.rmatch_indices(" as ").filter_map(|(at, word)| {
+        let behind = rest.get(at.saturating_add(word.len())..)?;
+        Some((rest.get(..at)?, behind.split(' ').next().unwrap_or(behind)))
+    });
+    let last = places.clone().next();
+    let of_root = places.find(|(_, target)| *target == "root");
+    let (command, target) = of_root.or(last).unwrap_or((rest, "root"));
     Some(elevation(AuthOutcome::Success, user, target).command(command))
 }
 

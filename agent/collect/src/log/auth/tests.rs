@@ -305,6 +305,14 @@ fn elevations_are_understood() {
         "doas",
         &[
             (
+                "alice ran command /bin/ls -l as root from /home/alice/x as nobody from y",
+                "doas elevation success - user=alice valid=- target=root from=- port=- x1",
+            ),
+            (
+                "alice ran command /bin/ls -l as bob from /home/alice",
+                "doas elevation success - user=alice valid=- target=bob from=- port=- x1",
+            ),
+            (
                 "alice ran command /bin/ls -l as root from /home/alice",
                 "doas elevation success - user=alice valid=- target=root from=- port=- x1",
             ),
