@@ -103,7 +103,13 @@ impl AuditRecord {
         if !self.arguments.is_empty() {
             let keys: Vec<(usize, usize)> = self.arguments.keys().copied().collect();
             let mut args: Vec<String> = self.arguments.values().map(|bytes| lossy(bytes)).collect();
+            // A long command line has several records, and the first argument of a later one is no program.
+            let continues = keys.first().is_some_and(|(number, _)| *number > 0);
+            if continues {
+                args.insert(0, String::new());
+            }
             mask_args(&mut args);
+            let args = args.into_iter().skip(usize::from(continues));
             for ((number, part), arg) in keys.into_iter().zip(args) {
                 let whole = format!("a{number}");
                 let key = if self.fields.contains_key(&whole) && part == 0 {
@@ -311,6 +317,12 @@ mod tests {
         assert_eq!(record.field("a2"), Some("é\u{fffd} "));
         let masked = record.masked();
         assert_eq!(masked.field("a1"), Some("-p[masked]"));
+        let later =
+            parse("type=EXECVE msg=audit(1.000:2): a20=\"--password\" a21=\"secret\" a22=\"x\"").masked();
+        assert_eq!(
+            (later.field("a20"), later.field("a21"), later.field("a22")),
+            (Some("--password"), Some("[masked]"), Some("x"))
+        );
         let title = parse("type=PROCTITLE msg=audit(1.000:2): proctitle=6D7973716C002D7073656372657400");
         assert_eq!(
             title.clone().masked().field("proctitle"),
