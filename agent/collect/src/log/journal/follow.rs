@@ -52,10 +52,22 @@ struct Followed {
     floor_us: u64,
     newest_us: u64,
     read: u64,
+    /// Of a file that is gone, how many entries were read when that was seen last.
+    gone_at: Option<u64>,
     state: State,
 }
 
 impl Followed {
+    /// Entries that nobody will read of a file that is gone; `None` while they are still read.
+    fn left_unread(&mut self) -> Option<u64> {
+        let State::Open(open) = &self.state else {
+            return Some(0);
+        };
+        let left = open.entries().saturating_sub(open.read());
+        let stands = self.gone_at.replace(open.read()) == Some(open.read());
+        (left == 0 || stands).then_some(left)
+    }
+
     fn is_reused_by(&self, path: &Path) -> bool {
         let closed = !matches!(self.state, State::Open(_));
         closed && self.path != path && JournalFile::open(path).is_ok_and(|file| hex(file.id()) != self.id)
@@ -120,6 +132,7 @@ impl Journal {
         let mut present = HashSet::new();
         for folder in self.folders() {
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            let mut beyond = 0_u64;
             for path in entries.map(|entry| entry.path()).filter(|path| is_journal(path)) {
                 let Ok(about) = fs::metadata(&path) else { continue };
                 let key = (about.dev(), about.ino());
@@ -137,7 +150,15 @@ impl Journal {
                     known.path = path;
                 } else if about.is_file() && self.files.len() < FILES_MAX {
                     self.take_up(key, path, folder.clone(), first);
+                } else if about.is_file() {
+                    beyond = beyond.saturating_add(1);
                 }
+            }
+            if beyond > 0 {
+                let reason = format!("{beyond} files more than the {FILES_MAX} that are followed");
+                self.broken.insert(folder, reason);
+            } else {
+                self.broken.remove(&folder);
             }
         }
         if !self.files.is_empty() && first {
@@ -150,12 +171,13 @@ impl Journal {
             .copied()
             .collect();
         for key in gone {
-            // What journald removed while it was read is read to its end through its descriptor first.
-            let unread = self.files.get(&key).is_some_and(|file| match &file.state {
-                State::Open(open) => open.read() < open.entries(),
-                State::Done | State::Broken => false,
-            });
-            if !unread && let Some(file) = self.files.remove(&key) {
+            // What journald removed while it was read is read to its end through its descriptor first. Entries that its
+            // header counts and nothing links, as after a crash of the host, never come.
+            let left = self.files.get_mut(&key).and_then(Followed::left_unread);
+            if let Some(left) = left
+                && let Some(file) = self.files.remove(&key)
+            {
+                self.trouble.unread = self.trouble.unread.saturating_add(left.min(1));
                 self.kept.read.remove(&file.id);
                 self.broken.remove(&file.path);
             }
@@ -195,6 +217,7 @@ impl Journal {
                     floor_us: 0,
                     newest_us: 0,
                     read: 0,
+                    gone_at: None,
                     state,
                 };
                 self.files.insert(key, followed);
@@ -231,6 +254,7 @@ impl Journal {
             floor_us,
             newest_us: 0,
             read,
+            gone_at: None,
             state,
         };
         self.files.insert(key, followed);

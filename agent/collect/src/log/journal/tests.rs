@@ -347,6 +347,22 @@ fn damaged_file_is_told_and_the_others_are_read() {
 }
 
 #[test]
+fn removed_file_that_counts_more_than_it_holds_is_let_go() {
+    let host = Host::new();
+    let mut system = Writer::create(&host.at("system.journal"), 1, true);
+    let mut journal = host.journal(JournalPositions::default());
+    assert!(messages(&mut journal).is_empty());
+    system.line(2_000, "a", "s1");
+    system.put(152, &3_u64.to_le_bytes());
+    assert_eq!(messages(&mut journal), ["s1"]);
+    fs::remove_file(host.at("system.journal")).unwrap();
+    assert!(messages(&mut journal).is_empty());
+    assert_eq!(journal.standing().0, 1, "it may still be read");
+    assert!(messages(&mut journal).is_empty());
+    assert_eq!((journal.standing().0, journal.take_trouble().unread), (0, 1));
+}
+
+#[test]
 fn journals_of_other_machines_are_left_alone() {
     let host = Host::new();
     for folder in ["remote", "0123456789abcdef0123456789abcdef"] {
