@@ -156,7 +156,7 @@ impl Reader {
         self.next_scan = Instant::now() + SCAN_EVERY;
         let now_us = u64::try_from(TimeMicros::now().0).unwrap_or(0);
         self.journal.scan(now_us);
-        self.journal_serves = self.journal.standing().0 > 0;
+        self.journal_serves = self.journal.standing().0 > 0 && self.journal.is_live();
         let mut folders = self.journal.folders();
         let config = &self.config;
         let files = config.files.iter().chain(&config.syslog_files);
@@ -336,6 +336,13 @@ impl Reader {
                     broken.len()
                 ),
                 "see: journalctl --verify",
+            ),
+            (files, None) if !self.journal_serves => (
+                ProbeState::Degraded,
+                format!(
+                    "reads {files} files that nothing was written to for a day; log files are read as well"
+                ),
+                "if journald is switched off, remove what it left; if it is not, see why it does not write",
             ),
             (files, None) if losing => (
                 ProbeState::Degraded,

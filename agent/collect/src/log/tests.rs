@@ -1,3 +1,5 @@
+mod sources;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -254,41 +256,6 @@ fn files_are_read_where_there_is_no_journal_and_the_journal_when_it_appears() {
     running.turn();
     add(&host.at("auth.log"), "Jan  7 13:05:01 web1 app: from the file\n");
     assert_eq!(running.turn().messages(), ["from the file"]);
-}
-
-#[test]
-fn requests_of_access_logs_go_to_rules_and_are_no_rows() {
-    let host = Host::new();
-    add(&host.at("access.log"), "old\n");
-    let (rules, mut requests) = mpsc::channel(100);
-    let mut running = host.start();
-    running.reader = running.reader.telling(rules);
-    running.turn();
-    let line = "192.0.2.1 - - [07/Jan/2026:13:05:01 +0000] \"GET /x?password=hunter2 HTTP/1.1\" 200 5\n";
-    add(&host.at("access.log"), line);
-    running.turn();
-    fs::rename(host.at("access.log"), host.at("access.log.1")).unwrap();
-    add(&host.at("access.log"), "of no known form\n");
-    let facts = running.end();
-    assert!(
-        facts.records.is_empty() && facts.gaps.is_empty(),
-        "{:?}",
-        facts.messages()
-    );
-    let request = requests.try_recv().unwrap();
-    assert_eq!(request.fields.get("c-ip").map(String::as_str), Some("192.0.2.1"));
-    assert!(
-        request.fields.values().all(|value| !value.contains("hunter2")),
-        "{request:?}"
-    );
-    let other = requests.try_recv().unwrap();
-    assert_eq!(
-        other.fields.get("message").map(String::as_str),
-        Some("of no known form")
-    );
-    assert!(requests.try_recv().is_err());
-    // Read on after a restart, and not again.
-    assert!(host.start().end().records.is_empty());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ use super::file::{JournalError, JournalFile, Next};
 
 /// Most journal files that are followed; journald keeps 100 by default.
 const FILES_MAX: usize = 1_024;
+/// A journal that nothing was written to for so long is one that journald has left behind.
+const QUIET_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Entries that are read of one file before the next has its turn.
 const TURN: u64 = 256;
 /// What was kept of a time so far ahead of the clock was told by one that has been set back since.
@@ -94,6 +97,7 @@ pub(crate) struct Journal {
     trouble: Trouble,
     broken: BTreeMap<PathBuf, String>,
     more: bool,
+    live: bool,
 }
 
 impl Journal {
@@ -107,6 +111,7 @@ impl Journal {
             trouble: Trouble::default(),
             broken: BTreeMap::new(),
             more: false,
+            live: false,
         }
     }
 
@@ -130,6 +135,7 @@ impl Journal {
         self.forget_the_future(now_us);
         let first = self.kept.since_us == 0;
         let mut present = HashSet::new();
+        self.live = false;
         for folder in self.folders() {
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             let mut beyond = 0_u64;
@@ -137,6 +143,7 @@ impl Journal {
                 let Ok(about) = fs::metadata(&path) else { continue };
                 let key = (about.dev(), about.ino());
                 present.insert(key);
+                self.live |= about.is_file() && is_written(&about);
                 // An open file keeps its inode; that of one which is closed may be another file's by now.
                 let reused = self
                     .files
@@ -308,6 +315,11 @@ impl Journal {
         (usable.count(), &self.broken)
     }
 
+    /// Whether journald writes to any of the files.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
     /// What was met since this was asked last.
     pub(crate) fn take_trouble(&mut self) -> Trouble {
         std::mem::take(&mut self.trouble)
@@ -370,6 +382,13 @@ fn read_turn(
         }
     }
     Ok(())
+}
+
+/// journald touches a file with each entry. A time of the future is of a clock that was set back since.
+fn is_written(about: &fs::Metadata) -> bool {
+    about
+        .modified()
+        .is_ok_and(|at| at.elapsed().unwrap_or_default() < QUIET_MAX)
 }
 
 fn hex(id: [u8; 16]) -> String {
