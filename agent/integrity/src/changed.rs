@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use fleetmend_event::TimeMicros;
-use fleetmend_event::table::{Finding, FindingState};
+use fleetmend_event::table::{Finding, FindingState, Severity};
 use serde::{Deserialize, Serialize};
 
 use crate::state::FileState;
@@ -109,9 +109,24 @@ impl ChangedFiles {
         self.files.iter()
     }
 
+    /// Whether a file has no room among those that are followed.
+    pub(crate) fn is_full_for(&self, path: &Path) -> bool {
+        self.files.len() >= CHANGED_MAX && !self.files.contains_key(path)
+    }
+
+    /// The least grave of them, when it is less grave than this.
+    pub(crate) fn less_grave_than(&self, severity: Severity) -> Option<PathBuf> {
+        let least = self
+            .files
+            .iter()
+            .min_by_key(|(_, changed)| changed.finding.severity);
+        let (path, changed) = least?;
+        (changed.finding.severity < severity).then(|| path.clone())
+    }
+
     /// `false` when there is no room for another.
     pub(crate) fn put(&mut self, path: &Path, changed: Changed) -> bool {
-        if self.files.len() >= CHANGED_MAX && !self.files.contains_key(path) {
+        if self.is_full_for(path) {
             return false;
         }
         self.files.insert(path.to_owned(), changed);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fleetmend_event::table::{Finding, IntegrityChange, IntegrityVerdict};
+use fleetmend_event::table::{Finding, IntegrityChange, IntegrityVerdict, Severity};
 use fleetmend_event::{Fact, TimeMicros};
 
 use super::{Keeper, Phase};
@@ -195,7 +195,7 @@ impl Keeper {
             change,
             verdict: IntegrityVerdict::Unknown,
             why: "",
-            severity: fleetmend_event::table::Severity::Info,
+            severity: Severity::Info,
             old,
             new,
             baseline: before.baseline.as_ref(),
@@ -297,6 +297,9 @@ impl Keeper {
             now: observed.map(|observed| observed.state),
             finding: finding.clone(),
         };
+        if self.changed.is_full_for(path) {
+            self.make_room(finding.severity);
+        }
         if !self.changed.put(path, changed) {
             // Too many to follow one by one: the rows tell each change once, and the status that there are more.
             self.troubles.beyond = self.troubles.beyond.saturating_add(1);
@@ -305,6 +308,19 @@ impl Keeper {
         }
         if tell {
             self.send(Fact::from(finding));
+        }
+    }
+
+    /// Who may write to a web root can fill the list: what is graver takes the place of the least grave, which is from
+    /// then on as a file beyond the limit.
+    fn make_room(&mut self, severity: Severity) {
+        let Some(path) = self.changed.less_grave_than(severity) else {
+            return;
+        };
+        self.troubles.beyond = self.troubles.beyond.saturating_add(1);
+        if let Err(error) = self.accept(&path) {
+            tracing::debug!(%error, path = %path.display(), "changed file cannot be read");
+            self.resolve(&path, TimeMicros::now());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use fleetmend_event::table::{IntegrityChange, IntegrityVerdict};
+use fleetmend_event::table::{IntegrityChange, IntegrityVerdict, Severity};
 
 use super::*;
 use crate::books::{Books, Record};
@@ -137,6 +137,28 @@ fn files_beyond_the_limit_are_told() {
     let status = room.wait_for_status("integrity.files_max is reached");
     assert_eq!(status.state, ProbeState::Degraded);
     assert!(status.reason.starts_with("200 files watched"), "{status:?}");
+    room.stop();
+}
+
+#[test]
+fn grave_change_is_found_when_as_many_lesser_ones_are_open_as_there_may_be() {
+    let host = Host::new();
+    std::fs::create_dir_all(host.path("var/www")).unwrap();
+    let mut room = Room::start(&host);
+    for index in 0..1_030 {
+        let path = host.write(&format!("var/www/{index}.php"), "x");
+        room.see(event(own_actor(), FileEventKind::Create, &path).into());
+    }
+    room.wait_for_status("changed files are not followed one by one");
+    let path = host.write("etc/ld.so.preload", "/tmp/x.so");
+    room.see(event(own_actor(), FileEventKind::Create, &path).into());
+    let finding = room.finding(&path, FindingState::Open);
+    assert_eq!(finding.severity, Severity::Critical);
+    let made_room = room.wait("a finding that made room", |fact| match fact {
+        Fact::Finding(finding) if finding.state == FindingState::Resolved => Some(finding.subject.clone()),
+        _ => None,
+    });
+    assert!(made_room.ends_with(".php"), "{made_room}");
     room.stop();
 }
 
