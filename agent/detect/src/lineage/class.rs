@@ -141,9 +141,9 @@ pub(crate) fn is_fileless(exe: &str) -> bool {
     exe.starts_with("/memfd:") || exe.starts_with("memfd:") || exe.ends_with(" (deleted)")
 }
 
-/// Whether only root puts programs where `path` lies.
+/// Whether only root puts programs where `path` lies. One that climbs out of its folders may lie anywhere.
 pub(crate) fn is_trusted_path(path: &str) -> bool {
-    TRUSTED.iter().any(|folder| path.starts_with(folder))
+    TRUSTED.iter().any(|folder| path.starts_with(folder)) && !path.contains("/../")
 }
 
 /// Last part of a path.
@@ -169,14 +169,45 @@ pub(crate) fn classify<'a>(exe: Option<&str>, comm: &str, args: impl Iterator<It
     }
     if classes.any(Classes::SHELL | Classes::INTERPRETER)
         && !classes.any(Classes::FILELESS | Classes::WRITABLE)
+        && let Some(script) = script(classes, stem(base_name(exe)), args)
     {
-        // The script is the program: an interpreter was given it as the first argument that is no option.
-        let script = args.skip(1).find(|arg| !arg.starts_with('-'));
-        if let Some(script) = script.filter(|script| is_trusted_path(script)) {
+        // The script is the program.
+        if is_trusted_path(script) {
             classes |= excused(base_name(script), script);
+        }
+        if base_name(script) == "gunicorn" {
+            classes |= Classes::WEB;
         }
     }
     classes
+}
+
+/// The script that an interpreter was given. Options before it may only be flags that take no value and name no other
+/// source of commands: the word after `sh -c`, `perl -e` or `python -W` is no script, whatever it looks like.
+fn script<'a>(
+    classes: Classes,
+    interpreter: &str,
+    mut args: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let called = args.next()?;
+    let flags = match interpreter {
+        // The first word is the program itself.
+        "awk" | "gawk" | "mawk" => return None,
+        "busybox" if !matches!(base_name(called), "sh" | "ash") => return None,
+        _ if classes.any(Classes::SHELL) => "abefhklnpuvxBEHPT",
+        "python" | "platform-python" => "bBdEIOPqsStuv",
+        "perl" | "ruby" => "twTWX",
+        _ => "",
+    };
+    for arg in args {
+        match arg.strip_prefix('-') {
+            None => return Some(arg),
+            Some(letters)
+                if !letters.is_empty() && letters.chars().all(|letter| flags.contains(letter)) => {}
+            Some(_) => return None,
+        }
+    }
+    None
 }
 
 /// `python3.11` is `python`, `php-fpm8.2` is `php-fpm`.
@@ -188,7 +219,9 @@ fn suspicious(stem: &str) -> Classes {
     match stem {
         "sh" | "bash" | "dash" | "zsh" | "ksh" | "fish" | "ash" | "tcsh" | "csh" | "mksh" | "rbash"
         | "busybox" => Classes::SHELL,
-        "python" | "perl" | "ruby" | "lua" | "tclsh" | "awk" | "gawk" | "mawk" => Classes::INTERPRETER,
+        "python" | "platform-python" | "perl" | "ruby" | "lua" | "tclsh" | "awk" | "gawk" | "mawk" => {
+            Classes::INTERPRETER
+        }
         "node" | "nodejs" | "luajit" => Classes::INTERPRETER | Classes::JIT,
         "php" => Classes::INTERPRETER | Classes::JIT,
         "nginx" | "apache" | "httpd" | "lighttpd" | "caddy" | "php-fpm" | "php-cgi" | "uwsgi"
@@ -480,7 +513,46 @@ mod tests {
     }
 
     #[test]
+    fn word_that_merely_looks_like_a_script_excuses_nothing() {
+        let cases: &[(&str, &[&str])] = &[
+            (
+                "/usr/bin/dash",
+                &["sh", "-c", "/usr/bin/id; cp /tmp/x /etc/cron.d/x #/apt"],
+            ),
+            ("/usr/bin/bash", &["bash", "-s", "/usr/bin/apt"]),
+            ("/usr/bin/bash", &["bash", "-o", "/usr/bin/apt", "/tmp/x"]),
+            ("/usr/bin/bash", &["bash", "--rcfile", "/usr/bin/apt"]),
+            ("/usr/bin/dash", &["sh", "/usr/../tmp/dpkg"]),
+            ("/usr/bin/python3.11", &["python3", "-W", "/usr/bin/apt", "/tmp/x"]),
+            ("/usr/bin/perl", &["perl", "-e", "/usr/bin/dpkg"]),
+            ("/usr/bin/mawk", &["awk", "/usr/{system(\"id\")} #/apt"]),
+            ("/bin/busybox", &["tee", "/usr/bin/dpkg", "/etc/cron.d/x"]),
+        ];
+        for (exe, args) in cases {
+            assert!(!of(exe, args).any(Classes::PACKAGE), "{args:?}");
+        }
+        let cases: &[(&str, &[&str])] = &[
+            (
+                "/usr/bin/dash",
+                &["/bin/sh", "-e", "/var/lib/dpkg/info/x.postinst"],
+            ),
+            ("/usr/bin/perl", &["perl", "-w", "/usr/share/debconf/frontend"]),
+            (
+                "/usr/libexec/platform-python3.6",
+                &["/usr/libexec/platform-python", "/usr/bin/dnf"],
+            ),
+            ("/usr/bin/python3.12", &["/usr/bin/python3", "-sP", "/usr/bin/dnf"]),
+            ("/bin/busybox", &["/bin/sh", "/usr/sbin/update-rc.d"]),
+        ];
+        for (exe, args) in cases {
+            assert!(of(exe, args).any(Classes::PACKAGE), "{args:?}");
+        }
+    }
+
+    #[test]
     fn suspicious_programs_go_by_name_wherever_they_lie() {
+        let server: &[&str] = &["/srv/app/bin/python3", "/srv/app/bin/gunicorn", "app:app"];
+        assert!(of("/usr/bin/python3.11", server).any(Classes::WEB));
         assert!(of("/home/eve/bash", &["bash"]).any(Classes::SHELL));
         assert!(of("/usr/sbin/php-fpm8.2", &["php-fpm"]).any(Classes::WEB));
         assert!(of("/usr/sbin/apache2", &["apache2"]).any(Classes::WEB));
