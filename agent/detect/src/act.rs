@@ -120,6 +120,11 @@ impl Acts {
         }
     }
 
+    /// Learns that so many events of processes were lost.
+    pub(crate) fn miss(&mut self, count: u64) {
+        self.flood.miss(count);
+    }
+
     /// Judges an act that concerns.
     pub(crate) fn act(&mut self, fact: &Fact, raise: &mut Raise<'_>) {
         let Some(row) = columns(fact) else { return };

@@ -15,7 +15,9 @@ mod raise;
 use std::collections::VecDeque;
 
 use fleetmend_event::Fact;
-use fleetmend_event::table::{Finding, ProcessEventKind};
+use fleetmend_event::table::{
+    Finding, Gap, GapStage, NetworkEvent, ProcessEvent, ProcessEventKind, Table as _,
+};
 
 pub(crate) use catalogue::declare;
 pub use catalogue::{Detection, detections};
@@ -98,6 +100,7 @@ impl Behaviour {
                 let mut raise = Raise::new(&self.config, &self.lineage, tracker, &mut rows);
                 self.acts.profile(profile, &mut raise);
             }
+            Fact::Gap(gap) => self.miss(gap),
             Fact::LogRecord(record) => {
                 let mut raise = Raise::new(&self.config, &self.lineage, tracker, &mut rows);
                 self.flows.log(record, &mut raise);
@@ -105,6 +108,20 @@ impl Behaviour {
             _ => {}
         }
         rows
+    }
+
+    /// Learns what was lost before it came here: what rests on the events before it is no longer certain.
+    fn miss(&mut self, gap: &Gap) {
+        if !matches!(gap.stage, GapStage::Kernel | GapStage::Collect) {
+            return;
+        }
+        if gap.table == ProcessEvent::NAME || gap.table == "*" {
+            self.lineage.lose();
+            self.acts.miss(gap.count);
+        }
+        if gap.table == NetworkEvent::NAME || gap.table == "*" {
+            self.flows.miss();
+        }
     }
 
     /// Judges what waited long enough, by what is known now. Called about once a second.

@@ -83,12 +83,16 @@ impl Flows {
         }
     }
 
+    /// Learns that events of connections were lost: which are open is no longer certain.
+    pub(crate) fn miss(&mut self) {
+        self.shells.miss();
+    }
+
     /// Judges what happened to a connection.
     pub(crate) fn network(&mut self, event: &NetworkEvent, raise: &mut Raise<'_>) {
         let lineage = raise.lineage;
         let who = lineage.who(columns(event));
         if event.kind == NetworkEventKind::Listen {
-            self.shells.listens(event);
             relation::listen(event, &who, raise);
             return;
         }

@@ -9,6 +9,7 @@
 //! comes late, [`ENDED_MAX`] of them, so that a storm of short processes pushes no living one out.
 
 mod class;
+mod who;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use fleetmend_event::Fact;
 use fleetmend_event::table::{ProcessEvent, ProcessEventKind, ProcessSnapshot};
 
 pub(crate) use class::{Classes, base_name, classify, is_fileless, is_trusted_path, is_writable_path};
+pub(crate) use who::{Columns, Who};
 
 use crate::recent::Recent;
 
@@ -47,72 +49,8 @@ struct Node {
     /// Whether it ran a program since its fork.
     executed: bool,
     ended: bool,
-}
-
-/// The process an act is by, with what is known of its descent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Who<'a> {
-    pub(crate) pid: u32,
-    pub(crate) start: u64,
-    pub(crate) comm: &'a str,
-    pub(crate) exe: Option<&'a str>,
-    pub(crate) uid: u32,
-    pub(crate) euid: Option<u32>,
-    pub(crate) login_uid: Option<u32>,
-    pub(crate) unit: Option<&'a str>,
-    pub(crate) container: Option<&'a str>,
-    /// What its program is.
-    pub(crate) own: Classes,
-    /// What its ancestors are.
-    pub(crate) above: Classes,
-    /// Whether all of its ancestors are known.
-    pub(crate) known: bool,
-}
-
-/// The columns that say who did something.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Columns<'a> {
-    pub(crate) pid: u32,
-    pub(crate) start: u64,
-    pub(crate) ppid: Option<u32>,
-    pub(crate) comm: &'a str,
-    pub(crate) exe: Option<&'a str>,
-    pub(crate) command_line: Option<&'a str>,
-    pub(crate) parent_comm: Option<&'a str>,
-    pub(crate) parent_exe: Option<&'a str>,
-    pub(crate) uid: u32,
-    pub(crate) euid: Option<u32>,
-    pub(crate) login_uid: Option<u32>,
-    pub(crate) unit: Option<&'a str>,
-    pub(crate) container: Option<&'a str>,
-}
-
-impl Who<'_> {
-    /// Its own class and those of its ancestors.
-    pub(crate) fn line(&self) -> Classes {
-        self.own | self.above
-    }
-
-    /// Whether the program lies where everyone may write, or nowhere.
-    pub(crate) fn is_risky(&self) -> bool {
-        self.own.any(Classes::WRITABLE | Classes::FILELESS)
-    }
-
-    /// Whether it acts for root.
-    pub(crate) fn is_root(&self) -> bool {
-        self.euid.unwrap_or(self.uid) == 0
-    }
-
-    /// Whether the upkeep of the host does it: a package manager or configuration management above it. Not in a
-    /// container, whose package manager has no business on the host.
-    pub(crate) fn is_upkeep(&self) -> bool {
-        self.container.is_none() && self.line().any(Classes::UPKEEP)
-    }
-
-    /// Whether a person at a login session does it, by all that is known.
-    pub(crate) fn is_person(&self) -> bool {
-        self.login_uid.is_some() && !self.above.any(Classes::WEB | Classes::CRON)
-    }
+    /// [`Lineage::losses`] when it was last heard of.
+    losses: u32,
 }
 
 /// The state before a process changed, for comparison.
@@ -123,14 +61,16 @@ pub(crate) struct Before {
     pub(crate) was_root: bool,
     /// Whether it had run a program since its fork.
     pub(crate) executed: bool,
-    /// The classes of the program it was and of its ancestors.
-    pub(crate) line: Classes,
+    /// Whether nothing was lost since it was last heard of, in which it may have become another.
+    pub(crate) sure: bool,
 }
 
 /// See the module.
 pub(crate) struct Lineage {
     nodes: Recent<u32, Node>,
     ended: VecDeque<(u32, u64)>,
+    /// How often events of processes were lost.
+    losses: u32,
 }
 
 impl Default for Lineage {
@@ -138,6 +78,7 @@ impl Default for Lineage {
         Self {
             nodes: Recent::new("lineage", RUNNING_MAX),
             ended: VecDeque::new(),
+            losses: 0,
         }
     }
 }
@@ -160,6 +101,11 @@ impl Lineage {
             }
             _ => None,
         }
+    }
+
+    /// Learns that events of processes were lost: any of those that are known may have run another program since.
+    pub(crate) fn lose(&mut self) {
+        self.losses = self.losses.wrapping_add(1);
     }
 
     /// Whether what is known of the process is as new as the row: it is known, and runs the program that the row names.
@@ -197,7 +143,8 @@ impl Lineage {
             let same = row.exe.is_none() || row.exe == node.exe.as_deref();
             who.own = if same { node.own } else { own_by(&row) };
             who.above = if same { node.above } else { node.above | node.own };
-            who.known = node.known;
+            // The row's path tells whether it ran another program in what was lost; without one nothing does.
+            who.known = node.known && (row.exe.is_some() || node.losses == self.losses);
             return who;
         }
         who.own = own_by(&row);
@@ -339,7 +286,7 @@ impl Lineage {
             euid: node.euid,
             was_root: node.was_root,
             executed: node.executed,
-            line: node.own | node.above,
+            sure: node.losses == self.losses,
         });
         let inherited = parent.filter(|node| exe.is_none_or(|exe| node.exe.as_deref() == Some(exe)));
         let own = match inherited {
@@ -360,6 +307,7 @@ impl Lineage {
             known,
             executed: false,
             ended: false,
+            losses: self.losses,
         };
         self.put(event.pid, node);
         before
@@ -372,14 +320,16 @@ impl Lineage {
         let script = own.any(Classes::SHELL | Classes::INTERPRETER);
         let untold = event.euid.is_none() && !script && exe.is_none_or(is_trusted_path);
         let root = untold || is_root(event.uid, event.euid);
+        let losses = self.losses;
         if let Some(node) = self.live(event.pid, event.start_boot_ns) {
             let before = Before {
                 uid: node.uid,
                 euid: node.euid,
                 was_root: node.was_root,
                 executed: node.executed,
-                line: node.own | node.above,
+                sure: node.losses == losses,
             };
+            node.losses = losses;
             node.above |= node.own;
             node.own = own;
             if node.comm.as_ref() != event.comm {
@@ -417,6 +367,7 @@ impl Lineage {
             known,
             executed: true,
             ended: false,
+            losses: self.losses,
         };
         self.put(event.pid, node);
         None
@@ -424,8 +375,13 @@ impl Lineage {
 
     /// What the inventory says of a process whose beginning was not seen.
     fn read(&mut self, row: &ProcessSnapshot) {
+        if row.state == "X" {
+            // Where the event of its end was lost.
+            self.exited(row.pid, row.start_boot_ns);
+            return;
+        }
         let known = self.live(row.pid, row.start_boot_ns).map(|node| node.known);
-        if row.state == "X" || known == Some(true) {
+        if known == Some(true) {
             return;
         }
         let (above, all) = match row.pid {
@@ -463,6 +419,7 @@ impl Lineage {
             known: all,
             executed: true,
             ended: false,
+            losses: self.losses,
         };
         self.put(row.pid, node);
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::process_columns;
 use crate::behaviour::{Raise, Sign, Told, declare, program};
-use crate::lineage::{Before, Classes, Columns, Who};
+use crate::lineage::{Before, Classes, Columns, Who, is_trusted_path};
 use crate::recent::Recent;
 use crate::tracker::Subject;
 
@@ -37,6 +37,8 @@ const SESSIONS_MAX: usize = 1_024;
 #[derive(Default)]
 struct Session {
     since_ns: u64,
+    /// [`Flood::lost`] when the span began.
+    lost_before: u64,
     /// Forks less what ended, of those born in this span.
     living: i64,
     /// Of these, what has run no program.
@@ -47,12 +49,15 @@ struct Session {
 /// See the module.
 pub(super) struct Flood {
     sessions: Recent<u64, Session>,
+    /// Events of processes that were lost so far, whosever they were.
+    lost: u64,
 }
 
 impl Default for Flood {
     fn default() -> Self {
         Self {
             sessions: Recent::new("flood", SESSIONS_MAX),
+            lost: 0,
         }
     }
 }
@@ -70,6 +75,11 @@ pub(crate) fn session_of(who: &Who<'_>) -> u64 {
 }
 
 impl Flood {
+    /// Learns that so many events were lost.
+    pub(super) fn miss(&mut self, count: u64) {
+        self.lost = self.lost.saturating_add(count);
+    }
+
     pub(super) fn process(&mut self, event: &ProcessEvent, before: Option<Before>, raise: &mut Raise<'_>) {
         let lineage = raise.lineage;
         let who = lineage.who(process_columns(event));
@@ -77,6 +87,7 @@ impl Flood {
         if event.boot_ns.saturating_sub(session.since_ns) >= SPAN_NS {
             *session = Session {
                 since_ns: event.boot_ns,
+                lost_before: self.lost,
                 ..Session::default()
             };
         }
@@ -102,20 +113,22 @@ impl Flood {
             ProcessEventKind::Exit => {}
         }
         let (living, bare, execs) = (session.living, session.bare, session.execs);
-        if event.kind == ProcessEventKind::Fork && (bare >= BARE_CHILDREN || living >= CHILDREN) {
+        let lost = i64::try_from(self.lost.saturating_sub(session.lost_before)).unwrap_or(i64::MAX);
+        // A server of the host that starts all its workers at once.
+        let delivered = who.login_uid.is_none()
+            && who.unit.is_some_and(|unit| unit.ends_with(".service"))
+            && who.exe.is_some_and(is_trusted_path)
+            && !who.line().any(Classes::SHELL | Classes::INTERPRETER);
+        let bare_max = if delivered { CHILDREN } else { BARE_CHILDREN };
+        // Each lost event may be the end of a child, or the program that it ran.
+        let certain = bare >= bare_max.saturating_add(lost) || living >= CHILDREN.saturating_add(lost);
+        let severity = if certain { Severity::High } else { Severity::Low };
+        if event.kind == ProcessEventKind::Fork && (bare >= bare_max || living >= CHILDREN) {
             let title = format!(
                 "{} forks without end: {living} living children within 10 s",
                 who.comm
             );
-            tell(
-                event,
-                &FORKS,
-                Severity::High,
-                living.unsigned_abs(),
-                &who,
-                raise,
-                title,
-            );
+            tell(event, &FORKS, severity, living.unsigned_abs(), &who, raise, title);
         }
         let builds = who.line().any(Classes::BUILD | Classes::PACKAGE);
         if event.kind == ProcessEventKind::Exec && execs >= EXECS_MIN && !builds {

@@ -1,7 +1,7 @@
 //! Rights that appear: root's, and capabilities.
 
 use fleetmend_event::table::{
-    CredentialEvent, CredentialEventKind, ProcessEvent, ProcessEventKind, Severity,
+    CredentialEvent, CredentialEventKind, ProcessEvent, ProcessEventKind, Severity, Source,
 };
 use serde_json::{Value, json};
 
@@ -30,8 +30,6 @@ const GRAVE: u64 = 1
     | 1 << 21
     | 1 << 31
     | 1 << 39;
-/// What excuses a gain when it stands anywhere above.
-const GATES: Classes = Classes::ELEVATE;
 
 /// Whether the row tells that root's rights were gained.
 fn is_gain(row: &CredentialEvent) -> bool {
@@ -74,7 +72,7 @@ pub(super) fn judge(row: &CredentialEvent, who: &Who<'_>, raise: &mut Raise<'_>)
     let fresh = fresh_capabilities(row);
     let by_root = row.uid == 0 || row.euid == Some(0);
     let own = who.exe.is_some_and(is_trusted_path) && !who.own.any(Classes::SHELL | Classes::INTERPRETER);
-    if fresh == 0 || by_root || own || who.line().any(GATES) {
+    if fresh == 0 || by_root || own {
         return;
     }
     let severity = if who.is_risky() {
@@ -105,7 +103,7 @@ fn user(row: &CredentialEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
         }
         return;
     }
-    if explained(row, raise.lineage) || who.line().any(GATES) {
+    if explained(row, raise.lineage) {
         return;
     }
     let held = row.old_capabilities.is_some_and(|set| set & SET_USER != 0);
@@ -128,18 +126,32 @@ fn user(row: &CredentialEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
 pub(super) fn changed(event: &ProcessEvent, before: Before, who: &Who<'_>, raise: &mut Raise<'_>) {
     let was = before.was_root || before.uid == 0 || before.euid.is_none_or(|euid| euid == 0);
     let effective = event.euid == Some(0);
-    if was || !(event.uid == 0 || effective) || before.line.any(GATES) || who.container.is_some() {
+    if was || !(event.uid == 0 || effective) || who.container.is_some() {
         return;
     }
+    let executed = event.kind == ProcessEventKind::Exec;
+    let of_system =
+        who.exe.is_some_and(is_trusted_path) && !who.own.any(Classes::SHELL | Classes::INTERPRETER);
+    // These sources look at a process after the fact: a set-user-ID program may be root for good by then.
+    let late = matches!(event.source, Source::Proc | Source::Connector);
+    if late && executed && of_system {
+        return;
+    }
+    // A program that gives root's rights may have come and gone unseen.
+    let grave = if late || !before.sure {
+        Severity::Medium
+    } else {
+        Severity::Critical
+    };
     // A set-user-ID program changes the effective user and leaves the real one.
-    let by_bit = event.kind == ProcessEventKind::Exec && event.uid != 0 && effective;
+    let by_bit = executed && event.uid != 0 && effective;
     let (what, severity, title) = if !by_bit {
         let title = format!(
             "{} became root without a program that gives root's rights",
             who.comm
         );
-        (&GAINED, Severity::Critical, title)
-    } else if who.exe.is_some_and(is_trusted_path) && !who.own.any(Classes::SHELL | Classes::INTERPRETER) {
+        (&GAINED, grave, title)
+    } else if of_system {
         return;
     } else {
         let title = format!(

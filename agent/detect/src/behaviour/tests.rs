@@ -9,10 +9,28 @@ mod scans;
 mod shipped;
 mod world;
 
-use fleetmend_event::table::{Severity, Source};
+use fleetmend_event::Lane;
+use fleetmend_event::table::{Exactness, Severity, Source};
 
 use self::world::World;
 use super::*;
+
+/// Rows of a table are lost in the kernel.
+fn lose(world: &mut World, table: &str, count: u64) {
+    let time = world.time();
+    let row = Gap {
+        time,
+        table: table.to_owned(),
+        lane: Lane::Events,
+        from_time: time,
+        to_time: time,
+        count,
+        exactness: Exactness::Exact,
+        stage: GapStage::Kernel,
+        reason: "ring_full".to_owned(),
+    };
+    world.observe(&row.into());
+}
 
 #[test]
 fn every_detection_has_a_name_of_its_own_and_a_technique() {

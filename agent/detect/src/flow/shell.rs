@@ -3,7 +3,7 @@
 //! A process that has a connection open and then runs a shell in its place has most likely joined the two; so has one
 //! whose child is a shell that waits for a person. What logs people in does just that, and is known by its program.
 
-use fleetmend_event::table::{ConnectionOwner, NetworkEvent, ProcessEvent, Severity};
+use fleetmend_event::table::{ConnectionOwner, ProcessEvent, Severity};
 use serde_json::{Value, json};
 
 use super::{ADDRESSES_MAX, Flow, Reach};
@@ -26,29 +26,30 @@ struct Joined {
     out: u32,
     inward: u32,
     far: Option<(String, u16, Reach)>,
-    listens: bool,
+    /// [`Shells::losses`] when one was opened last.
+    losses: u32,
 }
 
 /// See the module.
 pub(super) struct Shells {
     processes: Recent<(u32, u64), Joined>,
+    /// How often events of connections were lost.
+    losses: u32,
 }
 
 impl Default for Shells {
     fn default() -> Self {
         Self {
             processes: Recent::new("processes with connections", ADDRESSES_MAX),
+            losses: 0,
         }
     }
 }
 
 impl Shells {
-    pub(super) fn listens(&mut self, event: &NetworkEvent) {
-        if event.pid != 0 {
-            self.processes
-                .touch((event.pid, event.start_boot_ns), Joined::default)
-                .listens = true;
-        }
+    /// Learns that events were lost, ends of connections among them.
+    pub(super) fn miss(&mut self) {
+        self.losses = self.losses.wrapping_add(1);
     }
 
     pub(super) fn opened(&mut self, flow: &Flow<'_>) {
@@ -66,6 +67,7 @@ impl Shells {
             &mut joined.inward
         };
         *count = count.saturating_add(1);
+        joined.losses = self.losses;
         joined.far = Some((flow.far.ip.to_string(), flow.port, flow.far.reach));
     }
 
@@ -123,6 +125,12 @@ impl Shells {
             (true, true, _) | (false, ..) => Severity::High,
             (true, false, Reach::Loopback) => Severity::Low,
             (true, false, _) => Severity::Medium,
+        };
+        // Its end may be among what was lost.
+        let severity = if joined.losses == self.losses {
+            severity
+        } else {
+            Severity::Low
         };
         let sign = Sign {
             what,

@@ -1,7 +1,8 @@
 //! Rights and programs that raise, each beside the one that looks like it.
 
-use fleetmend_event::table::Severity;
+use fleetmend_event::table::{Severity, Source};
 
+use super::lose;
 use super::world::World;
 
 pub(super) const NONE: [&str; 0] = [];
@@ -64,6 +65,37 @@ fn sudo_su_and_a_daemons_privilege_drop_are_silent() {
     world.credential(120, "seteuid", (0, 0), (0, 1000));
     world.credential(120, "seteuid", (0, 1000), (0, 0));
     world.credential(120, "setresuid", (0, 0), (1000, 1000));
+    assert_eq!(world.rules(), NONE);
+}
+
+#[test]
+fn program_that_gives_rights_excuses_no_other_below_it() {
+    // Everyone may run these, and they run whatever they are told.
+    for gate in ["/usr/bin/sg", "/usr/bin/setpriv"] {
+        let mut world = user_shell();
+        world.run_as_child(110, 109, gate, &[gate, "/home/eve/exploit"], 1000);
+        world.exec(110, 109, "/home/eve/exploit", &["exploit"], 1000);
+        world.credential(110, "setuid", (1000, 1000), (0, 0));
+        assert_eq!(
+            world.severity_of("privilege-gain"),
+            Some(Severity::Critical),
+            "{gate}"
+        );
+    }
+}
+
+#[test]
+fn root_whose_past_may_be_lost_is_no_certainty() {
+    let mut world = user_shell();
+    world.fork(110, 109);
+    lose(&mut world, "process_events", 3);
+    world.exec(110, 109, "/usr/bin/id", &["id"], 0);
+    assert_eq!(world.severity_of("privilege-gain"), Some(Severity::Medium));
+    // Looked at when sudo was root for good already.
+    let mut world = user_shell();
+    world.source = Source::Connector;
+    world.fork(110, 109);
+    world.exec(110, 109, "/usr/bin/sudo", &["sudo", "id"], 0);
     assert_eq!(world.rules(), NONE);
 }
 

@@ -3,6 +3,7 @@
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{LogRecord, Severity};
 
+use super::lose;
 use super::world::World;
 
 pub(super) const NONE: [&str; 0] = [];
@@ -91,6 +92,18 @@ fn shell_in_the_place_of_a_connected_process_is_raised() {
         world.rules(),
         ["reverse-shell"],
         "as a child that waits for a person"
+    );
+}
+
+#[test]
+fn shell_beside_a_connection_whose_end_may_be_lost_is_low() {
+    let mut world = with("/usr/bin/perl");
+    world.connect(110, FAR, 4444);
+    lose(&mut world, "network_events", 5);
+    world.run_as_child(111, 110, "/usr/bin/bash", &["/bin/bash"], 1000);
+    assert_eq!(
+        (world.rules(), world.worst()),
+        (vec!["reverse-shell"], Some(Severity::Low))
     );
 }
 

@@ -3,6 +3,7 @@
 use fleetmend_event::table::{KernelEventKind, MemoryEventKind, Severity, SyscallProfile};
 
 use super::acts::{NONE, by, shell};
+use super::lose;
 use super::world::World;
 
 #[test]
@@ -284,6 +285,29 @@ fn fork_bomb_is_raised_once_for_the_session() {
     assert_eq!(world.rules(), ["fork-flood"]);
     let ids: std::collections::HashSet<_> = world.findings.iter().map(|finding| finding.finding_id).collect();
     assert_eq!(ids.len(), 1);
+}
+
+#[test]
+fn children_whose_ends_may_be_lost_are_no_certain_bomb() {
+    let mut world = World::with_session();
+    lose(&mut world, "process_events", 1_000);
+    world.fork(999, 102);
+    for parent in 999..1_599 {
+        world.fork(parent + 1, parent);
+    }
+    assert_eq!(world.worst(), Some(Severity::Low));
+}
+
+#[test]
+fn workers_of_a_server_that_start_at_once_are_silent() {
+    let mut world = World::empty();
+    world.exec(1, 0, "/usr/lib/systemd/systemd", &["systemd"], 0);
+    world.unit = Some("php8.2-fpm.service".to_owned());
+    world.run_as_child(10, 1, "/usr/sbin/php-fpm8.2", &["php-fpm"], 0);
+    for worker in 1_000..1_600 {
+        world.fork(worker, 10);
+    }
+    assert_eq!(world.rules(), NONE);
 }
 
 #[test]
