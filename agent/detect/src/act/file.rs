@@ -31,7 +31,6 @@ declare! {
 
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
-const STICKY: u32 = 0o1000;
 const OTHERS_WRITE: u32 = 0o002;
 const OTHERS_EXECUTE: u32 = 0o111;
 const TYPE: u32 = 0o170_000;
@@ -179,7 +178,9 @@ fn is_its_work(hold: Hold, who: &Who<'_>) -> bool {
     let by_init = own.any(Classes::INIT | Classes::CONTAINER_RUNTIME);
     match hold {
         Hold::Preload | Hold::Pam => false,
-        Hold::Account | Hold::Sudoers => own.any(Classes::ACCOUNT) || by_init,
+        Hold::Account => own.any(Classes::ACCOUNT | Classes::LOGIN) || by_init,
+        Hold::Sudoers => own.any(Classes::ACCOUNT) || by_init,
+        Hold::Cron => own.any(Classes::CRON) || by_init,
         Hold::WebScript => false,
         Hold::Device | Hold::Unit => by_init || own.any(Classes::MODULES),
         _ => by_init,
@@ -193,9 +194,14 @@ fn held(row: &FileEvent, path: &str, hold: Hold, who: &Who<'_>, raise: &mut Rais
     if who.line().any(Classes::PACKAGE) || is_its_work(hold, who) || (inside && !who.is_risky()) {
         return;
     }
-    let intruder = who.is_risky()
-        || (who.above.any(Classes::WEB) || who.own.any(Classes::WEB) && hold != Hold::WebScript);
-    let severity = if intruder {
+    let served = if hold == Hold::WebScript {
+        // Applications that update themselves write their scripts; their workers descend from a web server too.
+        let tools = Classes::SHELL | Classes::DOWNLOAD | Classes::NETWORK_TOOL;
+        who.above.any(Classes::WEB) && who.own.any(tools)
+    } else {
+        who.line().any(Classes::WEB)
+    };
+    let severity = if who.is_risky() || served {
         Severity::High
     } else if hold == Hold::Preload {
         base
@@ -235,8 +241,12 @@ fn set_user_id(row: &FileEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
         (false, true) => Severity::High,
         (false, false) => Severity::Medium,
     };
+    let whose = match sets_user_id(row) {
+        Some(bits) if bits & SET_USER_ID == 0 => "group",
+        _ => "owner",
+    };
     let title = format!(
-        "{} gave {} the rights of its owner to whoever runs it",
+        "{} gave {} the rights of its {whose} to whoever runs it",
         who.comm, row.path
     );
     tell(row, &SUID, severity, about_file(&row.path), who, raise, title);
@@ -269,8 +279,8 @@ fn capability(row: &FileEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
 fn mode_opened(row: &FileEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     let Some(mode) = row.mode else { return };
     let fresh = mode & OTHERS_WRITE & !row.old_mode.unwrap_or(0);
-    let shared_folder = mode & STICKY != 0;
-    if fresh == 0 || shared_folder || !is_system(&row.path) || excused(who) {
+    // Not even a folder with the sticky bit: everyone may add to it.
+    if fresh == 0 || !is_system(&row.path) || excused(who) {
         return;
     }
     let severity = if who.own.any(Classes::BACKUP) || who.is_upkeep() {
@@ -313,14 +323,10 @@ fn own_changed(row: &FileEvent, path: &str, who: &Who<'_>, raise: &mut Raise<'_>
     let ours = who
         .exe
         .is_some_and(|exe| exe.starts_with("/usr/") && exe.contains("/fleetmend"));
-    if ours
-        || who.is_upkeep()
-        || who.own.any(Classes::INIT | Classes::BACKUP)
-        || who.pid == std::process::id()
-    {
+    if ours || who.is_upkeep() || who.own.any(Classes::INIT) || who.pid == std::process::id() {
         return;
     }
-    let severity = if path.starts_with("/etc/") {
+    let severity = if path.starts_with("/etc/") || who.own.any(Classes::BACKUP) {
         Severity::Low
     } else {
         Severity::High

@@ -94,6 +94,7 @@ pub(super) fn place(path: &str) -> Option<Place> {
     }
 }
 
+/// A folder of holds is one itself: another folder may be put in its place.
 fn etc(below: &str) -> Option<Place> {
     let name = base_name(below);
     if is_scratch(name) {
@@ -104,26 +105,27 @@ fn etc(below: &str) -> Option<Place> {
         .map_or((below, None), |(first, rest)| (first, Some(rest)));
     let hold = match (first, deeper) {
         ("crontab" | "anacrontab", None) => Hold::Cron,
-        ("cron.d" | "cron.hourly" | "cron.daily" | "cron.weekly" | "cron.monthly", Some(_)) => Hold::Cron,
+        ("cron.d" | "cron.hourly" | "cron.daily" | "cron.weekly" | "cron.monthly", _) => Hold::Cron,
+        ("systemd", Some("system" | "user")) => Hold::Unit,
         ("systemd", Some(rest)) if rest.starts_with("system/") || rest.starts_with("user/") => Hold::Unit,
-        ("init.d", Some(_)) => Hold::Unit,
+        ("init.d", _) => Hold::Unit,
         ("ld.so.preload", None) => Hold::Preload,
-        ("ld.so.conf", None) | ("ld.so.conf.d", Some(_)) => Hold::Preload,
+        ("ld.so.conf", None) | ("ld.so.conf.d", _) => Hold::Preload,
         ("rc.local" | "inittab", None) => Hold::BootScript,
         ("update-motd.d" | "NetworkManager" | "networkd-dispatcher", Some(rest))
             if first != "NetworkManager" || rest.starts_with("dispatcher.d/") =>
         {
             Hold::BootScript
         }
-        ("ssh", Some("sshd_config")) => Hold::SshServer,
+        ("ssh", Some("sshd_config" | "sshd_config.d")) => Hold::SshServer,
         ("ssh", Some(rest)) if rest.starts_with("sshd_config.d/") => Hold::SshServer,
         ("pam.d" | "pam.conf", _) => Hold::Pam,
         ("profile" | "bash.bashrc" | "bashrc" | "zshrc" | "environment", None) => Hold::Profile,
-        ("profile.d", Some(_)) => Hold::Profile,
-        ("sudoers", None) | ("sudoers.d", Some(_)) | ("doas.conf", None) => Hold::Sudoers,
+        ("profile.d", _) => Hold::Profile,
+        ("sudoers", None) | ("sudoers.d", _) | ("doas.conf", None) => Hold::Sudoers,
         ("passwd" | "shadow" | "group" | "gshadow", None) => Hold::Account,
-        ("udev", Some(rest)) if rest.starts_with("rules.d/") => Hold::Device,
-        ("modules", None) | ("modules-load.d" | "modprobe.d", Some(_)) => Hold::Device,
+        ("udev", Some(rest)) if rest == "rules.d" || rest.starts_with("rules.d/") => Hold::Device,
+        ("modules", None) | ("modules-load.d" | "modprobe.d", _) => Hold::Device,
         ("fleetmend", Some(_)) => return Some(Place::Own),
         _ => return None,
     };
@@ -131,14 +133,17 @@ fn etc(below: &str) -> Option<Place> {
 }
 
 fn var(below: &str) -> Option<Place> {
+    if below == "log" {
+        return Some(Place::Log);
+    }
     if let Some(log) = below.strip_prefix("log/") {
         return is_trace(log).then_some(Place::Log);
     }
     if let Some(rest) = below.strip_prefix("spool/") {
-        let cron = rest.starts_with("cron/") || rest.starts_with("at/") || rest.starts_with("anacron/");
-        // crontab(1) writes beside and renames.
+        let cron = rest == "cron" || rest.starts_with("cron/") || rest.starts_with("at/");
+        // crontab(1) writes beside and renames; below atspool is what jobs print.
         let scratch = base_name(rest).starts_with("tmp.")
-            || rest.starts_with("anacron/")
+            || rest.starts_with("cron/atspool/")
             || is_scratch(base_name(rest));
         return (cron && !scratch).then_some(Place::Hold(Hold::Cron));
     }
@@ -151,6 +156,7 @@ fn var(below: &str) -> Option<Place> {
 fn usr(below: &str) -> Option<Place> {
     let (first, rest) = below.split_once('/')?;
     match first {
+        "lib" | "share" if rest.starts_with("fleetmend/") => Some(Place::Own),
         "bin" | "sbin" => (!is_scratch(rest)).then_some(Place::Hold(Hold::Binary)),
         "lib" | "lib64" | "lib32" | "libexec" => library(rest),
         "share" => rest.strip_prefix("nginx/html/").and_then(web_script),
@@ -186,7 +192,7 @@ fn home(below: &str) -> Option<Place> {
     }
     let name = base_name(below);
     let hold = match below {
-        ".ssh/authorized_keys" | ".ssh/authorized_keys2" | ".ssh/rc" => Hold::SshKey,
+        ".ssh" | ".ssh/authorized_keys" | ".ssh/authorized_keys2" | ".ssh/rc" => Hold::SshKey,
         ".bashrc"
         | ".bash_profile"
         | ".bash_login"
@@ -228,7 +234,7 @@ fn web_script(below: &str) -> Option<Place> {
 
 /// Whether a log, by its path below /var/log, is one by which an intrusion would be traced. Its rotated ones are too.
 fn is_trace(log: &str) -> bool {
-    if log.starts_with("audit/") || log.starts_with("journal/") {
+    if log == "audit" || log == "journal" || log.starts_with("audit/") || log.starts_with("journal/") {
         return true;
     }
     let Some(stem) = log.split('.').next().filter(|_| !log.contains('/')) else {
@@ -372,7 +378,9 @@ pub(super) fn is_system(path: &str) -> bool {
         return false;
     };
     match top {
-        "etc" | "bin" | "sbin" | "lib" | "lib64" | "lib32" | "boot" | "root" => true,
+        "etc" | "bin" | "sbin" | "lib" | "lib64" | "lib32" | "boot" => true,
+        // Of root's home only what gives a hold: people work there too.
+        "root" => below.is_empty() || below.starts_with(".ssh/") || home(below).is_some(),
         "usr" => !below.starts_with("local/") && !below.starts_with("src/"),
         "var" => ["spool/cron", "log/audit", "lib/dpkg", "lib/fleetmend"]
             .iter()
@@ -391,6 +399,10 @@ mod tests {
         let cases = [
             ("/etc/cron.d/job", hold(Hold::Cron)),
             ("/etc/cron.d/.job.swp", None),
+            ("/etc/cron.d", hold(Hold::Cron)),
+            ("/etc/systemd/system", hold(Hold::Unit)),
+            ("/etc/systemd/journald.conf", None),
+            ("/var/spool/cron/atspool/a1", None),
             ("/var/spool/cron/crontabs/root", hold(Hold::Cron)),
             ("/var/spool/cron/crontabs/tmp.x8Yk", None),
             ("/etc/systemd/system/a.service", hold(Hold::Unit)),
@@ -401,6 +413,8 @@ mod tests {
             ("/etc/passwd", hold(Hold::Account)),
             ("/etc/passwd.lock", None),
             ("/root/.ssh/authorized_keys", hold(Hold::SshKey)),
+            ("/root/.ssh", hold(Hold::SshKey)),
+            ("/home/eve/.ssh/known_hosts", None),
             ("/home/eve/.ssh/authorized_keys", hold(Hold::SshKey)),
             ("/home/eve/.bashrc", hold(Hold::OwnProfile)),
             ("/home/eve/.bash_history", Some(Place::History)),
@@ -413,7 +427,10 @@ mod tests {
             ("/var/log/auth.log", Some(Place::Log)),
             ("/var/log/syslog.2.gz", Some(Place::Log)),
             ("/var/log/journal/x/system.journal", Some(Place::Log)),
+            ("/var/log", Some(Place::Log)),
+            ("/var/log/journal", Some(Place::Log)),
             ("/var/log/nginx/access.log", None),
+            ("/usr/share/fleetmend/rules/linux/x.yml", Some(Place::Own)),
             ("/var/www/html/a.php", hold(Hold::WebScript)),
             ("/var/www/html/a.css", None),
             (

@@ -28,7 +28,9 @@ pub(super) fn concerns(row: &FileEvent) -> bool {
 
 pub(super) fn judge(row: &FileEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     let Some(secret) = read(row) else { return };
-    if who.container.is_some() || is_its_work(secret, who) || who.pid == std::process::id() {
+    // What fetches files looks there for the password of the site it goes to.
+    let own_token = row.path.ends_with("/.netrc") && who.own.any(Classes::DOWNLOAD) && !who.is_risky();
+    if who.container.is_some() || own_token || is_its_work(secret, who) || who.pid == std::process::id() {
         return;
     }
     let intruder = who.is_risky() || who.line().any(Classes::WEB);
@@ -80,5 +82,10 @@ fn is_its_work(secret: Secret, who: &Who<'_>) -> bool {
         Secret::Memory => Classes::DEBUGGER | Classes::CRASH,
         Secret::Token => Classes::NONE,
     };
-    who.own.any(own | Classes::INTEGRITY)
+    // A job of the system copies the accounts by the tools of its shell.
+    let copied = secret == Secret::Passwords
+        && who.above.any(Classes::ACCOUNT)
+        && who.above.any(Classes::CRON)
+        && !who.is_risky();
+    copied || who.own.any(own) || who.line().any(Classes::INTEGRITY)
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::place::{Place, place};
 use crate::behaviour::{Raise, Sign, Told, declare};
-use crate::lineage::{Classes, Who};
+use crate::lineage::{Classes, Who, base_name};
 use crate::tracker::Subject;
 
 declare! {
@@ -17,8 +17,17 @@ declare! {
 const TRUNCATE: u32 = 0o1000;
 
 pub(super) fn judge(row: &FileEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
+    let trace = |path: &&str| matches!(place(path), Some(Place::Log | Place::History));
     let (path, links) = match row.kind {
-        FileEventKind::Unlink | FileEventKind::Truncate | FileEventKind::Rename => (row.path.as_str(), false),
+        FileEventKind::Unlink | FileEventKind::Truncate => (row.path.as_str(), false),
+        // What is renamed over is gone as much as what is moved away.
+        FileEventKind::Rename => {
+            let both = [Some(row.path.as_str()), row.target.as_deref()];
+            let Some(path) = both.into_iter().flatten().find(trace) else {
+                return;
+            };
+            (path, false)
+        }
         // One that the open itself made had nothing to lose.
         FileEventKind::OpenWrite if row.flags.is_some_and(|flags| flags & TRUNCATE != 0) => {
             (row.path.as_str(), false)
@@ -56,9 +65,7 @@ fn log(row: &FileEvent, path: &str, who: &Who<'_>, raise: &mut Raise<'_>) {
 fn history(row: &FileEvent, path: &str, links: bool, who: &Who<'_>, raise: &mut Raise<'_>) {
     // A shell or interpreter writes its own history anew when it ends, and removes an account's with the account.
     let own = Classes::SHELL | Classes::INTERPRETER | Classes::ACCOUNT;
-    if !links
-        && (who.own.any(own) || who.comm.starts_with("mysql") || who.comm == "psql" || who.comm == "less")
-    {
+    if !links && (who.own.any(own) || is_its_own(path, who)) {
         return;
     }
     if who.line().any(Classes::PACKAGE) {
@@ -81,6 +88,14 @@ fn history(row: &FileEvent, path: &str, links: bool, who: &Who<'_>, raise: &mut 
     );
 }
 
+/// Whether the history is named after the program, as `.rediscli_history` is after redis-cli.
+fn is_its_own(path: &str, who: &Who<'_>) -> bool {
+    let letters = |text: &str| -> String { text.chars().filter(char::is_ascii_alphabetic).collect() };
+    let program = letters(who.exe.map_or(who.comm, base_name));
+    let owner = letters(base_name(path).trim_end_matches("_history"));
+    !who.is_risky() && (program == owner || (owner == "mysql" && program == "mariadb"))
+}
+
 fn tell(
     row: &FileEvent,
     what: &'static crate::behaviour::Detection,
@@ -92,7 +107,8 @@ fn tell(
 ) {
     let done = match row.kind {
         FileEventKind::Unlink => "removed",
-        FileEventKind::Rename => "moved away",
+        FileEventKind::Rename if row.path == path => "moved away",
+        FileEventKind::Rename => "replaced",
         FileEventKind::Symlink => "replaced by a link",
         _ => "emptied",
     };

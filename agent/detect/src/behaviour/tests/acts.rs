@@ -210,6 +210,13 @@ fn everyday_work_of_a_web_server_is_silent() {
     world.run_as_child(12, 10, "/usr/sbin/sendmail", &["sendmail", "-t"], 33);
     world.run_as_child(13, 10, "/usr/bin/dash", &["sh", "-c", "convert a b"], 33);
     assert_eq!(world.rules(), NONE);
+    // A worker updates the application.
+    world.fork(14, 10);
+    world.append(14, "/var/www/html/wp-content/plugins/x/x.php");
+    assert_eq!(
+        (world.rules(), world.worst()),
+        (vec!["web-script-written"], Some(Severity::Low))
+    );
 }
 
 #[test]

@@ -175,6 +175,14 @@ fn system_path_opened_to_everyone_is_raised() {
         (rules, worst),
         (vec!["permission-tamper".to_owned()], Some(Severity::High))
     );
+    for (path, mode) in [("/etc/shadow", 0o101_666), ("/etc/cron.d", 0o041_777)] {
+        let (rules, _) = by("/usr/bin/chmod", |world| world.chmod(110, path, mode, None));
+        assert_eq!(
+            rules,
+            ["permission-tamper"],
+            "{path}: the sticky bit excuses nothing"
+        );
+    }
     let (rules, _) = by("/usr/bin/chown", |world| world.chown(110, "/usr/bin/su", 1000));
     assert_eq!(rules, ["permission-tamper"]);
 }
@@ -184,6 +192,7 @@ fn ordinary_changes_of_modes_and_owners_are_silent() {
     let (rules, _) = by("/usr/bin/chmod", |world| {
         world.chmod(110, "/etc/app.conf", 0o100_644, Some(0o100_600));
         world.chmod(110, "/home/eve/shared", 0o100_666, Some(0o100_644));
+        world.chmod(110, "/root/project/x", 0o100_777, Some(0o100_755));
         world.chmod(110, "/usr/share/x", 0o100_666, Some(0o100_666));
         world.chown(110, "/etc/app.conf", 1000);
         world.chown(110, "/usr/bin/su", 0);
@@ -229,6 +238,21 @@ fn secrets_read_by_their_programs_are_silent() {
     }
     let (rules, _) = by("/usr/bin/ssh", |world| world.read(110, "/home/eve/.ssh/id_rsa"));
     assert_eq!(rules, NONE);
+    let (rules, _) = by("/usr/bin/wget", |world| world.read(110, "/home/eve/.netrc"));
+    assert_eq!(rules, NONE);
+    // The daily copy of the accounts, and an audit that is a script.
+    for (script, tool) in [
+        ("/etc/cron.daily/passwd", "/usr/bin/cmp"),
+        ("/usr/sbin/lynis", "/usr/bin/mawk"),
+    ] {
+        let mut world = World::empty();
+        world.exec(1, 0, "/usr/lib/systemd/systemd", &["systemd"], 0);
+        world.run_as_child(10, 1, "/usr/sbin/cron", &["cron", "-f"], 0);
+        world.run_as_child(11, 10, "/usr/bin/dash", &["/bin/sh", script], 0);
+        world.run_as_child(12, 11, tool, &[tool], 0);
+        world.read(12, "/etc/shadow");
+        assert_eq!(world.rules(), NONE, "{script}");
+    }
     for exe in ["/usr/bin/tar", "/usr/bin/rsync", "/usr/bin/borg"] {
         let (_, worst) = by(exe, |world| world.read(110, "/etc/shadow"));
         assert_eq!(worst, Some(Severity::Low), "{exe}: a backup is low at most");
@@ -254,6 +278,49 @@ fn logs_removed_or_emptied_are_raised() {
         world.write(110, "/var/log/audit/audit.log")
     });
     assert_eq!(rules, ["log-tamper"]);
+}
+
+#[test]
+fn log_or_history_that_is_replaced_is_raised() {
+    for (from, to, rule) in [
+        ("/var/log/sedXyZ", "/var/log/auth.log", "log-tamper"),
+        ("/var/log/journal", "/tmp/j", "log-tamper"),
+        ("/root/sedXyZ", "/root/.bash_history", "history-tamper"),
+    ] {
+        let (rules, _) = by("/usr/bin/sed", |world| {
+            world.two_paths(110, FileEventKind::Rename, from, to)
+        });
+        assert_eq!(rules, [rule], "{to}");
+    }
+}
+
+#[test]
+fn folder_put_in_the_place_of_holds_is_raised() {
+    for (to, rule) in [
+        ("/root/.ssh", "persistence-ssh-key"),
+        ("/etc/cron.d", "persistence-cron"),
+        ("/etc/profile.d", "persistence-shell-profile"),
+    ] {
+        let (rules, _) = by("/usr/bin/mv", |world| {
+            world.two_paths(110, FileEventKind::Rename, "/root/a", to)
+        });
+        assert_eq!(rules, [rule], "{to}");
+    }
+}
+
+#[test]
+fn job_of_at_that_runs_is_silent() {
+    let (rules, _) = by("/usr/sbin/atd", |world| {
+        let jobs = "/var/spool/cron/atjobs";
+        world.two_paths(
+            110,
+            FileEventKind::Link,
+            &format!("{jobs}/a1"),
+            &format!("{jobs}/=1"),
+        );
+        world.file(110, FileEventKind::Create, "/var/spool/cron/atspool/a1");
+    });
+    assert_eq!(rules, NONE);
 }
 
 #[test]
@@ -293,6 +360,17 @@ fn history_removed_by_another_program_is_raised() {
 
 #[test]
 fn history_written_by_its_own_shell_is_silent() {
-    let (rules, _) = by("/usr/bin/bash", |world| world.write(110, "/root/.bash_history"));
-    assert_eq!(rules, NONE);
+    for (exe, history) in [
+        ("/usr/bin/bash", "/root/.bash_history"),
+        ("/usr/bin/redis-cli", "/root/.rediscli_history"),
+        ("/usr/bin/sqlite3", "/root/.sqlite_history"),
+        ("/usr/bin/mariadb", "/root/.mysql_history"),
+        ("/usr/bin/gdb", "/root/.gdb_history"),
+    ] {
+        let (rules, _) = by(exe, |world| {
+            world.write(110, history);
+            world.two_paths(110, FileEventKind::Rename, &format!("{history}-1~"), history);
+        });
+        assert_eq!(rules, NONE, "{exe}");
+    }
 }
