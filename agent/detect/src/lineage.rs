@@ -17,7 +17,9 @@ use std::sync::Arc;
 use fleetmend_event::Fact;
 use fleetmend_event::table::{ProcessEvent, ProcessEventKind, ProcessSnapshot};
 
-pub(crate) use class::{Classes, base_name, classify, is_fileless, is_trusted_path, is_writable_path};
+pub(crate) use class::{
+    Classes, base_name, classify, is_debugger, is_fileless, is_trusted_path, is_writable_path,
+};
 pub(crate) use who::{Columns, Who};
 
 use crate::recent::Recent;

@@ -4,7 +4,7 @@ use fleetmend_event::table::{ProcessEvent, ProcessSnapshot, Severity};
 use serde_json::{Value, json};
 
 use crate::behaviour::{Detection, Raise, Sign, Told, declare, program};
-use crate::lineage::{Classes, Columns, Who, base_name, is_fileless, is_writable_path};
+use crate::lineage::{Classes, Columns, Who, base_name, is_fileless, is_trusted_path, is_writable_path};
 
 declare! {
     RISKY = "risky-exec-path" ["T1059", "T1036.005"] ["execution", "stealth"] true;
@@ -38,21 +38,23 @@ fn path(event: &ProcessEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     if !fileless && !who.own.any(Classes::WRITABLE) {
         return;
     }
-    let excuses = Classes::PACKAGE | Classes::BUILD;
-    if who.container.is_some() || who.above.any(excuses) {
+    let served = who.above.any(Classes::WEB);
+    // What a web server was made to build and run is nobody's build.
+    let built = who.above.any(Classes::BUILD) && !served;
+    if who.container.is_some() || who.above.any(Classes::PACKAGE) || built {
         return;
     }
     if fileless {
-        // Container runtimes copy themselves into memory before they enter a container; systemd runs its executor so.
-        let runtime = ["runc", "crun", "systemd-executor", "sd-executor", "snap-confine"];
-        if who.above.any(Classes::CONTAINER_RUNTIME) || runtime.iter().any(|name| exe.contains(name)) {
+        if is_runtime(exe, who) {
             return;
         }
+        // One of the system that was upgraded while it ran, and runs itself again.
+        let upgraded = is_trusted_path(exe);
+        let severity = if upgraded { Severity::Low } else { Severity::High };
         let title = format!("{} runs without a file: {exe}", who.comm);
-        tell(event, &FILELESS, Severity::High, who, raise, title);
+        tell(event, &FILELESS, severity, who, raise, title);
         return;
     }
-    let served = who.above.any(Classes::WEB);
     let severity = if served
         || exe.starts_with("/dev/")
         || base_name(exe).starts_with('.')
@@ -73,6 +75,16 @@ fn path(event: &ProcessEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
         who.comm
     );
     tell(event, &RISKY, severity, who, raise, title);
+}
+
+/// Whether a program without a file is a container runtime, which copies itself into memory before it enters a
+/// container, or systemd's executor, which is run by its descriptor. By descent or folder: any memory can have its name.
+pub(super) fn is_runtime(exe: &str, who: &Who<'_>) -> bool {
+    let named = |names: &[&str]| names.iter().any(|name| exe.contains(name));
+    let runtime = named(&["runc", "crun"]) && (who.above.any(Classes::CONTAINER_RUNTIME) || !who.known);
+    let of_system =
+        is_trusted_path(exe) && named(&["runc", "crun", "systemd-executor", "sd-executor", "snap-confine"]);
+    runtime || of_system || (who.above.any(Classes::CONTAINER_RUNTIME) && is_trusted_path(exe))
 }
 
 /// What a person who just got in runs first.
@@ -105,20 +117,45 @@ fn web_child(event: &ProcessEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     tell(event, &WEB_CHILD, severity, who, raise, title);
 }
 
-/// Whether a shell waits for a person: it has no command and no script.
+/// Whether a shell waits for a person: it has no command and no script. A login shell is one of its terminal.
 pub(crate) fn is_interactive(args: &[String]) -> bool {
-    let mut rest = args.iter().skip(1);
-    match rest.next() {
-        None => !args.first().is_some_and(|name| name.starts_with('-')),
-        Some(first) => {
-            first.starts_with('-') && !first.starts_with("--") && first.contains('i') && !first.contains('c')
+    const PLAIN: &[&str] = &[
+        "--norc",
+        "--noprofile",
+        "--noediting",
+        "--posix",
+        "--restricted",
+        "--verbose",
+    ];
+    let mut waits = !args.first().is_some_and(|name| name.starts_with('-'));
+    for arg in args.iter().skip(1) {
+        if PLAIN.contains(&arg.as_str()) {
+            continue;
         }
+        let Some(letters) = arg.strip_prefix('-').filter(|letters| !letters.starts_with('-')) else {
+            return false;
+        };
+        if letters.contains('c') {
+            return false;
+        }
+        if letters.contains('i') {
+            return true;
+        }
+        // Of a login, from a file of options, or with commands that something else writes.
+        waits &= letters.chars().all(|letter| "efhknpruvx".contains(letter));
     }
+    waits
 }
 
 fn defence(event: &ProcessEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     let name = who.exe.map_or(who.comm, base_name);
     let args = event.args.get(1..).unwrap_or_default();
+    // The service manager's own command, as of a unit that is restarted.
+    let by_manager = event.ppid == 1
+        && who.login_uid.is_none()
+        && !who
+            .above
+            .any(Classes::SHELL | Classes::LOGIN | Classes::WEB | Classes::CRON);
     let has = |wanted: &[&str]| args.iter().any(|arg| wanted.contains(&arg.as_str()));
     let guard = || {
         args.iter()
@@ -131,12 +168,11 @@ fn defence(event: &ProcessEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
                 || has(&["-D", "-e0"])
         }
         "setenforce" => has(&["0", "Permissive", "permissive"]),
-        "systemctl" => has(&["stop", "disable", "mask", "kill"]) && guard(),
+        "systemctl" => has(&["stop", "disable", "mask", "kill", "freeze"]) && guard(),
         "service" | "rc-service" | "invoke-rc.d" => has(&["stop"]) && guard(),
         "aa-teardown" | "aa-disable" => true,
         "iptables" | "ip6tables" | "nft" => {
-            (has(&["-F", "--flush"]) && !has(&["-t"]))
-                || (name == "nft" && has(&["flush"]) && has(&["ruleset"]))
+            (flushes_all(args) && !has(&["-t"])) || (name == "nft" && has(&["flush"]) && has(&["ruleset"]))
         }
         "ufw" => has(&["disable"]),
         _ => return,
@@ -145,12 +181,22 @@ fn defence(event: &ProcessEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
         return;
     }
     let severity = match name {
-        _ if who.is_upkeep() => Severity::Low,
+        _ if who.is_upkeep() || by_manager => Severity::Low,
         "iptables" | "ip6tables" | "nft" | "ufw" => Severity::Medium,
         _ => Severity::High,
     };
     let title = format!("a defence of the host was stopped: {}", event.args.join(" "));
     tell(event, &DEFENCE, severity, who, raise, title);
+}
+
+/// Whether iptables is told to empty more than a chain that somebody made for a purpose, as fail2ban does.
+fn flushes_all(args: &[String]) -> bool {
+    let Some(at) = args.iter().position(|arg| arg == "-F" || arg == "--flush") else {
+        return false;
+    };
+    args.get(at + 1).is_none_or(|chain| {
+        chain.starts_with('-') || matches!(chain.as_str(), "INPUT" | "OUTPUT" | "FORWARD")
+    })
 }
 
 /// Judges a process of the inventory: one whose program is gone, and never was the system's.
@@ -172,8 +218,7 @@ pub(super) fn snapshot(row: &ProcessSnapshot, raise: &mut Raise<'_>) {
         unit: row.unit.as_deref(),
         ..Columns::default()
     });
-    let excuses = Classes::PACKAGE | Classes::BUILD | Classes::CONTAINER_RUNTIME;
-    if who.line().any(excuses) || exe.contains("runc") || exe.contains("systemd-executor") {
+    if who.line().any(Classes::PACKAGE | Classes::BUILD) || is_runtime(exe, &who) {
         return;
     }
     // A program under test is often rebuilt while it runs.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::file::setting_at;
 use super::place::Setting;
 use crate::behaviour::{Detection, Raise, Sign, Told, declare, program};
-use crate::lineage::{Classes, Who, base_name};
+use crate::lineage::{Classes, Who, base_name, is_trusted_path};
 use crate::tracker::Subject;
 
 declare! {
@@ -21,6 +21,15 @@ declare! {
 
 /// A host that boots loads what its devices need, by programs that are not all known, for this long.
 const BOOT_NS: u64 = 120_000_000_000;
+/// Folders of the modules that come with a kernel, or are built for it.
+const MODULES: &[&str] = &[
+    "/lib/modules/",
+    "/usr/lib/modules/",
+    "/nix/store/",
+    "/run/booted-system/",
+    "/run/current-system/",
+    "/snap/",
+];
 /// CLONE_NEWUSER of clone(2): what follows is inside a namespace of the process' own.
 const NEW_USER: u64 = 0x1000_0000;
 
@@ -77,7 +86,7 @@ fn module(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     // The kernel starts modprobe itself for what a device or file system needs.
     let asked_by_kernel = who.above.any(Classes::KERNEL) || who.own.any(Classes::KERNEL);
     let path = row.path.as_deref();
-    let delivered = path.is_none_or(|path| path.contains("/lib/modules/"));
+    let delivered = path.is_none_or(|path| MODULES.iter().any(|folder| path.starts_with(folder)));
     let by_host = asked_by_kernel
         || who.own.any(Classes::INIT)
         || who.above.any(Classes::PACKAGE)
@@ -88,9 +97,9 @@ fn module(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     let udev = who.own.any(Classes::MODULES) && who.exe.is_some_and(|exe| base_name(exe).contains("udev"));
     let services = Classes::CONTAINER_RUNTIME | Classes::INIT;
     // Everything descends from the first process; a person's session does not count as its doing.
-    let service = who.login_uid.is_none()
-        && who.above.any(services)
-        && !who.above.any(Classes::SHELL | Classes::WEB | Classes::CRON);
+    let unattended =
+        who.login_uid.is_none() && who.above.any(services) && !who.above.any(Classes::WEB | Classes::CRON);
+    let service = unattended && !who.above.any(Classes::SHELL);
     if delivered && (udev || (who.own.any(loaders) && service)) && who.container.is_none() {
         return;
     }
@@ -101,7 +110,8 @@ fn module(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
         .is_some_and(|detail| detail.starts_with("taints"));
     let severity = if !who.own.any(loaders) || !delivered || foreign || who.is_risky() {
         Severity::High
-    } else if who.is_upkeep() {
+    } else if who.is_upkeep() || unattended {
+        // The script of a service asks for what it needs.
         Severity::Low
     } else {
         Severity::Medium
@@ -147,7 +157,11 @@ fn bpf(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
 
 fn kexec(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     let expected = who.own.any(Classes::INIT | Classes::CRASH) || who.is_upkeep();
-    let named = who.exe.is_some_and(|exe| exe.ends_with("/kexec")) && who.login_uid.is_none();
+    let named = who
+        .exe
+        .is_some_and(|exe| is_trusted_path(exe) && base_name(exe) == "kexec")
+        && who.login_uid.is_none()
+        && !who.line().any(Classes::WEB | Classes::CRON);
     if !expected && !named {
         tell(
             row,

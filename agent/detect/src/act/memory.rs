@@ -4,7 +4,7 @@ use fleetmend_event::table::{MemoryEvent, MemoryEventKind, Severity};
 use serde_json::{Value, json};
 
 use crate::behaviour::{Detection, Raise, Sign, Told, declare, program};
-use crate::lineage::{Classes, Who, base_name};
+use crate::lineage::{Classes, Who, base_name, is_debugger, is_fileless, is_writable_path};
 
 declare! {
     INJECTION = "process-memory-write" ["T1055.008", "T1055.009"] ["privilege-escalation", "stealth"] false;
@@ -61,7 +61,10 @@ fn reach(row: &MemoryEvent) -> Option<Reach> {
 
 pub(super) fn concerns(row: &MemoryEvent) -> bool {
     match row.kind {
-        MemoryEventKind::ExecutableMapping => true,
+        // Compilers at run time make them without end; of programs of the system only some matter.
+        MemoryEventKind::ExecutableMapping => row.exe.as_deref().is_none_or(|exe| {
+            is_writable_path(exe) || is_fileless(exe) || PROTECTED.contains(&base_name(exe))
+        }),
         MemoryEventKind::Memfd | MemoryEventKind::FilelessExec => row.kind == MemoryEventKind::FilelessExec,
         _ => row.target_pid.is_some_and(|target| target != row.pid),
     }
@@ -101,6 +104,8 @@ fn other(row: &MemoryEvent, target: u32, reach: Reach, who: &Who<'_>, raise: &mu
     let siblings = who.exe.is_some() && row.target_exe.as_deref() == who.exe;
     let own = row.target_uid.is_some_and(|owner| owner == who.uid);
     let debugger = who.own.any(Classes::DEBUGGER);
+    // Developers keep some of theirs at home.
+    let named = is_debugger(who.exe.map_or(who.comm, base_name));
     let severity = if protected {
         Severity::High
     } else if who.is_risky() {
@@ -111,6 +116,8 @@ fn other(row: &MemoryEvent, target: u32, reach: Reach, who: &Who<'_>, raise: &mu
         }
     } else if own && (debugger || siblings || reach == Reach::Reads) {
         return;
+    } else if own && named {
+        Severity::Low
     } else if own {
         Severity::Medium
     } else if debugger && who.is_root() {
@@ -151,10 +158,10 @@ fn executable(row: &MemoryEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
 /// Told by the memory family where the process family has no word for it; both are one finding.
 fn fileless(row: &MemoryEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     let path = row.detail.as_deref().or(who.exe).unwrap_or_default();
-    let runtime = who.line().any(Classes::CONTAINER_RUNTIME)
-        || path.contains("runc")
-        || path.contains("systemd-executor");
-    if runtime || who.container.is_some() || who.above.any(Classes::PACKAGE | Classes::BUILD) {
+    if super::exec::is_runtime(path, who)
+        || who.container.is_some()
+        || who.above.any(Classes::PACKAGE | Classes::BUILD)
+    {
         return;
     }
     let title = format!("{} runs without a file: {path}", who.comm);

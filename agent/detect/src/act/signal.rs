@@ -24,13 +24,12 @@ const GUARDS: &[&str] = &[
     "wazuh-agentd",
 ];
 
-const SIGQUIT: i32 = 3;
-const SIGABRT: i32 = 6;
-const SIGKILL: i32 = 9;
-const SIGSEGV: i32 = 11;
 const SIGTERM: i32 = 15;
-const SIGSTOP: i32 = 19;
-const SIGTSTP: i32 = 20;
+/// Signals that daemons are steered by, and those that are ignored unless asked for: HUP, USR1, USR2, PIPE, CHLD, CONT,
+/// URG, WINCH. Every other one ends or stops who does not expect it.
+const HARMLESS: &[i32] = &[1, 10, 12, 13, 17, 18, 23, 28];
+/// First of the real-time signals, by which journald is steered too.
+const REAL_TIME: i32 = 32;
 
 fn guard(row: &SignalEvent) -> Option<&str> {
     let name = row
@@ -48,11 +47,11 @@ fn guard(row: &SignalEvent) -> Option<&str> {
 }
 
 pub(super) fn concerns(row: &SignalEvent) -> bool {
-    let ends = matches!(
-        row.signal,
-        SIGQUIT | SIGABRT | SIGKILL | SIGSEGV | SIGTERM | SIGSTOP | SIGTSTP
-    );
-    ends && row.kind == SignalEventKind::Signal && row.target_pid != row.pid && guard(row).is_some()
+    let ends = row.signal > 0 && !HARMLESS.contains(&row.signal);
+    let steers = |guard: &str| row.signal >= REAL_TIME && guard == "systemd-journald";
+    ends && row.kind == SignalEventKind::Signal
+        && row.target_pid != row.pid
+        && guard(row).is_some_and(|guard| !steers(guard))
 }
 
 pub(super) fn judge(row: &SignalEvent, who: &Who<'_>, raise: &mut Raise<'_>) {

@@ -146,6 +146,11 @@ pub(crate) fn is_trusted_path(path: &str) -> bool {
     TRUSTED.iter().any(|folder| path.starts_with(folder)) && !path.contains("/../")
 }
 
+/// Whether a program of this name is a debugger, wherever it lies.
+pub(crate) fn is_debugger(name: &str) -> bool {
+    observation(name).any(Classes::DEBUGGER)
+}
+
 /// Last part of a path.
 pub(crate) fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
@@ -202,8 +207,7 @@ fn script<'a>(
     for arg in args {
         match arg.strip_prefix('-') {
             None => return Some(arg),
-            Some(letters)
-                if !letters.is_empty() && letters.chars().all(|letter| flags.contains(letter)) => {}
+            Some(letters) if !letters.is_empty() && letters.chars().all(|letter| flags.contains(letter)) => {}
             Some(_) => return None,
         }
     }
@@ -319,7 +323,11 @@ fn upkeep(name: &str) -> Classes {
         | "debconf"
         | "frontend"
         | "tasksel"
-        | "etckeeper" => Classes::PACKAGE,
+        | "etckeeper"
+        | "rpm-ostree"
+        | "emerge"
+        | "xbps-install"
+        | "update-binfmts" => Classes::PACKAGE,
         "ansible" | "ansible-playbook" | "ansible-pull" | "puppet" | "puppet-agent" | "chef-client"
         | "cinc-client" | "salt-minion" | "salt-call" | "salt-ssh" | "cf-agent" | "cloud-init"
         | "cloud-init-per" | "waagent" | "google_guest_agent" => Classes::CONFIGURATION,
@@ -359,8 +367,10 @@ fn access(name: &str) -> Classes {
         }
         "sshd" | "sshd-session" | "sshd-auth" | "login" | "dropbear" | "in.telnetd" | "telnetd"
         | "agetty" | "getty" | "gdm" | "gdm3" | "gdm-session-worker" | "lightdm" | "sddm" | "sddm-helper"
-        | "mosh-server" | "cockpit-session" | "cockpit-bridge" | "xrdp-sesman" | "vsftpd" | "proftpd"
-        | "smbd" | "rlogind" | "rshd" => Classes::LOGIN,
+        | "mosh-server" | "teleport" | "tailscaled" | "ssm-session-worker" | "cockpit-session"
+        | "cockpit-bridge" | "xrdp-sesman" | "vsftpd" | "proftpd" | "smbd" | "rlogind" | "rshd" => {
+            Classes::LOGIN
+        }
         "passwd"
         | "chage"
         | "chsh"

@@ -183,6 +183,53 @@ fn programs_of_builds_and_packages_in_shared_folders_are_silent() {
 }
 
 #[test]
+fn name_of_a_runtime_excuses_no_memory() {
+    let mut world = World::with_session();
+    world.run(110, "/usr/bin/python3.11", &["python3"], 0);
+    world.exec(110, 102, "/memfd:runc_cloned", &["x"], 0);
+    assert_eq!(world.severity_of("fileless-exec"), Some(Severity::High));
+}
+
+#[test]
+fn firewall_of_a_unit_that_is_restarted_is_low() {
+    let mut world = World::empty();
+    world.exec(1, 0, "/usr/lib/systemd/systemd", &["systemd"], 0);
+    world.unit = Some("nftables.service".to_owned());
+    world.run_as_child(10, 1, "/usr/sbin/nft", &["nft", "flush", "ruleset"], 0);
+    assert_eq!(world.worst(), Some(Severity::Low));
+}
+
+#[test]
+fn shell_waits_for_a_person_whatever_its_options() {
+    let waits = |args: &[&str]| {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        crate::act::is_interactive(&args)
+    };
+    for args in [
+        &["sh"][..],
+        &["sh", "-i"],
+        &["bash", "--norc", "-i"],
+        &["bash", "--noprofile", "--norc"],
+        &["bash", "-p"],
+        &["bash", "-il"],
+        &["-sh", "-i"],
+    ] {
+        assert!(waits(args), "{args:?}");
+    }
+    for args in [
+        &["sh", "-c", "id"][..],
+        &["sh", "-ec", "id"],
+        &["sh", "x.sh"],
+        &["bash", "-s", "-"],
+        &["bash", "--login"],
+        &["bash", "-l"],
+        &["-bash"],
+    ] {
+        assert!(!waits(args), "{args:?}");
+    }
+}
+
+#[test]
 fn command_behind_a_web_server_is_raised() {
     let mut world = World::empty();
     world.exec(1, 0, "/usr/lib/systemd/systemd", &["systemd"], 0);
@@ -226,7 +273,7 @@ fn defence_that_is_stopped_is_raised() {
         ("/usr/bin/systemctl", &["systemctl", "stop", "fleetmend-agent"]),
         ("/usr/bin/systemctl", &["systemctl", "mask", "auditd.service"]),
         ("/usr/sbin/setenforce", &["setenforce", "0"]),
-        ("/usr/sbin/iptables", &["iptables", "-F"]),
+        ("/usr/sbin/iptables", &["iptables", "-w", "-F", "INPUT"]),
     ];
     for (exe, args) in cases {
         let mut world = World::with_session();
@@ -241,6 +288,12 @@ fn services_restarted_by_packages_and_other_services_are_silent() {
     world.run(110, "/usr/bin/systemctl", &["systemctl", "stop", "nginx"], 0);
     world.run(111, "/usr/bin/systemctl", &["systemctl", "status", "auditd"], 0);
     world.run(112, "/usr/sbin/auditctl", &["auditctl", "-l"], 0);
+    world.run(
+        115,
+        "/usr/sbin/iptables",
+        &["iptables", "-w", "-F", "f2b-sshd"],
+        0,
+    );
     world.run(113, "/usr/bin/dpkg", &["dpkg", "-r", "auditd"], 0);
     world.run_as_child(
         114,

@@ -57,6 +57,9 @@ fn debugger_of_its_owner_and_of_its_child_is_silent() {
         world.run_as_child(113, 112, "/usr/bin/true", &["true"], uid);
         world.memory(112, MemoryEventKind::Ptrace, 113, "PTRACE_SEIZE");
         assert_eq!(world.rules(), NONE, "uid {uid}");
+        world.run(114, "/home/eve/go/bin/dlv", &["dlv", "attach", "110"], uid);
+        world.memory(114, MemoryEventKind::Ptrace, 110, "PTRACE_ATTACH");
+        assert_eq!(world.worst(), Some(Severity::Low), "a debugger at home");
     }
 }
 
@@ -91,6 +94,14 @@ fn module_loaded_by_hand_is_raised() {
     );
     let (_, worst) = by("/usr/bin/python3", |world| load(world, None));
     assert_eq!(worst, Some(Severity::High), "not by the tool for it");
+    let (_, worst) = by("/usr/bin/kmod", |world| {
+        load(world, Some("/tmp/lib/modules/evil.ko"))
+    });
+    assert_eq!(
+        worst,
+        Some(Severity::High),
+        "a folder that looks like the kernel's"
+    );
     let (_, worst) = by("/usr/bin/kmod", |world| {
         load(world, Some("/usr/lib/modules/6.1/kernel/x.ko"))
     });
@@ -131,6 +142,16 @@ fn modules_that_the_host_needs_are_silent() {
         Some("/usr/lib/modules/6.1/o.ko"),
     );
     assert_eq!(world.rules(), NONE);
+    // A service that is a script.
+    world.run_as_child(14, 1, "/usr/bin/dash", &["/bin/sh", "/usr/sbin/netfilter"], 0);
+    world.run_as_child(15, 14, "/usr/sbin/modprobe", &["modprobe", "ip_tables"], 0);
+    world.kernel(
+        15,
+        KernelEventKind::ModuleLoad,
+        "ip_tables",
+        Some("/usr/lib/modules/6.1/i.ko"),
+    );
+    assert_eq!(world.worst(), Some(Severity::Low));
 }
 
 #[test]
@@ -169,6 +190,11 @@ fn clock_kernel_and_settings_changed_by_hand_are_raised() {
         world.kernel(110, KernelEventKind::Kexec, "", None)
     });
     assert_eq!(rules, ["kexec"]);
+    let mut world = World::empty();
+    world.exec(1, 0, "/usr/lib/systemd/systemd", &["systemd"], 0);
+    world.run_as_child(10, 1, "/tmp/kexec", &["kexec"], 0);
+    world.kernel(10, KernelEventKind::Kexec, "", None);
+    assert!(world.rules().contains(&"kexec"), "a name excuses nothing");
     let path = "/proc/sys/kernel/core_pattern";
     let (rules, worst) = by("/usr/bin/bash", |world| world.write(110, path));
     assert_eq!(
@@ -258,7 +284,7 @@ fn guard_of_the_host_that_is_killed_is_raised() {
     world.run_as_child(51, 1, "/usr/bin/fleetmend-agent", &["fleetmend-agent"], 0);
     world.signal(110, 9, 50);
     assert_eq!(world.worst(), Some(Severity::High));
-    world.signal(110, 19, 51);
+    world.signal(110, 14, 51);
     assert_eq!(world.rules(), ["guard-signalled"]);
     assert_eq!(world.findings.len(), 2, "one for each that was signalled");
 }
