@@ -29,7 +29,7 @@ use self::shell::Shells;
 use self::volume::Volumes;
 use crate::behaviour::{Detection, Raise, Sign, Told};
 use crate::config::BehaviourConfig;
-use crate::lineage::{Columns, Who};
+use crate::lineage::{Classes, Columns, Who, is_trusted_path};
 use crate::tracker::Subject;
 
 /// Most addresses, pairs of program and address, and the like, that each detector remembers.
@@ -170,6 +170,17 @@ fn columns(event: &NetworkEvent) -> Columns<'_> {
         container: event.container_id.as_deref(),
         ..Columns::default()
     }
+}
+
+/// Whether a service of the host does it by itself: no person, no shell, and no program that does what it is told.
+fn is_service(who: &Who<'_>) -> bool {
+    let told =
+        Classes::SHELL | Classes::INTERPRETER | Classes::DOWNLOAD | Classes::NETWORK_TOOL | Classes::SSH;
+    who.login_uid.is_none()
+        && who.unit.is_some_and(|unit| unit.ends_with(".service"))
+        && who.exe.is_some_and(is_trusted_path)
+        && !who.own.any(told)
+        && !who.line().any(Classes::WEB)
 }
 
 /// What makes a sign of a connection, with the numbers behind it.

@@ -4,7 +4,7 @@ use fleetmend_event::table::{MemoryEvent, MemoryEventKind, Severity};
 use serde_json::{Value, json};
 
 use crate::behaviour::{Detection, Raise, Sign, Told, declare, program};
-use crate::lineage::{Classes, Who, base_name, is_debugger, is_fileless, is_writable_path};
+use crate::lineage::{Classes, Who, base_name, is_debugger, is_fileless, is_trusted_path, is_writable_path};
 
 declare! {
     INJECTION = "process-memory-write" ["T1055.008", "T1055.009"] ["privilege-escalation", "stealth"] false;
@@ -164,8 +164,14 @@ fn fileless(row: &MemoryEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     {
         return;
     }
+    // As an exec is judged.
+    let severity = if is_trusted_path(path) {
+        Severity::Low
+    } else {
+        Severity::High
+    };
     let title = format!("{} runs without a file: {path}", who.comm);
-    tell(row, &super::exec::FILELESS, Severity::High, who, raise, title);
+    tell(row, &super::exec::FILELESS, severity, who, raise, title);
 }
 
 fn tell(

@@ -98,9 +98,13 @@ fn severity(flow: &Flow<'_>, who: &Who<'_>) -> Severity {
         || who.above.any(Classes::CRON)
         || who.is_upkeep();
     let delivered = who.exe.is_some_and(is_trusted_path);
+    // A program that does one thing, such as one for mail, asks at its beat; these do whatever they are told.
+    let told =
+        Classes::SHELL | Classes::INTERPRETER | Classes::DOWNLOAD | Classes::NETWORK_TOOL | Classes::SSH;
+    let own_work = service || !who.own.any(told);
     if who.is_risky() {
         Severity::High
-    } else if flow.far.reach == Reach::Private || (service && delivered) {
+    } else if flow.far.reach == Reach::Private || (own_work && delivered) {
         Severity::Low
     } else {
         Severity::Medium

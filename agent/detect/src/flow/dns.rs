@@ -96,9 +96,9 @@ impl Names {
     ) {
         let domain = domain(name);
         let mut count = 0;
-        if looks_coded(name, domain) {
+        if let Some(data) = coded(name, domain) {
             let names = self.coded.touch(hash(domain), Distinct::default);
-            names.note(hash(name), now, false);
+            names.note(data, now, false);
             count = names.within(now, 5 * MINUTE_NS).all;
         }
         let mut limit = CODED;
@@ -280,11 +280,18 @@ fn domain(name: &str) -> &str {
     dots.nth(1).and_then(|at| name.get(at + 1..)).unwrap_or(name)
 }
 
-fn looks_coded(name: &str, domain: &str) -> bool {
+/// What of a name looks like data, as one number. A key that is part of every question, as lists of mail servers have
+/// it, is the same one each time.
+fn coded(name: &str, domain: &str) -> Option<u64> {
     let below = name.strip_suffix(domain).unwrap_or_default();
-    below
+    let mut labels = below
         .split('.')
-        .any(|label| label.len() >= LABEL_LEN && entropy(label) >= LABEL_BITS)
+        .filter(|label| label.len() >= LABEL_LEN && entropy(label) >= LABEL_BITS)
+        .peekable();
+    labels.peek()?;
+    let mut hasher = DefaultHasher::new();
+    labels.for_each(|label| label.hash(&mut hasher));
+    Some(hasher.finish())
 }
 
 /// Bits a letter.

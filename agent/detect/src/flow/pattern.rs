@@ -2,6 +2,8 @@
 
 /// Most values that one set remembers; what is compared with must be less.
 const VALUES_MAX: usize = 96;
+/// What was seen later than this after now was seen by a clock that was set back since.
+const AHEAD_NS: u64 = 60_000_000_000;
 
 /// Distinct values with when each was seen last and whether that failed.
 pub(super) struct Distinct<T> {
@@ -25,7 +27,8 @@ impl<T: Copy + PartialEq> Distinct<T> {
     /// Notes a value at `now`; the one that was not seen for longest makes room.
     pub(super) fn note(&mut self, value: T, now: u64, failed: bool) {
         if let Some(known) = self.values.iter_mut().find(|(known, ..)| *known == value) {
-            known.1 = known.1.max(now);
+            let ahead = known.1 > now.saturating_add(AHEAD_NS);
+            known.1 = if ahead { now } else { known.1.max(now) };
             known.2 = failed;
             return;
         }
@@ -44,11 +47,35 @@ impl<T: Copy + PartialEq> Distinct<T> {
 
     /// What was seen within `span` before `now`.
     pub(super) fn within(&self, now: u64, span: u64) -> Count {
-        let since = now.saturating_sub(span);
-        let recent = self.values.iter().filter(|(_, seen, _)| *seen >= since);
+        let times = now.saturating_sub(span)..=now.saturating_add(AHEAD_NS);
+        let recent = self.values.iter().filter(|(_, seen, _)| times.contains(seen));
         recent.fold(Count { all: 0, failed: 0 }, |count, (.., failed)| Count {
             all: count.all + 1,
             failed: count.failed + usize::from(*failed),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_clock_that_was_ahead_are_not_of_the_last_minute() {
+        const HOUR: u64 = 3_600_000_000_000;
+        let mut values = Distinct::default();
+        for value in 0..30 {
+            values.note(value, 2 * HOUR, true);
+        }
+        values.note(99, HOUR, false);
+        let count = values.within(HOUR, 60_000_000_000);
+        assert_eq!(count, Count { all: 1, failed: 0 });
+        values.note(0, HOUR, true);
+        let count = values.within(HOUR, 60_000_000_000);
+        assert_eq!(
+            count,
+            Count { all: 2, failed: 1 },
+            "seen again by the right clock"
+        );
     }
 }

@@ -55,7 +55,14 @@ impl Relations {
         local_port: u16,
         port: u16,
     ) -> bool {
-        drop(self.pools.remove(&(event.pid, event.start_boot_ns)));
+        let process = (event.pid, event.start_boot_ns);
+        let to_pool = self
+            .pools
+            .get(&process)
+            .is_some_and(|(address, pool, _)| *pool == port && *address == far.ip.to_string());
+        if to_pool {
+            drop(self.pools.remove(&process));
+        }
         self.opened
             .remove(&(local_port, far.ip, port))
             .unwrap_or(local_port >= 32_768 && port < 32_768)
@@ -77,6 +84,8 @@ impl Relations {
         let failed = flow.event.error.is_some_and(|error| error != 0);
         if POOL_PORTS.contains(&flow.port) && who.pid != 0 && !failed {
             let entry = (flow.far.ip.to_string(), flow.port, flow.event.clone());
+            // The latest: an earlier one may be at its end.
+            drop(self.pools.remove(&(who.pid, who.start)));
             self.pools.touch((who.pid, who.start), || entry);
         }
         web_child(flow, who, raise);
@@ -162,7 +171,9 @@ pub(super) fn listen(event: &NetworkEvent, who: &Who<'_>, raise: &mut Raise<'_>)
     // An empty address, or one for any, is reachable from everywhere.
     let local = Far::of(&event.local_address).is_some_and(|near| near.reach == Reach::Loopback);
     let name = who.exe.map_or(who.comm, base_name);
-    let session = name == "sshd-session" || (name == "sshd" && who.uid != 0);
+    // Before a version of its own program, the session of root is told by its login alone.
+    let of_root = who.login_uid.is_some() && who.above.any(Classes::LOGIN);
+    let session = name == "sshd-session" || (name == "sshd" && (who.uid != 0 || of_root));
     let port = event.local_port;
     let seen = |what, severity, title| Seen {
         what,

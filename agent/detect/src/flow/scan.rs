@@ -9,7 +9,7 @@ use fleetmend_event::table::{Severity, SubjectKind};
 use serde_json::{Value, json};
 
 use super::pattern::{Count, Distinct};
-use super::{ADDRESSES_MAX, Flow, Reach, Seen, tell};
+use super::{ADDRESSES_MAX, Flow, Reach, Seen, is_service, tell};
 use crate::act::session_of;
 use crate::behaviour::{Raise, declare, program};
 use crate::lineage::{Classes, Who};
@@ -88,9 +88,10 @@ impl Scans {
         };
         // A scan knocks at doors that are shut; who talks to many open services is a client of them.
         let knocks = count.failed * 4 >= count.all;
-        let severity = if local || !knocks {
+        let behind_web = who.above.any(Classes::WEB) && !who.own.any(Classes::WEB);
+        let severity = if local || !knocks || is_service(who) {
             Severity::Low
-        } else if who.is_risky() || who.line().any(Classes::WEB) {
+        } else if who.is_risky() || behind_web {
             Severity::High
         } else {
             Severity::Medium
@@ -135,7 +136,7 @@ impl Scans {
         if count.failed * 4 < count.all {
             return;
         }
-        let severity = if who.is_upkeep() {
+        let severity = if who.is_upkeep() || is_service(who) {
             Severity::Low
         } else {
             Severity::Medium
@@ -177,7 +178,8 @@ impl Scans {
         let Some((count, span)) = over(fast, slow, LOGINS, 5 * MINUTE_NS) else {
             return;
         };
-        let severity = if who.is_upkeep() || who.own.any(Classes::BACKUP) {
+        // Backups fetch by ssh, which is their child.
+        let severity = if who.is_upkeep() || who.line().any(Classes::BACKUP) || is_service(who) {
             Severity::Low
         } else {
             Severity::Medium

@@ -21,8 +21,10 @@ const SLOT_NS: u64 = 600_000_000_000;
 /// Slots of the short window, an hour, and of the long one, a day.
 const HOUR_SLOTS: u64 = 6;
 const DAY_SLOTS: u64 = 144;
-/// An address that a program has sent this share of the limit to in so many slots, a day or more ago at first, is usual.
+/// An address that a program has sent a share of the limit to in so many slots, a day or more ago at first, is usual.
 const USUAL_SLOTS: u32 = 12;
+/// One part in so many is that share: who only beats there has no business to send it much.
+const USUAL_SHARE: u64 = 1_000;
 
 /// Bytes by slot; only slots with any.
 #[derive(Default)]
@@ -33,15 +35,19 @@ struct Sent {
 }
 
 impl Sent {
-    fn add(&mut self, slot: u64, bytes: u64) {
+    fn add(&mut self, slot: u64, bytes: u64, share: u64) {
         let first = *self.first.get_or_insert(slot);
         self.slots.retain(|(at, _)| at.saturating_add(DAY_SLOTS) > slot);
-        match self.slots.iter_mut().find(|(at, _)| *at == slot) {
-            Some((_, sum)) => *sum = sum.saturating_add(bytes),
-            None => {
-                self.slots.push((slot, bytes));
-                self.busy = self.busy.saturating_add(1);
-            }
+        let before = self
+            .slots
+            .iter()
+            .find(|(at, _)| *at == slot)
+            .map_or(0, |(_, sum)| *sum);
+        let after = before.saturating_add(bytes);
+        self.slots.retain(|(at, _)| *at != slot);
+        self.slots.push((slot, after));
+        if before < share && after >= share {
+            self.busy = self.busy.saturating_add(1);
         }
         self.first = Some(first.min(slot));
     }
@@ -88,13 +94,14 @@ impl Volumes {
         let slot = flow.event.boot_ns / SLOT_NS;
         let key = program_key(who);
         let pair = self.pairs.touch((key, flow.far.ip), Sent::default);
-        pair.add(slot, sent);
+        let share = (self.limit / USUAL_SHARE).max(1);
+        pair.add(slot, sent, share);
         let usual = pair.is_usual(slot);
         let to_address = (pair.within(slot, HOUR_SLOTS), pair.within(slot, DAY_SLOTS));
         let all = self.programs.touch(key, Sent::default);
         // Answers to what was asked for are small; a client that fetches does not send.
         if !usual && flow.far.reach == Reach::Public {
-            all.add(slot, sent);
+            all.add(slot, sent, share);
         }
         let by_program = (all.within(slot, HOUR_SLOTS), all.within(slot, DAY_SLOTS));
         let limit = self.limit;
@@ -137,7 +144,9 @@ impl Volumes {
 }
 
 fn severity(flow: &Flow<'_>, who: &Who<'_>, usual: bool) -> Severity {
-    let copies = who.own.any(Classes::BACKUP) || who.above.any(Classes::BACKUP) || who.is_upkeep();
+    // Backups, and what carries logs, mail and images to others as its purpose.
+    let carries = Classes::LOGGER | Classes::MAIL | Classes::CONTAINER_RUNTIME;
+    let copies = who.line().any(Classes::BACKUP) || who.own.any(carries) || who.is_upkeep();
     if usual {
         Severity::Info
     } else if who.is_risky() || (who.above.any(Classes::WEB) && !who.own.any(Classes::WEB)) {

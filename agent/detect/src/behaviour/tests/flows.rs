@@ -49,6 +49,17 @@ fn fifty_megabytes_to_an_unusual_address_are_raised() {
 }
 
 #[test]
+fn address_that_only_heard_a_beat_is_not_usual() {
+    let mut world = with("/home/eve/implant");
+    for _ in 0..200 {
+        world.close(110, FAR, 443, 900, 1);
+        world.later(600);
+    }
+    world.close(110, FAR, 443, 60_000_000, 20);
+    assert_eq!(world.severity_of("exfiltration"), Some(Severity::Medium));
+}
+
+#[test]
 fn bytes_to_clients_and_usual_places_are_silent_or_low() {
     let mut world = with("/usr/sbin/nginx");
     world.accept(110, FAR, 443);
@@ -58,9 +69,11 @@ fn bytes_to_clients_and_usual_places_are_silent_or_low() {
     world.close(110, "127.0.0.1", 5432, 900_000_000, 20);
     world.close(110, FAR, 443, 1_000_000, 20);
     assert_eq!(world.rules(), NONE);
-    let mut world = with("/usr/bin/restic");
-    world.close(110, FAR, 443, 900_000_000, 20);
-    assert_eq!(world.worst(), Some(Severity::Low), "a backup");
+    for exe in ["/usr/bin/restic", "/usr/bin/dockerd"] {
+        let mut world = with(exe);
+        world.close(110, FAR, 443, 900_000_000, 20);
+        assert_eq!(world.worst(), Some(Severity::Low), "{exe}");
+    }
     let mut world = with("/usr/bin/shipper");
     for _ in 0..200 {
         world.close(110, FAR, 443, 200_000, 20);
@@ -204,6 +217,10 @@ fn forward_of_a_login_over_ssh_is_raised() {
         (world.rules(), world.worst()),
         (vec!["ssh-remote-forward"], Some(Severity::Medium))
     );
+    let mut world = World::with_session();
+    world.fork(120, 101);
+    world.listen(120, "0.0.0.0", 8022);
+    assert_eq!(world.rules(), ["ssh-remote-forward"], "of root");
 }
 
 #[test]
@@ -237,6 +254,9 @@ fn transfer_of_a_zone_and_resolvers_are_silent() {
 fn busy_process_connected_to_a_pool_is_raised() {
     let mut world = with("/home/eve/worker");
     world.connect(110, FAR, 3333);
+    // Another connection of it ends.
+    world.connect(110, "203.0.113.9", 443);
+    world.close(110, "203.0.113.9", 443, 100, 1);
     world.snapshot(110, 97.0, false);
     assert_eq!(world.rules(), ["miner-connection"]);
 }
@@ -357,6 +377,11 @@ fn everyday_names_are_silent() {
             &format!("reply x{index}.example.com is NXDOMAIN"),
         );
         log(&mut world, "dnsmasq", "query[");
+        log(
+            &mut world,
+            "dnsmasq",
+            &format!("query[A] {index}.2.0.192.mzxw6ytboi4dk3lpoqqgs5tfeb.zen.example.net from 10.0.0.5"),
+        );
     }
     assert_eq!(world.rules(), NONE);
 }

@@ -127,6 +127,24 @@ fn logins_of_configuration_management_are_low_and_few_are_silent() {
         world.connect(pid, &format!("10.0.1.{host}"), 22);
     }
     assert_eq!(world.worst(), Some(Severity::Low));
+    let mut world = World::with_session();
+    world.run(110, "/usr/bin/rsync", &["rsync"], 1000);
+    for host in 1..=20 {
+        let pid = 200 + host;
+        world.run_as_child(pid, 110, "/usr/bin/ssh", &["ssh"], 1000);
+        world.connect(pid, &format!("10.0.1.{host}"), 22);
+    }
+    assert_eq!(world.worst(), Some(Severity::Low), "a backup");
+    let mut world = World::empty();
+    world.exec(1, 0, "/usr/lib/systemd/systemd", &["systemd"], 0);
+    world.unit = Some("nagios.service".to_owned());
+    world.run_as_child(10, 1, "/usr/sbin/nagios", &["nagios"], 110);
+    for host in 1..=20 {
+        let pid = 200 + host;
+        world.run_as_child(pid, 10, "/usr/lib/nagios/plugins/check_ssh", &["check_ssh"], 110);
+        world.connect(pid, &format!("10.0.1.{host}"), 22);
+    }
+    assert_eq!(world.worst(), Some(Severity::Low), "monitoring");
     let mut world = with("/usr/bin/ssh");
     for _ in 0..100 {
         world.connect(110, "10.0.1.1", 22);
@@ -162,6 +180,9 @@ fn steady_beat_with_jitter_is_a_beacon() {
     let mut world = World::with_session();
     beat(&mut world, "/dev/shm/implant", FAR, 60.0, 0.2);
     assert_eq!(world.severity_of("beacon"), Some(Severity::High));
+    let mut world = World::with_session();
+    beat(&mut world, "/usr/bin/curl", FAR, 60.0, 0.0);
+    assert_eq!(world.severity_of("beacon"), Some(Severity::Medium));
 }
 
 #[test]
@@ -183,6 +204,9 @@ fn connections_without_a_beat_are_silent_and_services_are_low() {
     world.unit = Some("collector.service".to_owned());
     beat(&mut world, "/usr/bin/pusher", FAR, 60.0, 0.0);
     assert_eq!(world.worst(), Some(Severity::Low), "a service of the host");
+    let mut world = World::with_session();
+    beat(&mut world, "/usr/lib/thunderbird/thunderbird", FAR, 300.0, 0.0);
+    assert_eq!(world.worst(), Some(Severity::Low), "a person's mail");
     let mut world = World::with_session();
     world.run(150, "/usr/sbin/cron", &["cron"], 0);
     for index in 0..12 {
