@@ -142,7 +142,14 @@ impl Auth {
 
     /// Resolves what has been quiet long enough.
     pub(crate) fn tick(&mut self, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
-        let quiet = self.open.extract_if(|_, until| *until < now);
+        let hold = DEED_US
+            .max(self.config.slow_window_us())
+            .max(self.config.quiet_us());
+        let quiet = self.open.extract_if(|_, until| {
+            // A clock that was ahead holds nothing for longer than the right one would.
+            *until = (*until).min(now.plus_micros(hold));
+            *until < now
+        });
         quiet
             .filter_map(|((rule, subject), _)| tracker.resolve(now, rule, &subject))
             .collect()

@@ -39,6 +39,8 @@ const DEVIATIONS: f64 = 6.0;
 const TIMES: f64 = 4.0;
 /// A finding holds so long without a further line, in microseconds.
 const HOLD_US: i64 = 3_600_000_000;
+/// Findings that are followed: twice as many as the tracker keeps open.
+const OPEN_MAX: usize = 8_192;
 /// New errors that are raised in a day; further ones are learnt only.
 const NEW_A_DAY: u32 = 50;
 const DAY_US: i64 = 24 * 3_600_000_000;
@@ -162,7 +164,11 @@ impl Logs {
 
     /// Resolves what has been quiet long enough.
     pub(crate) fn tick(&mut self, now: TimeMicros, tracker: &mut FindingTracker) -> Vec<Finding> {
-        let quiet = self.open.extract_if(|_, until| *until < now);
+        let quiet = self.open.extract_if(|_, until| {
+            // A clock that was ahead holds nothing for longer than the right one would.
+            *until = (*until).min(now.plus_micros(HOLD_US));
+            *until < now
+        });
         quiet
             .filter_map(|((rule, subject), _)| tracker.resolve(now, rule, &subject))
             .collect()
@@ -206,11 +212,14 @@ impl Logs {
             factors,
             evidence: json!({ "log_records": line }),
         };
+        let rows = tracker.notice_times(time, notice, line.repeats);
+        if self.open.len() >= OPEN_MAX {
+            // The tracker has given up the others, and said so.
+            self.open
+                .retain(|(rule, subject), _| tracker.is_open(rule, subject));
+        }
         self.open.insert((rule, subject), time.plus_micros(HOLD_US));
-        tracker
-            .notice_times(time, notice, line.repeats)
-            .into_iter()
-            .collect()
+        rows.into_iter().collect()
     }
 }
 

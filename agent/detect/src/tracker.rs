@@ -263,7 +263,11 @@ impl FindingTracker {
     }
 
     fn resolve_where(&mut self, time: TimeMicros, over: impl Fn(&Open) -> bool) -> Vec<Finding> {
-        let gone = self.open.extract_if(|_, open| over(open));
+        let gone = self.open.extract_if(|_, open| {
+            // A clock that was ahead must not keep a finding open until it is that late again.
+            open.last = open.last.min(time);
+            over(open)
+        });
         let rows: Vec<Finding> = gone.map(|(_, open)| resolved(time, open.finding)).collect();
         self.changed |= !rows.is_empty();
         metrics::findings_open(self.open.len());

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Accounts that are remembered.
 const USERS_MAX: usize = 1_024;
+/// Learning that began further ahead than this began by a clock that was wrong.
+const AHEAD_MAX_US: i64 = 24 * 3_600_000_000;
 /// Networks, and keys, of one account.
 const EACH_MAX: usize = 32;
 
@@ -72,7 +74,8 @@ impl KnownUsers {
     }
 
     fn is_over(&mut self, time: TimeMicros, learn_us: i64) -> bool {
-        if self.since == 0 {
+        // A clock that was ahead would have learning never end.
+        if self.since == 0 || self.since.saturating_sub(time.0) > AHEAD_MAX_US {
             self.since = time.0.max(1);
         }
         time.0.saturating_sub(self.since) >= learn_us

@@ -17,6 +17,9 @@ const WEIGHT: f64 = 0.02;
 /// Empty buckets that are learnt at once, after a long silence.
 const EMPTY_MAX: i64 = 600;
 
+/// Buckets of a day.
+const BACK_MAX: i64 = 288;
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Program {
     since: i64,
@@ -104,8 +107,15 @@ impl LogBaseline {
 }
 
 impl Program {
-    /// Closes buckets up to this one; a late line belongs to the present one.
+    /// Closes buckets up to this one; a late line belongs to the present one. One that is a day behind is not late: the
+    /// clock was set back, and what it is ahead of is begun anew.
     fn turn(&mut self, bucket: i64) {
+        if self.bucket.saturating_sub(bucket) > BACK_MAX {
+            self.bucket = bucket;
+            self.since = self.since.min(bucket.saturating_mul(BUCKET_US));
+            self.errors = 0.0;
+            return;
+        }
         let passed = bucket.saturating_sub(self.bucket).clamp(0, EMPTY_MAX);
         for _ in 0..passed {
             let errors = std::mem::take(&mut self.errors);
@@ -117,5 +127,24 @@ impl Program {
             self.buckets = self.buckets.saturating_add(1);
         }
         self.bucket = self.bucket.max(bucket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_do_not_gather_in_a_bucket_that_never_ends() {
+        const YEAR: i64 = 105_120;
+        let mut program = Program {
+            bucket: 10 + YEAR,
+            ..Program::default()
+        };
+        for bucket in 10..40 {
+            program.turn(bucket);
+            program.errors += 1.0;
+        }
+        assert_eq!((program.bucket, program.errors), (39, 1.0));
     }
 }

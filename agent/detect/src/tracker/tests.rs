@@ -97,6 +97,18 @@ fn quiet_finding_is_resolved_once_and_opens_anew_as_another() {
 }
 
 #[test]
+fn finding_of_a_clock_that_was_ahead_is_resolved_when_quiet() {
+    const YEAR: i64 = 365 * 86_400 * 1_000_000;
+    let mut tracker = FindingTracker::default();
+    tracker.notice(TimeMicros(YEAR), notice("r", "sh")).unwrap();
+    let quiet = |tracker: &mut FindingTracker, now: i64| {
+        tracker.resolve_quiet(TimeMicros(now), FindingKind::Sigma, TimeMicros(now - 600))
+    };
+    assert!(quiet(&mut tracker, 1_000).is_empty(), "its time begins now");
+    assert_eq!(quiet(&mut tracker, 2_000).len(), 1);
+}
+
+#[test]
 fn open_findings_are_bounded() {
     let mut tracker = FindingTracker::default();
     for index in 0..FINDINGS_MAX + 100 {
