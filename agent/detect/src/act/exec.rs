@@ -3,7 +3,7 @@
 use fleetmend_event::table::{ProcessEvent, ProcessSnapshot, Severity};
 use serde_json::{Value, json};
 
-use crate::behaviour::{Detection, Raise, Sign, Told, declare, program};
+use crate::behaviour::{Detection, Raise, Sign, Told, declare};
 use crate::lineage::{Classes, Columns, Who, base_name, is_fileless, is_trusted_path, is_writable_path};
 
 declare! {
@@ -227,14 +227,7 @@ pub(super) fn snapshot(row: &ProcessSnapshot, raise: &mut Raise<'_>) {
     } else {
         Severity::Low
     };
-    let sign = Sign {
-        what: &FILELESS,
-        severity,
-        time: row.time,
-        subject: program(&who),
-        who: Some(&who),
-        ppid: Some(row.ppid),
-    };
+    let sign = Sign::of(&FILELESS, severity, row.time, &who, Some(row.ppid));
     raise.sign(sign, || Told {
         title: format!("{} runs without a file: {exe}", row.comm),
         factors: vec![("process.executable.deleted", json!(row.exe_deleted), json!(false))],
@@ -250,14 +243,7 @@ fn tell(
     raise: &mut Raise<'_>,
     title: String,
 ) {
-    let sign = Sign {
-        what,
-        severity,
-        time: event.time,
-        subject: program(who),
-        who: Some(who),
-        ppid: Some(event.ppid),
-    };
+    let sign = Sign::of(what, severity, event.time, who, Some(event.ppid));
     raise.sign(sign, || Told {
         title,
         factors: vec![

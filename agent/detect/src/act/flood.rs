@@ -208,14 +208,7 @@ pub(super) fn profile(row: &SyscallProfile, raise: &mut Raise<'_>) {
     } else {
         Severity::Low
     };
-    let sign = Sign {
-        what: &CALLS,
-        severity,
-        time: row.time,
-        subject: program(&who),
-        who: Some(&who),
-        ppid: None,
-    };
+    let sign = Sign::of(&CALLS, severity, row.time, &who, None);
     raise.sign(sign, || Told {
         title: format!("{} makes {rate:.0} system calls a second", row.comm),
         factors: vec![("process.syscall_rate", json!(rate), json!(CALLS_PER_S))],

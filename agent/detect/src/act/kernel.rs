@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::file::setting_at;
 use super::place::Setting;
-use crate::behaviour::{Detection, Raise, Sign, Told, declare, program};
+use crate::behaviour::{Detection, Raise, Sign, Told, declare};
 use crate::lineage::{Classes, Who, base_name, is_trusted_path};
 use crate::tracker::Subject;
 
@@ -283,14 +283,7 @@ fn tell(
     raise: &mut Raise<'_>,
     title: String,
 ) {
-    let sign = Sign {
-        what,
-        severity,
-        time: row.time,
-        subject: program(who),
-        who: Some(who),
-        ppid: row.ppid,
-    };
+    let sign = Sign::of(what, severity, row.time, who, row.ppid);
     raise.sign(sign, || Told {
         title,
         factors: vec![

@@ -3,7 +3,7 @@
 use fleetmend_event::table::{MemoryEvent, MemoryEventKind, Severity};
 use serde_json::{Value, json};
 
-use crate::behaviour::{Detection, Raise, Sign, Told, declare, program};
+use crate::behaviour::{Detection, Raise, Sign, Told, declare};
 use crate::lineage::{Classes, Who, base_name, is_debugger, is_fileless, is_trusted_path, is_writable_path};
 
 declare! {
@@ -182,14 +182,7 @@ fn tell(
     raise: &mut Raise<'_>,
     title: String,
 ) {
-    let sign = Sign {
-        what,
-        severity,
-        time: row.time,
-        subject: program(who),
-        who: Some(who),
-        ppid: row.ppid,
-    };
+    let sign = Sign::of(what, severity, row.time, who, row.ppid);
     raise.sign(sign, || Told {
         title,
         factors: vec![

@@ -5,7 +5,7 @@ use fleetmend_event::table::{
 };
 use serde_json::{Value, json};
 
-use crate::behaviour::{Raise, Sign, Told, declare, program};
+use crate::behaviour::{Raise, Sign, Told, declare};
 use crate::lineage::{Before, Classes, Lineage, Who, is_trusted_path};
 
 declare! {
@@ -160,14 +160,7 @@ pub(super) fn changed(event: &ProcessEvent, before: Before, who: &Who<'_>, raise
         );
         (&SUID_RUN, Severity::High, title)
     };
-    let sign = Sign {
-        what,
-        severity,
-        time: event.time,
-        subject: program(who),
-        who: Some(who),
-        ppid: Some(event.ppid),
-    };
+    let sign = Sign::of(what, severity, event.time, who, Some(event.ppid));
     raise.sign(sign, || Told {
         title,
         factors: vec![
@@ -190,14 +183,7 @@ fn tell(
     raise: &mut Raise<'_>,
     title: String,
 ) {
-    let sign = Sign {
-        what,
-        severity,
-        time: row.time,
-        subject: program(who),
-        who: Some(who),
-        ppid: row.ppid,
-    };
+    let sign = Sign::of(what, severity, row.time, who, row.ppid);
     raise.sign(sign, || Told {
         title,
         factors: vec![

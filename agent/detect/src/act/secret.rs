@@ -4,7 +4,7 @@ use fleetmend_event::table::{FileEvent, FileEventKind, Severity};
 use serde_json::{Value, json};
 
 use super::place::{Secret, secret};
-use crate::behaviour::{Raise, Sign, Told, declare, program};
+use crate::behaviour::{Raise, Sign, Told, declare};
 use crate::lineage::{Classes, Who};
 
 declare! {
@@ -46,14 +46,7 @@ pub(super) fn judge(row: &FileEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
     if matches!(secret, Secret::Token) && severity == Severity::Low {
         return;
     }
-    let sign = Sign {
-        what: &READ,
-        severity,
-        time: row.time,
-        subject: program(who),
-        who: Some(who),
-        ppid: row.ppid,
-    };
+    let sign = Sign::of(&READ, severity, row.time, who, row.ppid);
     raise.sign(sign, || Told {
         title: format!("{} read {}", who.comm, row.path),
         factors: vec![

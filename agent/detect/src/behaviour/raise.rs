@@ -25,6 +25,26 @@ pub(crate) struct Sign<'a> {
     pub(crate) ppid: Option<u32>,
 }
 
+impl<'a> Sign<'a> {
+    /// A sign about the program of whoever did it; equal acts of its processes are one finding.
+    pub(crate) fn of(
+        what: &'static Detection,
+        severity: Severity,
+        time: TimeMicros,
+        who: &'a Who<'a>,
+        ppid: Option<u32>,
+    ) -> Self {
+        Self {
+            what,
+            severity,
+            time,
+            subject: program(who),
+            who: Some(who),
+            ppid,
+        }
+    }
+}
+
 /// What is told of it; made only when a row is written.
 pub(crate) struct Told {
     /// One line for a person.

@@ -111,14 +111,7 @@ impl Relations {
             container: row.container_id.as_deref(),
             ..Columns::default()
         });
-        let sign = Sign {
-            what: &MINER,
-            severity: Severity::High,
-            time: row.time,
-            subject: program(&who),
-            who: Some(&who),
-            ppid: Some(row.ppid),
-        };
+        let sign = Sign::of(&MINER, Severity::High, row.time, &who, Some(row.ppid));
         raise.sign(sign, || Told {
             title: format!(
                 "{} is busy and connected to {address}:{port}, a port of mining pools",

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{ADDRESSES_MAX, Flow, Reach};
 use crate::act::{is_interactive, process_columns};
-use crate::behaviour::{Raise, Sign, Told, declare, program};
+use crate::behaviour::{Raise, Sign, Told, declare};
 use crate::lineage::Classes;
 use crate::recent::Recent;
 
@@ -132,14 +132,7 @@ impl Shells {
         } else {
             Severity::Low
         };
-        let sign = Sign {
-            what,
-            severity,
-            time: event.time,
-            subject: program(&who),
-            who: Some(&who),
-            ppid: Some(event.ppid),
-        };
+        let sign = Sign::of(what, severity, event.time, &who, Some(event.ppid));
         raise.sign(sign, || Told {
             title: format!(
                 "{} runs at the end of a connection with {address}:{port}",
