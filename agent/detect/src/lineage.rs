@@ -317,7 +317,8 @@ impl Lineage {
 
     fn executed(&mut self, event: &ProcessEvent) -> Option<Before> {
         let exe = event.exe.as_deref();
-        let own = classify(exe, &event.comm, event.args.iter().map(String::as_str));
+        let own = classify(exe, &event.comm, event.args.iter().map(String::as_str))
+            | contained(event.container_id.as_deref(), exe);
         // Where the effective user is not told, a program of the system may have been a set-user-ID one.
         let script = own.any(Classes::SHELL | Classes::INTERPRETER);
         let untold = event.euid.is_none() && !script && exe.is_none_or(is_trusted_path);
@@ -403,6 +404,7 @@ impl Lineage {
         if row.pid == 1 {
             own |= Classes::INIT;
         }
+        own |= contained(row.container_id.as_deref(), exe);
         if row.exe_deleted && exe.is_some_and(|exe| !is_trusted_path(exe)) {
             own |= Classes::FILELESS;
         }
@@ -434,6 +436,20 @@ impl Lineage {
 
 fn is_root(uid: u32, euid: Option<u32>) -> bool {
     euid.unwrap_or(uid) == 0 || uid == 0
+}
+
+/// Whether a program is one of a container's own. The runtime is in the container's group before it runs the first.
+fn contained(container: Option<&str>, exe: Option<&str>) -> Classes {
+    let runtime = |exe: &str| {
+        exe.starts_with("/memfd:runc")
+            || exe.starts_with("/memfd:crun")
+            || classify(Some(exe), "", std::iter::empty()).any(Classes::CONTAINER_RUNTIME)
+    };
+    if container.is_none() || exe.is_some_and(runtime) {
+        Classes::NONE
+    } else {
+        Classes::CONTAINED
+    }
 }
 
 fn own_by(row: &Columns<'_>) -> Classes {

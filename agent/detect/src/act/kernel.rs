@@ -48,7 +48,10 @@ pub(super) fn concerns(row: &KernelEvent) -> bool {
 }
 
 pub(super) fn judge(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
-    if row.container_id.is_some() && !who.own.any(Classes::CONTAINER_RUNTIME) && !is_runtime(who) {
+    // What a container runs may have the name of a runtime, or be one in it.
+    let runtime =
+        (who.own.any(Classes::CONTAINER_RUNTIME) || is_runtime(who)) && !who.above.any(Classes::CONTAINED);
+    if row.container_id.is_some() && !runtime {
         escape(row, who, raise);
     }
     match row.kind {
@@ -261,6 +264,9 @@ fn escape(row: &KernelEvent, who: &Who<'_>, raise: &mut Raise<'_>) {
         ),
         _ => return,
     };
+    // Containers within a container that was given the rights for it.
+    let nested = who.own.any(Classes::CONTAINER_RUNTIME) && row.kind != KernelEventKind::ModuleLoad;
+    let severity = if nested { Severity::Low } else { severity };
     tell(row, &ESCAPE, severity, who, raise, title);
 }
 

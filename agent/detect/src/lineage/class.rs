@@ -80,6 +80,8 @@ classes! {
     CRONTAB = 29,
     /// systemctl and its kin.
     SERVICE_TOOL = 30,
+    /// Was run in a container, by other than the runtime that sets it up.
+    CONTAINED = 31,
 }
 
 impl Classes {

@@ -261,6 +261,18 @@ fn ways_out_of_a_container_are_raised() {
 }
 
 #[test]
+fn name_of_a_runtime_excuses_nothing_in_a_container() {
+    for (exe, severity) in [("/tmp/runc", Severity::High), ("/usr/bin/runc", Severity::Low)] {
+        let mut world = World::with_session();
+        world.container = Some("0123456789ab".to_owned());
+        world.run(110, "/bin/busybox", &["sh"], 0);
+        world.run_as_child(111, 110, exe, &["runc"], 0);
+        world.kernel(111, KernelEventKind::Setns, "", None);
+        assert_eq!(world.severity_of("container-escape"), Some(severity), "{exe}");
+    }
+}
+
+#[test]
 fn runtime_that_sets_a_container_up_is_silent() {
     let mut world = World::with_session();
     world.run(110, "/usr/bin/runc", &["runc", "init"], 0);
