@@ -33,7 +33,6 @@ fn run(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) {
     status.unwrap();
 }
 
-/// Folders of the system become empty memory, of this process and its children alone.
 /// A mount namespace of its own in which these folders are empty memory.
 fn private(folders: &[&str]) {
     use nix::mount::{MsFlags, mount};
@@ -60,6 +59,7 @@ fn private(folders: &[&str]) {
     }
 }
 
+/// Folders of the system become empty memory, of this process and its children alone.
 fn private_system() {
     private(&["/etc", "/root", "/var/log", "/var/spool"]);
     for folder in ["/etc/cron.d", "/root/.ssh"] {
@@ -152,6 +152,17 @@ pub(crate) fn act(deed: &str) {
         "add_a_key" => in_private_system("echo ssh-ed25519 >> /root/.ssh/authorized_keys"),
         "empty_a_log" => in_private_system(": > /var/log/auth.log"),
         "remove_a_log" => in_private_system("rm /var/log/auth.log"),
+        // As sed -i does.
+        "rewrite_a_log" => {
+            in_private_system("cp /var/log/auth.log /var/log/x; mv /var/log/x /var/log/auth.log")
+        }
+        "add_a_job_by_a_word_like_a_script" => {
+            in_private_system("/usr/bin/env true; echo > /etc/cron.d/job #/apt");
+        }
+        "put_a_folder_of_keys" => in_private_system(
+            "rm -r /root/.ssh; mkdir /root/a; echo x > /root/a/authorized_keys; mv /root/a /root/.ssh",
+        ),
+        "open_the_passwords_with_the_sticky_bit" => in_private_system("chmod 1666 /etc/shadow"),
         "remove_the_history" => in_private_system("rm /root/.bash_history"),
         "open_the_passwords_to_everyone" => in_private_system("chmod 666 /etc/shadow"),
         "drop_a_set_user_id_program" => {

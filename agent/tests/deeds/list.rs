@@ -74,6 +74,20 @@ pub(crate) fn deeds() -> Vec<Deed> {
         intruder("add_a_key", &["file"], "persistence-ssh-key", Medium),
         intruder("empty_a_log", &["file"], "log-tamper", High),
         intruder("remove_a_log", &["file"], "log-tamper", High),
+        intruder("rewrite_a_log", &["file"], "log-tamper", High),
+        intruder(
+            "add_a_job_by_a_word_like_a_script",
+            &["file"],
+            "persistence-cron",
+            Medium,
+        ),
+        intruder("put_a_folder_of_keys", &["file"], "persistence-ssh-key", Medium),
+        intruder(
+            "open_the_passwords_with_the_sticky_bit",
+            &["file"],
+            "permission-tamper",
+            High,
+        ),
         intruder("remove_the_history", &["file"], "history-tamper", Medium),
         intruder(
             "open_the_passwords_to_everyone",
