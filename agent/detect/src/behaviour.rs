@@ -116,7 +116,10 @@ impl Behaviour {
             return;
         }
         if gap.table == ProcessEvent::NAME || gap.table == "*" {
-            self.lineage.lose();
+            // Programs that are run are told even then.
+            if !matches!(gap.reason.as_str(), "shed" | "budget") {
+                self.lineage.lose();
+            }
             self.acts.miss(gap.count);
         }
         if gap.table == NetworkEvent::NAME || gap.table == "*" {

@@ -17,6 +17,10 @@ use super::*;
 
 /// Rows of a table are lost in the kernel.
 fn lose(world: &mut World, table: &str, count: u64) {
+    lose_for(world, table, count, "ring_full");
+}
+
+fn lose_for(world: &mut World, table: &str, count: u64, reason: &str) {
     let time = world.time();
     let row = Gap {
         time,
@@ -27,7 +31,7 @@ fn lose(world: &mut World, table: &str, count: u64) {
         count,
         exactness: Exactness::Exact,
         stage: GapStage::Kernel,
-        reason: "ring_full".to_owned(),
+        reason: reason.to_owned(),
     };
     world.observe(&row.into());
 }

@@ -2,8 +2,8 @@
 
 use fleetmend_event::table::{Severity, Source};
 
-use super::lose;
 use super::world::World;
+use super::{lose, lose_for};
 
 pub(super) const NONE: [&str; 0] = [];
 
@@ -91,6 +91,12 @@ fn root_whose_past_may_be_lost_is_no_certainty() {
     lose(&mut world, "process_events", 3);
     world.exec(110, 109, "/usr/bin/id", &["id"], 0);
     assert_eq!(world.severity_of("privilege-gain"), Some(Severity::Medium));
+    // Who makes the sensor shed forks and ends hides nothing by it.
+    let mut world = user_shell();
+    world.fork(110, 109);
+    lose_for(&mut world, "process_events", 3, "shed");
+    world.exec(110, 109, "/usr/bin/id", &["id"], 0);
+    assert_eq!(world.severity_of("privilege-gain"), Some(Severity::Critical));
     // Looked at when sudo was root for good already.
     let mut world = user_shell();
     world.source = Source::Connector;
