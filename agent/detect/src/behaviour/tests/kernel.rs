@@ -76,6 +76,7 @@ fn executable_memory_of_compilers_at_run_time_is_silent() {
         "/usr/bin/node",
         "/usr/bin/java",
         "/usr/bin/python3.11",
+        "/usr/lib/polkit-1/polkitd",
         "/home/eve/target/debug/app",
     ] {
         let (rules, _) = by(exe, |world| world.mapping(110));
