@@ -10,17 +10,15 @@
     reason = "helpers of a test fail loudly, as the test does, and say what could not run"
 )]
 
+#[path = "enrolled/agent.rs"]
+mod enrolled;
+
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use fleetmend_event::{HostId, TimeMicros};
-use fleetmend_identity::host::Grant;
-use fleetmend_identity::{HostIdentity, HostKey};
-use fleetmend_testkit::TestFleet;
 use serde_json::Value;
 
 /// Longest wait for a state.
@@ -104,22 +102,12 @@ struct Agent {
 impl Agent {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        enrol(&folder.path().join("identity"));
-        let state = folder.path().display();
-        let config = format!(
-            "state_dir = \"{state}\"\nadmin_socket = \"{state}/admin.sock\"\n\
-             [detect]\nrule_dirs = []\n[detect.anomaly]\nenabled = false\n\
-             [heal]\npropose = false\nsocket = \"{state}/no-healer.sock\"\ncursor_file = \"{state}/cursor\"\n\
-             [spool]\nfolder = \"{state}/spool\"\n\
-             [stream]\ncollectors = [\"127.0.0.1:9\"]\n"
-        );
-        std::fs::write(folder.path().join("agent.toml"), config).unwrap();
+        enrolled::prepare(folder.path(), "");
         Self { folder, child: None }
     }
 
     /// Starts it as a member of the group from its first instruction on.
     fn start(&mut self, group: &Group) {
-        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let mut shell = Command::new("sh");
         shell
             .args([
@@ -130,15 +118,7 @@ impl Agent {
             .arg(&group.folder)
             .arg(env!("CARGO_BIN_EXE_fleetmend-agent"))
             .arg(self.folder.path().join("agent.toml"));
-        let output = log.try_clone().unwrap();
-        self.child = Some(
-            shell
-                .stdin(Stdio::null())
-                .stdout(output)
-                .stderr(log)
-                .spawn()
-                .unwrap(),
-        );
+        self.child = Some(enrolled::spawn(&mut shell, self.folder.path()));
     }
 
     /// Waits until the status is what is wanted; the agent must live as long.
@@ -298,25 +278,6 @@ fn agent_sheds_before_its_cgroup_bites_and_begins_a_step_down_after_an_oom_kill(
         "{}",
         begun["budget"]
     );
-}
-
-/// Leaves the identity of a host whose collector is gone.
-fn enrol(folder: &Path) {
-    let fleet = TestFleet::new().unwrap();
-    let key = Arc::new(HostKey::load_or_create(folder).unwrap());
-    let (host, week) = (HostId::random(), Duration::from_hours(7 * 24));
-    let request = key.request().unwrap();
-    let issued = fleet
-        .authority()
-        .issue_host(&request, host, TimeMicros::now(), week);
-    let grant = Grant {
-        chain: issued.unwrap().chain.iter().map(|der| der.to_vec()).collect(),
-        bundle: fleet.authority().signed_bundle().clone(),
-        collectors: Vec::new(),
-        enrolment: "127.0.0.1:9".to_owned(),
-    };
-    let identity = HostIdentity::accept(key, fleet.root().fingerprint(), grant).unwrap();
-    identity.save(folder).unwrap();
 }
 
 /// Programs that begin and end as fast as two shells make them.

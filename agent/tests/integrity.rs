@@ -10,15 +10,13 @@
     reason = "helpers of a test fail loudly, as the test does, and say what could not run"
 )]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
+#[path = "enrolled/agent.rs"]
+mod enrolled;
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use fleetmend_event::{HostId, TimeMicros};
-use fleetmend_identity::host::Grant;
-use fleetmend_identity::{HostIdentity, HostKey};
-use fleetmend_testkit::TestFleet;
 use serde_json::Value;
 
 /// Longest wait for a state.
@@ -35,29 +33,14 @@ impl Agent {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let top = folder.path().canonicalize().unwrap();
-        enrol(&top.join("identity"));
         let root = top.join("host");
         std::fs::create_dir_all(root.join("etc")).unwrap();
         std::fs::write(root.join("etc/ld.so.preload"), "/lib/one.so").unwrap();
-        let (state, host) = (top.display(), root.display());
-        let config = format!(
-            "state_dir = \"{state}\"\nadmin_socket = \"{state}/admin.sock\"\n\
-             [detect]\nrule_dirs = []\n[detect.anomaly]\nenabled = false\n\
-             [heal]\npropose = false\nsocket = \"{state}/no-healer.sock\"\ncursor_file = \"{state}/cursor\"\n\
-             [spool]\nfolder = \"{state}/spool\"\n\
-             [integrity]\nroot = \"{host}\"\n\
-             [stream]\ncollectors = [\"127.0.0.1:9\"]\n"
-        );
-        std::fs::write(top.join("agent.toml"), config).unwrap();
-        let log = std::fs::File::create(top.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_fleetmend-agent"))
-            .args(["run", "--config"])
-            .arg(top.join("agent.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let sections = format!("[integrity]\nroot = \"{}\"\n", root.display());
+        enrolled::prepare(&top, &sections);
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_fleetmend-agent"));
+        agent.args(["run", "--config"]).arg(top.join("agent.toml"));
+        let child = enrolled::spawn(&mut agent, &top);
         Self { folder, root, child }
     }
 
@@ -156,23 +139,4 @@ fn change_of_a_watched_file_is_a_finding_until_a_person_accepts_it() {
     });
     let again = agent.say(&["integrity", "accept", path.to_str().unwrap()]);
     assert!(!again.status.success(), "{again:?}");
-}
-
-/// Leaves the identity of a host whose collector is gone.
-fn enrol(folder: &Path) {
-    let fleet = TestFleet::new().unwrap();
-    let key = Arc::new(HostKey::load_or_create(folder).unwrap());
-    let (host, week) = (HostId::random(), Duration::from_hours(7 * 24));
-    let request = key.request().unwrap();
-    let issued = fleet
-        .authority()
-        .issue_host(&request, host, TimeMicros::now(), week);
-    let grant = Grant {
-        chain: issued.unwrap().chain.iter().map(|der| der.to_vec()).collect(),
-        bundle: fleet.authority().signed_bundle().clone(),
-        collectors: Vec::new(),
-        enrolment: "127.0.0.1:9".to_owned(),
-    };
-    let identity = HostIdentity::accept(key, fleet.root().fingerprint(), grant).unwrap();
-    identity.save(folder).unwrap();
 }

@@ -10,17 +10,14 @@
     reason = "helpers of a test fail loudly, as the test does, and say what could not run"
 )]
 
+#[path = "enrolled/agent.rs"]
+mod enrolled;
+
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fleetmend_event::{HostId, TimeMicros};
-use fleetmend_identity::host::Grant;
-use fleetmend_identity::{HostIdentity, HostKey};
-use fleetmend_testkit::TestFleet;
 use serde_json::Value;
 
 /// Longest wait for a state.
@@ -35,29 +32,19 @@ struct Agent {
 impl Agent {
     fn start(sources: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        enrol(&folder.path().join("identity"));
         let state = folder.path().display();
-        let config = format!(
-            "state_dir = \"{state}\"\nadmin_socket = \"{state}/admin.sock\"\n\
-             [bpf]\nprocess = false\nnetwork = false\nfile = false\ncredential = false\nmemory = false\n\
+        let sections = format!(
+            "[bpf]\nprocess = false\nnetwork = false\nfile = false\ncredential = false\nmemory = false\n\
              kernel = false\nsignal = false\nresource = false\n\
-             [sources]\naudit_log = \"{state}/no-audit.log\"\nsocket_poll_ms = 100\nstatus_interval_s = 1\n{sources}\
-             [integrity]\nenabled = false\n[detect]\nrule_dirs = []\n[detect.anomaly]\nenabled = false\n\
-             [heal]\npropose = false\nsocket = \"{state}/no-healer.sock\"\ncursor_file = \"{state}/cursor\"\n\
-             [spool]\nfolder = \"{state}/spool\"\n\
-             [stream]\ncollectors = [\"127.0.0.1:9\"]\n"
+             [integrity]\nenabled = false\n\
+             [sources]\naudit_log = \"{state}/no-audit.log\"\nsocket_poll_ms = 100\nstatus_interval_s = 1\n{sources}"
         );
-        let file = folder.path().join("agent.toml");
-        std::fs::write(&file, config).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_fleetmend-agent"))
+        enrolled::prepare(folder.path(), &sections);
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_fleetmend-agent"));
+        agent
             .args(["run", "--config"])
-            .arg(file)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .arg(folder.path().join("agent.toml"));
+        let child = enrolled::spawn(&mut agent, folder.path());
         Self { folder, child }
     }
 
@@ -202,23 +189,4 @@ fn source_that_was_asked_for_and_cannot_be_had_is_explained_by_check_and_status(
         said.contains("warning: source.processes") && said.contains("no-audit.log"),
         "{said}"
     );
-}
-
-/// Leaves the identity of a host whose collector is gone.
-fn enrol(folder: &Path) {
-    let fleet = TestFleet::new().unwrap();
-    let key = Arc::new(HostKey::load_or_create(folder).unwrap());
-    let (host, week) = (HostId::random(), Duration::from_hours(7 * 24));
-    let request = key.request().unwrap();
-    let issued = fleet
-        .authority()
-        .issue_host(&request, host, TimeMicros::now(), week);
-    let grant = Grant {
-        chain: issued.unwrap().chain.iter().map(|der| der.to_vec()).collect(),
-        bundle: fleet.authority().signed_bundle().clone(),
-        collectors: Vec::new(),
-        enrolment: "127.0.0.1:9".to_owned(),
-    };
-    let identity = HostIdentity::accept(key, fleet.root().fingerprint(), grant).unwrap();
-    identity.save(folder).unwrap();
 }
