@@ -16,52 +16,26 @@
 #include "abi.h"
 #include "abi/file.h"
 #include "probe.h"
+#include "repeats.h"
+#include "texts.h"
 
 #define EPERM 1
 #define EACCES 13
-#define AT_FDCWD -100
 #define O_ACCMODE 3
 #define O_CREAT 0100
 #define O_TRUNC 01000
-#if defined(__TARGET_ARCH_x86)
 #define O_PATH 010000000
-#else
-#define O_PATH 010000000
-#endif
 #define FMODE_CREATED 0x100000
 #define S_IFMT 0170000
 #define S_IFREG 0100000
 #define S_IFBLK 0060000
 #define UNCHANGED 0xffffffff
 
-#define TEXT_MASK (FILE_TEXT_BYTES_MAX - 1)
-#define NAME_BYTES_MAX 256
-#define ARGUMENT_BYTES_MAX 512
-#define HASHED_WORDS_MAX 32
-
 enum duty { DUTY_OPEN, DUTY_NAMES, DUTY_METADATA };
 
 /* Levels of shedding, the first to go first. Acts on watched files, and changes of modes, owners and attributes, are
  * never shed. */
 enum shed { SHED_OPEN = 1, SHED_CREATE = 2, SHED_UNLINK = 3, SHED_NAMES = 4 };
-
-struct scratch {
-	struct file_record record;
-	/* Room behind the last place where a text may begin. */
-	char text[FILE_TEXT_BYTES_MAX + ARGUMENT_BYTES_MAX + 8];
-	u64 args[8];
-	u64 used; /* bytes of the texts so far; kept here, where the verifier follows no ranges */
-	u64 cut;
-};
-
-/* One for each duty: the kernel does not run a program again on a processor where it is already running, but another
- * one may come between. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 3);
-	__type(key, u32);
-	__type(value, struct scratch);
-} SCRATCH SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -76,27 +50,11 @@ struct {
 } CALLS SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, REPEAT_SETS);
-	__type(key, u32);
-	__type(value, struct repeat_set);
-} REPEATS SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, struct watched_key);
 	__type(value, u32);
 } WATCHED SEC(".maps");
-
-/* How long equal acts are counted instead of told, set by the agent. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, u64);
-} WINDOW_NS SEC(".maps");
 
 /* File systems whose files are no files: linux/magic.h. */
 static __always_inline bool is_virtual(u64 magic)
@@ -115,198 +73,6 @@ static __always_inline bool is_virtual(u64 magic)
 	case 0x09041934: /* anonymous inodes */
 		return true;
 	}
-	return false;
-}
-
-static __always_inline u64 mixed(u64 hash, u64 word)
-{
-	return (hash ^ word) * 0x9e3779b97f4a7c15ULL;
-}
-
-/* Where the next text begins: bounded where the verifier sees it, whatever the compiler knows already. */
-static __always_inline char *place(struct scratch *scratch, u64 used)
-{
-	asm volatile("" : "+r"(used));
-	return &scratch->text[used & TEXT_MASK];
-}
-
-/* Adds the names of an entry and of the folders above it to the texts, across mounts. A function of its own, so that the
- * verifier walks it once. */
-__noinline int add_folders(u32 duty, u64 entry, u64 mnt)
-{
-	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
-	struct dentry *dentry = (struct dentry *)entry;
-	struct mount *mount = container_of((struct vfsmount *)mnt, struct mount, mnt);
-	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
-	u64 begun;
-
-	if (!scratch)
-		return 0;
-	begun = scratch->used;
-	/* Verifiers before 6.2 or so refuse a loop that falls through to its own beginning. */
-#pragma clang loop unroll(full)
-	for (int depth = 0; depth < FILE_DEPTH_MAX; depth++) {
-		struct dentry *parent;
-		u64 used = scratch->used;
-		long got;
-
-		if (dentry == root) {
-			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-
-			if (above == mount)
-				goto whole;
-			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-			mount = above;
-			root = BPF_CORE_READ(mount, mnt.mnt_root);
-			continue;
-		}
-		parent = BPF_CORE_READ(dentry, d_parent);
-		if (parent == dentry)
-			goto whole;
-		if (used >= FILE_TEXT_BYTES_MAX - NAME_BYTES_MAX)
-			break;
-		got = bpf_probe_read_kernel_str(place(scratch, used), NAME_BYTES_MAX,
-						BPF_CORE_READ(dentry, d_name.name));
-		if (got < 0)
-			break;
-		scratch->used = used + got;
-		dentry = parent;
-	}
-	scratch->cut = 1;
-whole:
-	return scratch->used - begun;
-}
-
-/* A number for the texts so far. */
-__noinline u64 hash_texts(u32 duty, u64 hash)
-{
-	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
-	u64 used;
-
-	if (!scratch)
-		return 0;
-	used = scratch->used;
-	*(u64 *)place(scratch, used & ~7ULL) &= (1ULL << (8 * (used & 7))) - 1;
-#pragma clang loop unroll(full)
-	for (u32 at = 0; at < HASHED_WORDS_MAX * 8; at += 8) {
-		if (at >= used)
-			break;
-		hash = mixed(hash, *(u64 *)&scratch->text[at]);
-	}
-	return mixed(hash, used);
-}
-
-/* Adds a text of the caller's, without its NUL. */
-static __always_inline u32 add_argument(struct scratch *scratch, u64 address)
-{
-	u64 used = scratch->used;
-	long got;
-
-	if (used >= FILE_TEXT_BYTES_MAX - 8) {
-		scratch->cut = 1;
-		return 0;
-	}
-	got = bpf_probe_read_user_str(place(scratch, used), ARGUMENT_BYTES_MAX, (void *)address);
-	if (got <= 0) {
-		scratch->cut = 1;
-		return 0;
-	}
-	if (got == ARGUMENT_BYTES_MAX)
-		scratch->cut = 1;
-	scratch->used = used + got - 1;
-	return got - 1;
-}
-
-static __always_inline struct file *file_of(struct task_struct *task, long fd)
-{
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd);
-	struct file *file = NULL;
-
-	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
-		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
-	return file;
-}
-
-/* The folder that a relative name starts from. */
-static __always_inline u32 add_base(u32 duty, struct task_struct *task, long folder, u64 address)
-{
-	u64 entry, mnt;
-	char first = 0;
-
-	bpf_probe_read_user(&first, 1, (void *)address);
-	if (first == '/')
-		return 0;
-	if (folder == AT_FDCWD) {
-		struct fs_struct *fs = BPF_CORE_READ(task, fs);
-
-		entry = (u64)BPF_CORE_READ(fs, pwd.dentry);
-		mnt = (u64)BPF_CORE_READ(fs, pwd.mnt);
-	} else {
-		struct file *file = file_of(task, folder);
-
-		if (!file)
-			return 0;
-		entry = (u64)BPF_CORE_READ(file, f_path.dentry);
-		mnt = (u64)BPF_CORE_READ(file, f_path.mnt);
-	}
-	return add_folders(duty, entry, mnt);
-}
-
-/* Whether an equal act was told within the window; else takes its place and gives what it had counted. */
-static __always_inline bool is_repeat(u64 key, u64 now, u64 *repeats)
-{
-	u32 at = (key >> 32) % REPEAT_SETS, zero = 0;
-	struct repeat_set *set = bpf_map_lookup_elem(&REPEATS, &at);
-	u64 *window = bpf_map_lookup_elem(&WINDOW_NS, &zero);
-	struct repeat *oldest = NULL;
-	u64 oldest_ns = ~0ULL;
-
-	*repeats = 0;
-	if (!set || !window)
-		return false;
-	for (int way = 0; way < REPEAT_WAYS; way++) {
-		struct repeat *one = &set->of[way];
-
-		if (one->key == key) {
-			if (now - one->since_ns < *window) {
-				one->last_ns = now;
-				__sync_fetch_and_add(&one->count, 1);
-				return true;
-			}
-			/* The agent may take the count at this very moment: below 0 it was told already. */
-			if ((s64)one->count > 0)
-				*repeats = one->count;
-			__sync_fetch_and_add(&one->count, -*repeats);
-			one->since_ns = now;
-			return false;
-		}
-		if (one->since_ns < oldest_ns) {
-			oldest_ns = one->since_ns;
-			oldest = one;
-		}
-	}
-	if (!oldest)
-		return false;
-	if (oldest->key && now - oldest->since_ns < *window)
-		count_evicted();
-	if ((s64)oldest->count > 0) {
-		struct repeats_record *record;
-		u64 counted = oldest->count;
-
-		count_seen();
-		record = record_reserve(sizeof(*record));
-		if (record) {
-			fill_head(&record->head, FILE_REPEATS, 0);
-			record->key = oldest->key;
-			record->count = counted;
-			record_submit(record);
-		}
-		__sync_fetch_and_add(&oldest->count, -counted);
-	}
-	oldest->since_ns = now;
-	oldest->key = key;
 	return false;
 }
 
