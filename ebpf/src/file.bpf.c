@@ -164,8 +164,8 @@ static __always_inline void hand_over(struct scratch *scratch)
 		record->act.head.flags |= FILE_TRUNCATED;
 	fill_actor(&record->act.actor, (struct task_struct *)bpf_get_current_task());
 	asm volatile("" : "+r"(used));
-	if (used > FILE_TEXT_BYTES_MAX)
-		used = FILE_TEXT_BYTES_MAX;
+	if (used > TEXTS_BYTES_MAX)
+		used = TEXTS_BYTES_MAX;
 	if (record->act.head.flags & FILE_WATCHED)
 		record_output_to(&CRITICAL, scratch, sizeof(*record) + used);
 	else
@@ -281,7 +281,10 @@ static __always_inline void called(u32 duty, u32 number, const struct pt_regs *r
 		add_names(duty, scratch, call, task);
 	if (scratch->used)
 		key = hash_texts(duty, key);
-	key |= 1;
+	/* Another mode, owner or outcome is another act. */
+	key = mixed(key, (u64)record->mode << 32 | record->act.error);
+	key = mixed(key, (u64)record->owner_uid << 32 | record->owner_gid);
+	key = mixed(key, record->flags & (O_ACCMODE | O_TRUNC)) | 1;
 	if (is_repeat(key, record->act.head.time_ns, &repeats)) {
 		count_aggregated();
 		return;

@@ -12,12 +12,12 @@
 #define TEXT_MASK (FILE_TEXT_BYTES_MAX - 1)
 #define NAME_BYTES_MAX 256
 #define ARGUMENT_BYTES_MAX 512
-#define HASHED_WORDS_MAX 32
+/* A text begins within FILE_TEXT_BYTES_MAX and has its whole length behind that. */
+#define TEXTS_BYTES_MAX (FILE_TEXT_BYTES_MAX + ARGUMENT_BYTES_MAX)
 
 struct scratch {
 	struct file_record record;
-	/* Room behind the last place where a text may begin. */
-	char text[FILE_TEXT_BYTES_MAX + ARGUMENT_BYTES_MAX + 8];
+	char text[TEXTS_BYTES_MAX + 8]; /* and a word that hashing ends in */
 	u64 args[8];
 	u64 used; /* bytes of the texts so far; kept here, where the verifier follows no ranges */
 	u64 cut;
@@ -95,9 +95,12 @@ __noinline u64 hash_texts(u32 duty, u64 hash)
 	if (!scratch)
 		return 0;
 	used = scratch->used;
-	*(u64 *)place(scratch, used & ~7ULL) &= (1ULL << (8 * (used & 7))) - 1;
+	asm volatile("" : "+r"(used));
+	if (used > TEXTS_BYTES_MAX)
+		return hash;
+	*(u64 *)&scratch->text[used & ~7ULL] &= (1ULL << (8 * (used & 7))) - 1;
 #pragma clang loop unroll(full)
-	for (u32 at = 0; at < HASHED_WORDS_MAX * 8; at += 8) {
+	for (u32 at = 0; at < TEXTS_BYTES_MAX; at += 8) {
 		if (at >= used)
 			break;
 		hash = mixed(hash, *(u64 *)&scratch->text[at]);

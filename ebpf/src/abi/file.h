@@ -3,7 +3,7 @@
 #ifndef FLEETMEND_ABI_FILE_H
 #define FLEETMEND_ABI_FILE_H
 
-/* Bytes of all texts of a record together; what does not fit is cut. */
+/* Texts begin within so many bytes behind a record; those that would begin later are left out. */
 #define FILE_TEXT_BYTES_MAX 2048
 /* Names of folders that are walked from a file to the root. */
 #define FILE_DEPTH_MAX 24

@@ -161,6 +161,41 @@ fn reads_virtual_files_and_repeats_are_not_told_again_and_refusals_are() {
 }
 
 #[test]
+fn another_mode_or_owner_or_name_of_a_long_path_is_no_repeat() {
+    let Some(mut rig) = Rig::start(config()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let deep = (0..6).fold(folder.clone(), |path, _| path.join("d".repeat(100)));
+    fs::create_dir_all(&deep).unwrap();
+    for mode in [0o600, 0o4755] {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode | 0o700)).unwrap();
+    }
+    for owner in [12_345, 0] {
+        chown(&folder, Some(owner), None).unwrap();
+    }
+    let mut shell = Command::new("/bin/sh");
+    run(shell.args(["-c", ": > one; : > two; rm one two"]).current_dir(&deep));
+    rig.file(FileEventKind::Unlink, &deep.join("one"));
+    rig.file(FileEventKind::Unlink, &deep.join("two"));
+    let of = |kind: FileEventKind| -> Vec<&FileEvent> {
+        let mut rows = Vec::new();
+        for fact in &rig.facts {
+            match fact {
+                Fact::FileEvent(row) if row.kind == kind && Path::new(&row.path) == folder => rows.push(&**row),
+                _ => {}
+            }
+        }
+        rows
+    };
+    let modes: Vec<Option<u32>> = of(FileEventKind::Chmod).iter().map(|row| row.mode).collect();
+    assert_eq!(modes, [Some(0o700), Some(0o4755)]);
+    let owners: Vec<Option<u32>> = of(FileEventKind::Chown).iter().map(|row| row.owner_uid).collect();
+    assert_eq!(owners, [Some(12_345), Some(0)]);
+}
+
+#[test]
 fn secrets_are_told_when_they_are_read_and_other_files_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().canonicalize().unwrap();
