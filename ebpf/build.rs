@@ -61,7 +61,8 @@ fn layout_source(name: &str) -> Result<String, String> {
     let path = format!("src/abi/{name}.h");
     let header = fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
     let mut text = format!(
-        "#include \"vmlinux_min.h\"\n#include \"abi.h\"\n#include \"abi/{name}.h\"\nstruct act_head shared_act_head;\n"
+        "#include \"vmlinux_min.h\"\n#include \"abi.h\"\n#include \"abi/{name}.h\"\nstruct act_head shared_act_head;\n\
+         struct repeats_record shared_repeats_record;\nstruct repeat_set shared_repeat_set;\n"
     );
     let structs = header
         .lines()

@@ -9,7 +9,7 @@
 #ifndef FLEETMEND_ABI_H
 #define FLEETMEND_ABI_H
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 #define COMM_BYTES 16
 
@@ -78,10 +78,37 @@ struct act_head {
 	struct actor actor;
 	s32 error;   /* of a call that failed, else 0 */
 	u32 repeats; /* equal acts that this record stands for */
+	u64 key;     /* equal for equal acts; 0 where none are counted */
+};
+
+/* Kind of a record that is no act: how often one was repeated that is not remembered any longer. No family has an act
+ * of this number. */
+#define KIND_REPEATS 32
+
+struct repeats_record {
+	struct record_head head;
+	u64 key;
+	u64 count;
+};
+
+/* Acts of the last while; four have a place for each remainder of the key. The agent takes counts back to 0. */
+#define REPEAT_WAYS 4
+
+struct repeat {
+	u64 key;
+	u64 until_ns; /* when an equal act is told again */
+	u64 count;    /* repeats since the last one told, not told yet */
+	u64 last_ns;
+};
+
+struct repeat_set {
+	struct repeat of[REPEAT_WAYS];
 };
 
 _Static_assert(sizeof(struct record_head) == 16, "record_head");
 _Static_assert(sizeof(struct actor) == 72, "actor");
-_Static_assert(sizeof(struct act_head) == 96, "act_head");
+_Static_assert(sizeof(struct act_head) == 104, "act_head");
+_Static_assert(sizeof(struct repeats_record) == 32, "repeats_record");
+_Static_assert(sizeof(struct repeat_set) == 128, "repeat_set");
 
 #endif

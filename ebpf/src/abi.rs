@@ -20,7 +20,7 @@ use layout::record;
 pub use layout::{FieldLayout, Layout};
 
 /// Version of the layouts below; equals `ABI_VERSION` in `abi.h`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of a task's name, NUL included.
 pub const COMM_BYTES: usize = 16;
 /// Most duties of a family: `DUTIES_MAX` in `abi.h`.
@@ -84,7 +84,7 @@ pub fn kind_of(bytes: &[u8]) -> Result<u16, AbiError> {
 
 record! {
     /// `act_head`: the beginning of every record of an act.
-    pub struct Act("act_head", 96) {
+    pub struct Act("act_head", 104) {
         time_ns: u64 = 0, "head.time_ns";
         kind: u16 = 8, "head.kind";
         flags: u16 = 10, "head.flags";
@@ -101,6 +101,63 @@ record! {
         comm: [u8; 16] = 72, "actor.comm";
         error: u32 = 88, "error";
         repeats: u32 = 92, "repeats";
+        key: u64 = 96, "key";
+    }
+}
+
+/// Kind of a [`RepeatsRecord`]; no family has an act of this number.
+pub const KIND_REPEATS: u16 = 32;
+
+record! {
+    /// `repeats_record`: how often an act was repeated that is not remembered in the kernel any longer.
+    pub struct RepeatsRecord("repeats_record", 32) {
+        time_ns: u64 = 0, "head.time_ns";
+        key: u64 = 16, "key";
+        count: u64 = 24, "count";
+    }
+}
+
+/// Sizes of the tables of repeats.
+pub mod repeats {
+    /// Places of one set: `REPEAT_WAYS` in `abi.h`.
+    pub const WAYS: usize = 4;
+    /// Words of one place, `struct repeat`: key, until, count, last.
+    pub const WORDS: usize = 4;
+    /// Sets of the family `file`: `REPEAT_SETS` in `abi/file.h`.
+    pub const FILE_SETS: usize = 2048;
+    /// Sets of the other families of acts: `REPEAT_SETS` in `acts.h`.
+    pub const ACT_SETS: usize = 1024;
+}
+
+const fn repeat_field(name: &'static str, offset: usize) -> FieldLayout {
+    FieldLayout {
+        name,
+        offset,
+        size: 8,
+    }
+}
+
+/// Layouts that all families share.
+pub const SHARED: &[Layout] = &[
+    Act::LAYOUT,
+    RepeatsRecord::LAYOUT,
+    Layout {
+        name: "repeat",
+        size: 32,
+        fields: &[
+            repeat_field("key", 0),
+            repeat_field("until_ns", 8),
+            repeat_field("count", 16),
+            repeat_field("last_ns", 24),
+        ],
+    },
+];
+
+/// Reads bytes as repeats, or else as an act.
+fn check_act<T>(bytes: &[u8], read: fn(&[u8]) -> Result<T, AbiError>) -> Result<(), AbiError> {
+    match kind_of(bytes)? {
+        KIND_REPEATS => RepeatsRecord::parse(bytes).map(drop),
+        _ => read(bytes).map(drop),
     }
 }
 

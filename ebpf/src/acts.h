@@ -13,7 +13,12 @@
 #define REPEAT_NS 10000000000ULL
 /* The same for what programs do all their life, such as mapping memory executable. */
 #define REPEAT_LONG_NS 600000000000ULL
-#define REPEATS_MAX 4096
+/* What `repeats` of a row can say at most. */
+#define REPEATS_MAX 0xffffffff
+/* Sets of the table of repeats. */
+#define REPEAT_SETS 1024
+
+#include "repeats.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -127,27 +132,6 @@ struct raw_arguments {
 	u64 args[6];
 };
 
-struct repeat_key {
-	u64 start_ns; /* of the process that acts */
-	u32 pid;
-	u32 kind;
-	u64 what;
-	u64 more;
-};
-
-struct repeat {
-	u64 since_ns;
-	u32 swallowed;
-	u32 reserved;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, REPEATS_MAX);
-	__type(key, struct repeat_key);
-	__type(value, struct repeat);
-} REPEATS SEC(".maps");
-
 static __always_inline struct task_struct___acts *this_task(void)
 {
 	return (struct task_struct___acts *)bpf_get_current_task();
@@ -158,35 +142,46 @@ static __always_inline u64 start_of(struct task_struct___acts *task)
 	return BPF_CORE_READ(task, group_leader, start_boottime);
 }
 
-/* Says for how many equal acts a row stands now, itself included; 0 when it is counted into a later one. What was
- * counted when nothing equal comes any more stays in the family's `aggregated`. */
-static __always_inline u32 repeats_of(u32 kind, u64 what, u64 more, u64 window_ns)
-{
-	u64 now = bpf_ktime_get_boot_ns();
-	struct repeat_key key = {
-		.start_ns = start_of(this_task()),
-		.pid = bpf_get_current_pid_tgid() >> 32,
-		.kind = kind,
-		.what = what,
-		.more = more,
-	};
-	struct repeat *known = bpf_map_lookup_elem(&REPEATS, &key);
-	struct repeat fresh = { .since_ns = now };
-	u32 swallowed;
+/* For how many equal acts a row stands now, itself included; none when it is counted into a later one. */
+struct told {
+	u64 key;
+	u32 repeats;
+};
 
-	if (!known) {
-		bpf_map_update_elem(&REPEATS, &key, &fresh, BPF_ANY);
-		return 1;
-	}
-	if (now - known->since_ns < window_ns) {
-		__sync_fetch_and_add(&known->swallowed, 1);
-		return 0;
-	}
-	known->since_ns = now;
-	swallowed = known->swallowed;
-	known->swallowed = 0;
-	return swallowed + 1;
+#define TOLD_ONCE ((struct told){ .repeats = 1 })
+
+static __always_inline struct told repeats_of(u32 kind, u64 what, u64 more, u64 window_ns)
+{
+	u64 key = mixed(start_of(this_task()), bpf_get_current_pid_tgid() >> 32);
+	struct told told = {};
+	u64 repeats;
+
+	told.key = mixed(mixed(mixed(key, kind), what), more) | 1;
+	if (is_repeat(told.key, bpf_ktime_get_boot_ns(), window_ns, &repeats))
+		return told;
+	told.repeats = repeats < REPEATS_MAX ? repeats + 1 : REPEATS_MAX;
+	return told;
 }
+
+/* Room for the record of an act with its beginning filled; none when the act is counted only, or nothing is free. */
+#define act_reserve(type, kind, outcome, told)                             \
+	({                                                                 \
+		struct told act_told = told;                               \
+		type *act_record = NULL;                                   \
+                                                                           \
+		if (!act_told.repeats)                                     \
+			count_aggregated();                                \
+		else                                                       \
+			act_record = record_reserve(sizeof(*act_record));  \
+		if (act_record) {                                          \
+			fill_act(&act_record->act, kind, outcome);         \
+			act_record->act.repeats = act_told.repeats;        \
+			act_record->act.key = act_told.key;                \
+		} else if (act_told.repeats && act_told.key) {             \
+			forget_act(act_told.key);                          \
+		}                                                          \
+		act_record;                                                \
+	})
 
 static __always_inline void fill_target(struct target *target, struct task_struct___acts *task)
 {

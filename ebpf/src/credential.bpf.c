@@ -77,11 +77,19 @@ static __always_inline bool equal(const struct identity_part *one, const struct 
 	       one->groups == other->groups && one->user_namespace == other->user_namespace;
 }
 
+static __always_inline u64 identity_sum(const struct identity_part *one)
+{
+	u64 sum = mixed(mixed(one->effective, one->permitted), (u64)one->uid << 32 | one->euid);
+
+	sum = mixed(mixed(sum, (u64)one->suid << 32 | one->gid), (u64)one->egid << 32 | one->sgid);
+	return mixed(sum, (u64)one->groups << 32 | one->user_namespace);
+}
+
 static __always_inline void tell(const struct identity_part *before, const struct identity_part *after,
 				 u32 call)
 {
 	struct credential_record *record;
-	u32 repeats;
+	struct told told;
 
 	if (own_act())
 		return;
@@ -91,18 +99,10 @@ static __always_inline void tell(const struct identity_part *before, const struc
 		return;
 	}
 	/* A change to and fro is two acts; every thread of a process that makes the same one is one act. */
-	repeats = repeats_of(call, ((u64)before->euid << 32 | after->euid) ^ before->effective,
-			     ((u64)before->egid << 32 | after->egid) ^ after->effective ^ after->groups,
-			     REPEAT_NS);
-	if (!repeats) {
-		count_aggregated();
-		return;
-	}
-	record = record_reserve(sizeof(*record));
+	told = repeats_of(call, identity_sum(before), identity_sum(after), REPEAT_NS);
+	record = act_reserve(struct credential_record, KIND_CREDENTIAL, 0, told);
 	if (!record)
 		return;
-	fill_act(&record->act, KIND_CREDENTIAL, 0);
-	record->act.repeats = repeats;
 	record->act.actor.uid = after->uid;
 	record->act.actor.euid = after->euid;
 	record->act.actor.gid = after->gid;

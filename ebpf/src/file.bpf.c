@@ -56,6 +56,14 @@ struct {
 	__type(value, u32);
 } WATCHED SEC(".maps");
 
+/* How long equal acts are counted instead of told, set by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} WINDOW_NS SEC(".maps");
+
 /* File systems whose files are no files: linux/magic.h. */
 static __always_inline bool is_virtual(u64 magic)
 {
@@ -155,7 +163,8 @@ static __always_inline void add_names(u32 duty, struct scratch *scratch, const s
 	}
 }
 
-static __always_inline void hand_over(struct scratch *scratch)
+/* Whether there was room for it. */
+static __always_inline bool hand_over(struct scratch *scratch)
 {
 	struct file_record *record = &scratch->record;
 	u64 used = scratch->used;
@@ -167,9 +176,8 @@ static __always_inline void hand_over(struct scratch *scratch)
 	if (used > TEXTS_BYTES_MAX)
 		used = TEXTS_BYTES_MAX;
 	if (record->act.head.flags & FILE_WATCHED)
-		record_output_to(&CRITICAL, scratch, sizeof(*record) + used);
-	else
-		record_output(scratch, sizeof(*record) + used);
+		return !record_output_to(&CRITICAL, scratch, sizeof(*record) + used);
+	return !record_output(scratch, sizeof(*record) + used);
 }
 
 #define WORD(a, b, c, d, e, f, g, h)                                                                      \
@@ -228,8 +236,8 @@ static __always_inline void called(u32 duty, u32 number, const struct pt_regs *r
 	struct scratch *scratch;
 	struct file_record *record;
 	struct file *file = NULL;
-	u64 key, repeats;
-	u32 kind;
+	u64 key, repeats, *window;
+	u32 kind, zero = 0;
 
 	if (!call || !call->kind || own_act())
 		return;
@@ -285,16 +293,18 @@ static __always_inline void called(u32 duty, u32 number, const struct pt_regs *r
 	key = mixed(key, (u64)record->mode << 32 | record->act.error);
 	key = mixed(key, (u64)record->owner_uid << 32 | record->owner_gid);
 	key = mixed(key, record->flags & (O_ACCMODE | O_TRUNC)) | 1;
-	if (is_repeat(key, record->act.head.time_ns, &repeats)) {
+	window = bpf_map_lookup_elem(&WINDOW_NS, &zero);
+	if (is_repeat(key, record->act.head.time_ns, window ? *window : 0, &repeats)) {
 		count_aggregated();
 		return;
 	}
-	record->key = key;
+	record->act.key = key;
 	record->act.repeats = repeats < UNCHANGED ? repeats + 1 : UNCHANGED;
 	if (file)
 		record->from_len = add_folders(duty, (u64)BPF_CORE_READ(file, f_path.dentry),
 					       (u64)BPF_CORE_READ(file, f_path.mnt));
-	hand_over(scratch);
+	if (!hand_over(scratch))
+		forget_act(key);
 	return;
 filtered:
 	count_filtered();

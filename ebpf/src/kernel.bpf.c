@@ -75,19 +75,12 @@ struct linux_binprm___kernel {
 
 #define NSFS_MAGIC 0x6e736673
 
-static __always_inline struct kernel_record *begin(u16 kind, long ret, u32 repeats)
+static __always_inline struct kernel_record *begin(u16 kind, long ret, struct told told)
 {
-	struct kernel_record *record;
+	struct kernel_record *record = act_reserve(struct kernel_record, kind, ret, told);
 
-	if (!repeats) {
-		count_aggregated();
-		return 0;
-	}
-	record = record_reserve(sizeof(*record));
 	if (!record)
 		return 0;
-	fill_act(&record->act, kind, ret);
-	record->act.repeats = repeats;
 	record->flags = 0;
 	record->value = 0;
 	record->command = 0;
@@ -105,7 +98,7 @@ static __always_inline void module_body(u16 kind, struct module___kernel *module
 	if (own_act())
 		return;
 	count_seen();
-	record = begin(kind, 0, 1);
+	record = begin(kind, 0, TOLD_ONCE);
 	if (!record)
 		return;
 	bpf_probe_read_kernel_str(record->name, sizeof(record->name), &module->name);
@@ -363,7 +356,7 @@ static __always_inline void clock_adjtime_body(const struct pt_regs *regs, long 
 	adjust(regs, ret, call_arg(regs, 1), call_arg(regs, 0) & 0xffffffff);
 }
 
-/* Once a process: what it does then no hook of calls sees. */
+/* Once in a while of a process: what it does then no hook of calls sees. */
 static __always_inline void uring_body(u32 entries, u32 flags)
 {
 	struct kernel_record *record;
@@ -371,7 +364,7 @@ static __always_inline void uring_body(u32 entries, u32 flags)
 	if (own_act())
 		return;
 	count_seen();
-	record = begin(KIND_URING, 0, repeats_of(KIND_URING, 0, 0, (u64)-1));
+	record = begin(KIND_URING, 0, repeats_of(KIND_URING, 0, 0, REPEAT_LONG_NS));
 	if (!record)
 		return;
 	record->value = entries;

@@ -45,19 +45,12 @@ enum duty {
 #define TEXT_MASK 63
 _Static_assert(TEXT_MASK + PART_BYTES < MEMORY_TEXT_BYTES, "the last part fits");
 
-static __always_inline struct memory_record *begin(u16 kind, long ret, u32 repeats)
+static __always_inline struct memory_record *begin(u16 kind, long ret, struct told told)
 {
-	struct memory_record *record;
+	struct memory_record *record = act_reserve(struct memory_record, kind, ret, told);
 
-	if (!repeats) {
-		count_aggregated();
-		return 0;
-	}
-	record = record_reserve(sizeof(*record));
 	if (!record)
 		return 0;
-	fill_act(&record->act, kind, ret);
-	record->act.repeats = repeats;
 	__builtin_memset(&record->target, 0, sizeof(record->target));
 	record->address = 0;
 	record->length = 0;
@@ -337,7 +330,7 @@ static __always_inline void exec_body(struct linux_binprm___memory *bprm)
 	if (BPF_CORE_READ(exe, f_inode, i_nlink) || own_act())
 		return;
 	count_seen();
-	record = begin(KIND_FILELESS_EXEC, 0, 1);
+	record = begin(KIND_FILELESS_EXEC, 0, TOLD_ONCE);
 	if (!record)
 		return;
 	bpf_probe_read_kernel_str(record->text, sizeof(record->text),

@@ -192,6 +192,7 @@ static __always_inline void fill_act(struct act_head *act, u16 kind, long outcom
 	fill_actor(&act->actor, (struct task_struct *)bpf_get_current_task());
 	act->error = outcome < 0 && outcome >= -4095 ? -outcome : 0;
 	act->repeats = 1;
+	act->key = 0;
 }
 
 /* The user's registers of the present call: its arguments, until it returns. Kernels since 5.15. */

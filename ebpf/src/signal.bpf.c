@@ -88,19 +88,12 @@ static __always_inline void tell(u16 kind, int signal, int code, struct task_str
 {
 	struct task_struct___acts *target = (struct task_struct___acts *)task;
 	u64 whom = (u64)signal << 32 | (u32)BPF_CORE_READ(target, tgid);
-	u32 repeats = repeats_of(kind, whom, start_of(target), REPEAT_NS);
-	struct signal_record *record;
+	struct told told = repeats_of(kind, whom, start_of(target), REPEAT_NS);
+	struct signal_record *record = act_reserve(struct signal_record, kind, 0, told);
 	struct css_set *set;
 
-	if (!repeats) {
-		count_aggregated();
-		return;
-	}
-	record = record_reserve(sizeof(*record));
 	if (!record)
 		return;
-	fill_act(&record->act, kind, 0);
-	record->act.repeats = repeats;
 	fill_target(&record->target, target);
 	set = BPF_CORE_READ(task, cgroups);
 	record->target_cgroup_set = (u64)set;

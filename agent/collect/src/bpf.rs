@@ -57,6 +57,7 @@ mod preflight;
 mod process;
 mod profile;
 mod reachable;
+mod repeats;
 mod resource;
 mod sensor;
 mod signal;

@@ -20,8 +20,6 @@ enum file_kind {
 	FILE_CHOWN = 7,
 	FILE_ATTRIBUTE = 8,
 	FILE_TRUNCATE = 9,
-	/* Not an act: how often one was repeated that is not remembered any longer. */
-	FILE_REPEATS = 32,
 };
 
 enum file_flags {
@@ -54,7 +52,6 @@ struct file_call {
  * NUL, the innermost first: of the folder that the text behind it is relative to, or of the file itself. */
 struct file_record {
 	struct act_head act;
-	u64 key; /* equal for equal acts */
 	u64 inode;
 	u32 device; /* the kernel's own encoding: major << 20 | minor */
 	u32 flags;  /* of an open */
@@ -69,26 +66,8 @@ struct file_record {
 	u16 reserved;
 };
 
-struct repeats_record {
-	struct record_head head;
-	u64 key;
-	u64 count;
-};
-
-/* Acts of the last while; four have a place for each remainder of the key. The agent takes counts back to 0. */
-#define REPEAT_WAYS 4
+/* Sets of the table of repeats. */
 #define REPEAT_SETS 2048
-
-struct repeat {
-	u64 key;
-	u64 since_ns;
-	u64 count; /* repeats since, not told yet */
-	u64 last_ns;
-};
-
-struct repeat_set {
-	struct repeat of[REPEAT_WAYS];
-};
 
 /* Files that the agent watches. */
 struct watched_key {
@@ -102,8 +81,6 @@ struct watched_key {
 
 _Static_assert(sizeof(struct file_call) == 16, "file_call");
 _Static_assert(sizeof(struct file_record) == 144, "file_record");
-_Static_assert(sizeof(struct repeats_record) == 32, "repeats_record");
-_Static_assert(sizeof(struct repeat_set) == 128, "repeat_set");
 _Static_assert(sizeof(struct watched_key) == 16, "watched_key");
 
 #endif

@@ -1,7 +1,7 @@
 //! Records of the family `file`: `abi/file.h`.
 
 use super::layout::{self, record};
-use super::{AbiError, FieldLayout, Layout, kind_of};
+use super::{AbiError, FieldLayout, KIND_REPEATS, Layout, RepeatsRecord, kind_of};
 
 /// An open for writing, or of a secret for reading.
 pub const OPEN: u16 = 1;
@@ -21,8 +21,6 @@ pub const CHOWN: u16 = 7;
 pub const ATTRIBUTE: u16 = 8;
 /// Cut to a length by its name.
 pub const TRUNCATE: u16 = 9;
-/// Not an act: how often one was repeated.
-pub const REPEATS: u16 = 32;
 
 /// Flags of a file record.
 pub mod flag {
@@ -42,12 +40,6 @@ pub mod flag {
 pub mod limit {
     /// Calls that the table has a place for.
     pub const CALLS_MAX: u32 = 512;
-    /// Sets of the table of repeats.
-    pub const REPEAT_SETS: usize = 2048;
-    /// Places of one set.
-    pub const REPEAT_WAYS: usize = 4;
-    /// Words of one place: key, since, count, last.
-    pub const REPEAT_WORDS: usize = 4;
     /// What an owner is that was not changed.
     pub const UNCHANGED: u32 = u32::MAX;
     /// Opens for reading are told.
@@ -62,7 +54,6 @@ record! {
         time_ns: u64 = 0, "act.head.time_ns";
         kind: u16 = 8, "act.head.kind";
         flags: u16 = 10, "act.head.flags";
-        key: u64 = 96, "key";
         inode: u64 = 104, "inode";
         device: u32 = 112, "device";
         open_flags: u32 = 116, "flags";
@@ -74,15 +65,6 @@ record! {
         path_len: u16 = 136, "path_len";
         target_from_len: u16 = 138, "target_from_len";
         target_len: u16 = 140, "target_len";
-    }
-}
-
-record! {
-    /// `repeats_record`: how often an act was repeated that is not remembered in the kernel any longer.
-    pub struct RepeatsRecord("repeats_record", 32) {
-        time_ns: u64 = 0, "head.time_ns";
-        key: u64 = 16, "key";
-        count: u64 = 24, "count";
     }
 }
 
@@ -101,43 +83,30 @@ pub struct Texts<'a> {
     pub target: &'a [u8],
 }
 
-/// One record of the family's rings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record<'a> {
-    /// An act; who did it is in [`super::Act`], read from the same bytes.
-    Act(FileRecord, Texts<'a>),
-    /// Repeats of an act told before.
-    Repeats(RepeatsRecord),
-}
-
-impl<'a> Record<'a> {
-    /// Reads one record.
-    ///
-    /// # Errors
-    /// When the bytes are fewer than the record says or its kind is unknown.
-    pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, AbiError> {
-        match kind_of(bytes)? {
-            OPEN..=TRUNCATE => {
-                let record = FileRecord::parse(bytes)?;
-                let mut at = FileRecord::SIZE;
-                let mut next = |len: u16| -> Result<&'a [u8], AbiError> {
-                    let text = layout::tail(bytes, at, len)?;
-                    at += text.len();
-                    Ok(text)
-                };
-                let texts = Texts {
-                    attribute: next(record.attribute_len)?,
-                    from: next(record.from_len)?,
-                    path: next(record.path_len)?,
-                    target_from: next(record.target_from_len)?,
-                    target: next(record.target_len)?,
-                };
-                Ok(Record::Act(record, texts))
-            }
-            REPEATS => Ok(Record::Repeats(RepeatsRecord::parse(bytes)?)),
-            other => Err(AbiError::Kind(other)),
-        }
+/// Reads an act; who did it is in [`super::Act`], read from the same bytes.
+///
+/// # Errors
+/// When the bytes are fewer than the record says or its kind is unknown.
+pub fn read<'a>(bytes: &'a [u8]) -> Result<(FileRecord, Texts<'a>), AbiError> {
+    match kind_of(bytes)? {
+        OPEN..=TRUNCATE => {}
+        other => return Err(AbiError::Kind(other)),
     }
+    let record = FileRecord::parse(bytes)?;
+    let mut at = FileRecord::SIZE;
+    let mut next = |len: u16| -> Result<&'a [u8], AbiError> {
+        let text = layout::tail(bytes, at, len)?;
+        at += text.len();
+        Ok(text)
+    };
+    let texts = Texts {
+        attribute: next(record.attribute_len)?,
+        from: next(record.from_len)?,
+        path: next(record.path_len)?,
+        target_from: next(record.target_from_len)?,
+        target: next(record.target_len)?,
+    };
+    Ok((record, texts))
 }
 
 /// Which arguments a call has what in, one more than the argument's number; 0 for none. See `struct file_call`.
@@ -198,7 +167,6 @@ const fn field(name: &'static str, offset: usize, size: usize) -> FieldLayout {
 /// Layouts of the records and of what the maps hold.
 pub const LAYOUTS: &[Layout] = &[
     FileRecord::LAYOUT,
-    RepeatsRecord::LAYOUT,
     Layout {
         name: "file_call",
         size: 16,
@@ -219,16 +187,6 @@ pub const LAYOUTS: &[Layout] = &[
         ],
     },
     Layout {
-        name: "repeat",
-        size: 32,
-        fields: &[
-            field("key", 0, 8),
-            field("since_ns", 8, 8),
-            field("count", 16, 8),
-            field("last_ns", 24, 8),
-        ],
-    },
-    Layout {
         name: "watched_key",
         size: 16,
         fields: &[field("inode", 0, 8), field("device", 8, 4)],
@@ -240,5 +198,8 @@ pub const LAYOUTS: &[Layout] = &[
 /// # Errors
 /// When they are not one.
 pub fn check(bytes: &[u8]) -> Result<(), AbiError> {
-    Record::parse(bytes).map(drop)
+    match kind_of(bytes)? {
+        KIND_REPEATS => RepeatsRecord::parse(bytes).map(drop),
+        _ => read(bytes).map(drop),
+    }
 }

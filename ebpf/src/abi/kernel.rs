@@ -34,29 +34,29 @@ pub const KIND_COMPAT: u16 = 109;
 
 record! {
     /// `kernel_record`: something asked of the kernel.
-    pub struct KernelRecord("kernel_record", 344) {
+    pub struct KernelRecord("kernel_record", 352) {
         time_ns: u64 = 0, "act.head.time_ns";
         kind: u16 = 8, "act.head.kind";
         flags: u16 = 10, "act.head.flags";
-        act_flags: u64 = 96, "flags";
-        value: u64 = 104, "value";
-        command: u32 = 112, "command";
+        act_flags: u64 = 104, "flags";
+        value: u64 = 112, "value";
+        command: u32 = 120, "command";
     }
 }
 
 const NAME: FieldLayout = FieldLayout {
     name: "name",
-    offset: 120,
+    offset: 128,
     size: 64,
 };
 const PATH: FieldLayout = FieldLayout {
     name: "path",
-    offset: 184,
+    offset: 192,
     size: 128,
 };
 const DETAIL: FieldLayout = FieldLayout {
     name: "detail",
-    offset: 312,
+    offset: 320,
     size: 32,
 };
 const TEXTS: Layout = Layout {
@@ -110,5 +110,5 @@ pub fn read(bytes: &[u8]) -> Result<KernelRecord, AbiError> {
 /// # Errors
 /// When they are not one.
 pub fn check(bytes: &[u8]) -> Result<(), AbiError> {
-    read(bytes).map(drop)
+    super::check_act(bytes, read)
 }

@@ -28,29 +28,29 @@ pub const FLAG_FOREIGN_PID: u16 = 1;
 
 record! {
     /// `memory_record`: an act on memory, or a setting opened for writing.
-    pub struct MemoryRecord("memory_record", 408) {
+    pub struct MemoryRecord("memory_record", 416) {
         time_ns: u64 = 0, "act.head.time_ns";
         kind: u16 = 8, "act.head.kind";
         flags: u16 = 10, "act.head.flags";
-        target_start_ns: u64 = 96, "target.start_ns";
-        target_pid: u32 = 104, "target.pid";
-        target_uid: u32 = 108, "target.uid";
-        target_comm: [u8; 16] = 112, "target.comm";
-        address: u64 = 128, "address";
-        length: u64 = 136, "length";
-        protection: u32 = 144, "protection";
-        request: u32 = 148, "request";
+        target_start_ns: u64 = 104, "target.start_ns";
+        target_pid: u32 = 112, "target.pid";
+        target_uid: u32 = 116, "target.uid";
+        target_comm: [u8; 16] = 120, "target.comm";
+        address: u64 = 136, "address";
+        length: u64 = 144, "length";
+        protection: u32 = 152, "protection";
+        request: u32 = 156, "request";
     }
 }
 
 const TEXT: FieldLayout = FieldLayout {
     name: "text",
-    offset: 152,
+    offset: 160,
     size: 128,
 };
 const OTHER: FieldLayout = FieldLayout {
     name: "other",
-    offset: 280,
+    offset: 288,
     size: 128,
 };
 const TEXTS: Layout = Layout {
@@ -96,5 +96,5 @@ pub fn read(bytes: &[u8]) -> Result<MemoryRecord, AbiError> {
 /// # Errors
 /// When they are not one.
 pub fn check(bytes: &[u8]) -> Result<(), AbiError> {
-    read(bytes).map(drop)
+    super::check_act(bytes, read)
 }

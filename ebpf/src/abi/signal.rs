@@ -12,19 +12,19 @@ pub const KIND_OOM_KILL: u16 = 114;
 
 record! {
     /// `signal_record`: a signal, a fault or a kill for lack of memory.
-    pub struct SignalRecord("signal_record", 160) {
+    pub struct SignalRecord("signal_record", 168) {
         time_ns: u64 = 0, "act.head.time_ns";
         kind: u16 = 8, "act.head.kind";
         flags: u16 = 10, "act.head.flags";
-        target_start_ns: u64 = 96, "target.start_ns";
-        target_pid: u32 = 104, "target.pid";
-        target_uid: u32 = 108, "target.uid";
-        target_comm: [u8; 16] = 112, "target.comm";
-        target_cgroup_id: u64 = 128, "target_cgroup_id";
-        target_cgroup_set: u64 = 136, "target_cgroup_set";
-        rss_pages: u64 = 144, "rss_pages";
-        signal: i32 = 152, "signal";
-        code: i32 = 156, "code";
+        target_start_ns: u64 = 104, "target.start_ns";
+        target_pid: u32 = 112, "target.pid";
+        target_uid: u32 = 116, "target.uid";
+        target_comm: [u8; 16] = 120, "target.comm";
+        target_cgroup_id: u64 = 136, "target_cgroup_id";
+        target_cgroup_set: u64 = 144, "target_cgroup_set";
+        rss_pages: u64 = 152, "rss_pages";
+        signal: i32 = 160, "signal";
+        code: i32 = 164, "code";
     }
 }
 
@@ -47,5 +47,5 @@ pub fn read(bytes: &[u8]) -> Result<SignalRecord, AbiError> {
 /// # Errors
 /// When they are not one.
 pub fn check(bytes: &[u8]) -> Result<(), AbiError> {
-    read(bytes).map(drop)
+    super::check_act(bytes, read)
 }

@@ -2,12 +2,14 @@
 
 use fleetmend_ebpf::Family;
 use fleetmend_ebpf::abi::credential::{self, CredentialRecord};
+use fleetmend_ebpf::abi::repeats::ACT_SETS;
 use fleetmend_ebpf::abi::{AbiError, Act};
 use fleetmend_event::table::{CredentialEvent, CredentialEventKind, Source, Table};
 use fleetmend_event::{Fact, Lane};
 
 use super::calls;
 use super::enrich::Enricher;
+use super::repeats::Acts;
 use super::spec::{At, Duty, FamilySpec, Handler, Hook, Way};
 
 /// Notes what a task has as a call begins that may change it, and compares as the call ends.
@@ -97,7 +99,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
              setfsuid and setfsgid do; of supplementary groups the first 16 are compared",
     shed: &[],
     prepare: |_, _| {},
-    handler: |_| Box::new(Credentials),
+    handler: |_| Box::new(Acts::new(Credentials, ACT_SETS)),
 };
 
 struct Credentials;

@@ -3,23 +3,23 @@
 mod calls;
 mod config;
 mod path;
-mod repeats;
 mod watched;
 
 use aya::maps::{Array, MapData};
 use fleetmend_ebpf::Family;
-use fleetmend_ebpf::abi::file::{self as abi, FileRecord, Record, Texts, flag, limit};
+use fleetmend_ebpf::abi::file::{self as abi, FileRecord, Texts, flag, limit};
+use fleetmend_ebpf::abi::repeats::FILE_SETS;
 use fleetmend_ebpf::abi::{AbiError, Act};
 use fleetmend_event::table::{FileEvent, FileEventKind, PathSource, Source, Table};
 use fleetmend_event::{Fact, Lane};
 
 pub use config::FilesConfig;
 
-use self::repeats::Repeats;
 use self::watched::Watched;
 use super::enrich::Enricher;
 use super::error::FamilyError;
 use super::family::map_error;
+use super::repeats::Acts;
 use super::spec::{Duty, FamilySpec, Handler, Maps};
 
 pub(super) static SPEC: FamilySpec = FamilySpec {
@@ -53,14 +53,13 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
     prepare: |loader, config| {
         loader.map_max_entries("CRITICAL", config.other_ring_bytes);
     },
-    handler: |config| Box::new(Files::new(config.files.clone())),
+    handler: |config| Box::new(Acts::new(Files::new(config.files.clone()), FILE_SETS)),
 };
 
 /// See the module.
 struct Files {
     config: FilesConfig,
     watched: Option<Watched>,
-    repeats: Option<Repeats>,
 }
 
 impl Files {
@@ -68,7 +67,6 @@ impl Files {
         Self {
             config,
             watched: None,
-            repeats: None,
         }
     }
 }
@@ -79,10 +77,6 @@ impl Handler for Files {
         let mut watched = Watched::new(&self.config, maps.take("WATCHED")?)?;
         watched.refresh();
         self.watched = Some(watched);
-        self.repeats = Some(Repeats::map(
-            maps.take("REPEATS")?,
-            self.config.repeat_window_ns(),
-        )?);
         let fault = map_error("WINDOW_NS");
         let mut window: Array<MapData, u64> = Array::try_from(maps.take("WINDOW_NS")?).map_err(&fault)?;
         window.set(0, self.config.repeat_window_ns(), 0).map_err(&fault)?;
@@ -96,35 +90,18 @@ impl Handler for Files {
     }
 
     fn record(&mut self, bytes: &[u8], cx: &mut Enricher, out: &mut Vec<Fact>) -> Result<(), AbiError> {
-        match Record::parse(bytes)? {
-            Record::Act(record, texts) => {
-                let act = Act::parse(bytes)?;
-                let row = row(&act, &record, &texts, cx);
-                if let Some(watched) = &mut self.watched {
-                    watched.note(&row);
-                }
-                if let Some(repeats) = &mut self.repeats {
-                    repeats.remember(record.key, &row);
-                }
-                out.push(row.into());
-            }
-            Record::Repeats(record) => {
-                let row = self
-                    .repeats
-                    .as_ref()
-                    .and_then(|repeats| repeats.row(record.key, record.count, record.time_ns, &cx.clock));
-                out.extend(row.map(Fact::from));
-            }
+        let (record, texts) = abi::read(bytes)?;
+        let row = row(&Act::parse(bytes)?, &record, &texts, cx);
+        if let Some(watched) = &mut self.watched {
+            watched.note(&row);
         }
+        out.push(row.into());
         Ok(())
     }
 
-    fn tick(&mut self, cx: &mut Enricher, out: &mut Vec<Fact>) {
+    fn tick(&mut self, _cx: &mut Enricher, _out: &mut Vec<Fact>) {
         if let Some(watched) = &mut self.watched {
             watched.refresh_when_due();
-        }
-        if let Some(repeats) = &mut self.repeats {
-            repeats.sweep(&cx.clock, out);
         }
     }
 }

@@ -6,6 +6,7 @@ mod words;
 
 use fleetmend_ebpf::Family;
 use fleetmend_ebpf::abi::kernel::{self as records, KernelRecord};
+use fleetmend_ebpf::abi::repeats::ACT_SETS;
 use fleetmend_ebpf::abi::{AbiError, Act};
 use fleetmend_event::table::{KernelEvent, KernelEventKind, Source, Table};
 use fleetmend_event::{Fact, Lane};
@@ -13,6 +14,7 @@ use fleetmend_event::{Fact, Lane};
 use super::bypass::How;
 use super::calls;
 use super::enrich::{Enricher, text};
+use super::repeats::Acts;
 use super::spec::{FamilySpec, Handler};
 use crate::process::ProcessKey;
 
@@ -26,7 +28,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
              of BPF programs that fail are told only when permission was lacking; calls of 32-bit programs pass by",
     shed: &[],
     prepare: |_, _| {},
-    handler: |_| Box::new(Kernel),
+    handler: |_| Box::new(Acts::new(Kernel, ACT_SETS)),
 };
 
 struct Kernel;

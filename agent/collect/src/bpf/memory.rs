@@ -6,11 +6,13 @@ use std::io::{BufRead, BufReader, Read};
 
 use fleetmend_ebpf::Family;
 use fleetmend_ebpf::abi::memory::{self as records, MemoryRecord};
+use fleetmend_ebpf::abi::repeats::ACT_SETS;
 use fleetmend_ebpf::abi::{AbiError, Act};
 use fleetmend_event::table::{KernelEvent, KernelEventKind, MemoryEvent, MemoryEventKind, Source, Table};
 use fleetmend_event::{Fact, Lane};
 
 use super::enrich::{Enricher, text};
+use super::repeats::Acts;
 use super::spec::{At, Duty, FamilySpec, Handler, Hook, Way};
 
 /// Maps of processes that are read in a second, to tell memory of a file from other.
@@ -144,7 +146,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
              executable memory is told once in ten minutes of a process; calls of 32-bit programs and of io_uring pass by",
     shed: &[],
     prepare: |_, _| {},
-    handler: |_| Box::new(Memory::default()),
+    handler: |_| Box::new(Acts::new(Memory::default(), ACT_SETS)),
 };
 
 #[derive(Default)]

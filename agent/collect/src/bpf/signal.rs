@@ -1,12 +1,14 @@
 //! Family `signal`: signals between processes, faults, and kills for lack of memory.
 
 use fleetmend_ebpf::Family;
+use fleetmend_ebpf::abi::repeats::ACT_SETS;
 use fleetmend_ebpf::abi::signal::{self as records, SignalRecord};
 use fleetmend_ebpf::abi::{AbiError, Act};
 use fleetmend_event::table::{SignalEvent, SignalEventKind, Source, Table};
 use fleetmend_event::{Fact, Lane};
 
 use super::enrich::{Enricher, text};
+use super::repeats::Acts;
 use super::spec::{At, Duty, FamilySpec, Handler, Hook, Way};
 use crate::process::ProcessKey;
 
@@ -42,7 +44,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
              victim of an OOM kill is known by its pid alone",
     shed: &[],
     prepare: |_, _| {},
-    handler: |_| Box::new(Signals),
+    handler: |_| Box::new(Acts::new(Signals, ACT_SETS)),
 };
 
 struct Signals;

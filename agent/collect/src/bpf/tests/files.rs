@@ -176,14 +176,18 @@ fn another_mode_or_owner_or_name_of_a_long_path_is_no_repeat() {
         chown(&folder, Some(owner), None).unwrap();
     }
     let mut shell = Command::new("/bin/sh");
-    run(shell.args(["-c", ": > one; : > two; rm one two"]).current_dir(&deep));
+    run(shell
+        .args(["-c", ": > one; : > two; rm one two"])
+        .current_dir(&deep));
     rig.file(FileEventKind::Unlink, &deep.join("one"));
     rig.file(FileEventKind::Unlink, &deep.join("two"));
     let of = |kind: FileEventKind| -> Vec<&FileEvent> {
         let mut rows = Vec::new();
         for fact in &rig.facts {
             match fact {
-                Fact::FileEvent(row) if row.kind == kind && Path::new(&row.path) == folder => rows.push(&**row),
+                Fact::FileEvent(row) if row.kind == kind && Path::new(&row.path) == folder => {
+                    rows.push(&**row)
+                }
                 _ => {}
             }
         }
