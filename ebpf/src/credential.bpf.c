@@ -15,6 +15,7 @@
 #include "abi/memory.h"
 #include "probe.h"
 #include "acts.h"
+#include "held.h"
 
 enum duty { DUTY_CHANGE = 0 };
 
@@ -25,10 +26,13 @@ struct linux_binprm___creds {
 	struct cred___acts *cred;
 } __attribute__((preserve_access_index));
 
+#define HELD_BEFORE 0
+#define BEFORE_MAX 4096
+
 /* What a task had when its call began. Calls that end without a word (an exec that fails) are overwritten. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, BEFORE_MAX);
 	__type(key, u32);
 	__type(value, struct identity_part);
 } BEFORE SEC(".maps");
@@ -119,7 +123,7 @@ static __always_inline void note_before(void)
 	struct identity_part before;
 
 	read_identity(&before, BPF_CORE_READ(this_task(), cred));
-	bpf_map_update_elem(&BEFORE, &thread, &before, BPF_ANY);
+	hold(&BEFORE, HELD_BEFORE, BEFORE_MAX, &thread, &before);
 }
 
 static __always_inline void compare(u32 thread, u32 call)
@@ -130,7 +134,7 @@ static __always_inline void compare(u32 thread, u32 call)
 	if (!known)
 		return;
 	before = *known;
-	bpf_map_delete_elem(&BEFORE, &thread);
+	let_go(&BEFORE, HELD_BEFORE, &thread);
 	read_identity(&after, BPF_CORE_READ(this_task(), cred));
 	tell(&before, &after, call);
 }

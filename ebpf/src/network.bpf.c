@@ -15,6 +15,7 @@
 #include "abi.h"
 #include "abi/network.h"
 #include "probe.h"
+#include "held.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -34,16 +35,22 @@ enum duty { DUTY_STATE };
 /* Levels of shedding, the first to go first. */
 enum shed { SHED_CLOSE = 1, SHED_ACCEPT = 2 };
 
+/* The maps whose entries are counted. */
+enum held { HELD_SOCKETS = 0, HELD_LISTENERS = 1 };
+
+#define SOCKETS_MAX 32768
+#define LISTENERS_MAX 4096
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, SOCKETS_MAX);
 	__type(key, u64);
 	__type(value, struct socket_owner);
 } SOCKETS SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, LISTENERS_MAX);
 	__type(key, struct listener_key);
 	__type(value, struct socket_owner);
 } LISTENERS SEC(".maps");
@@ -161,7 +168,7 @@ static __always_inline void on_connecting(u64 id, u64 now)
 	own_by_current(&owner);
 	owner.since_ns = now;
 	owner.direction = DIRECTION_OUTBOUND;
-	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+	hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 }
 
 static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now, const bool typed)
@@ -174,7 +181,7 @@ static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now,
 	owner.direction = DIRECTION_OUTBOUND;
 	emit(KIND_CONNECT, sk, &owner, now, 0, typed);
 	owner.since_ns = now;
-	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+	hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 }
 
 static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now, const bool typed)
@@ -191,7 +198,7 @@ static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now, 
 	owner.direction = DIRECTION_INBOUND;
 	emit(KIND_ACCEPT, sk, &owner, now, SHED_ACCEPT, typed);
 	owner.since_ns = now;
-	bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+	hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 }
 
 static __always_inline void on_listening(const struct sock *sk, u64 now, const bool typed)
@@ -201,7 +208,7 @@ static __always_inline void on_listening(const struct sock *sk, u64 now, const b
 
 	own_by_current(&owner);
 	owner.direction = DIRECTION_INBOUND;
-	bpf_map_update_elem(&LISTENERS, &key, &owner, BPF_ANY);
+	hold(&LISTENERS, HELD_LISTENERS, LISTENERS_MAX, &key, &owner);
 	emit(KIND_LISTEN, sk, &owner, now, 0, typed);
 }
 
@@ -213,7 +220,7 @@ static __always_inline void on_closed(const struct sock *sk, u64 id, int oldstat
 
 	if (known) {
 		owner = *known;
-		bpf_map_delete_elem(&SOCKETS, &id);
+		let_go(&SOCKETS, HELD_SOCKETS, &id);
 	}
 	if (oldstate == TCP_SYN_SENT)
 		emit(KIND_CONNECT_FAILED, sk, &owner, now, 0, typed);
@@ -235,7 +242,7 @@ static __always_inline void learn_owner(const struct sock *sk, u64 id, const boo
 		struct socket_owner owner = {};
 
 		own_by_current(&owner);
-		bpf_map_update_elem(&SOCKETS, &id, &owner, BPF_ANY);
+		hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 	}
 }
 
@@ -247,7 +254,7 @@ static __always_inline void on_listener_closed(const struct sock *sk, const bool
 
 	/* Another process may listen on the same port (SO_REUSEPORT): its entry stays. */
 	if (listener && listener->pid == pid)
-		bpf_map_delete_elem(&LISTENERS, &key);
+		let_go(&LISTENERS, HELD_LISTENERS, &key);
 }
 
 static __always_inline void changed(const struct sock *sk, int oldstate, int newstate, const bool typed)
@@ -269,7 +276,7 @@ static __always_inline void changed(const struct sock *sk, int oldstate, int new
 	} else if (newstate == TCP_CLOSE && oldstate == TCP_LISTEN) {
 		on_listener_closed(sk, typed);
 	} else if (newstate == TCP_CLOSE && oldstate == TCP_SYN_RECV) {
-		bpf_map_delete_elem(&SOCKETS, &id);
+		let_go(&SOCKETS, HELD_SOCKETS, &id);
 	} else if (oldstate != TCP_LISTEN && newstate != TCP_SYN_RECV && oldstate != TCP_CLOSE) {
 		learn_owner(sk, id, typed);
 		if (newstate == TCP_CLOSE)

@@ -10,6 +10,7 @@
 #include "abi.h"
 #include "abi/resource.h"
 #include "probe.h"
+#include "held.h"
 
 enum duty {
 	DUTY_RUN_QUEUE = 0,
@@ -65,9 +66,12 @@ struct {
 	__type(value, struct histogram);
 } HISTOGRAM SEC(".maps");
 
+#define HELD_RETRANSMITS 0
+#define RETRANSMITS_MAX 1024
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, RETRANSMITS_MAX);
 	__type(key, struct remote_key);
 	__type(value, u64);
 } RETRANSMITS SEC(".maps");
@@ -189,7 +193,7 @@ static __always_inline void retransmitted(const struct sock *sk)
 	if (known)
 		__sync_fetch_and_add(known, 1);
 	else
-		bpf_map_update_elem(&RETRANSMITS, &key, &one, BPF_ANY);
+		hold(&RETRANSMITS, HELD_RETRANSMITS, RETRANSMITS_MAX, &key, &one);
 }
 
 SEC("tp_btf/tcp_retransmit_skb")
