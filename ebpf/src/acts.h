@@ -13,6 +13,8 @@
 #define REPEAT_NS 10000000000ULL
 /* The same for what programs do all their life, such as mapping memory executable. */
 #define REPEAT_LONG_NS 600000000000ULL
+/* Words of a text that tell acts apart. */
+#define TEXT_SUM_WORDS 16
 /* What `repeats` of a row can say at most. */
 #define REPEATS_MAX 0xffffffff
 /* Sets of the table of repeats. */
@@ -182,6 +184,19 @@ static __always_inline struct told repeats_of(u32 kind, u64 what, u64 more, u64 
 		}                                                          \
 		act_record;                                                \
 	})
+
+/* A number for as much of a user's text as a record has room for; `sum` as it is when there is none. */
+static __always_inline u64 text_sum(u64 sum, u64 address)
+{
+	u64 words[TEXT_SUM_WORDS] = {};
+
+	if (!address || bpf_probe_read_user_str(words, sizeof(words), (const void *)address) <= 0)
+		return sum;
+#pragma unroll
+	for (int index = 0; index < TEXT_SUM_WORDS; index++)
+		sum = mixed(sum, words[index]);
+	return sum;
+}
 
 static __always_inline void fill_target(struct target *target, struct task_struct___acts *task)
 {

@@ -146,6 +146,7 @@ static __always_inline void bpf_body(const struct pt_regs *regs, long ret)
 	const void *attributes = (const void *)call_arg(regs, 1);
 	struct bpf_load_attributes load = {};
 	struct kernel_record *record;
+	u64 text = 0, what;
 
 	if (!changes_something(command) || own_act())
 		return;
@@ -157,18 +158,18 @@ static __always_inline void bpf_body(const struct pt_regs *regs, long ret)
 	}
 	if (command == BPF_PROG_LOAD)
 		bpf_probe_read_user(&load, sizeof(load), attributes);
+	else if (command == BPF_OBJ_PIN || command == BPF_RAW_TRACEPOINT_OPEN)
+		bpf_probe_read_user(&text, sizeof(text), attributes);
+	what = mixed(mixed(*(u64 *)load.name, *(u64 *)(load.name + 8)), ret < 0);
 	record = begin(KIND_BPF, ret,
-		       repeats_of(KIND_BPF, (u64)command << 32 | load.type, *(u64 *)load.name, REPEAT_NS));
+		       repeats_of(KIND_BPF, (u64)command << 32 | load.type, text_sum(what, text), REPEAT_NS));
 	if (!record)
 		return;
 	record->command = command;
 	if (command == BPF_PROG_LOAD) {
 		record->value = load.type;
 		__builtin_memcpy(record->name, load.name, sizeof(load.name));
-	} else if (command == BPF_OBJ_PIN || command == BPF_RAW_TRACEPOINT_OPEN) {
-		u64 text = 0;
-
-		bpf_probe_read_user(&text, sizeof(text), attributes);
+	} else if (text) {
 		USER_TEXT(record->path, text);
 	}
 	record_submit(record);
@@ -180,20 +181,13 @@ static __always_inline void texts_body(u16 kind, const struct pt_regs *regs, lon
 {
 	struct kernel_record *record;
 	u32 call = call_number(regs);
-	u64 first = 0;
+	u64 what;
 
 	if (own_act())
 		return;
 	count_seen();
-	/* What the first letters of the path come to tells repeats from others well enough. */
-	if (path) {
-		char words[32] = {};
-
-		bpf_probe_read_user_str(words, sizeof(words), (const void *)path);
-		first = *(u64 *)words * 31 + *(u64 *)(words + 8) * 37 + *(u64 *)(words + 16) * 41 +
-			*(u64 *)(words + 24);
-	}
-	record = begin(kind, ret, repeats_of(kind, (u64)call << 32 | (ret < 0), first, REPEAT_NS));
+	what = text_sum(text_sum(text_sum(flags, path), name), detail);
+	record = begin(kind, ret, repeats_of(kind, (u64)call << 32 | (ret < 0), what, REPEAT_NS));
 	if (!record)
 		return;
 	record->command = call;
@@ -326,6 +320,11 @@ static __always_inline void kexec_body(const struct pt_regs *regs, long ret)
 	numbers_body(KIND_KEXEC, regs, ret, call_arg(regs, 3), 0);
 }
 
+static __always_inline void kexec_file_body(const struct pt_regs *regs, long ret)
+{
+	numbers_body(KIND_KEXEC, regs, ret, call_arg(regs, 4), 0);
+}
+
 static __always_inline void set_time_body(const struct pt_regs *regs, long ret)
 {
 	numbers_body(KIND_CLOCK, regs, ret, 0, 0);
@@ -415,6 +414,7 @@ SYSCALL_PROGRAMS(on_unshare, DUTY_NAMESPACE, unshare_body)
 SYSCALL_PROGRAMS(on_chroot, DUTY_ROOT, chroot_body)
 SYSCALL_PROGRAMS(on_pivot, DUTY_ROOT, pivot_body)
 SYSCALL_PROGRAMS(on_kexec, DUTY_CLOCK, kexec_body)
+SYSCALL_PROGRAMS(on_kexec_file, DUTY_CLOCK, kexec_file_body)
 SYSCALL_PROGRAMS(on_set_time, DUTY_CLOCK, set_time_body)
 SYSCALL_PROGRAMS(on_clock_settime, DUTY_CLOCK, clock_settime_body)
 SYSCALL_PROGRAMS(on_adjtimex, DUTY_CLOCK, adjtimex_body)

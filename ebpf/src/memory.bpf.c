@@ -181,7 +181,7 @@ static __always_inline void memfd_body(const struct pt_regs *regs, long ret)
 	if (own_act())
 		return;
 	count_seen();
-	record = begin(KIND_MEMFD, ret, repeats_of(KIND_MEMFD, ret < 0, 0, REPEAT_NS));
+	record = begin(KIND_MEMFD, ret, repeats_of(KIND_MEMFD, ret < 0, text_sum(0, call_arg(regs, 0)), REPEAT_NS));
 	if (!record)
 		return;
 	USER_TEXT(record->text, call_arg(regs, 0));

@@ -143,7 +143,7 @@ pub(super) const DUTIES: &[Duty] = &[
                 exit!("on_adjtimex", "adjtimex"),
                 exit!("on_clock_adjtime", "clock_adjtime"),
                 exit!("on_kexec", "kexec_load", optional),
-                exit!("on_kexec", "kexec_file_load", optional),
+                exit!("on_kexec_file", "kexec_file_load", optional),
             ],
         }],
     },

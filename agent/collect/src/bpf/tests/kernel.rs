@@ -89,6 +89,25 @@ fn mounts_namespaces_and_roots_are_told() {
 }
 
 #[test]
+fn acts_on_paths_that_begin_alike_are_told_apart() {
+    let Some(mut rig) = Rig::start(config()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("m".repeat(40));
+    let own = std::process::id();
+    for name in ["one", "two"] {
+        nix::unistd::chroot(&missing.join(name)).unwrap_err();
+    }
+    for name in ["one", "two"] {
+        let path = missing.join(name);
+        rig.kernel(name, |row| {
+            by(own, KernelEventKind::ChangeRoot)(row) && row.path.as_deref() == path.to_str()
+        });
+    }
+}
+
+#[test]
 fn clocks_programs_rings_and_other_calls_are_told() {
     let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Kernel])) else {
         return;
