@@ -27,6 +27,10 @@ const ROWS_OF_A_SET: usize = 2;
 /// How long a row is remembered that the table does not hold: its record of repeats may be under way.
 const KEEP_NS: u64 = 10_000_000_000;
 
+/// How long acts are counted that are equal to one of which no row was made: a program that does it all the time costs
+/// ten records a second.
+const UNTOLD_NS: u64 = 100_000_000;
+
 /// The handler of a family of acts, whose object has a table of repeats.
 pub(super) struct Acts<H> {
     handler: H,
@@ -63,8 +67,11 @@ impl<H: Handler> Handler for Acts<H> {
         }
         let made = out.len();
         self.handler.record(bytes, cx, out)?;
-        if let (Some(repeats), Some(row)) = (&mut self.repeats, out.get(made)) {
-            repeats.remember(&Act::parse(bytes)?, row);
+        let act = Act::parse(bytes)?;
+        match (&mut self.repeats, out.get(made)) {
+            (Some(repeats), Some(row)) => repeats.remember(&act, row),
+            (Some(repeats), None) => repeats.tell_again(&act),
+            (None, _) => {}
         }
         Ok(())
     }
@@ -128,7 +135,7 @@ impl Repeats {
     }
 
     /// Until when acts of this key are counted; `None` when the table does not hold it.
-    fn until_ns(&self, key: u64) -> Option<u64> {
+    fn until(&self, key: u64) -> Option<&AtomicU64> {
         let set = usize::try_from(key >> 32).ok()?.checked_rem(self.sets)?;
         let places = self.places().get(set * WAYS..(set + 1) * WAYS)?;
         let of_key = |place: &&[AtomicU64; WORDS]| {
@@ -136,7 +143,14 @@ impl Repeats {
             at.load(Ordering::Relaxed) == key
         };
         let [_, until, ..] = places.iter().find(of_key)?;
-        Some(until.load(Ordering::Relaxed))
+        Some(until)
+    }
+
+    /// No row was made of an act: what is equal to it for the probes may be worth one.
+    fn tell_again(&self, act: &Act) {
+        if let Some(until) = self.until(act.key) {
+            until.store(act.time_ns.saturating_add(UNTOLD_NS), Ordering::Relaxed);
+        }
     }
 
     /// Keeps a row for the repeats that may come.
@@ -184,8 +198,8 @@ impl Repeats {
         }
         let mut rows = std::mem::take(&mut self.rows);
         rows.retain(|key, remembered| {
-            if let Some(until_ns) = self.until_ns(*key) {
-                remembered.keep_until_ns = until_ns.saturating_add(KEEP_NS);
+            if let Some(until) = self.until(*key) {
+                remembered.keep_until_ns = until.load(Ordering::Relaxed).saturating_add(KEEP_NS);
             }
             now < remembered.keep_until_ns
         });
@@ -287,6 +301,22 @@ mod tests {
         enter(&repeats, key, now - 1, 3);
         assert_eq!(told(&mut repeats, &clock), [(77, 3)]);
         assert_eq!(told(&mut repeats, &clock), []);
+    }
+
+    #[test]
+    fn act_without_a_row_hides_its_equals_for_a_moment_only() {
+        let repeats = table();
+        let key = (9 << 32) | 1;
+        enter(&repeats, key, u64::MAX, 0);
+        let act = Act {
+            key,
+            time_ns: SECOND,
+            ..Act::default()
+        };
+        repeats.tell_again(&act);
+        let until = repeats.until(key).map(|until| until.load(Ordering::Relaxed));
+        assert_eq!(until, Some(SECOND + UNTOLD_NS));
+        assert!(repeats.until(key + 2).is_none());
     }
 
     #[test]
