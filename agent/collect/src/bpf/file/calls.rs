@@ -29,6 +29,8 @@ const fn of(kind: u16) -> FileCall {
 
 /// Numbers of calls that are newer than the table of `libc`; the same on every architecture.
 const SYS_FCHMODAT2: i64 = 452;
+const SYS_SETXATTRAT: i64 = 463;
+const SYS_REMOVEXATTRAT: i64 = 466;
 
 /// For each duty its ways, and for all of them what each call has where. A call without which the duty is not kept is
 /// `new`; the others are `optional`.
@@ -78,6 +80,7 @@ calls! {
         optional open = libc::SYS_open => OPEN { path: 1, flags: 2, mode: 3 }
         #[cfg(target_arch = "x86_64")]
         optional creat = libc::SYS_creat => OPEN { path: 1, mode: 2, implied: 1 }
+        optional open_by_handle_at = libc::SYS_open_by_handle_at => OPEN { flags: 3 }
     }
     /// Names.
     NAMES, "names_exit" {
@@ -114,8 +117,10 @@ calls! {
         new setxattr = libc::SYS_setxattr => ATTRIBUTE { path: 1, attribute: 2 }
         new lsetxattr = libc::SYS_lsetxattr => ATTRIBUTE { path: 1, attribute: 2 }
         new fsetxattr = libc::SYS_fsetxattr => ATTRIBUTE { fd: 1, attribute: 2 }
+        optional setxattrat = SYS_SETXATTRAT => ATTRIBUTE { folder: 1, path: 2, attribute: 4 }
         new removexattr = libc::SYS_removexattr => ATTRIBUTE { path: 1, attribute: 2 }
         new lremovexattr = libc::SYS_lremovexattr => ATTRIBUTE { path: 1, attribute: 2 }
         new fremovexattr = libc::SYS_fremovexattr => ATTRIBUTE { fd: 1, attribute: 2 }
+        optional removexattrat = SYS_REMOVEXATTRAT => ATTRIBUTE { folder: 1, path: 2, attribute: 4 }
     }
 }
