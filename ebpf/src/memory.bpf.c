@@ -386,5 +386,6 @@ SYSCALL_PROGRAMS(on_open, DUTY_PROC_FILES, open_body)
 SYSCALL_PROGRAMS(on_memfd, DUTY_MEMFD, memfd_body)
 SYSCALL_PROGRAMS(on_mmap, DUTY_MAPPING, mmap_body)
 SYSCALL_PROGRAMS(on_protect, DUTY_MAPPING, protect_body)
+SYSCALL_PROGRAMS(on_pkey_protect, DUTY_MAPPING, protect_body)
 
 char LICENSE[] SEC("license") = "GPL";

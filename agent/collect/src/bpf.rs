@@ -59,6 +59,7 @@ mod profile;
 mod reachable;
 mod repeats;
 mod resource;
+mod returns;
 mod sensor;
 mod signal;
 mod source;

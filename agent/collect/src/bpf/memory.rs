@@ -13,41 +13,13 @@ use fleetmend_event::{Fact, Lane};
 
 use super::enrich::{Enricher, text};
 use super::repeats::Acts;
+use super::returns::{CALL, exits, returns};
 use super::spec::{At, Duty, FamilySpec, Handler, Hook, Way};
 
 /// Maps of processes that are read in a second, to tell memory of a file from other.
 const MAPS_READ_MAX: u32 = 10;
 /// Most bytes of one such map.
 const MAPS_BYTES_MAX: u64 = 512 * 1024;
-
-/// At the return of a call, by its tracepoint.
-macro_rules! exit {
-    ($program:literal, $call:literal) => {
-        Hook::new(
-            concat!($program, "_exit"),
-            At::Tracepoint("syscalls", concat!("sys_exit_", $call)),
-        )
-    };
-    ($program:literal, $call:literal, optional) => {
-        Hook::optional(
-            concat!($program, "_exit"),
-            At::Tracepoint("syscalls", concat!("sys_exit_", $call)),
-        )
-    };
-}
-
-/// At the return of a call, by the kernel's function for it.
-macro_rules! fexit {
-    ($program:literal, $call:literal) => {
-        Hook::new(
-            concat!($program, "_fexit"),
-            At::Fexit(concat!("__x64_sys_", $call)),
-        )
-    };
-}
-
-const FUNCTION: &str = "return of the kernel's function";
-const CALL: &str = "return of the call";
 
 pub(super) static SPEC: FamilySpec = FamilySpec {
     family: Family::Memory,
@@ -57,35 +29,11 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
     duties: &[
         Duty {
             name: "ptrace",
-            ways: &[
-                Way {
-                    name: FUNCTION,
-                    hooks: &[fexit!("on_ptrace", "ptrace")],
-                },
-                Way {
-                    name: CALL,
-                    hooks: &[exit!("on_ptrace", "ptrace")],
-                },
-            ],
+            ways: returns!(new "on_ptrace" at "ptrace"),
         },
         Duty {
             name: "process_vm",
-            ways: &[
-                Way {
-                    name: FUNCTION,
-                    hooks: &[
-                        fexit!("on_readv", "process_vm_readv"),
-                        fexit!("on_writev", "process_vm_writev"),
-                    ],
-                },
-                Way {
-                    name: CALL,
-                    hooks: &[
-                        exit!("on_readv", "process_vm_readv"),
-                        exit!("on_writev", "process_vm_writev"),
-                    ],
-                },
-            ],
+            ways: returns!(new "on_readv" at "process_vm_readv", new "on_writev" at "process_vm_writev"),
         },
         Duty {
             name: "files_of_proc",
@@ -96,26 +44,17 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
                 },
                 Way {
                     name: CALL,
-                    hooks: &[
-                        exit!("on_open", "openat"),
-                        exit!("on_open", "openat2", optional),
-                        exit!("on_open", "open", optional),
-                    ],
+                    hooks: exits!(
+                        new "on_open" at "openat",
+                        optional "on_open" at "openat2",
+                        optional "on_open" at "open",
+                    ),
                 },
             ],
         },
         Duty {
             name: "memfd",
-            ways: &[
-                Way {
-                    name: FUNCTION,
-                    hooks: &[fexit!("on_memfd", "memfd_create")],
-                },
-                Way {
-                    name: CALL,
-                    hooks: &[exit!("on_memfd", "memfd_create")],
-                },
-            ],
+            ways: returns!(new "on_memfd" at "memfd_create"),
         },
         Duty {
             name: "fileless",
@@ -126,20 +65,11 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
         },
         Duty {
             name: "mappings",
-            ways: &[
-                Way {
-                    name: FUNCTION,
-                    hooks: &[fexit!("on_mmap", "mmap"), fexit!("on_protect", "mprotect")],
-                },
-                Way {
-                    name: CALL,
-                    hooks: &[
-                        exit!("on_mmap", "mmap"),
-                        exit!("on_protect", "mprotect"),
-                        exit!("on_protect", "pkey_mprotect", optional),
-                    ],
-                },
-            ],
+            ways: returns!(
+                new "on_mmap" at "mmap",
+                new "on_protect" at "mprotect",
+                optional "on_pkey_protect" at "pkey_mprotect",
+            ),
         },
     ],
     limits: "a target that the caller names in a pid namespace of its own is told by that number unless it is traced; \

@@ -1,41 +1,7 @@
 //! What the family tells, and the hooks for it.
 
+use crate::bpf::returns::{CALL, exits, returns};
 use crate::bpf::spec::{At, Duty, Hook, Way};
-
-const FUNCTION: &str = "return of the kernel's function";
-const CALL: &str = "return of the call";
-
-/// A program at the return of a call.
-macro_rules! exit {
-    ($program:literal, $call:literal) => {
-        Hook::new(
-            concat!($program, "_exit"),
-            At::Tracepoint("syscalls", concat!("sys_exit_", $call)),
-        )
-    };
-    ($program:literal, $call:literal, optional) => {
-        Hook::optional(
-            concat!($program, "_exit"),
-            At::Tracepoint("syscalls", concat!("sys_exit_", $call)),
-        )
-    };
-}
-
-/// The same at the kernel's function for the call.
-macro_rules! fexit {
-    ($program:literal, $call:literal) => {
-        Hook::new(
-            concat!($program, "_fexit"),
-            At::Fexit(concat!("__x64_sys_", $call)),
-        )
-    };
-    ($program:literal, $call:literal, optional) => {
-        Hook::optional(
-            concat!($program, "_fexit"),
-            At::Fexit(concat!("__x64_sys_", $call)),
-        )
-    };
-}
 
 /// In the order of their numbers in the object.
 pub(super) const DUTIES: &[Duty] = &[
@@ -57,54 +23,21 @@ pub(super) const DUTIES: &[Duty] = &[
     },
     Duty {
         name: "bpf",
-        ways: &[
-            Way {
-                name: FUNCTION,
-                hooks: &[fexit!("on_bpf", "bpf")],
-            },
-            Way {
-                name: CALL,
-                hooks: &[exit!("on_bpf", "bpf")],
-            },
-        ],
+        ways: returns!(new "on_bpf" at "bpf"),
     },
     Duty {
         name: "mounts",
-        ways: &[
-            Way {
-                name: FUNCTION,
-                hooks: &[
-                    fexit!("on_mount", "mount"),
-                    fexit!("on_umount", "umount"),
-                    fexit!("on_move_mount", "move_mount", optional),
-                    fexit!("on_fsopen", "fsopen", optional),
-                    fexit!("on_fsmount", "fsmount", optional),
-                ],
-            },
-            Way {
-                name: CALL,
-                hooks: &[
-                    exit!("on_mount", "mount"),
-                    exit!("on_umount", "umount"),
-                    exit!("on_move_mount", "move_mount", optional),
-                    exit!("on_fsopen", "fsopen", optional),
-                    exit!("on_fsmount", "fsmount", optional),
-                ],
-            },
-        ],
+        ways: returns!(
+            new "on_mount" at "mount",
+            new "on_umount" at "umount",
+            optional "on_move_mount" at "move_mount",
+            optional "on_fsopen" at "fsopen",
+            optional "on_fsmount" at "fsmount",
+        ),
     },
     Duty {
         name: "namespaces",
-        ways: &[
-            Way {
-                name: FUNCTION,
-                hooks: &[fexit!("on_setns", "setns"), fexit!("on_unshare", "unshare")],
-            },
-            Way {
-                name: CALL,
-                hooks: &[exit!("on_setns", "setns"), exit!("on_unshare", "unshare")],
-            },
-        ],
+        ways: returns!(new "on_setns" at "setns", new "on_unshare" at "unshare"),
     },
     Duty {
         name: "clones",
@@ -121,30 +54,21 @@ pub(super) const DUTIES: &[Duty] = &[
     },
     Duty {
         name: "root",
-        ways: &[
-            Way {
-                name: FUNCTION,
-                hooks: &[fexit!("on_chroot", "chroot"), fexit!("on_pivot", "pivot_root")],
-            },
-            Way {
-                name: CALL,
-                hooks: &[exit!("on_chroot", "chroot"), exit!("on_pivot", "pivot_root")],
-            },
-        ],
+        ways: returns!(new "on_chroot" at "chroot", new "on_pivot" at "pivot_root"),
     },
     // A kernel without kexec has nothing to tell of it.
     Duty {
         name: "clock_and_kexec",
         ways: &[Way {
             name: CALL,
-            hooks: &[
-                exit!("on_set_time", "settimeofday"),
-                exit!("on_clock_settime", "clock_settime"),
-                exit!("on_adjtimex", "adjtimex"),
-                exit!("on_clock_adjtime", "clock_adjtime"),
-                exit!("on_kexec", "kexec_load", optional),
-                exit!("on_kexec_file", "kexec_file_load", optional),
-            ],
+            hooks: exits!(
+                new "on_set_time" at "settimeofday",
+                new "on_clock_settime" at "clock_settime",
+                new "on_adjtimex" at "adjtimex",
+                new "on_clock_adjtime" at "clock_adjtime",
+                optional "on_kexec" at "kexec_load",
+                optional "on_kexec_file" at "kexec_file_load",
+            ),
         }],
     },
     Duty {
