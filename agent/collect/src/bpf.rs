@@ -2,7 +2,7 @@
 //!
 //! Each family (`fleetmend_ebpf::Family`) is an object of its own with a ring of its own. One that the kernel
 //! refuses (no permission, no BTF, a hook that is missing, the verifier) is reported with the kernel's own words
-//! and leaves the others as they are. Where processes cannot be traced, /proc is read each second instead.
+//! and leaves the others as they are. What stands in for families that are refused is the choice of [`crate::source`].
 //!
 //! The rings wake nobody: a thread looks every [`BpfConfig::drain_busy_ms`] while much comes, and backs off to
 //! [`BpfConfig::drain_idle_ms_max`] while little or nothing does, which keeps the traced programs fast and an idle

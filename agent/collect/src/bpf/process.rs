@@ -19,7 +19,7 @@ use crate::process::{Exec, Process, ProcessKey, Program};
 /// Programs whose path is remembered.
 const PATHS_MAX: usize = 1024;
 
-/// The duty whose loss makes /proc be read instead.
+/// The duty without which the probes do not count as a source of processes.
 pub(super) const EXEC: &str = "exec";
 
 pub(super) static SPEC: FamilySpec = FamilySpec {

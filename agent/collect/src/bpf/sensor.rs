@@ -44,7 +44,7 @@ pub struct BpfSensor {
     board: SensorBoard,
     /// Taken when its thread begins.
     profiler: Option<Profiler>,
-    /// Whether processes that begin are told by the kernel.
+    /// Whether the probes tell the programs that processes begin.
     execs_traced: bool,
     /// Who tells of processes when the kernel's probes do not.
     processes_from: EventSource,
@@ -129,12 +129,14 @@ impl BpfSensor {
             .map_or(ProfileHandle::none(), Profiler::handle)
     }
 
-    /// Whether processes that begin are told by the kernel; when not, /proc is read each second instead.
+    /// Whether the probes tell the programs that processes begin. Where they do not, a second source may
+    /// ([`crate::source`]); when none does, the observer makes events of what it reads in /proc.
     pub fn traces_execs(&self) -> bool {
         self.execs_traced
     }
 
-    /// Unloads the family of `probe`: another source stands in for it, or it is not wanted.
+    /// Unloads the family whose row is called `probe`, which is BROKEN from then on for `reason`: another source was
+    /// chosen for what it tells, or none. Nothing happens when it does not run.
     pub(crate) fn give_up(&mut self, probe: &str, reason: String, hint: String) {
         let named = |source: &Source| probe_name(source.loaded.spec.family) == probe;
         let Some(index) = self.sources.iter().position(named) else {
