@@ -141,7 +141,7 @@ static __always_inline bool fill_file(struct file_record *record, struct file *f
 #define arg_at(scratch, place) ((scratch)->args[((place) - 1) & 7])
 
 /* Adds the names that the caller gave, each behind the folder that it starts from. */
-static __always_inline void add_names(u32 duty, struct scratch *scratch, const struct file_call *call,
+static __always_inline void add_names(u32 at, struct scratch *scratch, const struct file_call *call,
 				      struct task_struct *task)
 {
 	struct file_record *record = &scratch->record;
@@ -151,14 +151,14 @@ static __always_inline void add_names(u32 duty, struct scratch *scratch, const s
 		long folder = call->folder ? (int)arg_at(scratch, call->folder) : AT_FDCWD;
 
 		if (call->kind != FILE_SYMLINK)
-			record->from_len = add_base(duty, task, folder, address);
+			record->from_len = add_base(at, task, folder, address);
 		record->path_len = add_argument(scratch, address);
 	}
 	if (call->target) {
 		u64 address = arg_at(scratch, call->target);
 		long folder = call->target_folder ? (int)arg_at(scratch, call->target_folder) : AT_FDCWD;
 
-		record->target_from_len = add_base(duty, task, folder, address);
+		record->target_from_len = add_base(at, task, folder, address);
 		record->target_len = add_argument(scratch, address);
 	}
 }
@@ -229,27 +229,16 @@ static __always_inline void fill_arguments(struct scratch *scratch, const struct
 	scratch->cut = 0;
 }
 
-static __always_inline void called(u32 duty, u32 number, const struct pt_regs *regs, long outcome)
+/* Tells a call that did something or was refused, with the scratch at this place. */
+static __always_inline void tell(u32 at, struct scratch *scratch, const struct file_call *call,
+				 const struct pt_regs *regs, long outcome)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	const struct file_call *call = bpf_map_lookup_elem(&CALLS, &number);
-	struct scratch *scratch;
 	struct file_record *record;
 	struct file *file = NULL;
 	u64 key, repeats, *window;
-	u32 kind, zero = 0;
+	u32 kind = call->kind, zero = 0;
 
-	if (!call || !call->kind || own_act())
-		return;
-	count_seen();
-	kind = call->kind;
-	scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
-	if (!scratch) {
-		count_map_full();
-		return;
-	}
-	if (outcome < 0 && outcome != -EPERM && outcome != -EACCES)
-		goto filtered;
 	scratch->args[0] = call_arg(regs, 0);
 	scratch->args[1] = call_arg(regs, 1);
 	scratch->args[2] = call_arg(regs, 2);
@@ -286,9 +275,9 @@ static __always_inline void called(u32 duty, u32 number, const struct pt_regs *r
 	if (file)
 		key = mixed(mixed(mixed(key, record->inode), record->device), record->act.head.flags);
 	else
-		add_names(duty, scratch, call, task);
+		add_names(at, scratch, call, task);
 	if (scratch->used)
-		key = hash_texts(duty, key);
+		key = hash_texts(at, key);
 	/* Another mode, owner or outcome is another act. */
 	key = mixed(key, (u64)record->mode << 32 | record->act.error);
 	key = mixed(key, (u64)record->owner_uid << 32 | record->owner_gid);
@@ -301,13 +290,39 @@ static __always_inline void called(u32 duty, u32 number, const struct pt_regs *r
 	record->act.key = key;
 	record->act.repeats = repeats < UNCHANGED ? repeats + 1 : UNCHANGED;
 	if (file)
-		record->from_len = add_folders(duty, (u64)BPF_CORE_READ(file, f_path.dentry),
+		record->from_len = add_folders(at, (u64)BPF_CORE_READ(file, f_path.dentry),
 					       (u64)BPF_CORE_READ(file, f_path.mnt));
 	if (!hand_over(scratch))
 		forget_act(key);
 	return;
 filtered:
 	count_filtered();
+}
+
+static __always_inline void called(u32 duty, u32 number, const struct pt_regs *regs, long outcome)
+{
+	const struct file_call *call = bpf_map_lookup_elem(&CALLS, &number);
+	struct scratch *scratch;
+	u32 at = duty;
+
+	if (!call || !call->kind || own_act())
+		return;
+	count_seen();
+	if (outcome < 0 && outcome != -EPERM && outcome != -EACCES) {
+		count_filtered();
+		return;
+	}
+	scratch = take_scratch(at);
+	if (!scratch) {
+		at += SCRATCH_DUTIES;
+		scratch = take_scratch(at);
+	}
+	if (!scratch) {
+		count_map_full();
+		return;
+	}
+	tell(at, scratch, call, regs, outcome);
+	give_back(scratch);
 }
 
 /* At the return of a call: one program for many calls. */

@@ -21,16 +21,38 @@ struct scratch {
 	u64 args[8];
 	u64 used; /* bytes of the texts so far; kept here, where the verifier follows no ranges */
 	u64 cut;
+	u64 users;
 };
 
-/* One for each duty: the kernel does not run a program again on a processor where it is already running, but another
- * one may come between. */
+/* Two for each duty. At the return of functions another task may come between on the same processor (CONFIG_PREEMPT), in
+ * another program of the duty. */
+#define SCRATCH_DUTIES 3
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 3);
+	__uint(max_entries, 2 * SCRATCH_DUTIES);
 	__type(key, u32);
 	__type(value, struct scratch);
 } SCRATCH SEC(".maps");
+
+/* The scratch at this place, for one user at a time. */
+static __always_inline struct scratch *take_scratch(u32 at)
+{
+	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &at);
+
+	if (!scratch)
+		return NULL;
+	__sync_fetch_and_add(&scratch->users, 1);
+	if (*(volatile u64 *)&scratch->users == 1)
+		return scratch;
+	__sync_fetch_and_add(&scratch->users, -1);
+	return NULL;
+}
+
+static __always_inline void give_back(struct scratch *scratch)
+{
+	__sync_fetch_and_add(&scratch->users, -1);
+}
 
 /* Where the next text begins: bounded where the verifier sees it, whatever the compiler knows already. */
 static __always_inline char *place(struct scratch *scratch, u64 used)
@@ -41,9 +63,9 @@ static __always_inline char *place(struct scratch *scratch, u64 used)
 
 /* Adds the names of an entry and of the folders above it to the texts, across mounts. A function of its own, so that the
  * verifier walks it once. */
-__noinline int add_folders(u32 duty, u64 entry, u64 mnt)
+__noinline int add_folders(u32 at, u64 entry, u64 mnt)
 {
-	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
+	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &at);
 	struct dentry *dentry = (struct dentry *)entry;
 	struct mount *mount = container_of((struct vfsmount *)mnt, struct mount, mnt);
 	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
@@ -87,9 +109,9 @@ whole:
 }
 
 /* A number for the texts so far. */
-__noinline u64 hash_texts(u32 duty, u64 hash)
+__noinline u64 hash_texts(u32 which, u64 hash)
 {
-	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &duty);
+	struct scratch *scratch = bpf_map_lookup_elem(&SCRATCH, &which);
 	u64 used;
 
 	if (!scratch)
@@ -142,7 +164,7 @@ static __always_inline struct file *file_of(struct task_struct *task, long fd)
 }
 
 /* The folder that a relative name starts from. */
-static __always_inline u32 add_base(u32 duty, struct task_struct *task, long folder, u64 address)
+static __always_inline u32 add_base(u32 at, struct task_struct *task, long folder, u64 address)
 {
 	u64 entry, mnt;
 	char first = 0;
@@ -163,7 +185,7 @@ static __always_inline u32 add_base(u32 duty, struct task_struct *task, long fol
 		entry = (u64)BPF_CORE_READ(file, f_path.dentry);
 		mnt = (u64)BPF_CORE_READ(file, f_path.mnt);
 	}
-	return add_folders(duty, entry, mnt);
+	return add_folders(at, entry, mnt);
 }
 
 #endif
