@@ -1,7 +1,7 @@
 //! Family `process`: execs, forks and exits become rows, with the program's path, the arguments masked, the parent and
 //! the placement.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use fleetmend_ebpf::Family;
@@ -18,6 +18,8 @@ use crate::process::{Exec, Process, ProcessKey, Program};
 
 /// Programs whose path is remembered.
 const PATHS_MAX: usize = 1024;
+/// Exits that are remembered, to know one that is told twice: the two come within the time that a thread takes to end.
+const EXITS_MAX: usize = 256;
 
 /// The duty without which the probes do not count as a source of processes.
 pub(super) const EXEC: &str = "exec";
@@ -97,6 +99,8 @@ struct FileKey {
 struct Processes {
     paths: HashMap<FileKey, String>,
     ticks: u32,
+    /// The last processes that were told to have ended.
+    exits: VecDeque<(u32, u64)>,
 }
 
 /// Ticks after which the paths are forgotten: they may have been renamed.
@@ -111,6 +115,7 @@ impl Handler for Processes {
                 argv,
             } => self.exec(cx, &record, filename, argv),
             Record::Fork(record) => forked(cx, &record),
+            Record::Exit(record) if self.is_told(&record) => return Ok(()),
             Record::Exit(record) => exited(cx, &record),
         };
         out.push(row.into());
@@ -148,6 +153,20 @@ impl Handler for Processes {
 }
 
 impl Processes {
+    /// Whether this exit was told before. The kernel counts a thread off before the probe asks how many are left, so that
+    /// two that end at the same time may both find none.
+    fn is_told(&mut self, record: &ExitRecord) -> bool {
+        let ended = (record.pid, record.start_ns);
+        if self.exits.contains(&ended) {
+            return true;
+        }
+        if self.exits.len() >= EXITS_MAX {
+            self.exits.pop_front();
+        }
+        self.exits.push_back(ended);
+        false
+    }
+
     fn exec(&mut self, cx: &mut Enricher, record: &ExecRecord, called: &[u8], argv: &[u8]) -> ProcessEvent {
         let key = ProcessKey::new(record.pid, record.start_ns);
         let parent = ProcessKey::new(record.ppid, record.parent_start_ns);
@@ -375,6 +394,27 @@ mod tests {
         assert_eq!(ending(0), (Some(0), None));
         assert_eq!(ending(9), (None, Some(9)));
         assert_eq!(ending(11 | 0x80), (None, Some(11)), "with a core dump");
+    }
+
+    #[test]
+    fn exit_of_a_process_is_told_once() {
+        let mut processes = Processes::default();
+        let exit = |pid, start_ns| ExitRecord {
+            pid,
+            start_ns,
+            ..ExitRecord::default()
+        };
+        assert!(!processes.is_told(&exit(7, 1)));
+        assert!(!processes.is_told(&exit(8, 1)));
+        assert!(
+            processes.is_told(&exit(7, 1)),
+            "its last two threads ended at once"
+        );
+        assert!(!processes.is_told(&exit(7, 2)), "another process of that number");
+        for start_ns in 10..10 + 2 * EXITS_MAX as u64 {
+            assert!(!processes.is_told(&exit(9, start_ns)));
+        }
+        assert_eq!(processes.exits.len(), EXITS_MAX);
     }
 
     #[test]
