@@ -26,9 +26,11 @@ use super::spec::{At, Duty, FamilySpec, Handler, Hook, Maps, Way};
 
 /// Ticks between two readings.
 const READ_TICKS: u64 = 10;
+/// Remotes whose counts are remembered when readings end early; the map has a quarter of these.
+const SEEN_MAX: usize = 4096;
 /// Peers that have a series of their own, the first ones that were sent to again.
 const PEERS_MAX: usize = 16;
-/// Ring of a family that hands nothing over; a page is the least there is.
+/// What stands for all the others.
 const OTHER_PEERS: &str = "other";
 /// Address families as sockets have them.
 const AF_INET6: u16 = 10;
@@ -118,10 +120,21 @@ impl Resources {
     fn read_retransmits(&mut self) {
         let Some(map) = &self.retransmits else { return };
         let mut now = HashMap::new();
-        // A reading of a map that changes meanwhile may fail in between: what is missed comes the next time.
-        for (key, count) in map.iter().flatten() {
-            now.insert(key, count);
+        let mut is_whole = true;
+        for entry in map.iter() {
+            match entry {
+                Ok((key, count)) => {
+                    now.insert(key, count);
+                }
+                Err(_) => is_whole = false,
+            }
         }
+        self.take_over(now, is_whole);
+    }
+
+    /// Adds a reading to the sums. One of a map that changes meanwhile may end early: what it missed comes the next time,
+    /// and only what is new of it then.
+    fn take_over(&mut self, now: HashMap<[u8; REMOTE_KEY_BYTES], u64>, is_whole: bool) {
         for (key, count) in &now {
             let before = self.seen.get(key).copied().unwrap_or_default();
             // Less than before: the entry had made room for others and came again.
@@ -138,7 +151,11 @@ impl Resources {
                 self.others += more;
             }
         }
-        self.seen = now;
+        if is_whole || self.seen.len() >= SEEN_MAX {
+            self.seen = now;
+        } else {
+            self.seen.extend(now);
+        }
     }
 
     fn frame(&mut self) -> MetricFrame {
@@ -293,6 +310,23 @@ mod tests {
         let mut frame = Frame::default();
         frame.histogram("x", None, None);
         assert!(frame.values.iter().all(|value| value.is_nan()));
+    }
+
+    #[test]
+    fn reading_that_ends_early_is_not_counted_twice() {
+        let mut resources = Resources::default();
+        let mut key = [0; REMOTE_KEY_BYTES];
+        key[..4].copy_from_slice(&[192, 0, 2, 7]);
+        key[16] = 2;
+        let reading = |count| HashMap::from([(key, count)]);
+        resources.take_over(reading(5), true);
+        resources.take_over(HashMap::new(), false);
+        resources.take_over(reading(7), true);
+        assert_eq!(resources.peers.get("192.0.2.7"), Some(&7));
+        // The entry had made room for others.
+        resources.take_over(HashMap::new(), true);
+        resources.take_over(reading(2), true);
+        assert_eq!(resources.peers.get("192.0.2.7"), Some(&9));
     }
 
     #[test]
