@@ -88,12 +88,24 @@ impl Programs {
             Occasion::Sample => &[],
             Occasion::Suspects(keys) => keys,
         };
+        let taken = self.count(suspects, length);
+        for key in suspects {
+            // Two of them may have had one number, or the first failed to be put there.
+            if let Err(error) = self.suspects.remove(&key.pid) {
+                tracing::debug!(%error, "a suspect is not there to be taken out");
+            }
+        }
+        taken
+    }
+
+    /// Counts the calls of these, or of all when there are none.
+    fn count(&mut self, suspects: &[ProcessKey], length: Duration) -> Result<Taken, FamilyError> {
         for key in suspects {
             self.suspects
                 .insert(key.pid, key.start_boot_ns, ANY)
                 .map_err(map_error("SUSPECTS"))?;
         }
-        let settings = profile_settings(matches!(occasion, Occasion::Suspects(_)), self.own_pid);
+        let settings = profile_settings(!suspects.is_empty(), self.own_pid);
         self.settings
             .set(0, settings, ANY)
             .map_err(map_error("PROFILE_SETTINGS"))?;
@@ -107,12 +119,7 @@ impl Programs {
             .and_then(|program| program.detach(link))
             .map_err(refused)?;
         let span = began.elapsed();
-        let taken = self.read(from, span);
-        for key in suspects {
-            // It is there: it was put there above, and the kernel's side never takes one out.
-            self.suspects.remove(&key.pid).map_err(map_error("SUSPECTS"))?;
-        }
-        taken
+        self.read(from, span)
     }
 
     /// Takes what was counted out of the maps.
