@@ -69,7 +69,7 @@ static __always_inline bool own_act(void)
 {
 	struct settings *set = settings();
 
-	return set && set->own_pid == (u32)(bpf_get_current_pid_tgid() >> 32);
+	return set && set->own_pid && set->own_pid == (u32)(bpf_get_current_pid_tgid() >> 32);
 }
 
 /* Whether events of this level are shed now; 1 goes first. */

@@ -4,7 +4,7 @@
 //! mounted for. Where an agent in a pid namespace of its own reads the /proc of that namespace, the two are different
 //! numbers for different processes, and what is read of one would be told of another.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::diagnose::Diagnosis;
 use crate::process::proc_fs::ProcFs;
@@ -30,10 +30,18 @@ pub(super) fn foreign(proc: &ProcFs) -> Option<Diagnosis> {
     })
 }
 
+/// The agent's own number as the kernel counts, out of the /proc that it sees itself in; 0 when the agent is in a namespace
+/// of its own, where its number is that of somebody else on the host.
+pub(super) fn own_pid(proc: &Path) -> u32 {
+    match std::fs::read_link(proc.join("self/ns/pid")) {
+        Ok(name) if name != Path::new(INITIAL) => 0,
+        _ => std::process::id(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::path::Path;
 
     use super::*;
 
@@ -56,6 +64,20 @@ mod tests {
         // Ours is another one, but /proc is the host's.
         let proc = proc_of(folder.path(), 1, INITIAL);
         assert!(foreign(&proc).is_none());
+    }
+
+    #[test]
+    fn number_of_a_namespace_of_its_own_is_nobodys_on_the_host() {
+        let own = std::process::id();
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(own_pid(folder.path()), own, "nothing is known");
+        let namespaces = folder.path().join("self/ns");
+        std::fs::create_dir_all(&namespaces).unwrap();
+        symlink(INITIAL, namespaces.join("pid")).unwrap();
+        assert_eq!(own_pid(folder.path()), own);
+        std::fs::remove_file(namespaces.join("pid")).unwrap();
+        symlink("pid:[4026532261]", namespaces.join("pid")).unwrap();
+        assert_eq!(own_pid(folder.path()), 0);
     }
 
     /// A real namespace, where this process may make one: `unshare` needs CAP_SYS_ADMIN.

@@ -1,6 +1,7 @@
 //! Loading the families, and starting what drains them.
 
 use std::io;
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ impl BpfSensor {
     ///
     /// Takes some tens of milliseconds; needs the privileges named in the module. Call it before the sandbox is set.
     pub fn load(config: BpfConfig) -> (Self, Vec<ProbeStatus>) {
-        Self::load_objects(config, std::process::id(), Family::object)
+        Self::load_objects(config, namespace::own_pid(Path::new("/proc")), Family::object)
     }
 
     /// As [`load`](Self::load), with other objects than the ones that were compiled in, and with another process whose
