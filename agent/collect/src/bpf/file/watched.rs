@@ -83,9 +83,12 @@ impl Watched {
         if wanted == self.known {
             return;
         }
-        for key in self.known.keys().filter(|key| !wanted.contains_key(*key)) {
+        // What the map refuses is tried again the next time.
+        let mut taken = wanted.clone();
+        for (key, watch) in self.known.iter().filter(|(key, _)| !wanted.contains_key(*key)) {
             if let Err(error) = self.map.remove(key) {
                 tracing::warn!(%error, "cannot take a file off the watched ones");
+                taken.insert(*key, *watch);
             }
         }
         for (key, watch) in wanted
@@ -94,9 +97,10 @@ impl Watched {
         {
             if let Err(error) = self.map.insert(key, watch, 0) {
                 tracing::warn!(%error, "cannot watch a file");
+                taken.remove(key);
             }
         }
-        self.known = wanted;
+        self.known = taken;
     }
 }
 
