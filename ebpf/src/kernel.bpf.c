@@ -35,6 +35,7 @@ enum duty {
 #define BPF_RAW_TRACEPOINT_OPEN 17
 #define BPF_LINK_CREATE 28
 #define BPF_LINK_UPDATE 29
+#define BPF_LINK_DETACH 34
 #define EPERM 1
 
 #define ELFCLASS32 1
@@ -128,6 +129,7 @@ static __always_inline bool changes_something(u32 command)
 	case BPF_RAW_TRACEPOINT_OPEN:
 	case BPF_LINK_CREATE:
 	case BPF_LINK_UPDATE:
+	case BPF_LINK_DETACH:
 		return true;
 	}
 	return false;

@@ -60,6 +60,7 @@ pub(super) fn bpf_command(number: u32) -> String {
         17 => "BPF_RAW_TRACEPOINT_OPEN",
         28 => "BPF_LINK_CREATE",
         29 => "BPF_LINK_UPDATE",
+        34 => "BPF_LINK_DETACH",
         other => return other.to_string(),
     };
     name.to_owned()
