@@ -209,11 +209,11 @@ static __always_inline const struct pt_regs *call_regs(void)
 #define CALL_REGISTER_3 r10
 #define CALL_REGISTER_4 r8
 #define CALL_REGISTER_5 r9
-#define call_arg(regs, n) ((u64)(regs)->CALL_REGISTER_##n)
-#define call_number(regs) ((u32)(regs)->orig_ax)
+#define call_arg(of, n) ((u64)(of)->CALL_REGISTER_##n)
+#define call_number(of) ((u32)(of)->orig_ax)
 #else
-#define call_arg(regs, n) ((u64)(regs)->regs[n])
-#define call_number(regs) ((u32)(regs)->regs[8])
+#define call_arg(of, n) ((u64)(of)->regs[n])
+#define call_number(of) ((u32)(of)->regs[8])
 #endif
 
 /* One body for a call, `body(const struct pt_regs *regs, long outcome)`, in two programs: `NAME_exit` at the

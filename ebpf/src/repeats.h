@@ -54,6 +54,7 @@ static __always_inline bool is_repeat(u64 key, u64 now, u64 window_ns, u64 *repe
 	*repeats = 0;
 	if (!set)
 		return false;
+#pragma clang loop unroll(full)
 	for (int way = 0; way < REPEAT_WAYS; way++) {
 		struct repeat *one = &set->of[way];
 
@@ -97,6 +98,7 @@ static __always_inline void forget_act(u64 key)
 
 	if (!set)
 		return;
+#pragma clang loop unroll(full)
 	for (int way = 0; way < REPEAT_WAYS; way++) {
 		if (set->of[way].key == key) {
 			set->of[way].key = 0;
