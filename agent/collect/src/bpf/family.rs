@@ -213,18 +213,25 @@ impl LoadedFamily {
     fn take_back(&mut self, programs: usize, events: usize) {
         self.events.truncate(events);
         for (name, _) in self.programs.split_off(programs) {
-            let program = self.object.program_mut(name);
-            let unloaded = program.map(|program| match program {
-                aya::programs::Program::BtfTracePoint(one) => one.unload(),
-                aya::programs::Program::RawTracePoint(one) => one.unload(),
-                aya::programs::Program::TracePoint(one) => one.unload(),
-                aya::programs::Program::FEntry(one) => one.unload(),
-                aya::programs::Program::FExit(one) => one.unload(),
-                aya::programs::Program::Lsm(one) => one.unload(),
-                aya::programs::Program::KProbe(one) => one.unload(),
-                _ => Ok(()),
-            });
-            if let Some(Err(error)) = unloaded {
+            self.unload(name);
+        }
+    }
+
+    fn unload(&mut self, name: &'static str) {
+        let program = self.object.program_mut(name);
+        let unloaded = program.map(|program| match program {
+            aya::programs::Program::BtfTracePoint(one) => one.unload(),
+            aya::programs::Program::RawTracePoint(one) => one.unload(),
+            aya::programs::Program::TracePoint(one) => one.unload(),
+            aya::programs::Program::FEntry(one) => one.unload(),
+            aya::programs::Program::FExit(one) => one.unload(),
+            aya::programs::Program::Lsm(one) => one.unload(),
+            aya::programs::Program::KProbe(one) => one.unload(),
+            _ => Ok(()),
+        });
+        match unloaded {
+            None | Some(Ok(()) | Err(ProgramError::NotLoaded)) => {}
+            Some(Err(error)) => {
                 tracing::warn!(program = name, %error, "cannot unload a probe that is not needed");
             }
         }
@@ -238,6 +245,10 @@ impl LoadedFamily {
         }
         let loaded = self.programs.iter().any(|(name, _)| *name == hook.program);
         let attached = attach(&mut self.object, hook, loaded, loader);
+        if attached.is_err() && !loaded {
+            // It may be loaded by now, and another hook of it would be refused for that.
+            self.unload(hook.program);
+        }
         let (fd, event) = attached.map_err(|source| FamilyError::Program {
             program: hook.program,
             hook: format!("{} {}", hook.at.kind(), hook.at.name()),
