@@ -136,6 +136,10 @@ impl Repeats {
 
     /// Until when acts of this key are counted; `None` when the table does not hold it.
     fn until(&self, key: u64) -> Option<&AtomicU64> {
+        if key == 0 {
+            // Of acts that are not counted, and of places that are free.
+            return None;
+        }
         let set = usize::try_from(key >> 32).ok()?.checked_rem(self.sets)?;
         let places = self.places().get(set * WAYS..(set + 1) * WAYS)?;
         let of_key = |place: &&[AtomicU64; WORDS]| {
