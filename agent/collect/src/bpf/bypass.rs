@@ -4,8 +4,9 @@
 
 use crate::process::{Inventory, ProcessKey};
 
-/// Programs that are remembered; of more the number is told as at least this.
-const PROGRAMS_MAX: usize = 32;
+/// Programs that are remembered. One more that outlives them all would be forgotten while it still passes by, so this is
+/// far above what hosts have; each is looked up once a second.
+const PROGRAMS_MAX: usize = 1024;
 
 /// How a program passes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
