@@ -17,8 +17,10 @@
 //! No quantifiers over arrays; correlations with sliding windows of at most seven days, in memory; regular
 //! expressions without look-around. docs/specs/rules.md says what feeds which field.
 
+mod builder;
 mod compile;
 mod correlate;
+mod document;
 mod event;
 mod explain;
 mod index;

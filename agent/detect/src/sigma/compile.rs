@@ -61,6 +61,7 @@ impl Compiler {
         self.tests = 0;
         let mut all = vec![self.detections(&rule.detection)?];
         for filter in filters {
+            self.tests = 0;
             all.push(self.detections(filter)?);
         }
         Ok(Rule {
@@ -69,6 +70,12 @@ impl Compiler {
             condition: one_or(all, Expr::And),
             written: written(&rule.detection, filters),
         })
+    }
+
+    /// Whether a filter can be compiled.
+    pub(crate) fn filter(&mut self, filter: &Detections) -> Compiled<()> {
+        self.tests = 0;
+        self.detections(filter).map(|_condition| ())
     }
 
     fn detections(&mut self, detections: &Detections) -> Compiled<Expr> {

@@ -1,10 +1,14 @@
 //! Reading rule files: each stands alone, is bounded, and says where it is wrong.
 
+use std::fs::File;
+use std::io::{Error, Read as _, Result};
 use std::path::{Path, PathBuf};
 
 use rsigma_parser::{CorrelationRule, FilterRule, SigmaRule, parse_sigma_yaml};
 
-/// Most rule files that are read.
+use super::document::look_through;
+
+/// Most rule files of one folder that are read.
 const FILES_MAX: usize = 10_000;
 /// Largest rule file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -30,20 +34,37 @@ impl RuleFile {
     pub(crate) fn read(path: &Path) -> Self {
         match read_bounded(path) {
             Ok(text) => Self::parse(path, text),
-            Err(error) => Self {
-                path: path.to_owned(),
-                faults: vec![error.to_string()],
-                ..Self::default()
-            },
+            Err(error) => Self::faulty(path, error.to_string()),
+        }
+    }
+
+    /// What cannot be read.
+    pub(crate) fn faulty(path: &Path, fault: String) -> Self {
+        Self {
+            path: path.to_owned(),
+            faults: vec![fault],
+            ..Self::default()
         }
     }
 
     /// Parses the text of a file.
-    pub(crate) fn parse(path: &Path, text: String) -> Self {
+    pub(crate) fn parse(path: &Path, mut text: String) -> Self {
+        // Editors of other systems begin a text with the mark of its encoding.
+        if text.starts_with('\u{feff}') {
+            text.remove(0);
+        }
         let mut file = Self {
             path: path.to_owned(),
             text,
             ..Self::default()
+        };
+        let others = match look_through(&file.text) {
+            Ok(others) => others,
+            Err(reason) => {
+                let fault = file.located(&reason, "");
+                file.faults.push(fault);
+                return file;
+            }
         };
         match parse_sigma_yaml(&file.text) {
             Ok(collection) => {
@@ -51,7 +72,9 @@ impl RuleFile {
                 file.correlations = collection.correlations;
                 file.filters = collection.filters;
                 for message in collection.errors {
-                    if is_remark(&message) {
+                    // Nothing between two `---`, or after the last, is nothing.
+                    let is_empty = others == 0 && message == "Document is not a YAML mapping";
+                    if is_empty || is_remark(&message) {
                         file.remarks.push(message);
                     } else {
                         let fault = file.located(&message, "");
@@ -136,53 +159,92 @@ fn one_line(text: &str) -> String {
     }
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<String> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
-        return Err(std::io::Error::other(format!(
-            "longer than the {FILE_BYTES_MAX} bytes that a rule file may have"
-        )));
+fn read_bounded(path: &Path) -> Result<String> {
+    // A pipe or a device would never end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::other("it is no regular file"));
     }
-    std::fs::read_to_string(path)
+    let mut bytes = Vec::new();
+    let read = File::open(path)?
+        .take(FILE_BYTES_MAX.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    if u64::try_from(read).is_ok_and(|read| read <= FILE_BYTES_MAX) {
+        String::from_utf8(bytes).map_err(|_| Error::other("it is not UTF-8; save it as UTF-8"))
+    } else {
+        Err(Error::other(format!(
+            "longer than the {FILE_BYTES_MAX} bytes that a rule file may have"
+        )))
+    }
+}
+
+/// What is below a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Below {
+    /// Rule files, in order of their paths.
+    pub(crate) files: Vec<PathBuf>,
+    /// Folders that could not be listed, and why.
+    pub(crate) unread: Vec<(PathBuf, String)>,
+    /// What is not looked at, and why.
+    pub(crate) left_out: Vec<(PathBuf, String)>,
+    pub(crate) folders: Vec<PathBuf>,
+}
+
+/// What is below a folder. A file is itself.
+///
+/// # Errors
+/// When the folder itself cannot be listed.
+pub(crate) fn below(folder: &Path) -> Result<Below> {
+    let mut below = Below::default();
+    if std::fs::metadata(folder)?.is_file() {
+        below.files.push(folder.to_owned());
+        return Ok(below);
+    }
+    walk(folder, 0, &mut below)?;
+    below.files.sort();
+    if let Some(first) = below.files.get(FILES_MAX) {
+        let reason =
+            format!("it and all behind it are left out: a folder has at most {FILES_MAX} rule files");
+        below.left_out.push((first.clone(), reason));
+        below.files.truncate(FILES_MAX);
+    }
+    Ok(below)
 }
 
 /// The rule files below a folder, in order of their paths. A file is itself.
-pub(crate) fn rule_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    if std::fs::metadata(folder)?.is_file() {
-        return Ok(vec![folder.to_owned()]);
-    }
-    let mut files = Vec::new();
-    let mut folders = Vec::new();
-    walk(folder, 0, &mut files, &mut folders)?;
-    files.sort();
-    Ok(files)
+pub(crate) fn rule_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(below(folder)?.files)
 }
 
 /// Every folder below a folder, itself included.
 pub(crate) fn folders(folder: &Path) -> Vec<PathBuf> {
-    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     // What cannot be listed now is listed when it changes.
-    drop(walk(folder, 0, &mut files, &mut folders));
+    let mut folders = below(folder).map_or_else(|_| Vec::new(), |below| below.folders);
+    folders.insert(0, folder.to_owned());
     folders
 }
 
-fn walk(
-    folder: &Path,
-    depth: usize,
-    files: &mut Vec<PathBuf>,
-    folders: &mut Vec<PathBuf>,
-) -> std::io::Result<()> {
+fn walk(folder: &Path, depth: usize, below: &mut Below) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let is_rule = path
             .extension()
             .is_some_and(|extension| extension == "yml" || extension == "yaml");
-        if path.is_dir() && !path.is_symlink() {
-            if depth < DEPTH_MAX {
-                folders.push(path.clone());
-                walk(&path, depth.saturating_add(1), files, folders)?;
-            }
-        } else if is_rule && files.len() < FILES_MAX {
-            files.push(path);
+        if path.is_dir() {
+            let reason = if path.is_symlink() {
+                "a symbolic link to a folder is not followed; name the folder in detect.rule_dirs".to_owned()
+            } else if depth >= DEPTH_MAX {
+                format!("it is more than {DEPTH_MAX} folders deep; name it in detect.rule_dirs")
+            } else {
+                below.folders.push(path.clone());
+                // One folder that cannot be listed hinders no other.
+                if let Err(error) = walk(&path, depth.saturating_add(1), below) {
+                    below.unread.push((path, error.to_string()));
+                }
+                continue;
+            };
+            below.left_out.push((path, reason));
+        } else if is_rule {
+            below.files.push(path);
         }
     }
     Ok(())

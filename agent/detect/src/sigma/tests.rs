@@ -253,6 +253,7 @@ fn public_process_and_connection_rules_are_loaded() {
     }
 }
 
+mod broken;
 mod correlation;
 mod kinds;
 mod site;
