@@ -1,11 +1,14 @@
 //! Correlation rules: several matches that mean more together.
 //!
 //! Each correlation keeps, per group of values, the matches of its timespan, and judges them whenever one is added.
-//! The window slides; its clock is that of the events, and never goes back. While its condition holds a correlation
-//! fires once per timespan and group, and what it fires may feed another correlation.
+//! The window slides. Its clock is that of the group's events: one that comes late within the timespan counts as now;
+//! one from before it says that the clock was put back, and the group begins anew. While its condition holds a
+//! correlation fires once per timespan and group, and what it fires may feed another correlation.
 //!
 //! Bounded: [`GROUPS_MAX`] groups per correlation and [`ENTRIES_MAX`] matches per group; the group that was quiet
 //! longest, and the oldest match, make room, and each is counted.
+
+mod form;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -14,6 +17,7 @@ use rsigma_parser::{
     WindowMode,
 };
 
+use self::form::well_formed;
 use super::compile::{severity, tactics, techniques};
 use super::rule::Meta;
 use super::text::fold;
@@ -36,7 +40,7 @@ pub(crate) struct Correlation {
     pub(crate) rules: Vec<String>,
     /// Whether the rules it looks at fire on their own as well.
     pub(crate) generate: bool,
-    /// Its text, by which a reload knows whether it is still the same.
+    /// What of it decides, by which a reload knows whether it is still the same.
     pub(crate) digest: String,
     kind: CorrelationType,
     span_us: i64,
@@ -45,14 +49,14 @@ pub(crate) struct Correlation {
     group_by: Vec<Vec<String>>,
     /// The names of the group's fields.
     group_names: Vec<String>,
-    values: Vec<String>,
+    /// For each rule the fields whose values are counted or added.
+    values: Vec<Vec<String>>,
 }
 
 /// What is kept of the matches of one correlation.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     groups: HashMap<Vec<String>, Group>,
-    now: i64,
 }
 
 #[derive(Debug, Default)]
@@ -110,12 +114,20 @@ impl Correlation {
                 rule.correlation_type,
                 CorrelationType::EventCount | CorrelationType::ValueCount
             );
+            // The parser reads numbers below 0 as such.
+            if i64::try_from(most).is_err() {
+                return Err(Unsupported(
+                    "its condition has a number below 0; figures are compared with whole numbers from 0"
+                        .to_owned(),
+                ));
+            }
             if counts && most >= ENTRIES_MAX as u64 {
                 return Err(Unsupported(format!(
                     "it counts to {most}; a group keeps {ENTRIES_MAX} matches"
                 )));
             }
         }
+        well_formed(rule).map_err(Broken)?;
         let needs_value = !matches!(
             rule.correlation_type,
             CorrelationType::EventCount | CorrelationType::Temporal | CorrelationType::TemporalOrdered
@@ -126,16 +138,29 @@ impl Correlation {
                 rule.correlation_type.as_str()
             )));
         }
-        let of_rule = |reference: &String| {
-            let field = |name: &String| {
-                let alias = rule.aliases.iter().find(|alias| alias.alias == *name);
-                alias
-                    .and_then(|alias| alias.mapping.get(reference))
-                    .unwrap_or(name)
-                    .clone()
+        let of_rules = |names: &[String]| -> Vec<Vec<String>> {
+            let of_rule = |reference: &String| {
+                let field = |name: &String| {
+                    let alias = rule.aliases.iter().find(|alias| alias.alias == *name);
+                    alias
+                        .and_then(|alias| alias.mapping.get(reference))
+                        .unwrap_or(name)
+                        .clone()
+                };
+                names.iter().map(field).collect()
             };
-            rule.group_by.iter().map(field).collect()
+            rule.rules.iter().map(of_rule).collect()
         };
+        let (group_by, values) = (of_rules(&rule.group_by), of_rules(&values));
+        // Nothing of a map is in it: the order of those differs from one reading to the next.
+        let digest = format!(
+            "{:?}",
+            (
+                (&rule.id, &rule.name, &rule.title, &rule.rules, rule.generate),
+                (rule.correlation_type, rule.timespan.seconds, &rule.condition),
+                (&rule.group_by, &group_by, &values),
+            )
+        );
         Ok(Self {
             meta: Meta {
                 key: rule.id.clone().unwrap_or_else(|| rule.title.clone()),
@@ -146,11 +171,11 @@ impl Correlation {
                 tactics: tactics(&rule.tags),
             },
             generate: rule.generate,
-            digest: format!("{rule:?}"),
+            digest,
             kind: rule.correlation_type,
             span_us: i64::try_from(rule.timespan.seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX),
             condition: rule.condition.clone(),
-            group_by: rule.rules.iter().map(of_rule).collect(),
+            group_by,
             group_names: rule.group_by.clone(),
             values,
             rules: rule.rules.clone(),
@@ -169,10 +194,10 @@ impl Correlation {
         let values: Option<Vec<String>> = names.iter().map(|name| field(name)).collect();
         // An event without a field of the group is of no group.
         let values = values?;
-        let value = match self.values.as_slice() {
-            [] => None,
+        let value = match self.values.get(position).map(Vec::as_slice) {
+            None | Some([]) => None,
             // Without the value there is nothing to count or add.
-            names => Some(
+            Some(names) => Some(
                 names
                     .iter()
                     .map(|name| field(name).map(|value| short(&value)))
@@ -180,14 +205,20 @@ impl Correlation {
                     .join("\u{1f}"),
             ),
         };
-        let now = window.now.max(time);
-        window.now = now;
-        window.make_room(now, self.span_us);
+        window.make_room(time, self.span_us);
         let key: Vec<String> = values
             .iter()
             .map(|value| fold(&short(value)).into_owned())
             .collect();
         let group = window.groups.entry(key).or_default();
+        if time < group.last.saturating_sub(self.span_us) {
+            *group = Group::default();
+        }
+        let now = if group.entries.is_empty() {
+            time
+        } else {
+            group.last.max(time)
+        };
         group.last = now;
         let from = now.saturating_sub(self.span_us);
         while group.entries.front().is_some_and(|entry| entry.time < from) {
@@ -343,8 +374,10 @@ impl Window {
         if self.groups.len() < GROUPS_MAX {
             return;
         }
-        let from = now.saturating_sub(span_us);
-        self.groups.retain(|_, group| group.last >= from);
+        // A group of the time to come is of a clock that was put back since.
+        let (from, until) = (now.saturating_sub(span_us), now.saturating_add(span_us));
+        self.groups
+            .retain(|_, group| group.last >= from && group.last <= until);
         if self.groups.len() < GROUPS_MAX {
             return;
         }
@@ -399,7 +432,7 @@ fn number_of(kind: CorrelationType, percentile: Option<u64>, entries: &VecDeque<
         CorrelationType::ValueSum => return Some(sum),
         CorrelationType::ValueAvg => return Some(sum / count),
         CorrelationType::ValueMedian => 50.0,
-        _ => percentile.unwrap_or(50).min(100) as f64,
+        _ => percentile.unwrap_or(50) as f64,
     };
     numbers.sort_by(f64::total_cmp);
     // Between the two nearest, as the position falls.

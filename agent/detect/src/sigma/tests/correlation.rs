@@ -258,6 +258,127 @@ fn correlations_that_cannot_be_kept_are_listed_with_the_reason() {
 }
 
 #[test]
+fn correlations_that_say_what_cannot_be_are_broken() {
+    for (correlation, wanted) in [
+        (
+            "  type: temporal\n  rules: [failed, accepted]\n  timespan: 1m\n  condition: failed and not other\n",
+            "'other'",
+        ),
+        (
+            "  type: temporal\n  rules: [failed, accepted]\n  timespan: 1m\n  condition: 1 of other_*\n",
+            "other_*",
+        ),
+        (
+            "  type: event_count\n  rules: [failed, accepted]\n  timespan: 1m\n  condition: failed and accepted\n",
+            "gte",
+        ),
+        (
+            "  type: temporal\n  rules: [failed, accepted]\n  group-by: [who]\n  timespan: 1m\n  aliases: {who: {faild: user, accepted: account}}\n",
+            "'faild'",
+        ),
+        (
+            "  type: value_percentile\n  rules: [failed]\n  timespan: 1m\n  condition: {field: bytes, gte: 1, percentile: 99.5}\n",
+            "whole number",
+        ),
+        (
+            "  type: value_sum\n  rules: [failed]\n  timespan: 1m\n  condition: {field: bytes, lt: -5}\n",
+            "below 0",
+        ),
+    ] {
+        let sigma = sigma(&with(correlation));
+        let listed = sigma.listing().iter().find(|rule| rule.title == "Many").unwrap();
+        assert!(
+            listed.state.reason().contains(wanted),
+            "{correlation}: {:?}",
+            listed.state
+        );
+    }
+}
+
+#[test]
+fn value_may_be_an_alias() {
+    let mut sigma = sigma(&with(
+        "  type: value_count\n  rules: [failed, accepted]\n  group-by: [ip]\n  timespan: 1m\n  condition: {field: who, gte: 2}\n  \
+         aliases: {who: {failed: user, accepted: account}}\n",
+    ));
+    let in_as = |second, account| {
+        let fields = [("outcome", "accepted"), ("account", account), ("ip", "192.0.2.1")];
+        line(second, &fields)
+    };
+    assert_eq!(
+        fired(&mut sigma, &failed(0, "a", "192.0.2.1")),
+        Vec::<String>::new()
+    );
+    assert_eq!(fired(&mut sigma, &in_as(1, "a")), Vec::<String>::new());
+    assert_eq!(fired(&mut sigma, &in_as(2, "b")), ["Many"]);
+}
+
+#[test]
+fn clock_put_back_begins_anew() {
+    const YEAR: i64 = 365 * 86_400;
+    let mut sigma = sigma(&with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 60s\n  condition: {gte: 3}\n",
+    ));
+    let mut at = |second| fired(&mut sigma, &failed(second, "a", "192.0.2.1"));
+    assert_eq!(at(YEAR), Vec::<String>::new());
+    // An hour apart, they are not within a minute because the clock was ahead once.
+    for hour in 0..5 {
+        assert_eq!(at(hour * 3_600), Vec::<String>::new(), "hour {hour}");
+    }
+    assert_eq!(at(20_000), Vec::<String>::new());
+    assert_eq!(at(20_001), Vec::<String>::new());
+    assert_eq!(at(20_002), ["Many"]);
+    // One that comes late by less than the timespan is one of them.
+    assert_eq!(at(30_000), Vec::<String>::new());
+    assert_eq!(at(29_990), Vec::<String>::new());
+    assert_eq!(at(30_001), ["Many"]);
+}
+
+#[test]
+fn reload_keeps_what_correlations_have_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |more: &str| {
+        with(&format!(
+            "  type: event_count\n  rules: [failed, accepted]\n  group-by: [who, ip]\n  timespan: 60s\n  condition: {{gte: 2}}\n  \
+             aliases:\n    who: {{failed: user, accepted: account}}\n    ip: {{accepted: ip, failed: ip}}\n\
+             one: 1\ntwo: 2\nthree: 3\nfour: 4\nfive: 5\n{more}"
+        ))
+    };
+    std::fs::write(folder.path().join("a.yml"), text("")).unwrap();
+    let mut sigma = Sigma::load(&[folder.path().to_owned()]);
+    let reloader = sigma.reloader();
+    for round in 0..8 {
+        let begun = round * 1_000;
+        assert_eq!(
+            fired(&mut sigma, &failed(begun, "a", "192.0.2.1")),
+            Vec::<String>::new()
+        );
+        std::fs::write(
+            folder.path().join("a.yml"),
+            text(&format!("description: read {round} times\n")),
+        )
+        .unwrap();
+        reloader.reload();
+        assert_eq!(
+            fired(&mut sigma, &failed(begun + 1, "a", "192.0.2.1")),
+            ["Many"],
+            "round {round}"
+        );
+    }
+    // Another timespan is another correlation.
+    assert_eq!(
+        fired(&mut sigma, &failed(90_000, "a", "192.0.2.1")),
+        Vec::<String>::new()
+    );
+    std::fs::write(folder.path().join("a.yml"), text("").replace("60s", "61s")).unwrap();
+    reloader.reload();
+    assert_eq!(
+        fired(&mut sigma, &failed(90_001, "a", "192.0.2.1")),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
 fn groups_are_bounded_and_the_quiet_ones_make_room() {
     let mut sigma = sigma(&with(
         "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 1h\n  condition: {gte: 2}\n",
