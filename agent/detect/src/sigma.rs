@@ -20,6 +20,7 @@
 mod builder;
 mod compile;
 mod correlate;
+mod dialect;
 mod document;
 mod event;
 mod explain;

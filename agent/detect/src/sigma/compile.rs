@@ -10,8 +10,9 @@ use rsigma_parser::{
     SigmaRule, SigmaValue,
 };
 
+use super::dialect;
 use super::rule::{Expr, FieldId, Joint, LogSource, Matcher, Meta, Names, Network, Rule, Test};
-use super::text::{Pattern, Piece, Shape, pieces};
+use super::text::{Pattern, Piece, Shape, pieces, placeholder};
 use super::value::{Expression, Value, apply, value};
 
 /// Tests of one rule; more would be a rule that was made to hurt.
@@ -20,6 +21,10 @@ const TESTS_MAX: usize = 20_000;
 const REGEX_BYTES_MAX: usize = 256 << 10;
 /// Regular expressions of all rules; at their usual size this is some tens of MiB.
 const REGEXES_MAX: usize = 4_096;
+/// Above it whole numbers are not told apart as floating-point numbers.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+/// Percent signs of one value with placeholders.
+const PERCENTS_MAX: usize = 64;
 
 /// Why a rule was not compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,11 +155,12 @@ impl Compiler {
             }
             Detection::Keywords(values) if values.is_empty() => broken("a list of keywords is empty"),
             Detection::Keywords(values) => {
-                let tests: Compiled<Vec<Expr>> = values
-                    .iter()
-                    .map(|written| self.test(None, value(written, &[])))
-                    .collect();
-                Ok(one_or(tests?, Expr::Or))
+                let mut tests = Vec::new();
+                for written in values {
+                    legible(written, "|")?;
+                    tests.push(self.test(None, value(written, &[]))?);
+                }
+                Ok(one_or(tests, Expr::Or))
             }
             Detection::ArrayMatch { .. } | Detection::Conditional { .. } => Err(Refusal::Unsupported(
                 "quantifiers over arrays (field[any]) are not matched: the events here have no arrays"
@@ -170,8 +176,12 @@ impl Compiler {
             .as_deref()
             .map(|name| self.names.number(&unescaped(name)));
         let modifiers = &item.field.modifiers;
+        if field.is_none() && modifiers.is_empty() {
+            return broken("the name of a field is no text; write it in quotes");
+        }
         let mut tests = Vec::new();
         for written in self.expanded(&item.values, modifiers)? {
+            legible(&written, item.field.name.as_deref().unwrap_or("|"))?;
             let mut changed = value(&written, modifiers);
             for modifier in modifiers {
                 if !matches!(modifier, Modifier::All | Modifier::Neq) {
@@ -207,6 +217,9 @@ impl Compiler {
                 expanded.push(written.clone());
                 continue;
             };
+            if string.original.matches('%').count() > PERCENTS_MAX {
+                return broken("a value with expand has too many percent signs");
+            }
             for text in self.filled(&string.original, is_regex)? {
                 expanded.push(if is_regex {
                     SigmaValue::from_raw_string(&text)
@@ -262,15 +275,21 @@ impl Compiler {
                 Matcher::Text(text(field, written, false))
             }
             Value::Bool(truth) => {
-                let words = if truth { ["true", "1"] } else { ["false", "0"] };
-                let test = |word: &str| {
-                    let pattern = text(field, vec![Piece::Text(word.to_owned())], false);
+                // A digit would be within nearly every event.
+                let words: &[&str] = match (truth, field) {
+                    (true, None) => &["true"],
+                    (false, None) => &["false"],
+                    (true, Some(_)) => &["true", "1"],
+                    (false, Some(_)) => &["false", "0"],
+                };
+                let test = |word: &&str| {
+                    let pattern = text(field, vec![Piece::Text((*word).to_owned())], false);
                     Expr::Test(Test {
                         field,
                         matcher: Matcher::Text(pattern),
                     })
                 };
-                return Ok(Expr::Or(words.map(test).to_vec()));
+                return Ok(one_or(words.iter().map(test).collect(), Expr::Or));
             }
             Value::Null if field.is_none() => return broken("a keyword cannot be null"),
             Value::Null => Matcher::Exists(false),
@@ -291,10 +310,12 @@ impl Compiler {
     }
 
     fn regex(&mut self, expression: &Expression) -> Compiled<Arc<Regex>> {
+        let shown = &expression.pattern;
+        let pattern = dialect::ours(shown);
         let whole = match expression.joint {
-            None | Some(Joint::Contains | Joint::Equal) => expression.pattern.clone(),
-            Some(Joint::StartsWith) => format!("^(?:{})", expression.pattern),
-            Some(Joint::EndsWith) => format!("(?:{})$", expression.pattern),
+            None | Some(Joint::Contains | Joint::Equal) => pattern,
+            Some(Joint::StartsWith) => format!("^(?:{pattern})"),
+            Some(Joint::EndsWith) => format!("(?:{pattern})$"),
         };
         let flags = [
             (expression.ignore_case, 'i'),
@@ -327,7 +348,8 @@ impl Compiler {
             Ok(regex) => Arc::new(regex),
             Err(regex::Error::CompiledTooBig(limit)) => {
                 return broken(format!(
-                    "the expression '{whole}' compiles to more than {limit} bytes"
+                    "the expression '{shown}' compiles to more than {limit} bytes; write [A-Za-z0-9_] for \\w and \
+                     [0-9] for \\d, which are the letters of all languages, or repeat less"
                 ));
             }
             Err(error) => {
@@ -335,13 +357,32 @@ impl Compiler {
                 let words = error.to_string();
                 let last = words.lines().last().unwrap_or_default().trim();
                 return broken(format!(
-                    "the expression '{whole}' cannot be compiled: {last} (look-around and back-references would \
+                    "the expression '{shown}' cannot be compiled: {last} (look-around and back-references would \
                      let a rule take for ever)"
                 ));
             }
         };
         self.regexes.insert(whole, Arc::clone(&regex));
         Ok(regex)
+    }
+}
+
+/// What the parser reads as a text though the rule writes a list or a map, or cannot hold exactly.
+fn legible(written: &SigmaValue, field: &str) -> Compiled<()> {
+    match written {
+        SigmaValue::String(string)
+            if ["Mapping {", "Sequence [", "TaggedValue {"]
+                .iter()
+                .any(|shown| string.original.starts_with(shown)) =>
+        {
+            broken(format!(
+                "a value of '{field}' is a list or a map; values are texts, numbers, true, false or null"
+            ))
+        }
+        SigmaValue::Float(number) if number.abs() >= EXACT_MAX => broken(format!(
+            "a number of '{field}' is too large to be told from its neighbours; write it in quotes"
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -380,17 +421,6 @@ fn chosen<'a>(pattern: &SelectorPattern, named: &'a HashMap<String, Detection>) 
     let mut chosen: Vec<(&String, &Detection)> = named.iter().filter(|(name, _)| fits(name)).collect();
     chosen.sort_by_key(|(name, _)| *name);
     chosen.into_iter().map(|(_, detection)| detection).collect()
-}
-
-/// The first `%name%` of a text, with what stands around it.
-fn placeholder(text: &str) -> Option<(&str, &str, &str)> {
-    let (before, rest) = text.split_once('%')?;
-    let (name, after) = rest.split_once('%')?;
-    let is_name = !name.is_empty()
-        && name
-            .chars()
-            .all(|letter| letter.is_alphanumeric() || "_-".contains(letter));
-    is_name.then_some((before, name, after))
 }
 
 /// The parser escapes brackets in names of fields.

@@ -28,6 +28,21 @@ pub(crate) fn pieces(value: &SigmaString) -> Vec<Piece> {
     value.parts.iter().map(piece).collect()
 }
 
+/// The first `%name%` of a text, with what stands around it. What lies between two other percent signs is text.
+pub(crate) fn placeholder(text: &str) -> Option<(&str, &str, &str)> {
+    let signs: Vec<usize> = text.match_indices('%').map(|(at, _)| at).collect();
+    signs.windows(2).find_map(|pair| {
+        let [begin, end] = pair else { return None };
+        let name = text.get(begin.saturating_add(1)..*end)?;
+        let is_name = !name.is_empty()
+            && name
+                .chars()
+                .all(|letter| letter.is_alphanumeric() || "_-".contains(letter));
+        let after = text.get(end.saturating_add(1)..)?;
+        is_name.then_some((text.get(..*begin)?, name, after))
+    })
+}
+
 /// Small letters for large ones, one by one.
 pub(crate) fn fold(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {

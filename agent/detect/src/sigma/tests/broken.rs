@@ -147,6 +147,41 @@ fn what_is_no_rule_file_is_listed_and_hinders_no_other() {
 }
 
 #[test]
+fn what_would_be_read_as_something_else_is_refused() {
+    for (detection, wanted) in [
+        ("sel: {Image: {a: b}}", "list or a map"),
+        ("sel: {Image: [[a, b]]}", "list or a map"),
+        ("sel: {Image|contains: [x, {a: b}]}", "list or a map"),
+        ("sel: {<<: {Image: a}}", "list or a map"),
+        ("sel: {4624: x}", "in quotes"),
+        ("sel: {ProcessId: 18446744073709551615}", "in quotes"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("title: Odd\n{SOURCE}detection:\n  {detection}\n  condition: sel\n");
+        std::fs::write(folder.path().join("a.yml"), text).unwrap();
+        let sigma = Sigma::load(&[folder.path().to_owned()]);
+        let state = state(&sigma, "Odd");
+        assert!(
+            matches!(&state, RuleState::Broken(reason) if reason.contains(wanted)),
+            "{detection}: {state:?}"
+        );
+    }
+}
+
+#[test]
+fn truth_as_a_keyword_is_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("title: Truth\n{SOURCE}detection: {{words: [true], condition: words}}\n");
+    std::fs::write(folder.path().join("a.yml"), text).unwrap();
+    let mut sigma = Sigma::load(&[folder.path().to_owned()]);
+    assert_eq!(
+        titles(&mut sigma, &exec("/x1", &["x", "-1"])),
+        Vec::<String>::new()
+    );
+    assert_eq!(titles(&mut sigma, &exec("/x1", &["x", "=True"])), ["Truth"]);
+}
+
+#[test]
 fn empty_documents_and_the_mark_of_the_encoding_are_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("\u{feff}---\n{}---\n", rule(1, "A", "Image: /a"));

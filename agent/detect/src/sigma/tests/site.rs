@@ -60,6 +60,11 @@ fn placeholders_stand_for_what_the_site_says() {
     let text = "title: Admins\nlogsource: {product: linux, category: process_creation}\n\
         detection: {sel: {Image|expand: '/home/%admins%/x'}, condition: sel}\n";
     std::fs::write(folder.path().join("a.yml"), text).unwrap();
+    let percent = text
+        .replace("Admins", "Percent")
+        .replace("Image", "CommandLine")
+        .replace("/home/%admins%/x", "7% of %admins%");
+    std::fs::write(folder.path().join("b.yml"), percent).unwrap();
     let mut options = RuleOptions {
         folders: vec![folder.path().to_owned()],
         ..RuleOptions::default()
@@ -76,6 +81,7 @@ fn placeholders_stand_for_what_the_site_says() {
         titles(&mut sigma, &exec("/home/eve/x", &["x"])),
         Vec::<String>::new()
     );
+    assert_eq!(titles(&mut sigma, &exec("/x", &["7%", "of", "ann"])), ["Percent"]);
 }
 
 #[test]
