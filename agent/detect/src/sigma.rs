@@ -60,7 +60,7 @@ use self::index::Candidates;
 use self::reload::Handover;
 use self::scene::{Scene, correlated, log_subject, notice, raw_subject};
 use self::set::RuleSet;
-use self::sources::Origin;
+use self::sources::{Kind, Origin};
 use crate::metrics;
 use crate::tracker::Notice;
 
@@ -217,8 +217,25 @@ impl Sigma {
         }
         let views = mapping::views(fact, |kind| !set.route(kind).is_empty());
         let mut notices = Vec::new();
-        for view in &views {
-            let (groups, time) = (set.route(view.kind), fact.time());
+        for (number, view) in views.iter().enumerate() {
+            // A rule for every source has seen this fact from another side. Auditd's side has rules of its own.
+            let earlier: Vec<Kind> = match view.kind {
+                Kind::Audit => Vec::new(),
+                kind => {
+                    let earlier = views.iter().take(number).map(|view| view.kind);
+                    earlier.filter(|earlier| *earlier != kind).collect()
+                }
+            };
+            let route = set.route(view.kind);
+            let rest: Vec<usize>;
+            let groups = if earlier.is_empty() {
+                route
+            } else {
+                let seen = |group: &usize| earlier.iter().any(|kind| set.route(*kind).contains(group));
+                rest = route.iter().copied().filter(|group| !seen(group)).collect();
+                &rest
+            };
+            let time = fact.time();
             notices.extend(self.look(&set, groups, &view.fields, time, &|| scene::scene(fact)));
         }
         notices

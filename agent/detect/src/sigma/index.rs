@@ -15,8 +15,8 @@ use super::event::Slots;
 use super::rule::{Expr, FieldId, Matcher, Test};
 use super::text::{Pattern, Piece, Shape, fold};
 
-/// Literals of one anchor; a rule with more alternatives has the first that is shorter.
-const ANCHOR_MAX: usize = 2_048;
+/// Literals of one anchor: as many as a rule may have tests, because without one all of them are tried on every event.
+const ANCHOR_MAX: usize = 20_000;
 
 /// Where in a value a literal has to stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

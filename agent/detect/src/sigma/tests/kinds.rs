@@ -130,6 +130,29 @@ fn files_are_of_the_category_of_what_was_done() {
 }
 
 #[test]
+fn rule_for_every_source_sees_a_fact_of_two_sides_once() {
+    let mut sigma = rules(&[
+        ("product: linux", "TargetFilename: /etc/cron.d/x"),
+        (
+            "product: linux, category: file_rename",
+            "TargetFilename: /etc/cron.d/x",
+        ),
+        (
+            "product: linux, category: file_event",
+            "TargetFilename: /etc/cron.d/x",
+        ),
+    ]);
+    let event = FileEvent {
+        path: "/tmp/y".into(),
+        target: Some("/etc/cron.d/x".into()),
+        ..FileEvent::by(actor(), FileEventKind::Rename, TimeMicros(1), 1, Source::Ebpf)
+    };
+    let mut found = titles(&mut sigma, &event.into());
+    found.sort();
+    assert_eq!(found, ["Rule 0", "Rule 1", "Rule 2"]);
+}
+
+#[test]
 fn act_that_failed_is_none() {
     let mut sigma = rules(&[("product: linux, category: file_event", "TargetFilename: /x")]);
     let event = FileEvent {

@@ -238,6 +238,26 @@ fn ten_thousand_rules_are_few_candidates() {
 }
 
 #[test]
+fn ten_thousand_keywords_are_looked_for_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let words: Vec<String> = (0..10_000).map(|number| format!("word{number}end")).collect();
+    let text = format!(
+        "title: Words\nlogsource: {{product: linux, category: process_creation}}\n\
+        detection: {{words: [{}], condition: words}}\n",
+        words.join(", ")
+    );
+    std::fs::write(folder.path().join("words.yml"), text).unwrap();
+    let mut sigma = Sigma::load(&[folder.path().to_owned()]);
+    assert_eq!(sigma.set.unanchored(), 0, "{:?}", sigma.listing());
+    assert_eq!(
+        titles(&mut sigma, &exec("/x", &["word1234", "end"])),
+        Vec::<String>::new()
+    );
+    assert!(sigma.candidates.rules.is_empty(), "none of them is tried alone");
+    assert_eq!(titles(&mut sigma, &exec("/x", &["a-word1234end-b"])), ["Words"]);
+}
+
+#[test]
 fn rule_is_explained_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let text = "title: Odd\nlogsource: {product: linux, category: process_creation}\n\
