@@ -233,7 +233,7 @@ impl Sigma {
             } else {
                 let seen = |group: &usize| earlier.iter().any(|kind| set.route(*kind).contains(group));
                 rest = route.iter().copied().filter(|group| !seen(group)).collect();
-                &rest
+                rest.as_slice()
             };
             let time = fact.time();
             notices.extend(self.look(&set, groups, &view.fields, time, &|| scene::scene(fact)));

@@ -256,4 +256,5 @@ fn public_process_and_connection_rules_are_loaded() {
 mod broken;
 mod correlation;
 mod kinds;
+mod shipped;
 mod site;
