@@ -35,6 +35,7 @@ mod set;
 mod sources;
 mod text;
 mod trial;
+mod twins;
 mod users;
 mod value;
 
@@ -61,6 +62,7 @@ use self::reload::Handover;
 use self::scene::{Scene, correlated, log_subject, notice, raw_subject};
 use self::set::RuleSet;
 use self::sources::{Kind, Origin};
+use self::twins::{Teller, Twins};
 use crate::metrics;
 use crate::tracker::Notice;
 
@@ -146,6 +148,7 @@ pub struct Sigma {
     handover: Arc<Handover>,
     windows: Vec<Window>,
     candidates: Candidates,
+    twins: Twins,
     matched: u64,
     seen: u64,
 }
@@ -183,6 +186,7 @@ impl Sigma {
             handover: Arc::new(Handover::new(set, options, read_from)),
             windows: Vec::new(),
             candidates: Candidates::default(),
+            twins: Twins::default(),
             matched: 0,
             seen: 0,
         };
@@ -212,7 +216,7 @@ impl Sigma {
             };
             return mapping::log_record(record, |origin, fields| {
                 let groups = set.route_of(&origin);
-                self.look(&set, &groups, &fields, record.time, &scene)
+                self.look(&set, &groups, &fields, record.time, None, &scene)
             });
         }
         let views = mapping::views(fact, |kind| !set.route(kind).is_empty());
@@ -236,7 +240,8 @@ impl Sigma {
                 rest.as_slice()
             };
             let time = fact.time();
-            notices.extend(self.look(&set, groups, &view.fields, time, &|| scene::scene(fact)));
+            let teller = (view.kind == Kind::Audit).then_some(Teller::Sensor);
+            notices.extend(self.look(&set, groups, &view.fields, time, teller, &|| scene::scene(fact)));
         }
         notices
     }
@@ -259,7 +264,8 @@ impl Sigma {
             evidence: json!({"record": {"log_source": record.source().to_string(), "fields": fields.json()}}),
         };
         let groups = set.route_of(&origin);
-        self.look(&set, &groups, &fields, record.time, &scene)
+        let teller = (services == ["auditd"]).then_some(Teller::Auditd);
+        self.look(&set, &groups, &fields, record.time, teller, &scene)
     }
 
     /// Looks at one event with the rules of some groups.
@@ -269,6 +275,7 @@ impl Sigma {
         groups: &[usize],
         fields: &Fields<'_>,
         time: TimeMicros,
+        teller: Option<Teller>,
         scene: &dyn Fn() -> Scene,
     ) -> Vec<Notice> {
         if groups.is_empty() {
@@ -290,6 +297,10 @@ impl Sigma {
                 else {
                     continue;
                 };
+                let key = loaded.rule.meta.key.as_str();
+                if teller.is_some_and(|teller| self.twins.is_second(teller, key, fields, time)) {
+                    continue;
+                }
                 self.matched = self.matched.saturating_add(1);
                 if !loaded.silent {
                     let matched = matching::matched(&loaded.rule.condition, &slots, &set.names);

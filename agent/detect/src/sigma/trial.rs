@@ -110,7 +110,7 @@ impl Trial {
             subject: Subject::named(SubjectKind::Host, "trial"),
             evidence: Value::Null,
         };
-        let notices = self.sigma.look(&set, &groups, &fields, record.time, &scene);
+        let notices = self.sigma.look(&set, &groups, &fields, record.time, None, &scene);
         notices
             .into_iter()
             .map(|notice| Verdict {

@@ -153,6 +153,47 @@ fn rule_for_every_source_sees_a_fact_of_two_sides_once() {
 }
 
 #[test]
+fn act_that_auditd_tells_as_well_is_one_match() {
+    let record = |args: &[&str], time| RawEvent {
+        time: TimeMicros(time),
+        product: Some("linux".into()),
+        service: Some("auditd".into()),
+        category: None,
+        fields: [("type".to_owned(), "EXECVE".to_owned())]
+            .into_iter()
+            .chain([("argc".to_owned(), args.len().to_string())])
+            .chain(
+                (0..)
+                    .zip(args)
+                    .map(|(number, arg)| (format!("a{number}"), (*arg).to_owned())),
+            )
+            .collect(),
+    };
+    let many: Vec<String> = (0..40).map(|number| format!("x{number}")).collect();
+    let many: Vec<&str> = ["chmod"]
+        .into_iter()
+        .chain(many.iter().map(String::as_str))
+        .collect();
+    for args in [&["chmod", "777", "/srv"][..], &many] {
+        let rule = [("product: linux, service: auditd", "type: EXECVE, a0: chmod")];
+        let fact = exec("/usr/bin/chmod", args);
+        // Either may be first, and each stands for one.
+        let mut sigma = rules(&rule);
+        assert_eq!(titles(&mut sigma, &fact).len(), 1);
+        assert_eq!(titles(&mut sigma, &fact).len(), 1);
+        assert_eq!(sigma.observe_raw(&record(args, 1_000)).len(), 0);
+        assert_eq!(sigma.observe_raw(&record(args, 1_000)).len(), 0);
+        assert_eq!(sigma.observe_raw(&record(args, 1_000)).len(), 1);
+        assert_eq!(titles(&mut sigma, &fact).len(), 0);
+        // Another act, or the same at another time, is one of its own.
+        let mut sigma = rules(&rule);
+        assert_eq!(titles(&mut sigma, &fact).len(), 1);
+        assert_eq!(sigma.observe_raw(&record(&["chmod", "755"], 1_000)).len(), 1);
+        assert_eq!(sigma.observe_raw(&record(args, 60_000_000)).len(), 1);
+    }
+}
+
+#[test]
 fn act_that_failed_is_none() {
     let mut sigma = rules(&[("product: linux, category: file_event", "TargetFilename: /x")]);
     let event = FileEvent {
