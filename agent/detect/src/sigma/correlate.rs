@@ -5,8 +5,8 @@
 //! one from before it says that the clock was put back, and the group begins anew. While its condition holds a
 //! correlation fires once per timespan and group, and what it fires may feed another correlation.
 //!
-//! Bounded: [`GROUPS_MAX`] groups per correlation and [`ENTRIES_MAX`] matches per group; the group that was quiet
-//! longest, and the oldest match, make room, and each is counted.
+//! Bounded: [`GROUPS_MAX`] groups and [`KEPT_MAX`] matches per correlation, and [`ENTRIES_MAX`] matches per group; the
+//! groups that were quiet longest, and the oldest match, make room, and each is counted.
 
 mod form;
 
@@ -27,6 +27,8 @@ use crate::metrics;
 const GROUPS_MAX: usize = 4_096;
 /// Matches that one group keeps.
 const ENTRIES_MAX: usize = 4_096;
+/// Matches that all groups of one correlation keep: with the longest values some 64 MiB.
+const KEPT_MAX: usize = 65_536;
 /// Longest value that is kept.
 const VALUE_BYTES_MAX: usize = 1_024;
 /// Longest timespan; state is in memory.
@@ -57,6 +59,8 @@ pub(crate) struct Correlation {
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     groups: HashMap<Vec<String>, Group>,
+    /// Matches of all groups.
+    kept: usize,
 }
 
 #[derive(Debug, Default)]
@@ -210,7 +214,9 @@ impl Correlation {
             .iter()
             .map(|value| fold(&short(value)).into_owned())
             .collect();
-        let group = window.groups.entry(key).or_default();
+        let Window { groups, kept } = window;
+        let group = groups.entry(key).or_default();
+        let before = group.entries.len();
         if time < group.last.saturating_sub(self.span_us) {
             *group = Group::default();
         }
@@ -233,6 +239,7 @@ impl Correlation {
             rule: position,
             value,
         });
+        *kept = kept.saturating_sub(before).saturating_add(group.entries.len());
         let figure = self.holds(&group.entries)?;
         let Some(figure) = figure else {
             group.fired = None;
@@ -369,24 +376,26 @@ impl Correlation {
 }
 
 impl Window {
-    /// Forgets groups whose timespan is over, and when there are too many, those that were quiet longest.
+    /// Forgets groups whose timespan is over, and when they or their matches are too many, those that were quiet
+    /// longest.
     fn make_room(&mut self, now: i64, span_us: i64) {
-        if self.groups.len() < GROUPS_MAX {
+        if self.has_room() {
             return;
         }
         // A group of the time to come is of a clock that was put back since.
         let (from, until) = (now.saturating_sub(span_us), now.saturating_add(span_us));
         self.groups
             .retain(|_, group| group.last >= from && group.last <= until);
-        if self.groups.len() < GROUPS_MAX {
+        self.count();
+        if self.has_room() {
             return;
         }
         let mut times: Vec<i64> = self.groups.values().map(|group| group.last).collect();
         times.sort_unstable();
         // An eighth at once, so that this is not done for every event.
-        let wanted = GROUPS_MAX / 8;
+        let wanted = (times.len() / 8).max(1);
         let until = times.get(wanted).copied().unwrap_or(i64::MAX);
-        let mut left = wanted.max(1);
+        let mut left = wanted;
         let before = self.groups.len();
         self.groups.retain(|_, group| {
             let goes = left > 0 && group.last <= until;
@@ -394,6 +403,23 @@ impl Window {
             !goes
         });
         metrics::correlation_evicted("group", before.saturating_sub(self.groups.len()));
+        self.count();
+    }
+
+    fn has_room(&self) -> bool {
+        self.groups.len() < GROUPS_MAX && self.kept < KEPT_MAX
+    }
+
+    fn count(&mut self) {
+        self.kept = self.groups.values().map(|group| group.entries.len()).sum();
+    }
+
+    /// Matches that are kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        let counted: usize = self.groups.values().map(|group| group.entries.len()).sum();
+        assert_eq!(counted, self.kept);
+        counted
     }
 
     /// Groups that are kept.

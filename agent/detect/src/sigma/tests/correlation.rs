@@ -407,6 +407,26 @@ fn groups_are_bounded_and_the_quiet_ones_make_room() {
 }
 
 #[test]
+fn matches_of_all_groups_are_bounded() {
+    let mut sigma = sigma(&with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 7d\n  condition: {gte: 4000}\n",
+    ));
+    let mut fires = 0;
+    for number in 0..20 * 4_000 {
+        let host = format!("host-{}", number / 4_000);
+        fires += fired(&mut sigma, &failed(number, "a", &host)).len();
+        if number % 1_000 == 0 {
+            assert!(sigma.windows[0].kept() <= 65_536, "{number}");
+        }
+    }
+    assert_eq!(fires, 20, "those at work are not the ones that make room");
+    assert!(
+        sigma.windows[0].kept() > 32_768,
+        "no more is forgotten than has to be"
+    );
+}
+
+#[test]
 fn filter_takes_from_the_rules_it_names() {
     let filter = "---\ntitle: Not the scanner\nlogsource: {product: linux}\n\
         filter:\n  rules: [failed]\n  sel: {ip: 192.0.2.9}\n  condition: not sel\n";
