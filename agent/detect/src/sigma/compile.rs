@@ -13,7 +13,7 @@ use rsigma_parser::{
 use super::dialect;
 use super::rule::{Expr, FieldId, Joint, LogSource, Matcher, Meta, Names, Network, Rule, Test};
 use super::text::{Pattern, Piece, Shape, pieces, placeholder};
-use super::value::{Expression, Value, apply, value};
+use super::value::{Expression, Value, apply, legible, value};
 
 /// Tests of one rule; more would be a rule that was made to hurt.
 const TESTS_MAX: usize = 20_000;
@@ -21,8 +21,6 @@ const TESTS_MAX: usize = 20_000;
 const REGEX_BYTES_MAX: usize = 256 << 10;
 /// Regular expressions of all rules; at their usual size this is some tens of MiB.
 const REGEXES_MAX: usize = 4_096;
-/// Above it whole numbers are not told apart as floating-point numbers.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 /// Percent signs of one value with placeholders.
 const PERCENTS_MAX: usize = 64;
 
@@ -33,6 +31,16 @@ pub(crate) enum Refusal {
     Unsupported(String),
     /// It says what cannot be.
     Broken(String),
+}
+
+impl Refusal {
+    /// The same with the field that it is about, which tells the line.
+    fn of(self, item: &DetectionItem) -> Self {
+        match (self, &item.field.name) {
+            (Self::Broken(reason), Some(name)) => Self::Broken(format!("{reason} (in '{name}')")),
+            (refusal, _) => refusal,
+        }
+    }
 }
 
 type Compiled<T> = Result<T, Refusal>;
@@ -157,7 +165,7 @@ impl Compiler {
             Detection::Keywords(values) => {
                 let mut tests = Vec::new();
                 for written in values {
-                    legible(written, "|")?;
+                    legible(written, "|").map_err(Refusal::Broken)?;
                     tests.push(self.test(None, value(written, &[]))?);
                 }
                 Ok(one_or(tests, Expr::Or))
@@ -181,14 +189,16 @@ impl Compiler {
         }
         let mut tests = Vec::new();
         for written in self.expanded(&item.values, modifiers)? {
-            legible(&written, item.field.name.as_deref().unwrap_or("|"))?;
+            legible(&written, item.field.name.as_deref().unwrap_or("|")).map_err(Refusal::Broken)?;
             let mut changed = value(&written, modifiers);
             for modifier in modifiers {
                 if !matches!(modifier, Modifier::All | Modifier::Neq) {
-                    changed = apply(*modifier, changed).map_err(Refusal::Broken)?;
+                    let applied = apply(*modifier, changed).map_err(Refusal::Broken);
+                    changed = applied.map_err(|refusal| refusal.of(item))?;
                 }
             }
-            tests.push(self.test(field, changed)?);
+            let test = self.test(field, changed);
+            tests.push(test.map_err(|refusal| refusal.of(item))?);
         }
         if tests.is_empty() {
             return broken(format!(
@@ -364,25 +374,6 @@ impl Compiler {
         };
         self.regexes.insert(whole, Arc::clone(&regex));
         Ok(regex)
-    }
-}
-
-/// What the parser reads as a text though the rule writes a list or a map, or cannot hold exactly.
-fn legible(written: &SigmaValue, field: &str) -> Compiled<()> {
-    match written {
-        SigmaValue::String(string)
-            if ["Mapping {", "Sequence [", "TaggedValue {"]
-                .iter()
-                .any(|shown| string.original.starts_with(shown)) =>
-        {
-            broken(format!(
-                "a value of '{field}' is a list or a map; values are texts, numbers, true, false or null"
-            ))
-        }
-        SigmaValue::Float(number) if number.abs() >= EXACT_MAX => broken(format!(
-            "a number of '{field}' is too large to be told from its neighbours; write it in quotes"
-        )),
-        _ => Ok(()),
     }
 }
 

@@ -105,6 +105,13 @@ impl RuleFile {
                 self.place(&["condition:".to_owned()])
             );
         }
+        if reason.starts_with("Condition parse error") {
+            return format!(
+                "{}: {} (and, or, not, of and them are written small; names are letters of a to z, digits, _ and -)",
+                self.place(&["condition:".to_owned()]),
+                one_line(reason)
+            );
+        }
         if reason.contains(" line ") || reason.starts_with("line ") {
             return one_line(reason);
         }

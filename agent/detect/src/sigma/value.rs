@@ -12,6 +12,8 @@ use super::text::{Piece, pieces};
 
 /// Texts that one value may become, by `windash` and `base64offset`.
 const ALTERNATIVES_MAX: usize = 256;
+/// Above it whole numbers are not told apart as floating-point numbers.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 /// Dashes of one value that `windash` exchanges.
 const DASHES_MAX: usize = 3;
 /// What Windows programs take for a dash.
@@ -50,6 +52,25 @@ pub(super) struct Expression {
     pub(super) dot_all: bool,
     /// Whether something may stand before and after: `contains`, `startswith` and `endswith` on an expression.
     pub(super) joint: Option<Joint>,
+}
+
+/// What the parser reads as a text though the rule writes a list or a map, or cannot hold exactly.
+pub(super) fn legible(written: &SigmaValue, field: &str) -> Result<(), String> {
+    match written {
+        SigmaValue::String(string)
+            if ["Mapping {", "Sequence [", "TaggedValue {"]
+                .iter()
+                .any(|shown| string.original.starts_with(shown)) =>
+        {
+            Err(format!(
+                "a value of '{field}' is a list or a map; values are texts, numbers, true, false or null"
+            ))
+        }
+        SigmaValue::Float(number) if number.abs() >= EXACT_MAX => Err(format!(
+            "a number of '{field}' is too large to be told from its neighbours; write it in quotes"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A value as the parser read it. A number that is not compared is the text that writes it.
@@ -103,8 +124,14 @@ pub(super) fn apply(modifier: Modifier, value: Value) -> Result<Value, String> {
         }
         (Modifier::Base64Offset, Value::Text { pieces, cased }) => {
             let bytes = bytes(&pieces)?;
-            let encoded = (0..3).map(|offset| plain(encode_at(&bytes, offset), cased));
-            Ok(Value::AnyOf(encoded.collect()))
+            let encoded = (0..3).map(|offset| encode_at(&bytes, offset));
+            // Of one letter no whole sign may be left, and nothing is within everything.
+            let encoded = encoded.filter(|encoded| !encoded.is_empty());
+            let encoded: Vec<Value> = encoded.map(|encoded| plain(encoded, cased)).collect();
+            if encoded.is_empty() {
+                return Err("an empty text cannot be looked for as Base64".to_owned());
+            }
+            Ok(Value::AnyOf(encoded))
         }
         (Modifier::Wide, Value::Text { pieces, cased }) => wide(pieces, cased, u16::to_le_bytes, ""),
         (Modifier::Utf16be, Value::Text { pieces, cased }) => wide(pieces, cased, u16::to_be_bytes, ""),

@@ -169,6 +169,40 @@ fn what_would_be_read_as_something_else_is_refused() {
 }
 
 #[test]
+fn reason_names_the_line_and_what_to_do() {
+    for (detection, wanted) in [
+        (
+            "sel: {User: x}\n  more:\n    Image|cased: [null, X]\n  condition: more",
+            "line 6: the modifier cased cannot be applied to null (in 'Image')",
+        ),
+        (
+            "sel: {User: x}\n  more:\n    Image|cidr: '10.*'\n  condition: more",
+            "line 6: \"10.*\" is not a network",
+        ),
+        ("sel: {User: x}\n  condition: sel AND sel", "written small"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("title: Odd\n{SOURCE}detection:\n  {detection}\n");
+        std::fs::write(folder.path().join("a.yml"), text).unwrap();
+        let sigma = Sigma::load(&[folder.path().to_owned()]);
+        let reason = sigma.listing()[0].state.reason();
+        assert!(reason.contains(wanted), "{reason}");
+    }
+}
+
+#[test]
+fn one_letter_as_base64_is_not_within_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "title: Short\n{SOURCE}detection: {{sel: {{CommandLine|base64offset|contains: a}}, condition: sel}}\n"
+    );
+    std::fs::write(folder.path().join("a.yml"), text).unwrap();
+    let mut sigma = Sigma::load(&[folder.path().to_owned()]);
+    assert_eq!(titles(&mut sigma, &exec("/x", &["zzz"])), Vec::<String>::new());
+    assert_eq!(titles(&mut sigma, &exec("/x", &["echo", "YQ=="])), ["Short"]);
+}
+
+#[test]
 fn truth_as_a_keyword_is_a_word() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("title: Truth\n{SOURCE}detection: {{words: [true], condition: words}}\n");
