@@ -145,6 +145,9 @@ impl<'a> Builder<'a> {
             .filter(|said| said.is_broken())
             .map(|said| said.key.clone())
             .collect();
+        if file.faults.is_empty() && broken.is_empty() {
+            return;
+        }
         // Last, so that of what a file said before only that goes on which it does not say now.
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
         for fault in &file.faults {
@@ -152,8 +155,8 @@ impl<'a> Builder<'a> {
         }
         for (at, kept) in self.before.into_iter().flat_map(RuleSet::sound) {
             let key = &kept.meta().key;
-            let goes_on = broken.contains(key) || !file.faults.is_empty() && !sound.contains(key);
-            if at.starts_with(&path) && goes_on {
+            let is_wanted = broken.contains(key) || !file.faults.is_empty();
+            if at.starts_with(&path) && is_wanted && !sound.contains(key) {
                 said.push(Said {
                     path: at,
                     key: key.clone(),
