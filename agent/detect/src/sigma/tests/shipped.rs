@@ -1,6 +1,7 @@
 //! The packaged rules beside the work of every day, and beside what looks like it.
 
 use super::*;
+use crate::sigma::RawEvent;
 
 /// An exec by a parent with this path and command line.
 fn by(parent: (&str, &str), args: &[&str]) -> Fact {
@@ -183,5 +184,35 @@ fn what_looks_like_benign_work_is_found() {
             found.iter().any(|found| found == title),
             "{args:?} gave {found:?}, not {title:?}"
         );
+    }
+}
+
+#[test]
+fn shell_that_opens_a_connection_is_found_by_its_path() {
+    let mut sigma = Sigma::load(&[shipped()]);
+    let mut found = |image: &str, address: &str| {
+        let fields = [
+            ("Image", image),
+            ("Initiated", "true"),
+            ("DestinationIp", address),
+        ];
+        let connection = RawEvent {
+            product: Some("linux".into()),
+            category: Some("network_connection".into()),
+            fields: fields
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..RawEvent::default()
+        };
+        let notices = sigma.observe_raw(&connection);
+        notices.into_iter().map(|notice| notice.title).collect::<Vec<_>>()
+    };
+    for image in ["/usr/bin/bash", "/bin/sh", "bash"] {
+        assert_eq!(found(image, "192.0.2.1"), ["Shell Opens a Connection"], "{image}");
+        assert_eq!(found(image, "127.0.0.1"), Vec::<String>::new(), "{image}");
+    }
+    for image in ["/usr/bin/ssh", "/usr/bin/rsync", "/usr/lib/apt/methods/https"] {
+        assert_eq!(found(image, "192.0.2.1"), Vec::<String>::new(), "{image}");
     }
 }
