@@ -60,8 +60,14 @@ pub(super) fn file(row: &FileEvent) -> Fields {
         | FileEventKind::Attribute
         | FileEventKind::Truncate => "change",
     };
+    // The name that the act left behind; the target of ECS is what a symbolic link says.
+    let (path, says) = match (row.kind, &row.target) {
+        (FileEventKind::Symlink, Some(own)) => (own, Some(&row.path)),
+        (FileEventKind::Rename | FileEventKind::Link, Some(left)) => (left, None),
+        _ => (&row.path, None),
+    };
     let file = json!({
-        "path": row.path, "target_path": row.target, "mode": mode(row.mode),
+        "path": path, "target_path": says, "mode": mode(row.mode),
         "uid": row.owner_uid.map(|id| id.to_string()), "gid": row.owner_gid.map(|id| id.to_string()),
         "inode": row.inode.map(|inode| inode.to_string()),
     });

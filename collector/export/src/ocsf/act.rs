@@ -1,8 +1,11 @@
 //! Acts, integrity, logs and authentication in the classes of OCSF.
 
+use std::net::IpAddr;
+
 use fleetmend_event::table::{
-    Act, Actor, AuthEvent, AuthEventKind, AuthOutcome, CredentialEvent, FileEvent, FileEventKind,
-    IntegrityChange, IntegrityEvent, KernelEvent, KernelEventKind, MemoryEvent, SignalEvent,
+    Act, Actor, AuthEvent, AuthEventKind, AuthOutcome, CredentialEvent, CredentialEventKind, FileEvent,
+    FileEventKind, IntegrityChange, IntegrityEvent, KernelEvent, KernelEventKind, MemoryEvent,
+    MemoryEventKind, SignalEvent, SignalEventKind,
 };
 use serde_json::{Value, json};
 
@@ -73,8 +76,12 @@ pub(super) fn file_act(row: &FileEvent) -> Event {
 
 pub(super) fn credential(row: &CredentialEvent) -> Event {
     let actor = row.actor();
+    let activity = match row.kind {
+        CredentialEventKind::User => (5, "Set User ID"),
+        CredentialEventKind::Group | CredentialEventKind::Capabilities => (OTHER, row.kind.as_str()),
+    };
     let more = [("process", process(&actor))];
-    act(PROCESS, (5, "Set User ID"), &actor, row.error, &more)
+    act(PROCESS, activity, &actor, row.error, &more)
 }
 
 pub(super) fn memory(row: &MemoryEvent) -> Event {
@@ -86,7 +93,12 @@ pub(super) fn memory(row: &MemoryEvent) -> Event {
         })
     });
     let more = [("process", target.unwrap_or_else(|| process(&actor)))];
-    act(MEMORY, (OTHER, row.kind.as_str()), &actor, row.error, &more)
+    let activity = match row.kind {
+        MemoryEventKind::ProcessVmRead => (7, "Read"),
+        MemoryEventKind::ProcessVmWrite => (8, "Write"),
+        _ => (OTHER, row.kind.as_str()),
+    };
+    act(MEMORY, activity, &actor, row.error, &more)
 }
 
 pub(super) fn kernel(row: &KernelEvent) -> Option<Event> {
@@ -105,14 +117,12 @@ pub(super) fn signal(row: &SignalEvent) -> Event {
         "pid": row.target_pid, "name": row.target_comm, "file": file(row.target_exe.as_deref()),
         "uid": row.target_start_boot_ns.map(|start| format!("{}-{start}", row.target_pid)),
     });
+    let activity = match row.kind {
+        SignalEventKind::OomKill => (2, "Terminate"),
+        SignalEventKind::Signal | SignalEventKind::Fault => (OTHER, row.kind.as_str()),
+    };
     let more = [("process", target)];
-    act(
-        PROCESS,
-        (OTHER, row.kind.as_str()),
-        &row.actor(),
-        row.error,
-        &more,
-    )
+    act(PROCESS, activity, &row.actor(), row.error, &more)
 }
 
 pub(super) fn integrity(row: &IntegrityEvent) -> Event {
@@ -147,10 +157,15 @@ pub(super) fn auth(row: &AuthEvent) -> Event {
         AuthEventKind::Account => (ACCOUNT, OTHER, "Account"),
         AuthEventKind::Secret => (ACCOUNT, 3, "Password Change"),
     };
-    let source = row
-        .remote_address
-        .as_ref()
-        .map(|address| json!({ "ip": address, "port": row.remote_port }));
+    let source = row.remote_address.as_ref().map(|address| {
+        // PAM tells the name of a host where its service looked one up.
+        let attribute = if address.parse::<IpAddr>().is_ok() {
+            "ip"
+        } else {
+            "hostname"
+        };
+        json!({ attribute: address, "port": row.remote_port })
+    });
     let status = match row.outcome {
         AuthOutcome::Success => 1,
         AuthOutcome::Failure => 2,

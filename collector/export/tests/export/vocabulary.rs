@@ -274,21 +274,28 @@ fn facts() -> Vec<Fact> {
     facts
 }
 
-fn rendered(format: RecordFormat) -> Vec<Value> {
-    let render = |(fact, name): (Fact, Option<&str>)| {
-        let record = Record {
-            table: table::table_by_id(fact.table_id()).unwrap(),
-            host: HostId::from_bytes([5; 16]),
-            ingested_at: NOW.plus_micros(1),
-            time: NOW,
-            hash: 9,
-            fact,
-        };
-        render(format, &record, name)
+fn document(format: RecordFormat, fact: Fact, name: Option<&str>) -> Value {
+    let record = Record {
+        table: table::table_by_id(fact.table_id()).unwrap(),
+        host: HostId::from_bytes([5; 16]),
+        ingested_at: NOW.plus_micros(1),
+        time: NOW,
+        hash: 9,
+        fact,
     };
-    let named = facts().into_iter().map(|fact| (fact, Some("web-1")));
-    let unnamed = facts().into_iter().map(|fact| (fact, None));
-    named.chain(unnamed).map(render).collect()
+    render(format, &record, name)
+}
+
+fn rendered(format: RecordFormat) -> Vec<Value> {
+    let named = facts()
+        .into_iter()
+        .map(|fact| document(format, fact, Some("web-1")));
+    let unnamed = facts().into_iter().map(|fact| document(format, fact, None));
+    named.chain(unnamed).collect()
+}
+
+fn act(wanted: impl Fn(&Fact) -> bool) -> Fact {
+    acts(true, NOW).into_iter().find(|fact| wanted(fact)).unwrap()
 }
 
 fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
@@ -429,4 +436,33 @@ fn a_record_keeps_its_id() {
         assert!(id(&first[0]).as_str().unwrap().starts_with("050505050505-"));
         assert_eq!(id(&first[0]), id(&rendered(format)[0]));
     }
+}
+
+#[test]
+fn links_and_renames_are_told_by_the_name_that_they_leave() {
+    for (kind, path, says) in [
+        (FileEventKind::Symlink, "/etc/hosts~", Some("/etc/hosts")),
+        (FileEventKind::Link, "/etc/hosts~", None),
+        (FileEventKind::Rename, "/etc/hosts~", None),
+        (FileEventKind::Unlink, "/etc/hosts", None),
+    ] {
+        let fact = act(|fact| matches!(fact, Fact::FileEvent(row) if row.kind == kind));
+        let document = document(RecordFormat::Ecs, fact, None);
+        assert_eq!(at(&document, "file.path"), Some(&json!(path)), "{kind}");
+        let target = at(&document, "file.target_path").and_then(Value::as_str);
+        assert_eq!(target, says, "{kind}");
+    }
+}
+
+#[test]
+fn login_from_a_host_by_name_has_no_address() {
+    let mut fact = act(|fact| matches!(fact, Fact::AuthEvent(_)));
+    let event = document(RecordFormat::Ocsf, fact.clone(), None);
+    assert_eq!(event["src_endpoint"]["ip"], "192.0.2.7");
+    if let Fact::AuthEvent(row) = &mut fact {
+        row.remote_address = Some("client.example".to_owned());
+    }
+    let event = document(RecordFormat::Ocsf, fact, None);
+    assert_eq!(event["src_endpoint"]["hostname"], "client.example");
+    assert_eq!(event["src_endpoint"].get("ip"), None);
 }
