@@ -138,6 +138,8 @@ await check('shows probes with reason and hint, and sorts processes', async () =
   if (mock) {
     await page.getByText('To do: start dbus, or set units.enabled = false').waitFor();
     await page.getByText(/No such file or directory/).waitFor();
+    const accounts = page.locator('.panel > header').filter({ hasText: 'What became of every kernel event' });
+    assert.notEqual(await accounts.evaluate((one) => getComputedStyle(one).paddingLeft), '0px');
     const file = page.getByRole('row').filter({ hasText: /4\s220\s118/ });
     await file.getByText('410 ns').waitFor();
     assert.equal(await file.getByTitle('31 ring full').innerText(), '31');

@@ -10,6 +10,7 @@ use crate::query::VIEWS;
 use crate::shape::sql_tables;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/specs/sql.md");
+const OFFERED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../web/src/pages/Sql.svelte");
 const BEGIN: &str = "<!-- what follows is written by a test of the store: FLEETMEND_WRITE_DOCS=1 -->\n";
 
 #[tokio::test]
@@ -99,4 +100,24 @@ async fn document_lists_every_table_and_view_with_its_columns() {
         return;
     }
     assert_eq!(listed, wanted, "run this test once with FLEETMEND_WRITE_DOCS=1");
+}
+
+#[tokio::test]
+async fn queries_that_the_dashboard_offers_are_answered() {
+    let folder = folder();
+    let bed = open(folder.path()).await;
+    let page = std::fs::read_to_string(OFFERED).unwrap();
+    // Each on a line of its own: a name and the query, in quotes of either kind.
+    let queries: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("['")?.strip_suffix("],"))
+        .filter_map(|line| line.split_once("', "))
+        .map(|(_, quoted)| quoted.trim_matches(['\'', '"']))
+        .filter(|text| text.starts_with("select "))
+        .collect();
+    assert!(queries.len() > 4, "{queries:?}");
+    for query in queries {
+        bed.store.sql(query, QueryLimits::default()).await.expect(query);
+    }
+    bed.close().await;
 }
