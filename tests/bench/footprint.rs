@@ -92,7 +92,10 @@ fn idle_and_load(report: &mut Report, times: &Times, agent: u32) -> Result<()> {
     let seconds = done.wall_us / 1e6;
     report.condition(
         "load_reached",
-        json!({"execs_per_s": f64::from(done.execs) / seconds, "connects_per_s": f64::from(done.connects) / seconds}),
+        json!({
+            "execs_per_s": f64::from(done.execs) / seconds, "opens_per_s": f64::from(done.opens) / seconds,
+            "connects_per_s": f64::from(done.connects) / seconds,
+        }),
     );
     Ok(())
 }

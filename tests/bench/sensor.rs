@@ -27,7 +27,8 @@ const PACED_EVENTS_PER_S: u32 = 50_000;
 /// Arguments of `sensor`.
 #[derive(clap::Args)]
 pub(crate) struct SensorArguments {
-    /// Measure auditd too: every new task of this machine stays slower until it is booted again
+    /// Measure auditd too: the rules of audit are replaced, and every new task of this machine stays slower until it is
+    /// booted again
     #[arg(long)]
     with_auditd: bool,
     /// Leave the peers out
@@ -84,9 +85,9 @@ pub(crate) fn run(quick: bool, arguments: &SensorArguments) -> Result<Report> {
     storm::paced(&mut report, &times, &bed)?;
     storm::fixed(&mut report, &times, &bed)?;
     storm::execs(&mut report, &times, &bed)?;
-    let total = Accounts::settled(&instance)?.total();
-    report.figure("lost_not_counted", total.unaccounted().abs(), Bar::AtMost(0.0));
-    report.condition("counters_at_the_end", total.condition());
+    let accounts = Accounts::settled(&instance)?;
+    report.figure("lost_not_counted", accounts.unaccounted(), Bar::AtMost(0.0));
+    report.condition("counters_at_the_end", accounts.total().condition());
     cost::agent(&mut report, &times, &mut instance)?;
     critical::critical(&mut report, &times, &mut instance, cores)?;
     instance.stop_agent();
