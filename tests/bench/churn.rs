@@ -6,6 +6,7 @@
 
 mod bomb;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -62,6 +63,7 @@ pub(crate) fn run(quick: bool, arguments: &ChurnArguments) -> Result<Report> {
     instance.require_probes()?;
     std::thread::sleep(if quick { Duration::from_secs(2) } else { SETTLE });
 
+    let broken_before = broken(&instance)?;
     let before = Accounts::settled(&instance)?;
     let cpu = cpu_seconds(agent)?;
     let bomb = Bomb::start();
@@ -96,15 +98,29 @@ pub(crate) fn run(quick: bool, arguments: &ChurnArguments) -> Result<Report> {
     let total = events.total();
     report.figure("map_evictions", total.evicted, Bar::None);
     report.figure("lost_events", total.lost, Bar::None);
-    report.figure("lost_not_counted", total.unaccounted().abs(), Bar::AtMost(0.0));
+    report.figure("lost_not_counted", events.unaccounted(), Bar::AtMost(0.0));
     report.condition("families", events.condition());
     report.condition("counters", counters(&instance)?);
-    // A critical task that dies takes the agent with it, another one is named by its readiness.
-    let died = f64::from(u8::from(
-        pss_mib(agent).is_err() || instance.require_probes().is_err(),
-    ));
-    report.figure("tasks_died", died, Bar::AtMost(0.0));
+    // A critical task that dies takes the agent with it, which ends the run; another one says that it is BROKEN. Losses
+    // are no death: they make a family DEGRADED.
+    let died: Vec<String> = broken(&instance)?.difference(&broken_before).cloned().collect();
+    report.figure("tasks_died", died.len() as f64, Bar::AtMost(0.0));
+    report.condition("tasks_died", json!(died));
     Ok(report)
+}
+
+/// Names of what says that it is BROKEN.
+fn broken(instance: &Instance) -> Result<BTreeSet<String>> {
+    let status = instance.status()?;
+    let probes = status
+        .get("probes")
+        .and_then(Value::as_array)
+        .context("find the probes in the agent's status")?;
+    let broken = probes
+        .iter()
+        .filter(|probe| probe.get("state").and_then(Value::as_str) == Some("BROKEN"));
+    let names = broken.filter_map(|probe| probe.get("probe")?.as_str().map(str::to_owned));
+    Ok(names.collect())
 }
 
 /// So many a second that they are made in the time.

@@ -20,14 +20,20 @@ use crate::report::progress;
 
 /// User and group of the agent: a number that Debian gives to nobody.
 const AGENT_UID: &str = "64990";
-/// Capabilities the agent starts with, and their bits; it gives up those it needs only to load the probes.
-const AGENT_CAPABILITIES: [(&str, u32); 5] = [
+/// Capabilities the agent starts with, and their bits; it gives up those it needs only to load the probes. Beside those
+/// of its unit the one that lifts the limit of locked memory, as the unit's `LimitMEMLOCK` does.
+const AGENT_CAPABILITIES: [(&str, u32); 6] = [
     ("dac_read_search", 2),
+    ("net_admin", 12),
     ("sys_ptrace", 19),
     ("sys_resource", 24),
     ("perfmon", 38),
     ("bpf", 39),
 ];
+/// Where systemd mounts tracefs at the boot.
+const TRACEFS_EVENTS: &str = "/sys/kernel/tracing/events";
+/// For a shell that then becomes the program.
+const MOUNT_TRACEFS: &str = "mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; exec \"$@\"";
 /// How long a program has to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -151,9 +157,25 @@ impl Instance {
         )
     }
 
-    /// A program with a death signal; the agent as its own user.
+    /// A program with a death signal; the agent as its own user, and with tracefs where nobody mounted it: its probes
+    /// at calls need that.
     fn command(&self, name: &str, own_user: bool) -> Command {
-        let mut command = Command::new("setpriv");
+        let mut command = if own_user && self.root && !Path::new(TRACEFS_EVENTS).exists() {
+            let mut apart = Command::new("unshare");
+            apart.args([
+                "--mount",
+                "--propagation",
+                "slave",
+                "sh",
+                "-c",
+                MOUNT_TRACEFS,
+                "sh",
+                "setpriv",
+            ]);
+            apart
+        } else {
+            Command::new("setpriv")
+        };
         command.args(["--pdeathsig", "TERM"]);
         if own_user && self.root {
             command.args(["--reuid", AGENT_UID, "--regid", AGENT_UID, "--clear-groups"]);

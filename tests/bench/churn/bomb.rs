@@ -22,11 +22,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Where the hierarchy of the number of processes is, version 1 and 2.
 const HIERARCHIES: [&str; 2] = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
 
-/// A bomb that is lit again whenever it has burnt down.
+/// A bomb that is lit again whenever it has burnt down. Dropped in this order: nobody lights what is cleared away.
 pub(super) struct Bomb {
+    over: Over,
     group: Group,
-    over: Arc<AtomicBool>,
     lighter: JoinHandle<Result<u32>>,
+}
+
+/// Tells the lighter when it is dropped.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Bomb {
@@ -36,12 +45,16 @@ impl Bomb {
         let over = Arc::new(AtomicBool::new(false));
         let (path, done) = (group.0.join("cgroup.procs"), Arc::clone(&over));
         let lighter = std::thread::spawn(move || light(&path, &done));
-        Ok(Self { group, over, lighter })
+        Ok(Self {
+            over: Over(over),
+            group,
+            lighter,
+        })
     }
 
     /// Ends it; gives how often it was lit.
     pub(super) fn stop(self) -> Result<u32> {
-        self.over.store(true, Ordering::Relaxed);
+        drop(self.over);
         let Ok(lit) = self.lighter.join() else {
             bail!("the thread that lights the fork bomb panicked");
         };
