@@ -45,10 +45,12 @@ while read -r suite filter; do
     # What it says in full; the tests must not be held up by the port.
     "/tests/$suite" --list --format terse "$filter" | sed -n 's/: test$//p' | grep -e "$FILTER" |
         awk -v "index_=${share%/*}" -v "of=${share#*/}" 'NR % of == index_' >/run/names
+    echo "== SHARE $(wc -l </run/names)"
     while read -r name; do
         echo "== TEST $name"
         begun=$(seconds)
-        timeout -s KILL "$TEST_SECONDS" "/tests/$suite" --exact --nocapture --test-threads=1 "$name" >/run/said 2>&1
+        timeout -s KILL "$TEST_SECONDS" "/tests/$suite" --exact --nocapture --test-threads=1 "$name" \
+            >/run/said 2>&1 </dev/null
         code=$?
         ended=$(seconds)
         if [ "$code" = 0 ]; then

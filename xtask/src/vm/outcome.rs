@@ -1,7 +1,8 @@
 //! What the tests said, read from the serial port, and the table that is made of it.
 //!
-//! The init says, each on a line: `== KERNEL version`, then for every test `== TEST name`, what is told of it with `| `
-//! before it, and `== DONE name code from to`; at last `== END`. A test says `FAMILY name STATE reason` of a family of
+//! The init says, each on a line: `== KERNEL version`, for each program `== SHARE count` of its tests that are run, then
+//! for every test `== TEST name`, what is told of it with `| ` before it, and `== DONE name code from to`; at last
+//! `== END`. A test says `FAMILY name STATE reason` of a family of
 //! probes, and `COULD NOT RUN` or `not run` with the reason when it did not try what it is named for.
 
 use std::collections::BTreeMap;
@@ -84,11 +85,15 @@ impl Row {
         let mut said = Vec::new();
         let mut running = None;
         let mut ended = false;
+        let mut owed = 0_usize;
         for line in results.lines() {
             if let Some(line) = line.strip_prefix("| ") {
                 said.push(line.to_owned());
             } else if let Some(told) = line.strip_prefix("== KERNEL ") {
                 version = Some(told.to_owned());
+            } else if let Some(count) = line.strip_prefix("== SHARE ") {
+                let count: usize = count.trim().parse().with_context(|| format!("read {line:?}"))?;
+                owed = owed.saturating_add(count);
             } else if let Some(name) = line.strip_prefix("== TEST ") {
                 running = Some(name);
                 said.clear();
@@ -105,6 +110,11 @@ impl Row {
             ended,
             "the machine did not come to its end; it was at {}",
             running.unwrap_or("no test")
+        );
+        ensure!(
+            tests.len() == owed,
+            "{} of {owed} tests came to their end",
+            tests.len()
         );
         Ok(Row {
             name: name.to_owned(),
@@ -220,7 +230,7 @@ fn cell(row: &Row, part: &str) -> String {
 mod tests {
     use super::*;
 
-    const SAID: &str = "== KERNEL 6.1.0-1\n== TEST bpf::tests::processes::one\n| FAMILY process REAL\n\
+    const SAID: &str = "== KERNEL 6.1.0-1\n== SHARE 3\n== TEST bpf::tests::processes::one\n| FAMILY process REAL\n\
         == DONE bpf::tests::processes::one 0 3.10 4.60\n== TEST bpf::tests::processes::two\n| COULD NOT RUN: no clock\n\
         == DONE bpf::tests::processes::two 0 5 6\n== TEST bpf::clock::tests::three\n| panicked\n\
         == DONE bpf::clock::tests::three 101 6 7\n";
@@ -244,6 +254,12 @@ mod tests {
         assert_eq!(page, format!("head\n{begin}\nnew\n\n{end}\ntail"));
         assert_eq!(into_page(&page, "new").unwrap(), page);
         assert!(into_page("no marks", "new").is_none());
+    }
+
+    #[test]
+    fn test_that_was_never_run_is_missed() {
+        let error = Row::read("6.1", &format!("{}== END\n", SAID.replace("SHARE 3", "SHARE 4"))).unwrap_err();
+        assert_eq!(error.to_string(), "3 of 4 tests came to their end");
     }
 
     #[test]
