@@ -137,6 +137,11 @@ pub(crate) async fn run(
         rounds += 1;
     }
     tokio::time::sleep(LAST_FINDING).await;
+    let told = executions(instance, &timeline).await?;
+    timeline.check(
+        format!("the agent told of the work ({told} executions)"),
+        told > 0,
+    );
     let findings = raised(instance, &timeline).await?;
     let unexpected = findings.iter().filter(|finding| !finding.is_allowed()).count();
     timeline.check(
@@ -217,6 +222,17 @@ impl Finding {
             "subject": self.subject, "times": self.times,
         })
     }
+}
+
+/// Programs that the store knows to have been executed since the beginning: where there is none nobody was looking.
+async fn executions(instance: &Instance, timeline: &Timeline) -> Result<i64> {
+    let query = format!(
+        "select count(*) as times from process_events where kind = 'exec' and time >= '{}'",
+        timeline.since_sql()
+    );
+    let rows = instance.sql(&query).await?;
+    let times = rows.first().and_then(|row| row.get("times")?.as_i64());
+    Ok(times.unwrap_or_default())
 }
 
 async fn raised(instance: &Instance, timeline: &Timeline) -> Result<Vec<Finding>> {
