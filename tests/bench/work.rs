@@ -139,6 +139,14 @@ impl Worker {
     }
 }
 
+/// Starts so many workers side by side and waits for the end of all.
+pub(crate) fn side_by_side(count: u32, kind: Kind, time: Duration, rate: u32) -> Result<Vec<Done>> {
+    let workers: Vec<Worker> = (0..count)
+        .map(|_| Worker::start(kind, time, rate))
+        .collect::<Result<_>>()?;
+    workers.into_iter().map(Worker::finish).collect()
+}
+
 /// Starts a worker and waits for its end.
 pub(crate) fn work(kind: Kind, time: Duration, rate: u32) -> Result<Done> {
     Worker::start(kind, time, rate)?.finish()

@@ -15,7 +15,7 @@ use super::cost::{Added, Loops};
 use crate::child::Program;
 use crate::process::{comm_pids, cpu_seconds};
 use crate::report::{Bar, Report, progress};
-use crate::work::{Kind, Worker};
+use crate::work::{self, Kind};
 
 /// What the agent's families tell, as far as bpftrace tells it too.
 const BPFTRACE: &str = r#"
@@ -216,13 +216,8 @@ fn storm(report: &mut Report, times: &Times, peer: Peer, workers: u32) -> Result
     let name = peer.name();
     let running = peer.start()?;
     let (lines, cpu, begun) = (running.lines()?, running.cpu_seconds()?, Instant::now());
-    let started: Vec<Worker> = (0..workers)
-        .map(|_| Worker::start(Kind::Storm, times.storm, STORM_OPENS_PER_S / workers.max(1)))
-        .collect::<Result<_>>()?;
-    let done = started
-        .into_iter()
-        .map(Worker::finish)
-        .collect::<Result<Vec<_>>>()?;
+    let rate = STORM_OPENS_PER_S / workers.max(1);
+    let done = work::side_by_side(workers, Kind::Storm, times.storm, rate)?;
     let seconds = begun.elapsed().as_secs_f64();
     let core_pct = (running.cpu_seconds()? - cpu) / seconds * 100.0;
     // What is in its buffers is written within this.

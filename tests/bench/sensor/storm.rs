@@ -10,7 +10,7 @@ use super::{PACED_EVENTS_PER_S, Times};
 use crate::instance::Instance;
 use crate::process::{cpu_seconds, thread_cpu_seconds};
 use crate::report::{Bar, Report, progress};
-use crate::work::{Done, Kind, Worker};
+use crate::work::{self, Done, Kind};
 
 /// What the threads that empty the rings have in common in their names.
 const DRAIN_THREADS: &str = "sensor-";
@@ -45,13 +45,7 @@ impl Bed<'_> {
             cpu_seconds(self.agent)?,
         );
         let begun = Instant::now();
-        let started: Vec<Worker> = (0..self.workers)
-            .map(|_| Worker::start(kind, time, rate))
-            .collect::<Result<_>>()?;
-        let done = started
-            .into_iter()
-            .map(Worker::finish)
-            .collect::<Result<Vec<_>>>()?;
+        let done = work::side_by_side(self.workers, kind, time, rate)?;
         let seconds = begun.elapsed().as_secs_f64();
         let drain_core_pct = (thread_cpu_seconds(self.agent, DRAIN_THREADS)? - drain) / seconds * 100.0;
         let agent_core_pct = (cpu_seconds(self.agent)? - whole) / seconds * 100.0;
