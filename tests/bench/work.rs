@@ -93,8 +93,8 @@ pub(crate) struct Done {
     pub(crate) connects: u32,
     /// Acts that the critical lane has to tell: changes of credentials.
     pub(crate) credential_acts: u32,
-    /// And files in memory.
-    pub(crate) memory_acts: u32,
+    /// And attempts at another root.
+    pub(crate) kernel_acts: u32,
     /// Files that were compiled.
     pub(crate) compiled: u32,
     /// Distinct paths that were made.
@@ -171,7 +171,7 @@ pub(crate) fn run(arguments: &WorkArguments) -> Result<()> {
         "opens": load.opens,
         "connects": load.connects,
         "credential_acts": load.credential_acts,
-        "memory_acts": load.memory_acts,
+        "kernel_acts": load.kernel_acts,
         "compiled": load.compiled,
         "paths": load.paths,
         "threads": load.threads,
@@ -228,7 +228,7 @@ struct Load {
     opens: u32,
     connects: u32,
     credential_acts: u32,
-    memory_acts: u32,
+    kernel_acts: u32,
     compiled: u32,
     paths: u32,
     threads: u32,
@@ -248,7 +248,7 @@ impl Load {
             opens: 0,
             connects: 0,
             credential_acts: 0,
-            memory_acts: 0,
+            kernel_acts: 0,
             compiled: 0,
             paths: 0,
             threads: 0,
@@ -335,7 +335,7 @@ impl Load {
         paced(Instant::now() + Duration::from_secs(1), |tick| {
             (0..per_tick(rate, tick)).try_for_each(|_| acts.one())
         })?;
-        (self.credential_acts, self.memory_acts) = acts.done();
+        (self.credential_acts, self.kernel_acts) = acts.done();
         Ok(())
     }
 

@@ -46,7 +46,7 @@ pub(super) fn critical(
         .iter()
         .map(|done| f64::from(done.opens))
         .sum();
-    let wanted = f64::from(acts.credential_acts + acts.memory_acts);
+    let wanted = f64::from(acts.credential_acts + acts.kernel_acts);
     let stored = runtime.block_on(async {
         let api = instance.api().await?;
         let begun = Instant::now();
@@ -58,9 +58,9 @@ pub(super) fn critical(
             tokio::time::sleep(LOOK_EVERY).await;
         }
     })?;
-    let (credential, memory) = (f64::from(acts.credential_acts), f64::from(acts.memory_acts));
+    let (credential, kernel) = (f64::from(acts.credential_acts), f64::from(acts.kernel_acts));
     // What is stored twice makes up for nothing that is missing.
-    let once = stored.credential.min(credential) + stored.memory.min(memory);
+    let once = stored.credential.min(credential) + stored.kernel.min(kernel);
     report.figure(
         "critical_delivered_pct",
         once / wanted * 100.0,
@@ -71,7 +71,7 @@ pub(super) fn critical(
         "critical_storm",
         json!({
             "opens_per_s": opened / time.as_secs_f64(), "credential_acts": acts.credential_acts,
-            "memory_acts": acts.memory_acts, "credential_stored": stored.credential, "memory_stored": stored.memory,
+            "kernel_acts": acts.kernel_acts, "credential_stored": stored.credential, "kernel_stored": stored.kernel,
         }),
     );
     Ok(())
@@ -80,7 +80,7 @@ pub(super) fn critical(
 /// Acts of the worker that the store has, repeats counted.
 struct Stored {
     credential: f64,
-    memory: f64,
+    kernel: f64,
 }
 
 impl Stored {
@@ -93,11 +93,11 @@ impl Stored {
         };
         Ok(Self {
             credential: count("credential_events", "group").await?,
-            memory: count("memory_events", "memfd").await?,
+            kernel: count("kernel_events", "change_root").await?,
         })
     }
 
     fn sum(&self) -> f64 {
-        self.credential + self.memory
+        self.credential + self.kernel
     }
 }
