@@ -174,7 +174,7 @@ export interface Finding {
   host_id: string;
   time: Time;
   finding_id: string;
-  kind: 'anomaly' | 'sigma' | 'threshold' | 'site';
+  kind: 'anomaly' | 'sigma' | 'threshold' | 'site' | 'behaviour' | 'integrity';
   rule: string;
   title: string;
   severity: Severity;
