@@ -37,6 +37,11 @@ const NAMES: &[(&str, &str, &str)] = &[
     ("network_events", "remote_address", "network.peer.address"),
     ("network_events", "remote_port", "network.peer.port"),
     ("network_events", "protocol", "network.transport"),
+    ("file_events", "path", "file.path"),
+    ("integrity_events", "path", "file.path"),
+    ("auth_events", "user", "user.name"),
+    ("auth_events", "remote_address", "client.address"),
+    ("auth_events", "remote_port", "client.port"),
     ("site_probes", "url", "url.full"),
     ("site_probes", "http_status", "http.response.status_code"),
 ];
@@ -68,6 +73,17 @@ fn severity(fact: &Fact) -> (i32, &'static str) {
             Severity::Critical => (21, "FATAL"),
         },
         Fact::Gap(_) => (13, "WARN"),
+        // As the data model maps syslog's.
+        Fact::LogRecord(line) => match line.priority {
+            Some(0) => (21, "FATAL"),
+            Some(1) => (19, "ERROR3"),
+            Some(2) => (18, "ERROR2"),
+            Some(3) => (17, "ERROR"),
+            Some(4) => (13, "WARN"),
+            Some(5) => (10, "INFO2"),
+            Some(7) => (5, "DEBUG"),
+            _ => (9, "INFO"),
+        },
         _ => (9, "INFO"),
     }
 }
@@ -138,5 +154,35 @@ impl Encode<Records> for OtlpLogs {
 
     fn rejected(&self, answer: &[u8]) -> Option<(u64, String)> {
         rejected(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetmend_event::{TimeMicros, table};
+
+    use super::*;
+
+    #[test]
+    fn lines_of_logs_keep_their_severity() {
+        let line = |priority| {
+            Fact::from(table::LogRecord {
+                time: TimeMicros(1),
+                source: "journal".to_owned(),
+                identifier: "sshd".to_owned(),
+                unit: None,
+                pid: None,
+                uid: None,
+                priority,
+                facility: None,
+                message: "text".to_owned(),
+                truncated: false,
+                template: 0,
+                repeats: 1,
+            })
+        };
+        assert_eq!(severity(&line(Some(3))), (17, "ERROR"));
+        assert_eq!(severity(&line(Some(7))), (5, "DEBUG"));
+        assert_eq!(severity(&line(None)), (9, "INFO"));
     }
 }
