@@ -232,6 +232,9 @@ fn act(row: &Value) -> String {
         "name",
         "detail",
         "call",
+        "old_uid",
+        "old_euid",
+        "euid",
         "attribute",
         "signal",
         "target_pid",
@@ -370,6 +373,14 @@ mod tests {
         assert_eq!(
             act(&row),
             "rename ×3 pid=7 uid=0 mv path=/tmp/a target=/etc/ld.so.preload"
+        );
+        let row = serde_json::json!({
+            "kind": "user", "pid": 8, "uid": 1000, "euid": 0, "comm": "x", "call": "setuid", "old_uid": 1000,
+            "old_euid": 1000, "repeats": 1,
+        });
+        assert_eq!(
+            act(&row),
+            "user pid=8 uid=1000 x call=setuid old_uid=1000 old_euid=1000 euid=0"
         );
     }
 
