@@ -13,7 +13,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(crate) struct Instance {
     url: String,
     client: reqwest::Client,
-    token: String,
+    login: Value,
+    /// Of a quarter of an hour: a lab may last longer.
+    token: tokio::sync::Mutex<String>,
     /// What `up` wrote about itself.
     pub(crate) record: Value,
 }
@@ -50,26 +52,12 @@ impl Instance {
             .timeout(Duration::from_secs(20))
             .build()
             .context("make an HTTP client")?;
-        let answer: Value = client
-            .post(format!("{url}/api/v1/login"))
-            .json(&login)
-            .send()
-            .await
-            .context("log in")?
-            .error_for_status()
-            .context("log in")?
-            .json()
-            .await
-            .context("read the login's answer")?;
-        let token = answer
-            .get("access_token")
-            .and_then(Value::as_str)
-            .context("find the token in the login's answer")?
-            .to_owned();
+        let token = log_in(&client, &url, &login).await?;
         Ok(Self {
             url,
             client,
-            token,
+            login,
+            token: token.into(),
             record,
         })
     }
@@ -95,17 +83,13 @@ impl Instance {
 
     /// Rows of a query, each an object.
     pub(crate) async fn sql(&self, query: &str) -> Result<Vec<Value>> {
-        let answer: Value = self
-            .client
-            .post(format!("{}/api/v1/sql", self.url))
-            .bearer_auth(&self.token)
-            .json(&json!({"query": query}))
-            .send()
-            .await
-            .context("send the query")?
-            .json()
-            .await
-            .context("read the query's answer")?;
+        let mut answer = self.post_sql(query).await?;
+        if answer.status() == reqwest::StatusCode::UNAUTHORIZED {
+            let fresh = log_in(&self.client, &self.url, &self.login).await?;
+            *self.token.lock().await = fresh;
+            answer = self.post_sql(query).await?;
+        }
+        let answer: Value = answer.json().await.context("read the query's answer")?;
         let (Some(columns), Some(rows)) = (
             answer.get("columns").and_then(Value::as_array),
             answer.get("rows").and_then(Value::as_array),
@@ -127,6 +111,17 @@ impl Instance {
                 .into()
         };
         Ok(rows.iter().map(object).collect())
+    }
+
+    async fn post_sql(&self, query: &str) -> Result<reqwest::Response> {
+        let token = self.token.lock().await.clone();
+        let request = self.client.post(format!("{}/api/v1/sql", self.url));
+        request
+            .bearer_auth(token)
+            .json(&json!({"query": query}))
+            .send()
+            .await
+            .context("send the query")
     }
 
     /// Asks `query` until it has a row, or until `within` is over.
@@ -176,4 +171,23 @@ impl Instance {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// Logs in; gives the access token.
+async fn log_in(client: &reqwest::Client, url: &str, login: &Value) -> Result<String> {
+    let answer: Value = client
+        .post(format!("{url}/api/v1/login"))
+        .json(login)
+        .send()
+        .await
+        .context("log in")?
+        .error_for_status()
+        .context("log in")?
+        .json()
+        .await
+        .context("read the login's answer")?;
+    let token = answer.get("access_token").and_then(Value::as_str);
+    token
+        .map(str::to_owned)
+        .context("find the token in the login's answer")
 }

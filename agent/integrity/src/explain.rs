@@ -14,38 +14,51 @@ use crate::who::{Touch, Writer};
 /// How long before a change the package database may have been touched last, and still belongs to it.
 const DATABASE_NS: i64 = 120_000_000_000;
 
-/// Programs of the system that change watched files by themselves: which, of which classes, links only.
-const KNOWN: &[(&[&str], &[Class], bool)] = &[
-    (
-        &["/usr/bin/systemd-tmpfiles", "/bin/systemd-tmpfiles"],
-        &[Class::Unit, Class::Profile, Class::Custom, Class::Cron],
-        false,
-    ),
-    (
-        &["/usr/bin/systemd-sysusers", "/bin/systemd-sysusers"],
-        &[Class::Account],
-        false,
-    ),
-    (
-        &[
+/// A program of the system that changes watched files by itself.
+struct Known {
+    programs: &'static [&'static str],
+    classes: &'static [Class],
+    links_only: bool,
+    /// Believed in a unit whose name begins so, or below a package manager: whoever else starts it chooses what it does.
+    unit: Option<&'static str>,
+}
+
+const KNOWN: &[Known] = &[
+    Known {
+        programs: &["/usr/bin/systemd-tmpfiles", "/bin/systemd-tmpfiles"],
+        classes: &[Class::Unit, Class::Profile, Class::Custom, Class::Cron],
+        links_only: false,
+        unit: Some("systemd-tmpfiles-"),
+    },
+    Known {
+        programs: &["/usr/bin/systemd-sysusers", "/bin/systemd-sysusers"],
+        classes: &[Class::Account],
+        links_only: false,
+        unit: Some("systemd-sysusers."),
+    },
+    Known {
+        programs: &[
             "/usr/sbin/ldconfig",
             "/sbin/ldconfig",
             "/usr/sbin/ldconfig.real",
             "/sbin/ldconfig.real",
         ],
-        &[Class::Library],
-        true,
-    ),
-    (
-        &["/usr/bin/update-alternatives"],
-        &[Class::Binary, Class::Library, Class::Unit, Class::Custom],
-        true,
-    ),
-    (
-        &["/usr/bin/kmod", "/sbin/depmod", "/usr/sbin/depmod"],
-        &[Class::KernelModule],
-        false,
-    ),
+        classes: &[Class::Library],
+        links_only: true,
+        unit: None,
+    },
+    Known {
+        programs: &["/usr/bin/update-alternatives"],
+        classes: &[Class::Binary, Class::Library, Class::Unit, Class::Custom],
+        links_only: true,
+        unit: None,
+    },
+    Known {
+        programs: &["/usr/bin/kmod", "/sbin/depmod", "/usr/sbin/depmod"],
+        classes: &[Class::KernelModule],
+        links_only: false,
+        unit: None,
+    },
 ];
 
 /// Programs by which people change accounts on purpose.
@@ -226,8 +239,14 @@ fn is_known(case: &Case<'_>, writer: &Writer) -> bool {
         return false;
     };
     let is_link = case.new.is_none_or(FileState::is_link);
-    KNOWN.iter().any(|(programs, classes, links)| {
-        programs.contains(&exe) && classes.contains(&case.class) && (is_link || !links)
+    let in_unit = |begin: &str| writer.unit.as_deref().is_some_and(|unit| unit.starts_with(begin));
+    KNOWN.iter().any(|known| {
+        known.programs.contains(&exe)
+            && known.classes.contains(&case.class)
+            && (is_link || !known.links_only)
+            && known
+                .unit
+                .is_none_or(|begin| writer.manager.is_some() || in_unit(begin))
     })
 }
 

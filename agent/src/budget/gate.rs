@@ -81,11 +81,11 @@ impl Gate {
     }
 }
 
-/// States are how the loss is seen; each is one small row a minute.
+/// States and accounts are how the loss is seen; each is one small row a minute.
 fn is_kept(fact: &Fact) -> bool {
     let is_state = matches!(
         fact,
-        Fact::ProbeStatus(_) | Fact::ModelStatus(_) | Fact::HostInfo(_)
+        Fact::ProbeStatus(_) | Fact::SensorAccount(_) | Fact::ModelStatus(_) | Fact::HostInfo(_)
     );
     is_state || fact.lane() == Lane::Critical
 }

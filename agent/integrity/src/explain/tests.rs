@@ -202,6 +202,13 @@ fn configuration_and_the_system_name_expected_writers() {
         "by its unit"
     );
     let mut sysusers = writer("/usr/bin/systemd-sysusers", false);
+    let by_hand = touch(sysusers.clone());
+    assert_eq!(
+        of(&by_hand, "/etc/passwd", Class::Account),
+        Some(IntegrityVerdict::Unexpected),
+        "whoever starts it names its file"
+    );
+    sysusers.unit = Some("systemd-sysusers.service".to_owned());
     sysusers.in_container = true;
     let contained = touch(sysusers.clone());
     assert_eq!(
