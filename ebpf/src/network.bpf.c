@@ -40,6 +40,8 @@ enum held { HELD_SOCKETS = 0, HELD_LISTENERS = 1 };
 
 #define SOCKETS_MAX 32768
 #define LISTENERS_MAX 4096
+/* Of a mapped IPv4 address: its third word. */
+#define MAPPED __builtin_bswap32(0xffff)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -158,7 +160,30 @@ static __always_inline struct listener_key key_of(const struct sock *sk, const b
 		.netns = namespace_of(sk, typed),
 		.port = local_port(sk, typed),
 	};
+	u32 *words = (u32 *)key.address;
+
+	if (GET(typed, sk, __sk_common.skc_family) == AF_INET6) {
+		bpf_core_read(key.address, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		if (!words[0] && !words[1] && words[2] == MAPPED && !words[3])
+			words[2] = 0;
+		return key;
+	}
+	words[3] = GET(typed, sk, __sk_common.skc_rcv_saddr);
+	if (words[3])
+		words[2] = MAPPED;
 	return key;
+}
+
+/* Who listens on the socket's address, or else on every address. */
+static __always_inline struct socket_owner *listener_of(const struct sock *sk, const bool typed)
+{
+	struct listener_key key = key_of(sk, typed);
+	struct socket_owner *listener = bpf_map_lookup_elem(&LISTENERS, &key);
+
+	if (listener)
+		return listener;
+	__builtin_memset(key.address, 0, sizeof(key.address));
+	return bpf_map_lookup_elem(&LISTENERS, &key);
 }
 
 static __always_inline void on_connecting(u64 id, u64 now)
@@ -186,8 +211,7 @@ static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now,
 
 static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now, const bool typed)
 {
-	struct listener_key key = key_of(sk, typed);
-	struct socket_owner *listener = bpf_map_lookup_elem(&LISTENERS, &key);
+	struct socket_owner *listener = listener_of(sk, typed);
 	struct socket_owner owner = {};
 
 	if (listener) {

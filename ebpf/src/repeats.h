@@ -64,10 +64,14 @@ static __always_inline bool is_repeat(u64 key, u64 now, u64 window_ns, u64 *repe
 				__sync_fetch_and_add(&one->count, 1);
 				return true;
 			}
-			/* The agent may take the count at this very moment: below 0 it was told already. */
-			if ((s64)one->count > 0)
+			/*
+			 * The agent may take the count at this very moment: below 0 it was told already. Nothing is taken
+			 * of none: adding 0 becomes an atomic or, which kernels before 5.12 refuse.
+			 */
+			if ((s64)one->count > 0) {
 				*repeats = one->count;
-			__sync_fetch_and_add(&one->count, -*repeats);
+				__sync_fetch_and_add(&one->count, -*repeats);
+			}
 			one->until_ns = now + window_ns;
 			return false;
 		}

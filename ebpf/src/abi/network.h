@@ -49,8 +49,9 @@ struct socket_record {
 	char comm[COMM_BYTES];
 };
 
-/* Who listens on a port: written by the probe, seeded at start by the agent for what listened before. */
+/* Who listens on an address and port: written by the probe, seeded at start by the agent for what listened before. */
 struct listener_key {
+	u8 address[16]; /* as IPv6 has it, of IPv4 the mapped one; all 0 for any */
 	u32 netns;
 	u16 port;
 	u16 reserved;
@@ -71,7 +72,7 @@ struct socket_owner {
 };
 
 _Static_assert(sizeof(struct socket_record) == 152, "socket_record");
-_Static_assert(sizeof(struct listener_key) == 8, "listener_key");
+_Static_assert(sizeof(struct listener_key) == 24, "listener_key");
 _Static_assert(sizeof(struct socket_owner) == 64, "socket_owner");
 
 #endif

@@ -106,9 +106,11 @@ impl SocketRecord {
     }
 }
 
-/// Who listens on a port, as the agent seeds it for sockets that listened before the probe was loaded.
+/// Who listens on an address and port, as the agent seeds it for sockets that listened before the probe was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ListenerSeed {
+    /// The address as IPv6 has it, of IPv4 the mapped one; all 0 for any.
+    pub address: [u8; 16],
     /// Inode number of the network namespace.
     pub netns: u32,
     /// The port.
@@ -125,10 +127,11 @@ pub struct ListenerSeed {
 
 impl ListenerSeed {
     /// Bytes of `struct listener_key`.
-    pub fn key(&self) -> [u8; 8] {
-        let mut key = [0; 8];
-        layout::write(&mut key, 0, &self.netns.to_le_bytes());
-        layout::write(&mut key, 4, &self.port.to_le_bytes());
+    pub fn key(&self) -> [u8; 24] {
+        let mut key = [0; 24];
+        layout::write(&mut key, 0, &self.address);
+        layout::write(&mut key, 16, &self.netns.to_le_bytes());
+        layout::write(&mut key, 20, &self.port.to_le_bytes());
         key
     }
 
@@ -149,8 +152,12 @@ pub const LAYOUTS: &[Layout] = &[
     SocketRecord::LAYOUT,
     Layout {
         name: "listener_key",
-        size: 8,
-        fields: &[field("netns", 0, 4), field("port", 4, 2)],
+        size: 24,
+        fields: &[
+            field("address", 0, 16),
+            field("netns", 16, 4),
+            field("port", 20, 2),
+        ],
     },
     Layout {
         name: "socket_owner",

@@ -27,6 +27,8 @@ const FEW_RECORDS: usize = 64;
 const MANY_RECORDS: usize = 256;
 /// Time between two looks at the counters.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long the last facts may wait for whoever takes them.
+const LAST_FACTS: Duration = Duration::from_secs(1);
 /// Time between two looks when there is no ring at all.
 const NO_RING: Duration = Duration::from_millis(500);
 
@@ -105,7 +107,7 @@ impl Drain {
         self.look_at_losses();
         self.look_at_skips();
         self.tell_shed();
-        self.outlet.flush_gaps();
+        self.outlet.finish(LAST_FACTS);
     }
 
     /// Reads what the rings hold, the reserved ones first; returns how many records.

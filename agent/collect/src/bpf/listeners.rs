@@ -47,8 +47,38 @@ fn inode_in_brackets<T: std::str::FromStr>(text: &str, prefix: &str) -> Option<T
     text.strip_prefix(prefix)?.strip_suffix(']')?.parse().ok()
 }
 
-/// Socket inode to port, of the sockets that listen.
-fn listening_sockets(proc: &ProcFs, pid: u32, table: &str, sockets: &mut HashMap<u64, u16>) {
+/// Address and port that a socket listens on.
+type Local = ([u8; 16], u16);
+
+/// Out of `0100007F:1F90`, or four such words for IPv6, as `/proc/net/tcp` writes them: each in the order of the host. The
+/// address is as the probe's key has it.
+fn local_of(text: &str) -> Option<Local> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut words = [0; 4];
+    let hex = |from: usize| u32::from_str_radix(address.get(from..from + 8)?, 16).ok();
+    match address.len() {
+        8 => words[3] = hex(0)?,
+        32 => {
+            for (at, word) in words.iter_mut().enumerate() {
+                *word = hex(8 * at)?;
+            }
+        }
+        _ => return None,
+    }
+    let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    if words[..2] == [0, 0] && [0, mapped].contains(&words[2]) && (address.len() == 8 || words[2] == mapped) {
+        words[2] = if words[3] == 0 { 0 } else { mapped };
+    }
+    let mut bytes = [0; 16];
+    for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    Some((bytes, port))
+}
+
+/// Socket inode to address and port, of the sockets that listen.
+fn listening_sockets(proc: &ProcFs, pid: u32, table: &str, sockets: &mut HashMap<u64, Local>) {
     use std::io::Read as _;
     let mut text = String::new();
     let Ok(file) = fs::File::open(proc.path(pid, table)) else {
@@ -64,12 +94,8 @@ fn listening_sockets(proc: &ProcFs, pid: u32, table: &str, sockets: &mut HashMap
         else {
             continue;
         };
-        let port = local
-            .rsplit(':')
-            .next()
-            .and_then(|port| u16::from_str_radix(port, 16).ok());
-        if let (Some(port), Ok(inode)) = (port, inode.parse()) {
-            sockets.insert(inode, port);
+        if let (Some(local), Ok(inode)) = (local_of(local), inode.parse()) {
+            sockets.insert(inode, local);
         }
     }
 }
@@ -78,10 +104,10 @@ fn attribute(
     proc: &ProcFs,
     netns: u32,
     pids: &[u32],
-    sockets: HashMap<u64, u16>,
+    sockets: HashMap<u64, Local>,
     seeds: &mut Vec<ListenerSeed>,
 ) {
-    let mut found: HashSet<u16> = HashSet::new();
+    let mut found: HashSet<Local> = HashSet::new();
     for pid in pids {
         if found.len() == sockets.len() {
             return;
@@ -93,18 +119,18 @@ fn attribute(
             let target = fs::read_link(descriptor.path()).ok();
             let target = target.as_deref().and_then(|target| target.to_str());
             let inode: Option<u64> = target.and_then(|target| inode_in_brackets(target, "socket:["));
-            let Some(port) = inode.and_then(|inode| sockets.get(&inode)) else {
+            let Some(local) = inode.and_then(|inode| sockets.get(&inode)) else {
                 continue;
             };
             // The first is the oldest: the parent of the workers that share it.
-            if found.insert(*port) {
-                seeds.extend(seed(proc, netns, *port, *pid));
+            if found.insert(*local) {
+                seeds.extend(seed(proc, netns, *local, *pid));
             }
         }
     }
 }
 
-fn seed(proc: &ProcFs, netns: u32, port: u16, pid: u32) -> Option<ListenerSeed> {
+fn seed(proc: &ProcFs, netns: u32, (address, port): Local, pid: u32) -> Option<ListenerSeed> {
     let stat = proc.stat(pid)?;
     let (uid, _) = proc.owner(pid)?;
     let mut comm = [0; 16];
@@ -112,6 +138,7 @@ fn seed(proc: &ProcFs, netns: u32, port: u16, pid: u32) -> Option<ListenerSeed> 
         *to = from;
     }
     Some(ListenerSeed {
+        address,
         netns,
         port,
         pid,
@@ -123,7 +150,7 @@ fn seed(proc: &ProcFs, netns: u32, port: u16, pid: u32) -> Option<ListenerSeed> 
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
     use std::path::Path;
 
     use super::*;
@@ -138,5 +165,36 @@ mod tests {
             .find(|seed| seed.port == port)
             .expect("the port is attributed");
         assert_eq!(seed.pid, std::process::id());
+        let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+        assert_eq!(seed.address, mapped);
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_probe_has_them() {
+        let of = |text: &str| local_of(text).map(|(address, port)| (Ipv6Addr::from(address), port));
+        let cases: [(&str, Ipv6Addr, u16); 6] = [
+            ("0100007F:1F90", Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 8080),
+            ("00000000:0050", Ipv6Addr::UNSPECIFIED, 80),
+            ("00000000000000000000000000000000:0016", Ipv6Addr::UNSPECIFIED, 22),
+            (
+                "0000000000000000FFFF00000100007F:0050",
+                Ipv4Addr::LOCALHOST.to_ipv6_mapped(),
+                80,
+            ),
+            ("0000000000000000FFFF000000000000:0050", Ipv6Addr::UNSPECIFIED, 80),
+            ("00000000000000000000000001000000:0050", Ipv6Addr::LOCALHOST, 80),
+        ];
+        for (text, address, port) in cases {
+            assert_eq!(of(text), Some((address, port)), "{text}");
+        }
+        for text in [
+            "",
+            "0100007F",
+            "0100007:1F90",
+            "0100007F:1F90:1",
+            "\u{e9}100007F:1F90",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
     }
 }

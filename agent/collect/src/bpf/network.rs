@@ -54,7 +54,7 @@ impl Handler for Sockets {
     /// Tells the probes who listened before they were loaded.
     fn begin(&mut self, maps: &mut Maps<'_>, cx: &mut Enricher) -> Result<(), FamilyError> {
         let fault = map_error("LISTENERS");
-        let mut known: HashMap<MapData, [u8; 8], [u8; 64]> =
+        let mut known: HashMap<MapData, [u8; 24], [u8; 64]> =
             HashMap::try_from(maps.take("LISTENERS")?).map_err(&fault)?;
         for seed in listeners(cx.inventory().proc()) {
             // What the probe has seen itself meanwhile is newer.

@@ -1,6 +1,7 @@
 //! The way out of a collecting thread: a bounded channel that is never waited for.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use fleetmend_event::table::{Exactness, Gap, GapStage, table_by_id};
 use fleetmend_event::{Fact, Lane, TimeMicros};
@@ -14,6 +15,8 @@ const GAPS_WAITING_MAX: usize = 64;
 
 /// Facts of the critical lane that wait for the channel to take them.
 const CRITICAL_WAITING_MAX: usize = 4096;
+/// Time between two tries to hand on the last facts.
+const FINISH_LOOK: Duration = Duration::from_millis(2);
 /// The part of the channel that is kept free for the critical lane: one of so many places.
 const RESERVED_PART: usize = 8;
 
@@ -158,6 +161,24 @@ impl Outlet {
         }
     }
 
+    /// Sends what waits, for as long as somebody takes it and at most so long: for the end of the collecting thread.
+    pub(crate) fn finish(&mut self, within: Duration) {
+        let end = Instant::now() + within;
+        loop {
+            self.flush_gaps();
+            let waits = !self.critical.is_empty() || !self.waiting.is_empty();
+            if !waits || self.sender.is_closed() {
+                return;
+            }
+            if Instant::now() >= end {
+                let (facts, gaps) = (self.critical.len(), self.waiting.len());
+                tracing::warn!(facts, gaps, "nobody took the last critical facts and gaps");
+                return;
+            }
+            std::thread::sleep(FINISH_LOOK);
+        }
+    }
+
     /// A gap of the same table, stage and reason is widened; beyond the bound the last one is.
     fn keep(&mut self, gap: Gap) {
         let full = self.waiting.len() >= GAPS_WAITING_MAX;
@@ -198,6 +219,42 @@ mod tests {
         })
     }
 
+    fn critical() -> Fact {
+        Fact::from(Gap {
+            time: TimeMicros(1),
+            table: "x".to_owned(),
+            lane: Lane::Critical,
+            from_time: TimeMicros(1),
+            to_time: TimeMicros(1),
+            count: 1,
+            exactness: Exactness::Exact,
+            stage: GapStage::Collect,
+            reason: String::new(),
+        })
+    }
+
+    #[test]
+    fn last_critical_facts_and_gaps_wait_for_whoever_takes_them() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut outlet = Outlet::new(sender, "test");
+        for _ in 0..3 {
+            assert!(outlet.send(critical()));
+        }
+        outlet.note_dropped(1, TimeMicros(1), 7);
+        let reader = std::thread::spawn(move || {
+            let facts = std::iter::from_fn(|| receiver.blocking_recv());
+            facts
+                .map(|fact| match fact {
+                    Fact::Gap(gap) => gap.count,
+                    other => panic!("{other:?}"),
+                })
+                .collect::<Vec<_>>()
+        });
+        outlet.finish(Duration::from_secs(60));
+        drop(outlet);
+        assert_eq!(reader.join().unwrap(), [1, 1, 1, 7]);
+    }
+
     #[test]
     fn what_a_full_channel_refuses_becomes_one_gap_with_its_range() {
         let (sender, mut receiver) = mpsc::channel(1);
@@ -229,19 +286,6 @@ mod tests {
         let mut outlet = Outlet::new(sender, "test");
         let taken = (0..20).filter(|time| outlet.send(status(*time))).count();
         assert_eq!(taken, 14, "two places are kept free");
-        let critical = || {
-            Fact::from(Gap {
-                time: TimeMicros(1),
-                table: "x".to_owned(),
-                lane: Lane::Critical,
-                from_time: TimeMicros(1),
-                to_time: TimeMicros(1),
-                count: 1,
-                exactness: Exactness::Exact,
-                stage: GapStage::Collect,
-                reason: String::new(),
-            })
-        };
         for _ in 0..5 {
             assert!(outlet.send(critical()));
         }

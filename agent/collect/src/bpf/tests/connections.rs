@@ -122,3 +122,31 @@ fn listener_from_before_the_load_owns_what_it_accepts() {
         (std::process::id(), ConnectionOwner::Listener)
     );
 }
+
+#[test]
+fn listener_that_closes_takes_no_other_address_of_its_port_along() {
+    let (first, second) = std::iter::repeat_with(|| {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        // Somebody else may have this one.
+        let second = TcpListener::bind(("127.0.0.2", port)).ok()?;
+        Some((first, second))
+    })
+    .take(100)
+    .flatten()
+    .next()
+    .expect("a port that is free on two addresses");
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Network])) else {
+        return;
+    };
+    drop(first);
+    let client = TcpStream::connect(second.local_addr().unwrap()).unwrap();
+    let accept = rig.network("accept", |row| {
+        row.kind == NetworkEventKind::Accept && row.local_address == "127.0.0.2"
+    });
+    drop((client, second));
+    assert_eq!(
+        (accept.pid, accept.owner),
+        (std::process::id(), ConnectionOwner::Listener)
+    );
+}
