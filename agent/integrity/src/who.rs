@@ -65,7 +65,8 @@ pub(crate) struct Writer {
     pub(crate) in_container: bool,
     /// Itself first.
     pub(crate) chain: Vec<Ancestor>,
-    /// Whether it, or a process above it, is a package manager by the inode of its program.
+    /// It, or the process above it, that is a package manager: by the inode of its program, or by its path when it ended
+    /// before it could be looked at.
     pub(crate) manager: Option<u32>,
     /// Whether a package manager is above it by name only.
     pub(crate) called_manager: bool,
@@ -215,10 +216,17 @@ impl Registry {
         let chain = self.chain(actor);
         let called = |ancestor: &&Ancestor| self.is_called_manager(ancestor);
         let called_manager = chain.iter().any(|ancestor| called(&ancestor));
+        let shares = shares_root(actor.pid, actor.start_boot_ns);
+        let kin_shares = chain
+            .iter()
+            .skip(1)
+            .find_map(|ancestor| shares_root(ancestor.pid, ancestor.start_boot_ns));
+        // One that ended before it could be looked at is taken by the path that the kernel told of it, on the host only.
+        let by_path = actor.container_id.is_none() && shares.or(kin_shares) == Some(true);
         let genuine = chain
             .iter()
             .filter(called)
-            .find(|ancestor| self.is_manager(ancestor));
+            .find(|ancestor| self.is_manager(ancestor).unwrap_or(by_path));
         let writer = Arc::new(Writer {
             pid: actor.pid,
             start_boot_ns: actor.start_boot_ns,
@@ -230,11 +238,8 @@ impl Registry {
             in_container: actor.container_id.is_some(),
             manager: genuine.map(|ancestor| ancestor.pid),
             called_manager,
-            shares_root: shares_root(actor.pid, actor.start_boot_ns),
-            kin_shares_root: chain
-                .iter()
-                .skip(1)
-                .find_map(|ancestor| shares_root(ancestor.pid, ancestor.start_boot_ns)),
+            shares_root: shares,
+            kin_shares_root: kin_shares,
             chain,
         });
         self.writers.insert(key, writer.clone());
@@ -248,14 +253,13 @@ impl Registry {
             .is_some_and(|exe| self.managers.iter().any(|path| path == Path::new(exe)))
     }
 
-    fn is_manager(&self, ancestor: &Ancestor) -> bool {
+    /// Whether its program is a package manager's; none when it ended before anybody looked.
+    fn is_manager(&self, ancestor: &Ancestor) -> Option<bool> {
         let known = self
             .seen
             .get(&(ancestor.pid, tick(ancestor.start_boot_ns)))
             .copied();
-        known
-            .or_else(|| self.runs_manager(ancestor.pid, ancestor.start_boot_ns))
-            .unwrap_or(false)
+        known.or_else(|| self.runs_manager(ancestor.pid, ancestor.start_boot_ns))
     }
 
     /// Whether the process runs a package manager's own program; none when it has ended.

@@ -145,3 +145,48 @@ fn process_that_ended_proves_nothing() {
     let writer = Registry::new(Box::new(Nobody), vec![std::env::current_exe().unwrap()]).writer(&actor);
     assert_eq!((writer.manager, writer.shares_root), (None, None));
 }
+
+/// A process that has ended, below this one.
+struct Ended(PathBuf);
+
+impl Ancestry for Ended {
+    fn chain(&self, pid: u32, start_boot_ns: u64) -> Vec<Ancestor> {
+        let own = own_actor();
+        vec![
+            Ancestor {
+                pid,
+                start_boot_ns,
+                comm: "dpkg".to_owned(),
+                exe: Some(self.0.display().to_string()),
+                ppid: own.pid,
+            },
+            Ancestor {
+                pid: own.pid,
+                start_boot_ns: own.start_boot_ns,
+                comm: own.comm,
+                exe: own.exe,
+                ppid: 0,
+            },
+        ]
+    }
+}
+
+#[test]
+fn manager_that_ended_before_anybody_looked_is_known_by_its_path_on_the_host_only() {
+    let manager = PathBuf::from("/usr/bin/dpkg");
+    let mut actor = Actor {
+        // Above every process id.
+        pid: 1 << 23,
+        exe: Some(manager.display().to_string()),
+        ..own_actor()
+    };
+    let of = |actor: &Actor| {
+        let ancestry = Box::new(Ended(manager.clone()));
+        Registry::new(ancestry, vec![manager.clone()])
+            .writer(actor)
+            .manager
+    };
+    assert_eq!(of(&actor), Some(1 << 23));
+    actor.container_id = Some("c".to_owned());
+    assert_eq!(of(&actor), None);
+}
