@@ -139,31 +139,11 @@ static __always_inline void compare(u32 thread, u32 call)
 	tell(&before, &after, call);
 }
 
-enum bpf_func_id___helpers {
-	BPF_FUNC_task_pt_regs___helpers = 175,
-};
-
-struct task_struct___stack {
-	void *stack;
-} __attribute__((preserve_access_index));
-
-/* The number of the present call; 0 where it cannot be had. */
 static __always_inline u32 running_call(void)
 {
-	u64 number = 0;
+	u64 copy[REGS_WORDS];
 
-	if (bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_task_pt_regs___helpers))
-		return call_number(call_regs());
-#if defined(__TARGET_ARCH_x86)
-	/* Kernels before 5.15: the registers of the user are at the end of the thread's stack of 16 KiB. */
-	struct task_struct___stack *task = (void *)bpf_get_current_task();
-	void *end = BPF_CORE_READ(task, stack) + (16 << 10);
-
-	bpf_probe_read_kernel(&number, sizeof(number),
-			      end - bpf_core_type_size(struct pt_regs) +
-				      bpf_core_field_offset(struct pt_regs, orig_ax));
-#endif
-	return number;
+	return call_number(call_regs_by(copy));
 }
 
 /* Of any syscalls/sys_enter_*. */

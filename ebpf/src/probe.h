@@ -201,6 +201,33 @@ static __always_inline const struct pt_regs *call_regs(void)
 	return (const struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 }
 
+enum bpf_func_id___helpers {
+	BPF_FUNC_task_pt_regs___helpers = 175,
+};
+
+struct task_struct___stack {
+	void *stack;
+} __attribute__((preserve_access_index));
+
+/* Of x86: words of the registers, which are at the end of the thread's stack. */
+#define REGS_WORDS 21
+#define STACK_BYTES (16 << 10)
+
+/* The same on every kernel; `copy` is for those that do not say where the registers are. */
+static __always_inline const struct pt_regs *call_regs_by(u64 copy[REGS_WORDS])
+{
+#if defined(__TARGET_ARCH_x86)
+	if (!bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_task_pt_regs___helpers)) {
+		struct task_struct___stack *task = (void *)bpf_get_current_task();
+		void *end = BPF_CORE_READ(task, stack) + STACK_BYTES;
+
+		bpf_probe_read_kernel(copy, REGS_WORDS * sizeof(u64), end - REGS_WORDS * sizeof(u64));
+		return (const struct pt_regs *)copy;
+	}
+#endif
+	return call_regs();
+}
+
 /* Argument `n` of a 64-bit call. */
 #if defined(__TARGET_ARCH_x86)
 #define CALL_REGISTER_0 di
@@ -222,7 +249,9 @@ static __always_inline const struct pt_regs *call_regs(void)
 	SEC("tracepoint/syscalls/sys_exit")                           \
 	int name##_exit(struct sys_exit_context *context)             \
 	{                                                             \
-		return TIMED(duty, body(call_regs(), context->outcome)); \
+		u64 copy[REGS_WORDS];                                 \
+                                                                      \
+		return TIMED(duty, body(call_regs_by(copy), context->outcome)); \
 	}                                                             \
 	SEC("fexit/" #name)                                           \
 	int BPF_PROG(name##_fexit, const struct pt_regs *regs, long outcome) \

@@ -96,11 +96,20 @@ static __always_inline void observe(u32 which, u64 ns)
 	__sync_fetch_and_add(&histogram->sum_ns, ns);
 }
 
+/* Waits for processors: the one thing that is measured all the time. */
+#define SHED_RUN_QUEUE 1
+
 static __always_inline void begin_waiting(u32 pid)
 {
 	u32 place = pid % WAITING_PLACES;
-	struct waiting *waiting = bpf_map_lookup_elem(&WAITING, &place);
+	struct waiting *waiting;
 
+	if (shed_at(SHED_RUN_QUEUE)) {
+		count_seen();
+		count_shed();
+		return;
+	}
+	waiting = bpf_map_lookup_elem(&WAITING, &place);
 	if (!waiting || !pid)
 		return;
 	if (waiting->since_ns && waiting->pid != pid)

@@ -23,7 +23,9 @@ enum duty {
 #define SIGFPE 8
 #define SIGKILL 9
 #define SIGSEGV 11
+#define SIGTERM 15
 #define SIGCHLD 17
+#define SIGSTOP 19
 #define SIGURG 23
 #define SIGWINCH 28
 #define SIGSYS 31
@@ -84,6 +86,16 @@ static __always_inline bool is_chatter(int signal)
 	return signal == SIGCHLD || signal == SIGURG || signal == SIGWINCH;
 }
 
+/* Levels of shedding, the first to go first. Signals that end or stop their target, and OOM kills, are never shed. */
+enum shed { SHED_SIGNAL = 1, SHED_FAULT = 2 };
+
+static __always_inline bool is_shed(u16 kind, int signal)
+{
+	if (kind == KIND_FAULT)
+		return shed_at(SHED_FAULT);
+	return signal != SIGKILL && signal != SIGTERM && signal != SIGSTOP && shed_at(SHED_SIGNAL);
+}
+
 static __always_inline void tell(u16 kind, int signal, int code, struct task_struct *task)
 {
 	struct task_struct___acts *target = (struct task_struct___acts *)task;
@@ -119,7 +131,10 @@ static __always_inline void on_made(int signal, struct kernel_siginfo___signal *
 		if (!is_fault(signal) || code <= 0 || own_act())
 			return;
 		count_seen();
-		tell(KIND_FAULT, signal, code, task);
+		if (is_shed(KIND_FAULT, signal))
+			count_shed();
+		else
+			tell(KIND_FAULT, signal, code, task);
 		return;
 	}
 	if ((code != SI_USER && code != SI_QUEUE && code != SI_TKILL) || own_act())
@@ -127,6 +142,10 @@ static __always_inline void on_made(int signal, struct kernel_siginfo___signal *
 	count_seen();
 	if (is_chatter(signal)) {
 		count_filtered();
+		return;
+	}
+	if (is_shed(KIND_SIGNAL, signal)) {
+		count_shed();
 		return;
 	}
 	tell(KIND_SIGNAL, signal, code, task);

@@ -253,6 +253,16 @@ impl Drain {
         }
     }
 
+    /// Lets a family shed, as its budget would.
+    #[cfg(test)]
+    pub(crate) fn shed(&mut self, family: Family, level: u32) {
+        for source in &mut self.sources {
+            if source.loaded.spec.family == family {
+                source.loaded.set_shed_level(level).unwrap();
+            }
+        }
+    }
+
     /// The present rows, for tests.
     #[cfg(test)]
     pub(crate) fn statuses(&self) -> Vec<ProbeStatus> {

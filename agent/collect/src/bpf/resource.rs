@@ -75,7 +75,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
     ],
     limits: "of two waiting tasks whose pids are 16,384 apart only the later one's wait is measured; requests count from \
              their making, and only where the disk keeps statistics",
-    shed: &[],
+    shed: &["waits for processors"],
     prepare: |_, _| {},
     handler: |_| Box::new(Resources::default()),
 };

@@ -17,6 +17,38 @@ impl Rig {
     }
 }
 
+fn send(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+#[test]
+fn signals_that_end_a_process_are_told_however_much_is_shed_and_the_others_are_counted() {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Signal])) else {
+        return;
+    };
+    let victim = Victim::start();
+    rig.drain.shed(Family::Signal, 1);
+    send(victim.pid(), nix::sys::signal::Signal::SIGCONT);
+    send(victim.pid(), nix::sys::signal::Signal::SIGTERM);
+    rig.signal("SIGTERM", |row| {
+        row.target_pid == victim.pid() && row.signal == libc::SIGTERM
+    });
+    let to_victim = |fact: &Fact| matches!(fact, Fact::SignalEvent(row) if row.target_pid == victim.pid() && row.signal == libc::SIGCONT);
+    assert!(!rig.facts.iter().any(to_victim), "{:#?}", rig.facts);
+    rig.tick();
+    rig.wait_for("gap of what was shed", |fact| match fact {
+        Fact::Gap(gap) if gap.table == "signal_events" && gap.reason == "shed" => Some(()),
+        _ => None,
+    });
+    rig.drain.shed(Family::Signal, 0);
+    let victim = Victim::start();
+    send(victim.pid(), nix::sys::signal::Signal::SIGCONT);
+    rig.signal("SIGCONT", |row| {
+        row.target_pid == victim.pid() && row.signal == libc::SIGCONT
+    });
+}
+
 #[test]
 fn signals_between_processes_and_faults_are_told_and_chatter_is_not() {
     let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Signal])) else {
@@ -24,10 +56,6 @@ fn signals_between_processes_and_faults_are_told_and_chatter_is_not() {
     };
     let own = std::process::id();
     let victim = Victim::start();
-    let send = |pid: u32, signal| {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-    };
     // Ignored ones, and those to oneself, first: what comes after them shows that they did not come.
     send(victim.pid(), nix::sys::signal::Signal::SIGWINCH);
     send(victim.pid(), nix::sys::signal::Signal::SIGCHLD);
