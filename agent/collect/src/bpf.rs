@@ -16,9 +16,11 @@
 //! - in a pid namespace of its own every family is DEGRADED: the kernel counts processes in the initial one;
 //! - each family has a [`fleetmend_event::table::ProbeStatus`] at the start, when it changes, and every minute; one that
 //!   lost events within the last minute is DEGRADED, not REAL;
-//! - at the slowest pace ([`crate::pace::Pace::Executions`]) forks, exits and connections are read, remembered by the
-//!   inventory, and counted in a gap with stage `collect` and reason `budget`;
-//! - the drain never waits for the channel, and holds no more than one record;
+//! - at the slowest pace ([`crate::pace::Pace::Executions`]) all but executions, kills for lack of memory, the families of
+//!   the critical lane and acts on watched files is read, remembered by the inventory, and counted in a gap with stage
+//!   `collect` and reason `budget`;
+//! - a row is made once the ring of processes holds nothing that happened before its record;
+//! - the drain never waits for the channel but at its end, for a second, and holds no more than two batches of records;
 //! - process times (`start_boot_ns`) are rounded as [`crate::process::ProcessKey`] says.
 //!
 //! Tasks: `sensor-drain` (thread, critical: without it events are lost without an end), `process-observer`

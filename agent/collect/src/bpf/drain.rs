@@ -141,7 +141,6 @@ impl Drain {
         if let Some(processes) = &mut processes {
             processes.left_out.now = sheds;
             total += processes.empty(Which::Events, enricher, outlet, batch, ahead);
-            processes.emptied();
         }
         for source in others {
             source.left_out.now = sheds;
@@ -322,6 +321,7 @@ impl Source {
                 break;
             }
         }
+        self.emptied();
         total
     }
 

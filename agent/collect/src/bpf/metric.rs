@@ -2,7 +2,7 @@
 
 /// Records read from the rings, by `family`.
 pub(crate) const RECORDS_READ: &str = "fleetmend_agent_collect_bpf_records_total";
-/// Facts that did not reach the channel or the ring, by `family` and `reason`.
+/// Facts that did not reach the channel or the ring, by `family`.
 pub(crate) const RECORDS_LOST: &str = "fleetmend_agent_collect_bpf_records_lost_total";
 /// Facts handed to the channel, by `source`.
 pub(crate) const FACTS_SENT: &str = "fleetmend_agent_collect_sensor_facts_sent_total";
