@@ -2,12 +2,7 @@
 
 use arrow::array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::row::{RowConverter, SortField};
-use fleetmend_event::table::{
-    ActionEvent, AuthEvent, CredentialEvent, FileEvent, Finding, Gap, HostInfo, IntegrityEvent, KernelEvent,
-    LedgerEntry, LogRecord, MemoryEvent, ModelStatus, NetworkEvent, ProbeStatus, ProcessEvent,
-    ProcessSnapshot, SensorAccount, SignalEvent, SiteProbe, SyscallProfile, Table, TableInfo, UnitState,
-    table_by_name,
-};
+use fleetmend_event::table::{TableInfo, table_by_name};
 use fleetmend_event::{Fact, HostId, TimeMicros};
 use serde_json::{Map, Value};
 
@@ -176,40 +171,13 @@ fn hashes(batch: &RecordBatch) -> Result<Vec<u64>, arrow::error::ArrowError> {
 
 /// Each row as a fact; none where it holds what this build does not know.
 fn facts(info: &TableInfo, batch: &RecordBatch) -> Vec<Option<Fact>> {
-    fn all<T: Table + Into<Fact>>(batch: &RecordBatch) -> Vec<Option<Fact>> {
-        let read = |batch: &RecordBatch| T::from_batch(batch);
-        if let Ok(rows) = read(batch) {
-            return rows.into_iter().map(|row| Some(row.into())).collect();
-        }
-        // One row that a newer agent wrote does not take the others with it.
-        let one = |row: usize| read(&batch.slice(row, 1)).ok()?.pop().map(Into::into);
-        (0..batch.num_rows()).map(one).collect()
+    let read = |batch: &RecordBatch| Fact::from_batch(info, batch)?.ok();
+    if let Some(facts) = read(batch) {
+        return facts.into_iter().map(Some).collect();
     }
-    match info.name {
-        ProcessEvent::NAME => all::<ProcessEvent>(batch),
-        NetworkEvent::NAME => all::<NetworkEvent>(batch),
-        ProcessSnapshot::NAME => all::<ProcessSnapshot>(batch),
-        UnitState::NAME => all::<UnitState>(batch),
-        SiteProbe::NAME => all::<SiteProbe>(batch),
-        ProbeStatus::NAME => all::<ProbeStatus>(batch),
-        Finding::NAME => all::<Finding>(batch),
-        ActionEvent::NAME => all::<ActionEvent>(batch),
-        LedgerEntry::NAME => all::<LedgerEntry>(batch),
-        Gap::NAME => all::<Gap>(batch),
-        HostInfo::NAME => all::<HostInfo>(batch),
-        ModelStatus::NAME => all::<ModelStatus>(batch),
-        FileEvent::NAME => all::<FileEvent>(batch),
-        CredentialEvent::NAME => all::<CredentialEvent>(batch),
-        MemoryEvent::NAME => all::<MemoryEvent>(batch),
-        KernelEvent::NAME => all::<KernelEvent>(batch),
-        SignalEvent::NAME => all::<SignalEvent>(batch),
-        SensorAccount::NAME => all::<SensorAccount>(batch),
-        IntegrityEvent::NAME => all::<IntegrityEvent>(batch),
-        SyscallProfile::NAME => all::<SyscallProfile>(batch),
-        LogRecord::NAME => all::<LogRecord>(batch),
-        AuthEvent::NAME => all::<AuthEvent>(batch),
-        _ => vec![None; batch.num_rows()],
-    }
+    // One row that a newer agent wrote does not take the others with it.
+    let one = |row: usize| read(&batch.slice(row, 1))?.pop();
+    (0..batch.num_rows()).map(one).collect()
 }
 
 impl Parcel for Records {

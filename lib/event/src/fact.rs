@@ -3,6 +3,7 @@
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 
+use crate::column::RowError;
 use crate::metric::{MetricFrame, chunks};
 use crate::table::{
     ActionEvent, AuthEvent, CredentialEvent, FileEvent, Finding, Gap, HostInfo, IntegrityEvent, KernelEvent,
@@ -37,6 +38,29 @@ macro_rules! facts {
                 match self {
                     Fact::Metrics(_) => MetricChunk::ID,
                     $(Fact::$variant(_) => <$row>::ID,)+
+                }
+            }
+
+            /// When it became true.
+            pub fn time(&self) -> TimeMicros {
+                match self {
+                    Fact::Metrics(frame) => frame.time,
+                    $(Fact::$variant(row) => row.time,)+
+                }
+            }
+
+            /// The rows of a batch of `table`; none for a table whose rows are no facts, as those of metrics and their
+            /// tiers.
+            ///
+            /// # Errors
+            /// [`RowError`] when the batch is not of the table, or one of its rows holds what this build does not know.
+            pub fn from_batch(table: &TableInfo, batch: &RecordBatch) -> Option<Result<Vec<Fact>, RowError>> {
+                match table.id {
+                    $(<$row>::ID => {
+                        let rows = <$row>::from_batch(batch);
+                        Some(rows.map(|rows| rows.into_iter().map(Fact::from).collect()))
+                    })+
+                    _ => None,
                 }
             }
         }
@@ -122,35 +146,6 @@ impl Fact {
     pub fn table_name(&self) -> &'static str {
         table_by_id(self.table_id()).map_or("", |table| table.name)
     }
-
-    /// When it became true.
-    pub fn time(&self) -> TimeMicros {
-        match self {
-            Fact::Metrics(frame) => frame.time,
-            Fact::ProcessEvent(row) => row.time,
-            Fact::NetworkEvent(row) => row.time,
-            Fact::ProcessSnapshot(row) => row.time,
-            Fact::UnitState(row) => row.time,
-            Fact::SiteProbe(row) => row.time,
-            Fact::ProbeStatus(row) => row.time,
-            Fact::Finding(row) => row.time,
-            Fact::Action(row) => row.time,
-            Fact::Ledger(row) => row.time,
-            Fact::Gap(row) => row.time,
-            Fact::HostInfo(row) => row.time,
-            Fact::ModelStatus(row) => row.time,
-            Fact::FileEvent(row) => row.time,
-            Fact::CredentialEvent(row) => row.time,
-            Fact::MemoryEvent(row) => row.time,
-            Fact::KernelEvent(row) => row.time,
-            Fact::SignalEvent(row) => row.time,
-            Fact::SensorAccount(row) => row.time,
-            Fact::IntegrityEvent(row) => row.time,
-            Fact::SyscallProfile(row) => row.time,
-            Fact::LogRecord(row) => row.time,
-            Fact::AuthEvent(row) => row.time,
-        }
-    }
 }
 
 fn push_batch<T: Table>(
@@ -161,4 +156,26 @@ fn push_batch<T: Table>(
         batches.push((table, T::to_batch(rows)?));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::tables;
+
+    #[test]
+    fn batches_of_every_table_but_that_of_metrics_are_read_as_facts() {
+        for table in tables() {
+            let empty = RecordBatch::new_empty(table.schema.clone());
+            match Fact::from_batch(table, &empty) {
+                Some(rows) => assert!(rows.unwrap().is_empty(), "{}", table.name),
+                None => assert_eq!(
+                    table.id,
+                    MetricChunk::ID,
+                    "{} has no line in `facts!`",
+                    table.name
+                ),
+            }
+        }
+    }
 }

@@ -73,7 +73,9 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
         },
     ],
     limits: "a target that the caller names in a pid namespace of its own is told by that number unless it is traced; \
-             executable memory is told once in ten minutes of a process; calls of 32-bit programs and of io_uring pass by",
+             where the kernel is asked before it opens, an open of /proc/PID/mem that it then refuses is told like one \
+             that it allows; executable memory is told once in ten minutes of a process; calls of 32-bit programs and of \
+             io_uring pass by",
     shed: &[],
     prepare: |_, _| {},
     handler: |_| Box::new(Acts::new(Memory::default(), ACT_SETS)),

@@ -181,7 +181,9 @@ fn hook_lacks(at: At, types: &Btf) -> Option<String> {
             let call = name
                 .trim_start_matches("sys_enter_")
                 .trim_start_matches("sys_exit_");
-            let there = function("perf_syscall_exit")
+            // The types of a kernel before 5.13 leave out functions; this one lies in the function that runs the programs.
+            let traced = function("perf_syscall_exit") || has(types, "syscall_tp_t", BtfKind::Struct);
+            let there = traced
                 && ["__x64_sys_", "__arm64_sys_"]
                     .iter()
                     .any(|prefix| function(&format!("{prefix}{call}")));
@@ -192,7 +194,10 @@ fn hook_lacks(at: At, types: &Btf) -> Option<String> {
             lacking(there, format!("tracepoint {category}:{name}"))
         }
         At::Fentry(name) | At::Fexit(name) => {
-            if !function("register_ftrace_direct") {
+            // Kernels whose types leave the function out have this list of such programs.
+            let direct =
+                function("register_ftrace_direct") || has(types, "ftrace_direct_func", BtfKind::Struct);
+            if !direct {
                 return Some("programs at functions (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned());
             }
             lacking(function(name), format!("function {name}"))

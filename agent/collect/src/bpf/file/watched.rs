@@ -25,6 +25,8 @@ pub(super) struct Watched {
     map: BpfMap<MapData, [u8; 16], u32>,
     known: HashMap<[u8; 16], u32>,
     paths: HashSet<String>,
+    /// Files that found no place.
+    beyond: usize,
     ticks: u32,
 }
 
@@ -40,6 +42,7 @@ impl Watched {
             map: BpfMap::try_from(map).map_err(map_error("WATCHED"))?,
             known: HashMap::new(),
             paths: HashSet::new(),
+            beyond: 0,
             ticks: 0,
         })
     }
@@ -68,18 +71,25 @@ impl Watched {
         self.ticks = 0;
         let mut wanted: HashMap<[u8; 16], u32> = HashMap::new();
         self.paths.clear();
+        let mut beyond = 0;
         for (pattern, watch) in &self.patterns {
             for path in expand(pattern) {
                 let Ok(metadata) = fs::metadata(&path) else {
                     continue;
                 };
-                if wanted.len() < FILES_MAX && metadata.is_file() {
-                    let key = watched_key(metadata.ino(), kernel_device(metadata.dev()));
-                    *wanted.entry(key).or_default() |= watch;
-                    self.paths.insert(path.to_string_lossy().into_owned());
+                if !metadata.is_file() {
+                    continue;
                 }
+                let key = watched_key(metadata.ino(), kernel_device(metadata.dev()));
+                if wanted.len() >= FILES_MAX && !wanted.contains_key(&key) {
+                    beyond += 1;
+                    continue;
+                }
+                *wanted.entry(key).or_default() |= watch;
+                self.paths.insert(path.to_string_lossy().into_owned());
             }
         }
+        self.tell_beyond(beyond);
         if wanted == self.known {
             return;
         }
@@ -102,9 +112,23 @@ impl Watched {
         }
         self.known = taken;
     }
+
+    /// Says so once when there are more files than places, and when there are not any more.
+    fn tell_beyond(&mut self, beyond: usize) {
+        match (self.beyond, beyond) {
+            (0, 1..) => tracing::warn!(
+                places = FILES_MAX,
+                "there are more watched files than places: reads of the last ones are not told; name fewer in \
+                 `bpf.files.secrets` and `bpf.files.watched`"
+            ),
+            (1.., 0) => tracing::info!("every watched file has a place again"),
+            _ => {}
+        }
+        self.beyond = beyond;
+    }
 }
 
-/// Files that a path with `*` names. Public halves of keys are no secrets.
+/// Files that a path with `*` names, and one more than there is room for. Public halves of keys are no secrets.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
@@ -116,11 +140,11 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
             let names = names.filter_map(|entry| entry.file_name().into_string().ok());
             names
                 .filter(|name| fits(part, name))
-                .take(FILES_MAX)
+                .take(FILES_MAX + 1)
                 .map(|name| folder.join(name))
                 .collect()
         };
-        found = found.iter().flat_map(step).take(FILES_MAX).collect();
+        found = found.iter().flat_map(step).take(FILES_MAX + 1).collect();
     }
     let is_public = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "pub");
     found.retain(|path| !is_public(path) && Path::new(path).is_absolute());
