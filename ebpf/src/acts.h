@@ -99,15 +99,6 @@ struct file___acts {
 	unsigned int f_mode;
 };
 
-struct fdtable___acts {
-	unsigned int max_fds;
-	struct file___acts **fd;
-};
-
-struct files_struct___acts {
-	struct fdtable___acts *fdt;
-};
-
 struct mm_struct___acts {
 	struct file___acts *exe_file;
 };
@@ -121,7 +112,6 @@ struct task_struct___acts {
 	const struct cred___acts *cred;
 	char comm[16];
 	struct mm_struct___acts *mm;
-	struct files_struct___acts *files;
 	struct pid___acts *thread_pid;
 	struct list_head___acts ptraced;
 	struct list_head___acts ptrace_entry;
@@ -212,18 +202,6 @@ static __always_inline void fill_target(struct target *target, struct task_struc
 static __always_inline bool host_pids(void)
 {
 	return BPF_CORE_READ(this_task(), thread_pid, level) == 0;
-}
-
-static __always_inline struct file___acts *file_of(long fd)
-{
-	struct fdtable___acts *table = BPF_CORE_READ(this_task(), files, fdt);
-	struct file___acts **files = BPF_CORE_READ(table, fd);
-	struct file___acts *file = 0;
-
-	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
-		return 0;
-	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
-	return file;
 }
 
 /* A user's text; empty when it cannot be read. */

@@ -252,11 +252,11 @@ static __always_inline void tell(u32 at, struct scratch *scratch, const struct f
 		if (outcome < 0 && !(record->flags & (O_ACCMODE | O_CREAT | O_TRUNC)))
 			goto filtered;
 		if (outcome >= 0)
-			file = file_of(task, outcome);
+			file = open_file(outcome);
 		if (outcome >= 0 && !file)
 			goto filtered;
 	} else if (call->fd) {
-		file = file_of(task, (int)arg_at(scratch, call->fd));
+		file = open_file((int)arg_at(scratch, call->fd));
 		if (!file)
 			goto filtered;
 	}
@@ -299,6 +299,21 @@ filtered:
 	count_filtered();
 }
 
+/* Most opens read a file that nobody watches. They end here, before anything of a record is prepared. */
+static __always_inline bool reads_only(long fd)
+{
+	struct file *file = open_file(fd);
+	u32 flags = BPF_CORE_READ(file, f_flags);
+	struct inode *inode;
+
+	if ((flags & O_ACCMODE) || (BPF_CORE_READ(file, f_mode) & FMODE_CREATED))
+		return false;
+	if (!file || (flags & O_PATH))
+		return true;
+	inode = BPF_CORE_READ(file, f_inode);
+	return !(watch_of(BPF_CORE_READ(inode, i_ino), BPF_CORE_READ(inode, i_sb, s_dev)) & WATCH_READS);
+}
+
 static __always_inline void called(u32 duty, u32 number, const struct pt_regs *regs, long outcome)
 {
 	const struct file_call *call = bpf_map_lookup_elem(&CALLS, &number);
@@ -308,7 +323,7 @@ static __always_inline void called(u32 duty, u32 number, const struct pt_regs *r
 	if (!call || !call->kind || own_act())
 		return;
 	count_seen();
-	if (outcome < 0 && outcome != -EPERM && outcome != -EACCES) {
+	if (outcome < 0 ? outcome != -EPERM && outcome != -EACCES : call->kind == FILE_OPEN && reads_only(outcome)) {
 		count_filtered();
 		return;
 	}

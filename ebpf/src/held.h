@@ -42,7 +42,7 @@ static __always_inline void held_less(u32 which)
 /* Puts an entry into the map number `which` of the object; one that finds no room counts as evicted at once. */
 static __always_inline void hold(void *map, u32 which, s64 places, const void *key, const void *value)
 {
-	if (!bpf_map_lookup_elem(map, key) && !bpf_map_update_elem(map, key, value, BPF_NOEXIST))
+	if (!bpf_map_update_elem(map, key, value, BPF_NOEXIST))
 		held_more(which, places);
 	else if (bpf_map_update_elem(map, key, value, BPF_ANY))
 		count_evicted();

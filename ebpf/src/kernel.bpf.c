@@ -259,7 +259,7 @@ static __always_inline void numbers_body(u16 kind, const struct pt_regs *regs, l
 /* The kind of namespace that a descriptor leads to, where the caller did not say. */
 static __always_inline u64 namespace_kind(long fd)
 {
-	struct file___kernel *file = (struct file___kernel *)file_of(fd);
+	struct file___kernel *file = open_file(fd);
 	struct ns_common___kernel *namespace;
 
 	if (!file || BPF_CORE_READ(file, f_inode, i_sb, s_magic) != NSFS_MAGIC)

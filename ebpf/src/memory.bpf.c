@@ -309,7 +309,7 @@ static __always_inline void on_file(struct file___acts *file)
 static __always_inline void open_body(const struct pt_regs *regs, long ret)
 {
 	if (ret >= 0)
-		on_file(file_of(ret));
+		on_file(open_file(ret));
 }
 
 SEC("fentry/security_file_open")

@@ -57,17 +57,22 @@ struct {
 	__type(value, struct socket_owner);
 } LISTENERS SEC(".maps");
 
-/* By reads that every kernel since 5.8 allows; the typed form of the current task came with 5.11. */
-static __always_inline void own_by_current(struct socket_owner *owner)
+/* The typed form of the current task came with 5.11. */
+static __always_inline void own_by_current(struct socket_owner *owner, const bool typed)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	struct task_struct *task = typed ? bpf_get_current_task_btf() :
+					   (struct task_struct *)bpf_get_current_task();
+	struct task_struct *leader = GET(typed, task, group_leader);
+	struct css_set *set = GET(typed, task, cgroups);
+	/* Types may say that a pointer under RCU can be NULL; the verifier then asks for the tests. */
+	struct cgroup *group = set ? GET(typed, set, dfl_cgrp) : NULL;
+	struct kernfs_node *node = group ? GET(typed, group, kn) : NULL;
 
 	owner->pid = bpf_get_current_pid_tgid() >> 32;
 	owner->uid = (u32)bpf_get_current_uid_gid();
-	owner->pid_start_ns = BPF_CORE_READ(leader, start_boottime);
-	owner->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-	owner->cgroup_set = (u64)BPF_CORE_READ(task, cgroups);
+	owner->pid_start_ns = leader ? GET(typed, leader, start_boottime) : 0;
+	owner->cgroup_id = node ? GET(typed, node, id) : 0;
+	owner->cgroup_set = (u64)set;
 	owner->owner = OWNER_CALLER;
 	bpf_core_read(owner->comm, COMM_BYTES, &leader->comm);
 }
@@ -107,21 +112,32 @@ static __always_inline void fill_addresses(struct socket_record *record, const s
 	}
 }
 
-static __always_inline void fill_traffic(struct socket_record *record, const struct sock *sk, const bool typed)
+static __always_inline void fill_counted(struct socket_record *record, const struct tcp_sock *tcp, bool done,
+					 const bool typed)
 {
-	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
-	u64 received = BPF_CORE_READ(tcp, bytes_received);
+	u64 received = GET(typed, tcp, bytes_received);
 
 	/* A received FIN takes a number of the sequence space and is counted as a byte. */
-	if (received && (GET(typed, sk, __sk_common.skc_flags) & SOCK_DONE_BIT))
+	if (received && done)
 		received -= 1;
 	record->bytes_received = received;
-	record->bytes_sent = BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans);
-	record->retransmits = BPF_CORE_READ(tcp, total_retrans);
-	record->srtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3;
+	record->bytes_sent = GET(typed, tcp, bytes_sent) - GET(typed, tcp, bytes_retrans);
+	record->retransmits = GET(typed, tcp, total_retrans);
+	record->srtt_us = GET(typed, tcp, srtt_us) >> 3;
 }
 
-static __always_inline void emit(u16 kind, const struct sock *sk, const struct socket_owner *owner, u64 now,
+static __always_inline void fill_traffic(struct socket_record *record, struct sock *sk, const bool typed)
+{
+	bool done = GET(typed, sk, __sk_common.skc_flags) & SOCK_DONE_BIT;
+	const struct tcp_sock *tcp = typed ? bpf_skc_to_tcp_sock(sk) : NULL;
+
+	if (tcp)
+		fill_counted(record, tcp, done, true);
+	else
+		fill_counted(record, (const struct tcp_sock *)sk, done, false);
+}
+
+static __always_inline void emit(u16 kind, struct sock *sk, const struct socket_owner *owner, u64 now,
 				 u32 level, const bool typed)
 {
 	struct socket_record *record;
@@ -186,17 +202,17 @@ static __always_inline struct socket_owner *listener_of(const struct sock *sk, c
 	return bpf_map_lookup_elem(&LISTENERS, &key);
 }
 
-static __always_inline void on_connecting(u64 id, u64 now)
+static __always_inline void on_connecting(u64 id, u64 now, const bool typed)
 {
 	struct socket_owner owner = {};
 
-	own_by_current(&owner);
+	own_by_current(&owner, typed);
 	owner.since_ns = now;
 	owner.direction = DIRECTION_OUTBOUND;
 	hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 }
 
-static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now, const bool typed)
+static __always_inline void on_connected(struct sock *sk, u64 id, u64 now, const bool typed)
 {
 	struct socket_owner *known = bpf_map_lookup_elem(&SOCKETS, &id);
 	struct socket_owner owner = {};
@@ -206,10 +222,14 @@ static __always_inline void on_connected(const struct sock *sk, u64 id, u64 now,
 	owner.direction = DIRECTION_OUTBOUND;
 	emit(KIND_CONNECT, sk, &owner, now, 0, typed);
 	owner.since_ns = now;
-	hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
+	/* A changed entry costs a fifth of another one in its place. */
+	if (known)
+		known->since_ns = now;
+	else
+		hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 }
 
-static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now, const bool typed)
+static __always_inline void on_accepted(struct sock *sk, u64 id, u64 now, const bool typed)
 {
 	struct socket_owner *listener = listener_of(sk, typed);
 	struct socket_owner owner = {};
@@ -225,18 +245,18 @@ static __always_inline void on_accepted(const struct sock *sk, u64 id, u64 now, 
 	hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 }
 
-static __always_inline void on_listening(const struct sock *sk, u64 now, const bool typed)
+static __always_inline void on_listening(struct sock *sk, u64 now, const bool typed)
 {
 	struct listener_key key = key_of(sk, typed);
 	struct socket_owner owner = {};
 
-	own_by_current(&owner);
+	own_by_current(&owner, typed);
 	owner.direction = DIRECTION_INBOUND;
 	hold(&LISTENERS, HELD_LISTENERS, LISTENERS_MAX, &key, &owner);
 	emit(KIND_LISTEN, sk, &owner, now, 0, typed);
 }
 
-static __always_inline void on_closed(const struct sock *sk, u64 id, int oldstate, u64 now,
+static __always_inline void on_closed(struct sock *sk, u64 id, int oldstate, u64 now,
 				      const bool typed)
 {
 	struct socket_owner *known = bpf_map_lookup_elem(&SOCKETS, &id);
@@ -261,11 +281,11 @@ static __always_inline void learn_owner(const struct sock *sk, u64 id, const boo
 		return;
 	known = bpf_map_lookup_elem(&SOCKETS, &id);
 	if (known && known->owner != OWNER_CALLER) {
-		own_by_current(known);
+		own_by_current(known, typed);
 	} else if (!known) {
 		struct socket_owner owner = {};
 
-		own_by_current(&owner);
+		own_by_current(&owner, typed);
 		hold(&SOCKETS, HELD_SOCKETS, SOCKETS_MAX, &id, &owner);
 	}
 }
@@ -281,7 +301,7 @@ static __always_inline void on_listener_closed(const struct sock *sk, const bool
 		let_go(&LISTENERS, HELD_LISTENERS, &key);
 }
 
-static __always_inline void changed(const struct sock *sk, int oldstate, int newstate, const bool typed)
+static __always_inline void changed(struct sock *sk, int oldstate, int newstate, const bool typed)
 {
 	u64 id = (u64)sk;
 	u64 now;
@@ -290,7 +310,7 @@ static __always_inline void changed(const struct sock *sk, int oldstate, int new
 		return;
 	now = bpf_ktime_get_boot_ns();
 	if (newstate == TCP_SYN_SENT) {
-		on_connecting(id, now);
+		on_connecting(id, now, typed);
 	} else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_SENT) {
 		on_connected(sk, id, now, typed);
 	} else if (newstate == TCP_ESTABLISHED && oldstate == TCP_SYN_RECV) {
@@ -309,13 +329,13 @@ static __always_inline void changed(const struct sock *sk, int oldstate, int new
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_state, const struct sock *sk, const int oldstate, const int newstate)
+int BPF_PROG(on_state, struct sock *sk, const int oldstate, const int newstate)
 {
 	return TIMED(DUTY_STATE, changed(sk, oldstate, newstate, true));
 }
 
 SEC("raw_tp/inet_sock_set_state")
-int BPF_PROG(on_state_plain, const struct sock *sk, const int oldstate, const int newstate)
+int BPF_PROG(on_state_plain, struct sock *sk, const int oldstate, const int newstate)
 {
 	return TIMED(DUTY_STATE, changed(sk, oldstate, newstate, false));
 }

@@ -202,8 +202,42 @@ static __always_inline const struct pt_regs *call_regs(void)
 }
 
 enum bpf_func_id___helpers {
+	BPF_FUNC_get_current_task_btf___helpers = 158,
 	BPF_FUNC_task_pt_regs___helpers = 175,
 };
+
+/* Whether the current task can be had by the type that the verifier knows, whose fields cost a load instead of a call.
+ * Kernels since 5.11. */
+#define TYPED_TASK bpf_core_enum_value_exists(enum bpf_func_id___helpers, BPF_FUNC_get_current_task_btf___helpers)
+
+/* The `struct file` of one of the current task's descriptors. */
+static __always_inline void *open_file(long fd)
+{
+	struct file **files = NULL, *file = NULL;
+	unsigned int places = 0;
+
+	/* Types may say that a pointer under RCU can be NULL; the verifier then asks for each test. */
+	if (TYPED_TASK) {
+		struct task_struct *task = bpf_get_current_task_btf();
+		struct files_struct *open = task->files;
+		struct fdtable *table = open ? open->fdt : NULL;
+
+		if (table) {
+			files = table->fd;
+			places = table->max_fds;
+		}
+	} else {
+		struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+		struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+
+		files = BPF_CORE_READ(table, fd);
+		places = BPF_CORE_READ(table, max_fds);
+	}
+	if (fd < 0 || fd >= places)
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	return file;
+}
 
 struct task_struct___stack {
 	void *stack;

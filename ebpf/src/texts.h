@@ -151,18 +151,6 @@ static __always_inline u32 add_argument(struct scratch *scratch, u64 address)
 	return got - 1;
 }
 
-static __always_inline struct file *file_of(struct task_struct *task, long fd)
-{
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd);
-	struct file *file = NULL;
-
-	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
-		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
-	return file;
-}
-
 /* The folder that a relative name starts from. */
 static __always_inline u32 add_base(u32 at, struct task_struct *task, long folder, u64 address)
 {
@@ -178,7 +166,7 @@ static __always_inline u32 add_base(u32 at, struct task_struct *task, long folde
 		entry = (u64)BPF_CORE_READ(fs, pwd.dentry);
 		mnt = (u64)BPF_CORE_READ(fs, pwd.mnt);
 	} else {
-		struct file *file = file_of(task, folder);
+		struct file *file = open_file(folder);
 
 		if (!file)
 			return 0;
