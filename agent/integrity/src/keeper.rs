@@ -38,8 +38,10 @@ use crate::{Outlet, metrics, store};
 
 /// Longest sleep.
 const NAP: Duration = Duration::from_millis(250);
-/// Sleep while the scanner has something to tell.
-const SHORT_NAP: Duration = Duration::from_millis(20);
+/// Sleep while the scanner has something to tell; doubled while it does not, up to the longer one: a scan that keeps to its
+/// share of the processor tells little for hours.
+pub(crate) const SHORT_NAP: Duration = Duration::from_millis(20);
+const SCAN_NAP: Duration = Duration::from_millis(160);
 /// Messages that are taken before files are looked at.
 const MESSAGES_MAX: usize = 1_024;
 /// Files that are looked at before messages are taken.
@@ -148,6 +150,7 @@ pub(crate) struct Keeper {
     pub(crate) saved_at: Instant,
     pub(crate) writing: usize,
     pub(crate) missed_taken: u64,
+    pub(crate) scan_nap: Duration,
     pub(crate) next_second: Instant,
     pub(crate) told_status: Option<(String, Instant)>,
     pub(crate) token: CancellationToken,
@@ -197,8 +200,10 @@ impl Keeper {
             // The hub is gone; the end is near.
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(NAP),
         }
+        self.scan_nap = (self.scan_nap * 2).min(SCAN_NAP);
         while let Ok(report) = self.channels.reports.try_recv() {
             self.heed(report);
+            self.scan_nap = SHORT_NAP;
         }
         self.read_notify();
         let now = Instant::now();
@@ -215,14 +220,15 @@ impl Keeper {
     }
 
     fn nap(&self) -> Duration {
-        if self.scanning.ordered || !self.waiting.is_empty() {
+        if !self.waiting.is_empty() {
             return SHORT_NAP;
         }
+        let longest = if self.scanning.ordered { self.scan_nap } else { NAP };
         let due = self
             .queue
             .next_due()
             .map(|due| due.saturating_duration_since(Instant::now()));
-        due.map_or(NAP, |due| due.min(NAP).max(Duration::from_millis(1)))
+        due.map_or(longest, |due| due.min(longest).max(Duration::from_millis(1)))
     }
 
     fn each_second(&mut self, now: Instant) {

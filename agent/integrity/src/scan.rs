@@ -2,7 +2,8 @@
 //!
 //! It judges nothing and holds no lock that anyone waits for, because it runs only when nobody else wants the
 //! processor. Orders come in, batches of what was found go out; the channel of reports has little room, so that the
-//! scan goes on only as fast as it is followed. Bytes and files a second are bounded ([`Pace`]).
+//! scan goes on only as fast as it is followed. Bytes and files a second are bounded, and of hashing and of the search for
+//! SUID programs, which may take hours, the share of the processor ([`Pace`]).
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -25,6 +26,10 @@ const BATCH: usize = 128;
 const NAP: Duration = Duration::from_millis(100);
 /// How far a sleep may be put off: shorter ones would cost more than they save.
 const SLACK: Duration = Duration::from_millis(5);
+/// Processor time that hashing and searching may take at once, whatever their share is: most of the first baseline.
+const CPU_AT_ONCE_S: f64 = 1.0;
+/// Turns between two looks at the thread's processor time, which cost a system call.
+const CPU_EVERY: u32 = 16;
 /// What a file that is looked at counts besides its bytes, where bytes are paced.
 const OPEN_BYTES: u64 = 4_096;
 
@@ -59,18 +64,80 @@ pub type Paused = Arc<dyn Fn() -> bool + Send + Sync>;
 pub(crate) struct Pace {
     began: Instant,
     owed: Duration,
+    processor: Option<Processor>,
     paused: Paused,
     token: CancellationToken,
 }
 
+/// The share of a processor that a thread keeps to.
+struct Processor {
+    /// Of one core, from 0 to 1.
+    share: f64,
+    /// Seconds of processor time that may be taken now.
+    credit_s: f64,
+    /// When that was so, and what the thread had taken by then.
+    looked: Instant,
+    taken_s: f64,
+    turns: u32,
+}
+
+impl Processor {
+    fn new(share: f64) -> Self {
+        Self {
+            share,
+            credit_s: CPU_AT_ONCE_S,
+            looked: Instant::now(),
+            taken_s: thread_cpu_s(),
+            turns: 0,
+        }
+    }
+
+    /// How long the thread has to sleep to keep to its share.
+    fn owes(&mut self) -> Duration {
+        let (now, taken_s) = (Instant::now(), thread_cpu_s());
+        let earned_s = now.duration_since(self.looked).as_secs_f64() * self.share;
+        self.credit_s = (self.credit_s + earned_s - (taken_s - self.taken_s)).min(CPU_AT_ONCE_S);
+        (self.looked, self.taken_s) = (now, taken_s);
+        Duration::try_from_secs_f64(-self.credit_s / self.share).unwrap_or_default()
+    }
+}
+
+/// Processor time of the calling thread, seconds.
+fn thread_cpu_s() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 impl Pace {
-    pub(crate) fn new(paused: Paused, token: CancellationToken) -> Self {
+    /// Of the calling thread; `cpu_pct` is the share of a core that [`Self::spend_in_share`] keeps to, 0 for any.
+    pub(crate) fn new(cpu_pct: f64, paused: Paused, token: CancellationToken) -> Self {
         Self {
             began: Instant::now(),
             owed: Duration::ZERO,
+            processor: (cpu_pct > 0.0).then(|| Processor::new(cpu_pct / 100.0)),
             paused,
             token,
         }
+    }
+
+    /// As [`Self::spend`], within the share of the processor.
+    fn spend_in_share(&mut self, amount: u64, per_s: u64) -> bool {
+        if let Some(processor) = &mut self.processor {
+            processor.turns = processor.turns.wrapping_add(1);
+            if processor.turns % CPU_EVERY == 0 {
+                loop {
+                    let owed = processor.owes();
+                    if owed <= SLACK {
+                        break;
+                    }
+                    if self.token.is_cancelled() {
+                        return false;
+                    }
+                    std::thread::sleep(owed.min(NAP));
+                }
+            }
+        }
+        self.spend(amount, per_s)
     }
 
     /// Takes so much of what a second allows; `false` when the agent ends.
@@ -177,17 +244,19 @@ impl Scanner {
     }
 
     fn look(&mut self, path: &Path, walk: &mut Walk) -> Result<Option<FileState>, Ended> {
+        // Nothing that changes is judged before the first walk is over: it is not held to the share.
         if !self.pace.spend(1, self.limits.files_per_s) {
             return Err(Ended);
         }
+        Ok(Self::state_of(path, walk))
+    }
+
+    fn state_of(path: &Path, walk: &mut Walk) -> Option<FileState> {
         metrics::scanned(1);
-        match look(path) {
-            Ok(state) => Ok(state),
-            Err(_) => {
-                walk.unreadable += 1;
-                Ok(None)
-            }
-        }
+        look(path).unwrap_or_else(|_| {
+            walk.unreadable += 1;
+            None
+        })
     }
 
     fn send_found(&self, walk: &mut Walk) -> Result<(), Ended> {
@@ -205,7 +274,10 @@ impl Scanner {
             let mut folders = vec![(root, 0)];
             while let Some((folder, depth)) = folders.pop() {
                 for path in entries_of(&folder, &mut walk) {
-                    let Some(state) = self.look(&path, &mut walk)? else {
+                    if !self.pace.spend_in_share(1, self.limits.files_per_s) {
+                        return Err(Ended);
+                    }
+                    let Some(state) = Self::state_of(&path, &mut walk) else {
                         continue;
                     };
                     if state.is_folder() {
@@ -240,10 +312,10 @@ impl Scanner {
                 md5,
             };
             let (pace, per_s) = (&mut self.pace, self.limits.bytes_per_s);
-            if !pace.spend(OPEN_BYTES, per_s) {
+            if !pace.spend_in_share(OPEN_BYTES, per_s) {
                 return Err(Ended);
             }
-            let found = read(&path, depth, &mut |bytes| pace.spend(bytes, per_s));
+            let found = read(&path, depth, &mut |bytes| pace.spend_in_share(bytes, per_s));
             if matches!(&found, Err(error) if error.kind() == ErrorKind::Interrupted) {
                 return Err(Ended);
             }
@@ -338,7 +410,7 @@ mod tests {
 
     #[test]
     fn pace_holds_the_work_to_what_a_second_allows() {
-        let mut pace = Pace::new(Arc::new(|| false), CancellationToken::new());
+        let mut pace = Pace::new(0.0, Arc::new(|| false), CancellationToken::new());
         let began = Instant::now();
         for _ in 0..30 {
             assert!(pace.spend(10, 1_000));
@@ -350,9 +422,26 @@ mod tests {
     }
 
     #[test]
+    fn pace_holds_the_work_to_its_share_of_the_processor() {
+        let mut pace = Pace::new(10.0, Arc::new(|| false), CancellationToken::new());
+        let processor = pace.processor.as_mut().unwrap();
+        processor.credit_s = 0.0;
+        let (began, taken_s) = (Instant::now(), thread_cpu_s());
+        while thread_cpu_s() - taken_s < 0.02 {
+            assert!(pace.spend_in_share(1, u64::MAX));
+        }
+        let earned_s = began.elapsed().as_secs_f64() * 0.1;
+        assert!(
+            earned_s >= 0.015,
+            "20 ms of a tenth of a processor take 200 ms, not {:?}",
+            began.elapsed()
+        );
+    }
+
+    #[test]
     fn paused_work_goes_on_when_it_may_and_ends_when_it_must() {
         let token = CancellationToken::new();
-        let mut pace = Pace::new(Arc::new(|| true), token.clone());
+        let mut pace = Pace::new(0.0, Arc::new(|| true), token.clone());
         let working = std::thread::spawn(move || pace.spend(1, 1));
         assert!(!working.is_finished());
         token.cancel();

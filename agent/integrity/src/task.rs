@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::{RequestError, StoreError};
 use crate::explain::Expectations;
 use crate::eye::{Eye, Message, Request};
-use crate::keeper::{Channels, Counts, Keeper, Phase, RowWindow, Scanning, Troubles, Writing};
+use crate::keeper::{Channels, Counts, Keeper, Phase, RowWindow, SHORT_NAP, Scanning, Troubles, Writing};
 use crate::package::Packages;
 use crate::queue::Queue;
 use crate::scan::{Limits, Pace, Scanner};
@@ -145,7 +145,7 @@ pub fn start(
                 bytes_per_s: config.read_bytes_per_s.get(),
                 whole_max: config.hash_max.get(),
             },
-            pace: Pace::new(paused, token),
+            pace: Pace::new(config.scan_cpu_pct, paused, token),
             suid_exclude: patterns(&watch.root, config.suid_exclude.iter().map(String::as_str)),
             watch,
             reports: reports_in,
@@ -198,6 +198,7 @@ pub fn start(
             saved_at: now,
             writing: 0,
             missed_taken: 0,
+            scan_nap: SHORT_NAP,
             next_second: now,
             told_status: None,
             token,
