@@ -306,6 +306,11 @@ impl Instance {
         drop(self.collector.take());
     }
 
+    /// Process id of the agent.
+    pub(crate) fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("find the agent")?.pid())
+    }
+
     /// Process id of the collector.
     pub(crate) fn collector_pid(&self) -> Result<u32> {
         let collector = self.collector.as_ref();

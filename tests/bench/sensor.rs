@@ -42,6 +42,8 @@ struct Times {
     pairs: u32,
     peer_pairs: u32,
     loop_time: Duration,
+    /// Longest wait for an agent that was just started to be at rest.
+    rest_within: Duration,
 }
 
 const FULL: Times = Times {
@@ -49,6 +51,7 @@ const FULL: Times = Times {
     pairs: 10,
     peer_pairs: 4,
     loop_time: Duration::from_millis(1_200),
+    rest_within: Duration::from_secs(120),
 };
 
 const QUICK: Times = Times {
@@ -56,6 +59,7 @@ const QUICK: Times = Times {
     pairs: 2,
     peer_pairs: 1,
     loop_time: Duration::from_millis(300),
+    rest_within: Duration::from_secs(4),
 };
 
 /// Measures.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::api::Instance;
@@ -110,7 +110,7 @@ pub(crate) async fn run(
     time: Duration,
     arguments: &BenignArguments,
 ) -> Result<(Timeline, Value)> {
-    begin_clean(instance).await?;
+    let before = open_before(instance).await?;
     let mut timeline = Timeline::new(NAME);
     let mut counts = vec![Count::default(); CHORES.len()];
     let mut impossible: Vec<Option<String>> = vec![None; CHORES.len()];
@@ -143,7 +143,9 @@ pub(crate) async fn run(
         format!("the agent told of the work ({told} executions)"),
         told > 0,
     );
-    let findings = raised(instance, &timeline).await?;
+    let mut findings = raised(instance, &timeline).await?;
+    // One that counted on is told of like a new one.
+    findings.retain(|finding| !before.contains(finding));
     let unexpected = findings.iter().filter(|finding| !finding.is_allowed()).count();
     timeline.check(
         format!("no finding above low was raised ({unexpected} were)"),
@@ -161,7 +163,7 @@ pub(crate) async fn run(
     );
     let seconds = begun.elapsed().as_secs();
     if let Some(path) = &arguments.page {
-        let page = page(seconds, rounds, &counts, &impossible, &findings);
+        let page = page(seconds, rounds, &counts, &impossible, (&before, &findings));
         std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
     }
     let chores = CHORES.iter().zip(&counts).zip(&impossible).map(|((chore, count), cannot)| {
@@ -170,23 +172,16 @@ pub(crate) async fn run(
     let more = json!({
         "seconds": seconds, "rounds": rounds, "chores": chores.collect::<Vec<_>>(),
         "findings": findings.iter().map(Finding::json).collect::<Vec<_>>(),
+        "before": before.iter().map(Finding::json).collect::<Vec<_>>(),
     });
     Ok((timeline, more))
 }
 
-/// What benign work adds to a grave finding that is open already would not be told apart.
-async fn begin_clean(instance: &Instance) -> Result<()> {
-    let query = "select distinct rule from latest_findings where state = 'open' \
-                 and severity not in ('info', 'low') order by rule";
-    let rows = instance.sql(query).await?;
-    let open: Vec<&str> = rows.iter().filter_map(|row| row.get("rule")?.as_str()).collect();
-    ensure!(
-        open.is_empty(),
-        "findings above low are open already ({}): wait until they end, or stop the instance, remove its state folder and \
-         start it anew",
-        open.join(", ")
-    );
-    Ok(())
+/// Findings above low that are open: the host is not theirs alone, and what runs since before is not the work's doing.
+async fn open_before(instance: &Instance) -> Result<Vec<Finding>> {
+    let query = "select severity, kind, rule, title, subject, count as times from latest_findings \
+                 where state = 'open' and severity not in ('info', 'low') order by rule";
+    Ok(instance.sql(query).await?.iter().map(Finding::read).collect())
 }
 
 /// Runs a chore in a folder of its own; gives its ending, none when it took too long, and the end of what it said.
@@ -217,17 +212,36 @@ async fn one(chore: &Chore) -> Result<(Option<ExitStatus>, String)> {
     Ok((status, last.into_iter().rev().collect::<Vec<_>>().join(" / ")))
 }
 
-/// Equal findings of the run.
+/// A finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     severity: String,
     kind: String,
     rule: String,
     title: String,
     subject: String,
+    /// How often it was seen.
     times: i64,
 }
 
 impl Finding {
+    fn read(row: &Value) -> Self {
+        let text = |key: &str| {
+            row.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Self {
+            severity: text("severity"),
+            kind: text("kind"),
+            rule: text("rule"),
+            title: text("title"),
+            subject: text("subject"),
+            times: row.get("times").and_then(Value::as_i64).unwrap_or_default(),
+        }
+    }
+
     fn is_allowed(&self) -> bool {
         ALLOWED.contains(&self.severity.as_str())
     }
@@ -251,30 +265,14 @@ async fn executions(instance: &Instance, timeline: &Timeline) -> Result<i64> {
     Ok(times.unwrap_or_default())
 }
 
+/// Findings that were open at some time of the run.
 async fn raised(instance: &Instance, timeline: &Timeline) -> Result<Vec<Finding>> {
     let query = format!(
-        "select severity, kind, rule, title, subject, count(*) as times from findings \
+        "select severity, kind, rule, title, subject, max(count) as times from findings \
          where state = 'open' and time >= '{}' group by severity, kind, rule, title, subject order by severity, rule",
         timeline.since_sql()
     );
-    let rows = instance.sql(&query).await?;
-    let text = |row: &Value, key: &str| {
-        row.get(key)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    Ok(rows
-        .iter()
-        .map(|row| Finding {
-            severity: text(row, "severity"),
-            kind: text(row, "kind"),
-            rule: text(row, "rule"),
-            title: text(row, "title"),
-            subject: text(row, "subject"),
-            times: row.get("times").and_then(Value::as_i64).unwrap_or_default(),
-        })
-        .collect())
+    Ok(instance.sql(&query).await?.iter().map(Finding::read).collect())
 }
 
 /// The page of the documentation.
@@ -283,7 +281,7 @@ fn page(
     rounds: u32,
     counts: &[Count],
     impossible: &[Option<String>],
-    findings: &[Finding],
+    (before, findings): (&[Finding], &[Finding]),
 ) -> String {
     let mut text = format!(
         "# Benign work\n\nWhat an agent with the shipped rules says of an ordinary day. Written by `cargo xtask lab run {NAME} \
@@ -299,9 +297,20 @@ fn page(
         writeln!(text, "| {} | {} | {times} |", chore.name, chore.about).ok();
     }
     text.push_str("\n## What was raised\n\n");
+    add_findings(&mut text, findings);
+    if !before.is_empty() {
+        text.push_str(
+            "\n## What was open before\n\nRaised before the work began, and not seen again meanwhile.\n\n",
+        );
+        add_findings(&mut text, before);
+    }
+    text
+}
+
+fn add_findings(text: &mut String, findings: &[Finding]) {
     if findings.is_empty() {
         text.push_str("Nothing.\n");
-        return text;
+        return;
     }
     text.push_str("| severity | kind | rule | title | subject | times |\n|---|---|---|---|---|---|\n");
     for finding in findings {
@@ -317,7 +326,6 @@ fn page(
         }
         writeln!(text, "| {} |", finding.times).ok();
     }
-    text
 }
 
 #[cfg(test)]
@@ -339,7 +347,7 @@ mod tests {
             times: 2,
         };
         assert!(!finding.is_allowed());
-        let page = page(60, 3, &counts, &impossible, &[finding]);
+        let page = page(60, 3, &counts, &impossible, (&[], &[finding]));
         assert!(
             page.contains("cannot be done here: make is not installed"),
             "{page}"

@@ -29,6 +29,8 @@ pub(crate) struct Account {
     pub(crate) kept_in_kernel: f64,
     /// Lost, and counted as such.
     pub(crate) lost: f64,
+    /// Of those, by reason, in the order of [`LOSSES`].
+    losses: [f64; LOSSES.len()],
     /// Entries of bounded maps that made room for others.
     pub(crate) evicted: f64,
 }
@@ -45,12 +47,18 @@ impl Account {
             rows: number(delivered)?,
             kept_in_kernel: sum(&[filtered, aggregated]),
             lost: number("lost").unwrap_or_else(|| sum(&LOSSES)),
+            losses: LOSSES.map(|reason| number(reason).unwrap_or_default()),
             evicted: number("evicted").unwrap_or_default(),
         })
     }
 
     fn with(self, other: Account, sign: f64) -> Account {
+        let mut losses = self.losses;
+        for (one, other) in losses.iter_mut().zip(other.losses) {
+            *one += sign * other;
+        }
         Account {
+            losses,
             seen: self.seen + sign * other.seen,
             delivered: self.delivered + sign * other.delivered,
             rows: self.rows + sign * other.rows,
@@ -66,9 +74,13 @@ impl Account {
     }
 
     pub(crate) fn condition(self) -> Value {
+        let losses = LOSSES.iter().zip(self.losses).filter(|(_, count)| *count != 0.0);
+        let losses: serde_json::Map<String, Value> = losses
+            .map(|(reason, count)| ((*reason).to_owned(), json!(count)))
+            .collect();
         json!({
             "seen": self.seen, "delivered": self.delivered, "rows": self.rows, "kept_in_kernel": self.kept_in_kernel,
-            "lost": self.lost, "evicted": self.evicted,
+            "lost": losses, "evicted": self.evicted,
         })
     }
 }

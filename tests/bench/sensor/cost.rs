@@ -1,18 +1,26 @@
 //! What a tracer costs the programs that it watches: loops with and without it, in interleaved pairs.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use serde_json::json;
 
 use super::Times;
 use super::storm::EVENTS_PER_CONNECT;
 use crate::instance::Instance;
+use crate::process::cpu_seconds;
 use crate::report::{Bar, Report, progress};
 use crate::statistics::{interval, median};
 use crate::work::{self, Kind};
 
+/// What an agent at rest takes at most, in percent of a core, over a window.
+const REST_CORE_PCT: f64 = 3.0;
+const REST_WINDOW: Duration = Duration::from_secs(2);
+
 /// The loops with the probes and without, in pairs that alternate in order.
 pub(super) fn agent(report: &mut Report, times: &Times, instance: &mut Instance) -> Result<()> {
     let mut added = Added::default();
+    let mut rests = Vec::new();
     for pair in 0..times.pairs {
         progress(format!(
             "loops with and without probes, pair {} of {}",
@@ -23,6 +31,7 @@ pub(super) fn agent(report: &mut Report, times: &Times, instance: &mut Instance)
         for traced in [pair % 2 == 0, pair % 2 == 1] {
             if traced {
                 instance.start_agent_if_stopped()?;
+                rests.push(at_rest(instance, times.rest_within)?);
                 with = Loops::measure(times)?;
             } else {
                 instance.stop_agent();
@@ -32,6 +41,7 @@ pub(super) fn agent(report: &mut Report, times: &Times, instance: &mut Instance)
         added.pair(with, without);
     }
     added.tell(report, "", true);
+    report.condition("agent_core_pct_before_loops", interval(&rests));
     report.condition(
         "victim",
         json!(
@@ -39,6 +49,21 @@ pub(super) fn agent(report: &mut Report, times: &Times, instance: &mut Instance)
         ),
     );
     Ok(())
+}
+
+/// Waits until a started agent has read what it reads once, which would slow everything beside it: what the probes cost
+/// is asked for. Gives what it takes then, in percent of a core.
+fn at_rest(instance: &Instance, within: Duration) -> Result<f64> {
+    let pid = instance.agent_pid()?;
+    let begun = Instant::now();
+    loop {
+        let before = cpu_seconds(pid)?;
+        std::thread::sleep(REST_WINDOW);
+        let core_pct = (cpu_seconds(pid)? - before) / REST_WINDOW.as_secs_f64() * 100.0;
+        if core_pct <= REST_CORE_PCT || begun.elapsed() > within {
+            return Ok(core_pct);
+        }
+    }
 }
 
 /// What came out of the pairs.
@@ -92,12 +117,12 @@ impl Loops {
         let calls = work::work(Kind::Getppid, times.loop_time, 0)?;
         let connects = work::work(Kind::Connects, times.loop_time, 0)?;
         let opens = work::work(Kind::Opens, times.loop_time, 0)?;
-        let job = work::work(Kind::Compile, times.loop_time * 2, 0)?;
+        let job = work::work(Kind::Compile, times.loop_time * 4, 0)?;
         Ok(Self {
             call_ns: calls.call_ns,
-            connect_ns: connects.cpu_us * 1e3 / f64::from(connects.connects.max(1)),
-            open_ns: opens.cpu_us * 1e3 / f64::from(opens.opens.max(1)),
-            compile_us: job.cpu_us / f64::from(job.compiled.max(1)),
+            connect_ns: connects.unit_us * 1e3,
+            open_ns: opens.unit_us * 1e3,
+            compile_us: job.unit_us,
         })
     }
 }
