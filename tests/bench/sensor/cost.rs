@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::Times;
@@ -118,6 +118,10 @@ impl Loops {
         let connects = work::work(Kind::Connects, times.loop_time, 0)?;
         let opens = work::work(Kind::Opens, times.loop_time, 0)?;
         let job = work::work(Kind::Compile, times.loop_time * 4, 0)?;
+        ensure!(
+            connects.connects > 0 && opens.opens > 0 && job.compiled > 0,
+            "a loop did nothing in its time"
+        );
         Ok(Self {
             call_ns: calls.call_ns,
             connect_ns: connects.unit_us * 1e3,
