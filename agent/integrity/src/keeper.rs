@@ -31,7 +31,7 @@ use crate::eye::Message;
 use crate::notify::Notify;
 use crate::package::Packages;
 use crate::queue::Queue;
-use crate::scan::{Order, Report};
+use crate::scan::{Hurry, Order, Report};
 use crate::watch::Watch;
 use crate::who::Registry;
 use crate::{Outlet, metrics, store};
@@ -95,6 +95,8 @@ pub(crate) struct Scanning {
     pub(crate) number: u8,
     /// Whether the scanner has an order.
     pub(crate) ordered: bool,
+    /// Tells the scanner that a scan of everything watched waits for that order to end.
+    pub(crate) hurry: Hurry,
     /// Whether that order was given before the baseline was forgotten.
     pub(crate) stale: bool,
     pub(crate) next_walk: Instant,

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -60,11 +61,15 @@ pub(crate) enum Report {
 /// Whether scanning has to wait: the agent is over its budget.
 pub type Paused = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Whether a scan of everything watched waits for the present order to end: it keeps to no share of the processor then.
+pub(crate) type Hurry = Arc<AtomicBool>;
+
 /// Lets only so much happen in a second.
 pub(crate) struct Pace {
     began: Instant,
     owed: Duration,
     processor: Option<Processor>,
+    hurry: Hurry,
     paused: Paused,
     token: CancellationToken,
 }
@@ -92,6 +97,11 @@ impl Processor {
         }
     }
 
+    /// What the thread took until now was for something that is not held to the share.
+    fn begin(&mut self) {
+        self.taken_s = thread_cpu_s();
+    }
+
     /// How long the thread has to sleep to keep to its share.
     fn owes(&mut self) -> Duration {
         let (now, taken_s) = (Instant::now(), thread_cpu_s());
@@ -110,8 +120,9 @@ fn thread_cpu_s() -> f64 {
 
 impl Pace {
     /// Of the calling thread; `cpu_pct` is the share of a core that [`Self::spend_in_share`] keeps to, 0 for any.
-    pub(crate) fn new(cpu_pct: f64, paused: Paused, token: CancellationToken) -> Self {
+    pub(crate) fn new(cpu_pct: f64, hurry: Hurry, paused: Paused, token: CancellationToken) -> Self {
         Self {
+            hurry,
             began: Instant::now(),
             owed: Duration::ZERO,
             processor: (cpu_pct > 0.0).then(|| Processor::new(cpu_pct / 100.0)),
@@ -127,6 +138,10 @@ impl Pace {
             if processor.turns % CPU_EVERY == 0 {
                 loop {
                     let owed = processor.owes();
+                    if self.hurry.load(Ordering::Relaxed) {
+                        processor.credit_s = 0.0;
+                        break;
+                    }
                     if owed <= SLACK {
                         break;
                     }
@@ -206,6 +221,9 @@ impl Scanner {
     }
 
     fn obey(&mut self, order: Order) -> Result<(), Ended> {
+        if let Some(processor) = &mut self.pace.processor {
+            processor.begin();
+        }
         let report = match order {
             Order::Walk => {
                 let mut walk = Walk::new();
@@ -410,7 +428,12 @@ mod tests {
 
     #[test]
     fn pace_holds_the_work_to_what_a_second_allows() {
-        let mut pace = Pace::new(0.0, Arc::new(|| false), CancellationToken::new());
+        let mut pace = Pace::new(
+            0.0,
+            Hurry::default(),
+            Arc::new(|| false),
+            CancellationToken::new(),
+        );
         let began = Instant::now();
         for _ in 0..30 {
             assert!(pace.spend(10, 1_000));
@@ -423,7 +446,12 @@ mod tests {
 
     #[test]
     fn pace_holds_the_work_to_its_share_of_the_processor() {
-        let mut pace = Pace::new(10.0, Arc::new(|| false), CancellationToken::new());
+        let mut pace = Pace::new(
+            10.0,
+            Hurry::default(),
+            Arc::new(|| false),
+            CancellationToken::new(),
+        );
         let processor = pace.processor.as_mut().unwrap();
         processor.credit_s = 0.0;
         let (began, taken_s) = (Instant::now(), thread_cpu_s());
@@ -439,9 +467,37 @@ mod tests {
     }
 
     #[test]
+    fn work_that_another_scan_waits_for_keeps_to_no_share_and_owes_nothing_afterwards() {
+        let hurry = Hurry::default();
+        hurry.store(true, Ordering::Relaxed);
+        let mut pace = Pace::new(0.01, hurry, Arc::new(|| false), CancellationToken::new());
+        pace.processor.as_mut().unwrap().credit_s = -1.0;
+        for _ in 0..10 * CPU_EVERY {
+            // At its share it would sleep for hours.
+            assert!(pace.spend_in_share(1, u64::MAX));
+        }
+        let processor = pace.processor.as_mut().unwrap();
+        assert!(processor.credit_s > -1.0, "{}", processor.credit_s);
+    }
+
+    #[test]
+    fn what_a_walk_took_is_not_owed() {
+        let mut processor = Processor::new(0.01);
+        let taken_s = thread_cpu_s();
+        while thread_cpu_s() - taken_s < 0.02 {}
+        processor.begin();
+        processor.owes();
+        assert!(
+            processor.credit_s > CPU_AT_ONCE_S - 0.01,
+            "{}",
+            processor.credit_s
+        );
+    }
+
+    #[test]
     fn paused_work_goes_on_when_it_may_and_ends_when_it_must() {
         let token = CancellationToken::new();
-        let mut pace = Pace::new(0.0, Arc::new(|| true), token.clone());
+        let mut pace = Pace::new(0.0, Hurry::default(), Arc::new(|| true), token.clone());
         let working = std::thread::spawn(move || pace.spend(1, 1));
         assert!(!working.is_finished());
         token.cancel();

@@ -20,7 +20,7 @@ use crate::eye::{Eye, Message, Request};
 use crate::keeper::{Channels, Counts, Keeper, Phase, RowWindow, SHORT_NAP, Scanning, Troubles, Writing};
 use crate::package::Packages;
 use crate::queue::Queue;
-use crate::scan::{Limits, Pace, Scanner};
+use crate::scan::{Hurry, Limits, Pace, Scanner};
 use crate::watch::{Kind, Watch, patterns};
 use crate::who::{Ancestry, Registry};
 use crate::{Outlet, Paused, store};
@@ -136,16 +136,17 @@ pub fn start(
         write_all(&to_write, &written_in);
         Ok(())
     })?;
-    let scanner = (watch.clone(), config.clone(), parts.paused);
+    let hurry = Hurry::default();
+    let scanner = (watch.clone(), config.clone(), hurry.clone(), parts.paused);
     tasks.spawn_thread("integrity-scan", TaskKind::Critical, move |token| {
-        let (watch, config, paused) = scanner;
+        let (watch, config, hurry, paused) = scanner;
         let scanner = Scanner {
             limits: Limits {
                 files_per_s: u64::from(config.scan_files_per_s),
                 bytes_per_s: config.read_bytes_per_s.get(),
                 whole_max: config.hash_max.get(),
             },
-            pace: Pace::new(config.scan_cpu_pct, paused, token),
+            pace: Pace::new(config.scan_cpu_pct, hurry, paused, token),
             suid_exclude: patterns(&watch.root, config.suid_exclude.iter().map(String::as_str)),
             watch,
             reports: reports_in,
@@ -183,6 +184,7 @@ pub fn start(
                 suid_first: !suid_known,
                 number: 0,
                 ordered: false,
+                hurry,
                 stale: false,
                 next_walk: now,
                 next_sweep: now,

@@ -95,8 +95,8 @@ impl Default for BpfConfig {
             kernel: true,
             signal: true,
             resource: true,
-            // A fifth of a second at 50,000 connections or files a second, or at 2,500 execs; the drain comes every 5 ms
-            // then. With the maps of the families 13 MiB of the 24 MiB budget.
+            // At least a tenth of a second at 50,000 connections or files a second, or at 2,500 execs; the drain comes
+            // every 5 ms then.
             process_ring_bytes: 1024 * 1024,
             network_ring_bytes: 2 * 1024 * 1024,
             file_ring_bytes: 2 * 1024 * 1024,

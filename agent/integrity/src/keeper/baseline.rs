@@ -1,6 +1,7 @@
 //! What the scanner reports, and what it is to do next.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fleetmend_event::TimeMicros;
@@ -142,6 +143,8 @@ impl Keeper {
 
     /// Gives the scanner its next order, when it has none.
     pub(super) fn order_next(&mut self, now: Instant) {
+        let waits = self.scanning.ordered && now >= self.scanning.next_walk;
+        self.scanning.hurry.store(waits, Ordering::Relaxed);
         if self.scanning.ordered {
             return;
         }
