@@ -144,7 +144,7 @@ pub(crate) async fn run(
         told > 0,
     );
     let mut findings = raised(instance, &timeline).await?;
-    // One that counted on is told of like a new one.
+    // One that was open and counted on is told of like a new one; one that ended and came again has another id.
     findings.retain(|finding| !before.contains(finding));
     let unexpected = findings.iter().filter(|finding| !finding.is_allowed()).count();
     timeline.check(
@@ -179,7 +179,7 @@ pub(crate) async fn run(
 
 /// Findings above low that are open: the host is not theirs alone, and what runs since before is not the work's doing.
 async fn open_before(instance: &Instance) -> Result<Vec<Finding>> {
-    let query = "select severity, kind, rule, title, subject, count as times from latest_findings \
+    let query = "select finding_id, severity, kind, rule, title, subject, count as times from latest_findings \
                  where state = 'open' and severity not in ('info', 'low') order by rule";
     Ok(instance.sql(query).await?.iter().map(Finding::read).collect())
 }
@@ -215,6 +215,7 @@ async fn one(chore: &Chore) -> Result<(Option<ExitStatus>, String)> {
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
+    id: String,
     severity: String,
     kind: String,
     rule: String,
@@ -233,6 +234,7 @@ impl Finding {
                 .to_owned()
         };
         Self {
+            id: text("finding_id"),
             severity: text("severity"),
             kind: text("kind"),
             rule: text("rule"),
@@ -268,8 +270,9 @@ async fn executions(instance: &Instance, timeline: &Timeline) -> Result<i64> {
 /// Findings that were open at some time of the run.
 async fn raised(instance: &Instance, timeline: &Timeline) -> Result<Vec<Finding>> {
     let query = format!(
-        "select severity, kind, rule, title, subject, max(count) as times from findings \
-         where state = 'open' and time >= '{}' group by severity, kind, rule, title, subject order by severity, rule",
+        "select finding_id, severity, kind, rule, title, subject, max(count) as times from findings \
+         where state = 'open' and time >= '{}' \
+         group by finding_id, severity, kind, rule, title, subject order by severity, rule",
         timeline.since_sql()
     );
     Ok(instance.sql(&query).await?.iter().map(Finding::read).collect())
@@ -300,7 +303,7 @@ fn page(
     add_findings(&mut text, findings);
     if !before.is_empty() {
         text.push_str(
-            "\n## What was open before\n\nRaised before the work began, and not seen again meanwhile.\n\n",
+            "\n## What was open before\n\nAs it was when the work began; what was seen again meanwhile is above, too.\n\n",
         );
         add_findings(&mut text, before);
     }
@@ -339,6 +342,7 @@ mod tests {
         counts[0].done = 3;
         impossible[1] = Some("make is not installed".to_owned());
         let finding = Finding {
+            id: "f".to_owned(),
             severity: "medium".to_owned(),
             kind: "sigma".to_owned(),
             rule: "a | b".to_owned(),
