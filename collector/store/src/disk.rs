@@ -1,7 +1,8 @@
 //! The disk: how full it is, when it will be full, and the alarm well before that.
 //!
 //! Once a minute the file system of the store's folder is measured. From the growth between the oldest measurement
-//! kept (six hours at most) and the newest follows when it will be full, once there are ten minutes to tell by. Below
+//! kept (six hours at most) and the newest follows when it will be full, once there are ten minutes to tell by; nobody is
+//! alarmed for what lies further ahead than eight times as long as was watched. Below
 //! a share of free space, or close before the end, the store writes a finding about itself under [`crate::OWN_HOST`], which
 //! alerting pages for like any other; when there is room again, it is resolved. Both limits are configured
 //! ([`crate::config::DiskAlarmConfig`]). A full disk itself is no loss: the writer refuses before it is quite full, and
@@ -27,6 +28,9 @@ const MEASURE_EVERY: Duration = Duration::from_secs(60);
 const GROWTH_OVER: Duration = Duration::from_secs(6 * 3600);
 /// And of so long at least: a compaction makes a disk look as if it filled in an hour.
 const GROWTH_LEAST: Duration = Duration::from_secs(600);
+/// How far ahead an alarm may look, in times of what was watched: six hours tell of two days. A build or a copy fills a
+/// disk as fast, for as long as it takes.
+const AHEAD: u32 = 8;
 /// The alarm ends when there is this much more room than would raise it.
 const ROOM_TO_END: f64 = 1.2;
 const RULE: &str = "store-disk";
@@ -132,7 +136,11 @@ impl Disk {
         folder: &str,
     ) -> Option<Finding> {
         let percent = space.free as f64 * 100.0 / (space.total.max(1) as f64);
-        let within = Duration::from_secs(u64::from(config.full_within_hours) * 3600);
+        let watched = self
+            .held
+            .front()
+            .map_or(Duration::ZERO, |first| space.at.duration_since(first.at));
+        let within = Duration::from_secs(u64::from(config.full_within_hours) * 3600).min(watched * AHEAD);
         let is_low = |room: f64| percent < config.free_percent_min * room;
         let is_soon = |room: f64| full_in.is_some_and(|left| left < within.mul_f64(room));
         match &self.raised {
@@ -283,6 +291,21 @@ mod tests {
             said(&config, &[(0, 900), (1, 300), (9, 300), (10, 300)]),
             [FindingState::Open, FindingState::Resolved]
         );
+    }
+
+    #[test]
+    fn a_burst_alarms_nobody_for_what_is_far_ahead() {
+        let config = DiskAlarmConfig {
+            free_percent_min: 0.0,
+            full_within_hours: 48,
+        };
+        // Fifty an hour would fill the disk in ten hours; two hours of it tell of sixteen, one of eight.
+        assert_eq!(said(&config, &[(0, 600), (1, 550)]), []);
+        assert_eq!(
+            said(&config, &[(0, 600), (1, 550), (2, 500)]),
+            [FindingState::Open]
+        );
+        assert_eq!(said(&config, &[(0, 600), (1, 550), (2, 550), (3, 550), (4, 550)]), []);
     }
 
     #[tokio::test]
