@@ -97,6 +97,9 @@ pub(crate) struct Case<'a> {
     pub(crate) worked: bool,
     /// Whether a package manager that touched it still runs, and may not have told its database yet.
     pub(crate) manager_runs: bool,
+    /// Whether the next package manager may be at work on it: it changed just now, or the database was not read since it
+    /// changed.
+    pub(crate) unsettled: bool,
 }
 
 /// What it comes to.
@@ -214,6 +217,8 @@ fn by_manager(case: &Case<'_>) -> Explanation {
             "a package manager wrote what the package delivers",
         ),
         _ if case.manager_runs => Explanation::Later,
+        // The next version of it is there before its sums and before the event that tells who brought it.
+        Some(false) if case.unsettled => Explanation::Later,
         None if in_the_same_while => Explanation::Is(
             IntegrityVerdict::Package,
             "a package manager did it while its database changed",

@@ -114,6 +114,11 @@ impl Packages {
         self.read_at = Some(Instant::now());
     }
 
+    /// Whether the database changed since it was read.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.stamp != Some(self.present())
+    }
+
     /// When the package manager last changed anything here, in nanoseconds since the epoch.
     pub(crate) fn changed_ns(&self) -> i64 {
         let places = ["", "info", "status", "updates", "triggers"];

@@ -59,6 +59,7 @@ fn explain(config: &Config, touches: &[&Touch], change: impl FnOnce(&mut Case<'_
         now_ns: 1_000 * SECOND,
         worked: false,
         manager_runs: false,
+        unsettled: false,
     };
     change(&mut case);
     Expectations::new(config, Path::new("/")).explain(&case)
@@ -102,6 +103,13 @@ fn package_manager_is_believed_when_its_database_says_so_too() {
         of(Some(false), just_now, false),
         Some(IntegrityVerdict::Unexpected)
     );
+    let next = |agrees| {
+        verdict(explain(&config, &[&by_dpkg], |case| {
+            (case.agrees, case.database_ns, case.unsettled) = (agrees, just_now, true);
+        }))
+    };
+    assert_eq!(next(Some(false)), None, "the next version may be on its way");
+    assert_eq!(next(Some(true)), Some(IntegrityVerdict::Package));
 }
 
 #[test]
