@@ -1,5 +1,6 @@
 //! The room's one face: facts in, findings and states out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub struct Detector {
     /// Whether less than usual is seen, and when that was last so.
     blinkered: bool,
     blinkered_at: Option<Instant>,
+    /// How many facts of each table were seen since the last tick: a metric of each fact would cost as much as most looks.
+    seen: BTreeMap<&'static str, u64>,
     next_tick: Instant,
     ticks: u64,
 }
@@ -91,6 +94,7 @@ impl Detector {
             quiet: Duration::from_secs(config.sigma_quiet_s),
             blinkered: false,
             blinkered_at: None,
+            seen: BTreeMap::new(),
             next_tick: Instant::now(),
             ticks: 0,
         }
@@ -98,7 +102,7 @@ impl Detector {
 
     /// Looks at one fact; returns the rows that follow from it. Never waits.
     pub fn observe(&mut self, fact: &Fact) -> Vec<Fact> {
-        metrics::fact(fact.table_name());
+        *self.seen.entry(fact.table_name()).or_default() += 1;
         let mut rows: Vec<Fact> = self
             .limits
             .observe(fact, &mut self.tracker)
@@ -171,6 +175,9 @@ impl Detector {
             return Vec::new();
         }
         self.next_tick = Instant::now() + TICK;
+        for (table, facts) in std::mem::take(&mut self.seen) {
+            metrics::facts(table, facts);
+        }
         let now = TimeMicros::now();
         let mut rows: Vec<Fact> = self
             .model

@@ -56,8 +56,8 @@ pub(crate) fn describe() {
     crate::anomaly::metrics::describe();
 }
 
-pub(crate) fn fact(table: &'static str) {
-    counter!(FACTS, "table" => table).increment(1);
+pub(crate) fn facts(table: &'static str, facts: u64) {
+    counter!(FACTS, "table" => table).increment(facts);
 }
 
 pub(crate) fn finding(kind: &'static str) {

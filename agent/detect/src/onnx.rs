@@ -102,6 +102,11 @@ impl Runtime {
     }
 }
 
+/// File of the library, once it is loaded in full.
+pub fn loaded_library() -> Option<PathBuf> {
+    LOADED.lock().as_ref().map(|runtime| runtime.path.clone())
+}
+
 /// The library's file. A configured path is the only one that is tried.
 fn find_library(configured: Option<&Path>) -> Result<PathBuf, OnnxError> {
     let places: Vec<PathBuf> = match (configured, std::env::var_os(LIBRARY_VARIABLE)) {

@@ -4,8 +4,9 @@
 //! and counted, and the young one becomes old. So nothing that was touched within the last half of the bound is ever
 //! forgotten, and a flood of new keys costs no search for a victim.
 
-use std::collections::HashMap;
 use std::hash::Hash;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::metrics;
 

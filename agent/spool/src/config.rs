@@ -56,7 +56,7 @@ impl Default for SpoolConfig {
             events_quota: ByteSize::from_mib(400),
             metrics_quota: ByteSize::from_mib(80),
             critical_flush: HumanDuration::from_millis(50),
-            events_flush: HumanDuration::from_millis(250),
+            events_flush: HumanDuration::from_millis(500),
             metrics_flush: HumanDuration::from_secs(10),
             segment_size: ByteSize::from_mib(8),
             retention: HumanDuration::from_secs(300),

@@ -21,6 +21,8 @@ pub(crate) struct Intake {
 #[derive(Debug, Default)]
 struct State {
     facts: VecDeque<Fact>,
+    /// How many of each lane were taken in since the writer looked.
+    received: BTreeMap<Lane, u64>,
     refused: BTreeMap<u16, Refused>,
     /// The writer wants to be woken when so many facts wait.
     wake_at: usize,
@@ -87,13 +89,13 @@ impl Intake {
             return;
         }
         state.facts.push_back(fact);
+        *state.received.entry(lane).or_default() += 1;
         let wake = lane == Lane::Critical || state.facts.len() >= state.wake_at;
         if wake {
             // One notice is enough until the writer has looked.
             state.wake_at = usize::MAX;
         }
         drop(state);
-        crate::metrics::received(lane, 1);
         if wake {
             self.wake.notify_one();
         }
@@ -131,6 +133,9 @@ impl Intake {
             self.wake.wait_until(&mut state, deadline);
         }
         state.wake_at = usize::MAX;
+        for (lane, facts) in std::mem::take(&mut state.received) {
+            crate::metrics::received(lane, facts);
+        }
         let losses = std::mem::take(&mut state.refused)
             .into_values()
             .map(Refused::into_loss)

@@ -7,7 +7,7 @@
 //!   is random; it is continued only after a clean stop within the same boot of the kernel, so that a wiped
 //!   spool, a restored or cloned disk and a power cut cannot reuse a number.
 //! - A frame is handed out for sending only after `fdatasync` of the bytes that hold it.
-//! - What waits in memory is lost by kill −9: at most the lane's flush age (events 250 ms, critical 50 ms). A
+//! - What waits in memory is lost by kill −9: at most the lane's flush age (events 500 ms, critical 50 ms). A
 //!   tick of metrics goes to a **staging** file at once and survives; it is a frame only when its batch is full. While
 //!   frames of metrics wait for a disk that refuses, ticks do so too: the numbers before theirs are on no disk. The
 //!   next start writes a batch that was staged into the epoch of the run that staged it, under the number and with the

@@ -305,7 +305,10 @@ mod tests {
             said(&config, &[(0, 600), (1, 550), (2, 500)]),
             [FindingState::Open]
         );
-        assert_eq!(said(&config, &[(0, 600), (1, 550), (2, 550), (3, 550), (4, 550)]), []);
+        assert_eq!(
+            said(&config, &[(0, 600), (1, 550), (2, 550), (3, 550), (4, 550)]),
+            []
+        );
     }
 
     #[tokio::test]

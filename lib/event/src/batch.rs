@@ -6,6 +6,7 @@
 //! reader believes them, and buffers that are compressed once more or that lie over each other are refused. So a
 //! body costs at most about twice [`plain_bytes_max`] while it is decoded, and once as much after.
 
+use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use arrow::array::RecordBatch;
@@ -28,6 +29,11 @@ const DICTIONARY: &[u8] = include_bytes!("batch/bodies-1.zdict");
 static ENCODER: LazyLock<EncoderDictionary<'static>> =
     LazyLock::new(|| EncoderDictionary::copy(DICTIONARY, ZSTD_LEVEL));
 static DECODER: LazyLock<DecoderDictionary<'static>> = LazyLock::new(|| DecoderDictionary::copy(DICTIONARY));
+
+thread_local! {
+    /// Its tables are as large as a small batch, and a thread makes many batches.
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+}
 
 /// A batch could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +92,15 @@ pub fn encode(batch: &RecordBatch) -> Result<Vec<u8>, BatchError> {
 
 /// The body whose bytes before compression are `plain`.
 pub(crate) fn compress(plain: &[u8]) -> Result<Vec<u8>, BatchError> {
-    let compressed = zstd::bulk::Compressor::with_prepared_dictionary(&ENCODER)
-        .and_then(|mut compressor| compressor.compress(plain));
-    compressed.map_err(BatchError::Zstd)
+    COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(compressor) => compressor,
+            None => kept.insert(
+                zstd::bulk::Compressor::with_prepared_dictionary(&ENCODER).map_err(BatchError::Zstd)?,
+            ),
+        };
+        compressor.compress(plain).map_err(BatchError::Zstd)
+    })
 }
 
 /// The number of the dictionary that a body needs and this build does not have. Such a body is whole, but only a

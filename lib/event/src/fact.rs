@@ -1,5 +1,7 @@
 //! A fact on its way through the agent, and the buffer that turns facts into batches.
 
+use std::borrow::Borrow;
+
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 
@@ -41,6 +43,22 @@ macro_rules! facts {
                 }
             }
 
+            /// Name of the table it belongs to.
+            pub fn table_name(&self) -> &'static str {
+                match self {
+                    Fact::Metrics(_) => MetricChunk::NAME,
+                    $(Fact::$variant(_) => <$row>::NAME,)+
+                }
+            }
+
+            /// Lane it travels in.
+            pub fn lane(&self) -> Lane {
+                match self {
+                    Fact::Metrics(_) => MetricChunk::LANE,
+                    $(Fact::$variant(_) => <$row>::LANE,)+
+                }
+            }
+
             /// When it became true.
             pub fn time(&self) -> TimeMicros {
                 match self {
@@ -69,7 +87,7 @@ macro_rules! facts {
         #[derive(Debug, Default)]
         pub struct FactBuffer {
             metrics: Vec<MetricFrame>,
-            $($field: Vec<$row>,)+
+            $($field: Vec<Box<$row>>,)+
         }
 
         impl FactBuffer {
@@ -77,7 +95,7 @@ macro_rules! facts {
             pub fn push(&mut self, fact: Fact) {
                 match fact {
                     Fact::Metrics(frame) => self.metrics.push(frame),
-                    $(Fact::$variant(row) => self.$field.push(*row),)+
+                    $(Fact::$variant(row) => self.$field.push(row),)+
                 }
             }
 
@@ -94,10 +112,10 @@ macro_rules! facts {
             pub fn take(&mut self, lane: Lane) -> Result<Vec<(&'static TableInfo, RecordBatch)>, ArrowError> {
                 let mut batches = Vec::new();
                 if lane == MetricChunk::LANE && !self.metrics.is_empty() {
-                    push_batch(&mut batches, &chunks(&std::mem::take(&mut self.metrics)))?;
+                    push_batch::<MetricChunk, _>(&mut batches, &chunks(&std::mem::take(&mut self.metrics)))?;
                 }
                 $(if lane == <$row>::LANE && !self.$field.is_empty() {
-                    push_batch(&mut batches, &std::mem::take(&mut self.$field))?;
+                    push_batch::<$row, _>(&mut batches, &std::mem::take(&mut self.$field))?;
                 })+
                 Ok(batches)
             }
@@ -136,21 +154,9 @@ impl From<MetricFrame> for Fact {
     }
 }
 
-impl Fact {
-    /// Lane it travels in.
-    pub fn lane(&self) -> Lane {
-        table_by_id(self.table_id()).map_or(Lane::Events, |table| table.lane)
-    }
-
-    /// Name of the table it belongs to.
-    pub fn table_name(&self) -> &'static str {
-        table_by_id(self.table_id()).map_or("", |table| table.name)
-    }
-}
-
-fn push_batch<T: Table>(
+fn push_batch<T: Table, R: Borrow<T>>(
     batches: &mut Vec<(&'static TableInfo, RecordBatch)>,
-    rows: &[T],
+    rows: &[R],
 ) -> Result<(), ArrowError> {
     if let Some(table) = table_by_id(T::ID) {
         batches.push((table, T::to_batch(rows)?));

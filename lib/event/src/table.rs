@@ -18,6 +18,7 @@ mod profile;
 mod sensor;
 mod site;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -58,11 +59,11 @@ pub trait Table: Sized + Send + Sync + 'static {
     /// Its Arrow schema, the columns in the order of declaration.
     fn schema() -> SchemaRef;
 
-    /// One batch of these rows.
+    /// One batch of these rows, or of what holds them.
     ///
     /// # Errors
     /// When the columns do not form a batch, which would be a fault of the declaration.
-    fn to_batch(rows: &[Self]) -> Result<RecordBatch, arrow::error::ArrowError>;
+    fn to_batch<R: Borrow<Self>>(rows: &[R]) -> Result<RecordBatch, arrow::error::ArrowError>;
 
     /// The rows of `batch`. Columns are found by name: unknown ones are left out, missing ones are `None`
     /// where the schema allows nulls.
@@ -186,9 +187,11 @@ macro_rules! table {
                 SCHEMA.clone()
             }
 
-            fn to_batch(rows: &[Self]) -> Result<arrow::array::RecordBatch, arrow::error::ArrowError> {
+            fn to_batch<R: std::borrow::Borrow<Self>>(
+                rows: &[R],
+            ) -> Result<arrow::array::RecordBatch, arrow::error::ArrowError> {
                 arrow::array::RecordBatch::try_new(Self::schema(), vec![$(
-                    <$type as $crate::column::Column>::to_array(rows.iter().map(|row| &row.$field))
+                    <$type as $crate::column::Column>::to_array(rows.iter().map(|row| &<R as std::borrow::Borrow<Self>>::borrow(row).$field))
                 ),+])
             }
 

@@ -91,8 +91,8 @@ struct Entry {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Table {
-    running: HashMap<u32, Entry>,
-    ended: HashMap<ProcessKey, Process>,
+    running: foldhash::HashMap<u32, Entry>,
+    ended: foldhash::HashMap<ProcessKey, Process>,
     ended_order: VecDeque<ProcessKey>,
     /// Processes that ended since the last snapshot and had a row before.
     last_rows: Vec<ProcessSnapshot>,
@@ -105,8 +105,8 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(config: &ProcessConfig) -> Self {
         Self {
-            running: HashMap::new(),
-            ended: HashMap::new(),
+            running: foldhash::HashMap::default(),
+            ended: foldhash::HashMap::default(),
             ended_order: VecDeque::new(),
             last_rows: Vec::new(),
             running_max: config.running_max,

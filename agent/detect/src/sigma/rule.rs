@@ -1,6 +1,5 @@
 //! A rule, compiled: what is tested of which field, joined by and, or and not.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ pub(crate) type FieldId = u32;
 /// Names of fields, numbered; numbers are never used again, so that rules outlive a reload.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names {
-    numbers: HashMap<Arc<str>, FieldId>,
+    numbers: foldhash::HashMap<Arc<str>, FieldId>,
     names: Vec<Arc<str>>,
 }
 

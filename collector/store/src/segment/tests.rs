@@ -12,7 +12,7 @@ fn frame(sequence: u64) -> Frame {
         lane: Lane::Critical,
         sequence: Sequence(sequence),
     };
-    let batch = Gap::to_batch(&[]).unwrap();
+    let batch = Gap::to_batch::<Gap>(&[]).unwrap();
     let stamp = Stamp {
         wall: TimeMicros(1),
         boot_us: 2,

@@ -30,7 +30,7 @@ fn row_comes_back_as_it_was() {
 
 #[test]
 fn missing_column_that_must_be_there_is_named() {
-    let batch = ProbeStatus::to_batch(&[]).unwrap();
+    let batch = ProbeStatus::to_batch::<ProbeStatus>(&[]).unwrap();
     let error = Gap::from_batch(&batch.project(&[0]).unwrap());
     assert!(error.is_ok(), "no rows, nothing to miss");
     let row = HostInfo {
