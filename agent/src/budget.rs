@@ -43,6 +43,7 @@ mod ladder;
 pub(crate) mod last_run;
 mod meter;
 pub(crate) mod metrics;
+mod pages;
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ mod config;
 mod doctor;
 mod hub;
 mod integrity;
+mod memory;
 mod probe_tool;
 mod rules;
 mod sandbox;

@@ -22,7 +22,6 @@ pub mod source;
 pub mod unit;
 mod vigil;
 
-pub use bpf::return_free_memory;
 pub use config::{CollectConfig, SiteConfig};
 pub use pace::{Pace, PaceHandle};
 pub use sink::FactSink;

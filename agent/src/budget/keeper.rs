@@ -1,16 +1,18 @@
 //! The thread that measures the agent, moves on the ladder, and says so.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_collect::bpf::BootClock;
-use agent_collect::{FactSink, PaceHandle, return_free_memory};
+use agent_collect::{FactSink, PaceHandle};
+use agent_detect::onnx::loaded_library;
 use fleetmend_event::TimeMicros;
 use fleetmend_event::table::{ProbeState, ProbeStatus};
 use fleetmend_shutdown::{CancellationToken, TaskKind, Tasks};
 use serde::Serialize;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Begun;
 use super::cgroup::Cgroup;
@@ -19,6 +21,7 @@ use super::ladder::{Cause, Ladder, Move, Step, StepHandle};
 use super::last_run::RunMark;
 use super::meter::{Bounds, Load, Meter, Sample, proportional_bytes};
 use super::metrics;
+use super::pages;
 
 /// Name in `probe_status`.
 const PROBE: &str = "agent.budget";
@@ -32,10 +35,14 @@ const STATUS_LOOKS: u64 = 60;
 const LIMIT_LOOKS: u64 = 2;
 /// Measurements between two readings of proportional memory.
 const PROPORTIONAL_LOOKS: u64 = 300;
-/// Measurements between two times that free memory is given back while it is tight.
-const TRIM_LOOKS: u64 = 10;
-/// Load of memory from which free memory is given back.
-const TRIM_LOAD: f64 = 0.85;
+/// The measurement after which the start is over.
+const STARTED_LOOK: u64 = 20;
+/// Measurements between two times that unused pages are given back.
+const FORGET_LOOKS: u64 = 600;
+/// The same, while memory is tight.
+const FORGET_LOOKS_TIGHT: u64 = 10;
+/// Load of memory from which it is tight.
+const TIGHT_LOAD: f64 = 0.85;
 /// So long on the top step, and an OOM kill counts as the first one again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
@@ -90,7 +97,6 @@ pub(crate) struct Keeper {
     state: watch::Sender<BudgetState>,
     looks: u64,
     told: Option<(ProbeState, String)>,
-    tight_looks: u64,
 }
 
 impl Keeper {
@@ -128,7 +134,6 @@ impl Keeper {
             state: watch::Sender::new(state),
             looks: 0,
             told: None,
-            tight_looks: 0,
             config,
             cgroup,
             bounds,
@@ -239,16 +244,20 @@ impl Keeper {
         self.pace.set(self.ladder.step().pace());
     }
 
-    /// Free memory that the allocator keeps is the first thing to give up: it costs nobody anything.
+    /// Pages that nobody uses are the first thing to give up: it costs nobody anything.
     fn give_back(&mut self, load: Load) {
-        if load.memory.is_none_or(|memory| memory < TRIM_LOAD) {
-            self.tight_looks = 0;
+        let tight = load.memory.is_some_and(|memory| memory >= TIGHT_LOAD);
+        let every = if tight { FORGET_LOOKS_TIGHT } else { FORGET_LOOKS };
+        if self.looks % every != STARTED_LOOK % every {
             return;
         }
-        if self.tight_looks.is_multiple_of(TRIM_LOOKS) {
-            return_free_memory();
-        }
-        self.tight_looks = self.tight_looks.wrapping_add(1);
+        // A program that was replaced since its start is not found by its name: then its pages stay.
+        let files: Vec<PathBuf> = std::env::current_exe()
+            .into_iter()
+            .chain(loaded_library())
+            .collect();
+        let bytes = pages::forget(&files);
+        debug!(bytes, "pages of the program were given back");
     }
 
     /// The row of the probe: on change, and every minute.

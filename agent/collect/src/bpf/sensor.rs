@@ -19,7 +19,6 @@ use super::drain::Drain;
 use super::enrich::Enricher;
 use super::error::FamilyError;
 use super::family::{LoadedFamily, Loader};
-use super::heap::return_free_memory;
 use super::namespace;
 use super::outlet::Outlet;
 use super::process::EXEC;
@@ -101,7 +100,6 @@ impl BpfSensor {
         }
         let profiler = Profiler::load(config.profile.clone(), btf.as_ref(), own_pid);
         drop(btf);
-        return_free_memory();
         let traces =
             |source: &Source| source.loaded.spec.family == Family::Process && source.loaded.keeps(EXEC);
         let sensor = Self {
