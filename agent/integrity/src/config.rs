@@ -101,7 +101,7 @@ impl Default for Config {
             read_bytes_per_s: ByteSize::from_mib(8),
             scan_files_per_s: 1_000,
             // Half a gigabyte of programs and libraries takes 1.6 s, a million files 25 s.
-            scan_cpu_pct: 0.25,
+            scan_cpu_pct: 0.1,
             rescan_interval: HumanDuration::from_secs(3_600),
             suid_interval: HumanDuration::from_secs(24 * 3_600),
             settle: HumanDuration::from_secs(1),

@@ -25,9 +25,13 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use crate::batch::{self, ZSTD_LEVEL};
+use crate::batch;
 use crate::frame::CODEC_RELATIVE;
 use crate::{Frame, FrameError, Lane, RecordId, Sequence};
+
+/// zstd level of relative bodies: nearly as small as with level 3, most of which is what the prefix already says, in
+/// less time ([ADR 5](../../../docs/adr/0005-relative-frames.md)).
+const LEVEL: i32 = 1;
 
 /// Bytes of a relative body before its zstd frame.
 pub const PREFACE_BYTES: usize = 12;
@@ -235,7 +239,7 @@ pub fn is_relative(encoded: &[u8]) -> bool {
 
 /// `None` when zstd cannot: then the frame is sent as it is.
 fn relative_body(base: &Base, plain: &[u8]) -> Option<Bytes> {
-    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok()?;
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL).ok()?;
     compressor.context_mut().ref_prefix(&base.plain).ok()?;
     let compressed = compressor.compress(plain).ok()?;
     let mut body = BytesMut::with_capacity(PREFACE_BYTES.saturating_add(compressed.len()));
