@@ -2,7 +2,7 @@
 //!
 //! Rows are made on one thread and freed on another, and the kernel's types take some 30 MiB while the probes are
 //! loaded and nothing after. glibc's arenas, one per thread, keep what such work leaves behind; one arena of jemalloc
-//! gives it back after a second, as anybody allocates. `docs/adr` has the measurement.
+//! gives it back after a second, once anybody allocates. `docs/adr` has the measurement.
 //!
 //! # Invariants
 //! - No thread of jemalloc's own: the sandbox is entered by a process that has one thread.

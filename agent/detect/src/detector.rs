@@ -175,9 +175,7 @@ impl Detector {
             return Vec::new();
         }
         self.next_tick = Instant::now() + TICK;
-        for (table, facts) in std::mem::take(&mut self.seen) {
-            metrics::facts(table, facts);
-        }
+        self.count_seen();
         let now = TimeMicros::now();
         let mut rows: Vec<Fact> = self
             .model
@@ -238,6 +236,12 @@ impl Detector {
         }
     }
 
+    fn count_seen(&mut self) {
+        for (table, facts) in std::mem::take(&mut self.seen) {
+            metrics::facts(table, facts);
+        }
+    }
+
     fn learnt(&self) -> Learnt {
         Learnt::new(self.auth.known().clone(), self.logs.baseline().clone())
     }
@@ -261,6 +265,7 @@ fn started(config: &DetectConfig, tasks: &Tasks) -> Sigma {
 
 impl Drop for Detector {
     fn drop(&mut self) {
+        self.count_seen();
         if let Some(scribe) = self.scribe.take() {
             scribe.finish(self.learnt());
         }

@@ -102,9 +102,10 @@ impl Runtime {
     }
 }
 
-/// File of the library, once it is loaded in full.
+/// File of the library, once it is loaded in full. Does not wait for it.
 pub fn loaded_library() -> Option<PathBuf> {
-    LOADED.lock().as_ref().map(|runtime| runtime.path.clone())
+    let loaded = LOADED.try_lock()?;
+    loaded.as_ref().map(|runtime| runtime.path.clone())
 }
 
 /// The library's file. A configured path is the only one that is tried.

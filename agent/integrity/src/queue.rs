@@ -28,7 +28,7 @@ pub(crate) struct Pending {
     pub(crate) touches: Vec<Touch>,
     /// How it was noticed, when no touch says.
     pub(crate) noticed: &'static str,
-    /// How often it was put off because a package manager was at work.
+    /// How often it was put off because a package manager was at work, or its work not settled.
     pub(crate) holds: u32,
 }
 

@@ -21,7 +21,7 @@ use super::ladder::{Cause, Ladder, Move, Step, StepHandle};
 use super::last_run::RunMark;
 use super::meter::{Bounds, Load, Meter, Sample, proportional_bytes};
 use super::metrics;
-use super::pages;
+use super::pages::{self, Reclaim};
 
 /// Name in `probe_status`.
 const PROBE: &str = "agent.budget";
@@ -244,7 +244,7 @@ impl Keeper {
         self.pace.set(self.ladder.step().pace());
     }
 
-    /// Pages that nobody uses are the first thing to give up: it costs nobody anything.
+    /// Pages that nobody uses are the first thing to give up.
     fn give_back(&mut self, load: Load) {
         let tight = load.memory.is_some_and(|memory| memory >= TIGHT_LOAD);
         let every = if tight { FORGET_LOOKS_TIGHT } else { FORGET_LOOKS };
@@ -256,7 +256,8 @@ impl Keeper {
             .into_iter()
             .chain(loaded_library())
             .collect();
-        let bytes = pages::forget(&files);
+        let reclaim = if tight { Reclaim::InTurn } else { Reclaim::First };
+        let bytes = pages::forget(&files, reclaim);
         debug!(bytes, "pages of the program were given back");
     }
 

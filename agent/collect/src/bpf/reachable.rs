@@ -3,7 +3,8 @@
 //! What some kernels lack is read behind a question that the loader answers with a constant (CO-RE), so that the read is
 //! there, spoilt, and never run. The walk knows constants in registers, and in the places of the stack where the compiler
 //! puts registers aside, and which way a comparison with one goes; of everything else it takes both ways, so that it errs
-//! towards what can run.
+//! towards what can run. It is asked before addresses of maps are filled in: one counts as the number that stands in its
+//! place, so that a comparison of such an address with a constant is misjudged.
 
 use aya_obj::generated::bpf_insn;
 

@@ -20,7 +20,9 @@ use crate::who::{Touch, last_before};
 
 /// How often a look is put off while a package manager is at work.
 const HOLDS_MAX: u32 = 60;
-
+/// How often it is put off for what is not settled, when none is at work: whoever changes a file again and again is not
+/// to put it off for long.
+const UNSETTLED_HOLDS_MAX: u32 = 5;
 /// So long after a change its events may still be on their way, and the sums of a package behind its files.
 const SETTLED_NS: i64 = 2_000_000_000;
 
@@ -227,7 +229,6 @@ impl Keeper {
             .zip(md5)
             .map(|(delivered, md5)| delivered.md5 == md5);
         let (touches, unproven) = believed(&pending, before, new.as_ref());
-        let patient = pending.holds < HOLDS_MAX;
         let now_ns = TimeMicros::now().0.saturating_mul(1_000);
         let settles = time_of(new.as_ref())
             .is_some_and(|changed| (0..SETTLED_NS).contains(&now_ns.saturating_sub(changed)));
@@ -241,8 +242,9 @@ impl Keeper {
             database_ns: self.packages.changed_ns(),
             now_ns,
             worked: self.packages.worked_at(moment_of(path, new.as_ref())),
-            manager_runs: patient && touches.iter().any(|touch| touch.writer.manager_runs()),
-            unsettled: patient && (settles || self.packages.is_behind()),
+            manager_runs: pending.holds < HOLDS_MAX
+                && touches.iter().any(|touch| touch.writer.manager_runs()),
+            unsettled: pending.holds < UNSETTLED_HOLDS_MAX && (settles || self.packages.is_behind()),
         };
         let (verdict, why) = match self.expectations.explain(&case) {
             Explanation::Is(verdict, why) => (verdict, why),
