@@ -140,11 +140,14 @@ impl Disk {
             .held
             .front()
             .map_or(Duration::ZERO, |first| space.at.duration_since(first.at));
-        let within = Duration::from_secs(u64::from(config.full_within_hours) * 3600).min(watched * AHEAD);
+        let wanted = Duration::from_secs(u64::from(config.full_within_hours) * 3600);
+        let within = wanted.min(watched * AHEAD);
         let is_low = |room: f64| percent < config.free_percent_min * room;
-        let is_soon = |room: f64| full_in.is_some_and(|left| left < within.mul_f64(room));
+        // What was not watched long enough to be told ends nothing.
+        let is_known = wanted.is_zero() || watched >= GROWTH_LEAST;
+        let may_be_soon = full_in.is_some_and(|left| left < wanted.mul_f64(ROOM_TO_END));
         match &self.raised {
-            None if is_low(1.0) || is_soon(1.0) => {
+            None if is_low(1.0) || full_in.is_some_and(|left| left < within) => {
                 let finding = finding(space, percent, full_in, folder);
                 tracing::warn!(
                     folder,
@@ -155,7 +158,7 @@ impl Disk {
                 self.raised = Some(finding.clone());
                 Some(finding)
             }
-            Some(raised) if !is_low(ROOM_TO_END) && !is_soon(ROOM_TO_END) => {
+            Some(raised) if !is_low(ROOM_TO_END) && is_known && !may_be_soon => {
                 let resolved = Finding {
                     time: TimeMicros::now(),
                     state: FindingState::Resolved,
@@ -291,6 +294,30 @@ mod tests {
             said(&config, &[(0, 900), (1, 300), (9, 300), (10, 300)]),
             [FindingState::Open, FindingState::Resolved]
         );
+    }
+
+    #[test]
+    fn alarm_of_before_does_not_end_while_nothing_is_known() {
+        let config = DiskAlarmConfig {
+            free_percent_min: 0.0,
+            full_within_hours: 48,
+        };
+        let (mut disk, start) = (Disk::default(), Instant::now());
+        let mut judged = |minutes: u32, free| {
+            let space = Space {
+                at: start + HOUR / 60 * minutes,
+                free,
+                total: 1_000,
+            };
+            let full_in = disk.measured(space);
+            disk.raised
+                .get_or_insert_with(|| finding(space, 50.0, None, "/store"));
+            disk.judge(&config, space, full_in, "/store")
+                .map(|finding| finding.state)
+        };
+        assert_eq!((judged(0, 500), judged(1, 500)), (None, None));
+        assert_eq!(judged(20, 490), None, "it fills, in seventeen hours");
+        assert_eq!(judged(21, 600), Some(FindingState::Resolved));
     }
 
     #[test]
