@@ -6,8 +6,7 @@
 //! reader believes them, and buffers that are compressed once more or that lie over each other are refused. So a
 //! body costs at most about twice [`plain_bytes_max`] while it is decoded, and once as much after.
 
-use std::cell::RefCell;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -30,10 +29,10 @@ static ENCODER: LazyLock<EncoderDictionary<'static>> =
     LazyLock::new(|| EncoderDictionary::copy(DICTIONARY, ZSTD_LEVEL));
 static DECODER: LazyLock<DecoderDictionary<'static>> = LazyLock::new(|| DecoderDictionary::copy(DICTIONARY));
 
-thread_local! {
-    /// Its tables are as large as a small batch, and a thread makes many batches.
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
-}
+/// Compressors that wait to be used again: the tables of one are as large as a small batch.
+static COMPRESSORS: Mutex<Vec<zstd::bulk::Compressor<'static>>> = Mutex::new(Vec::new());
+/// Most that wait. Threads that compress at the same time make one each, and these are freed again.
+const COMPRESSORS_MAX: usize = 4;
 
 /// A batch could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +91,18 @@ pub fn encode(batch: &RecordBatch) -> Result<Vec<u8>, BatchError> {
 
 /// The body whose bytes before compression are `plain`.
 pub(crate) fn compress(plain: &[u8]) -> Result<Vec<u8>, BatchError> {
-    COMPRESSOR.with_borrow_mut(|kept| {
-        let compressor = match kept {
-            Some(compressor) => compressor,
-            None => kept.insert(
-                zstd::bulk::Compressor::with_prepared_dictionary(&ENCODER).map_err(BatchError::Zstd)?,
-            ),
-        };
-        compressor.compress(plain).map_err(BatchError::Zstd)
-    })
+    let waiting = || COMPRESSORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = waiting().pop();
+    let mut compressor = match kept {
+        Some(compressor) => compressor,
+        None => zstd::bulk::Compressor::with_prepared_dictionary(&ENCODER).map_err(BatchError::Zstd)?,
+    };
+    let compressed = compressor.compress(plain).map_err(BatchError::Zstd)?;
+    let mut waiting = waiting();
+    if waiting.len() < COMPRESSORS_MAX {
+        waiting.push(compressor);
+    }
+    Ok(compressed)
 }
 
 /// The number of the dictionary that a body needs and this build does not have. Such a body is whole, but only a
@@ -217,6 +219,24 @@ mod tests {
     fn batch(rows: usize) -> RecordBatch {
         let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; rows]));
         RecordBatch::try_from_iter([("zero", zeros)]).unwrap()
+    }
+
+    #[test]
+    fn a_compressor_that_is_used_again_gives_the_same_bytes_and_few_are_kept() {
+        let texts: Vec<Vec<u8>> = (0..64u8)
+            .map(|byte| vec![byte; 1_000 * usize::from(byte)])
+            .collect();
+        let first: Vec<Vec<u8>> = texts.iter().map(|text| compress(text).unwrap()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for (text, first) in texts.iter().zip(&first) {
+                        assert_eq!(compress(text).unwrap(), *first);
+                    }
+                });
+            }
+        });
+        assert!(COMPRESSORS.lock().unwrap().len() <= COMPRESSORS_MAX);
     }
 
     #[test]
