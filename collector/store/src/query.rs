@@ -37,7 +37,7 @@ mod table;
 mod tamed;
 mod views;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::{RecordBatch, TimestampMicrosecondArray};
@@ -136,10 +136,27 @@ pub(crate) struct Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // A runtime must not wait for its threads inside another one.
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            end(runtime);
         }
+    }
+}
+
+/// Ends a runtime's threads from a thread of their own: a runtime must not wait for them inside another one. They are
+/// waited for because glibc, up to 2.36 at least, may read a thread's stack once more while it lets go of a thread that
+/// ends, and these stacks are unmapped by then, being too large to be kept.
+fn end(runtime: Runtime) {
+    let held = Arc::new(Mutex::new(Some(runtime)));
+    let ending = Arc::clone(&held);
+    let take = |held: &Mutex<Option<Runtime>>| held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let begun = std::thread::Builder::new()
+        .name("store-query-end".to_owned())
+        .spawn(move || drop(take(&ending)));
+    if let Err(error) = begun
+        && let Some(runtime) = take(&held)
+    {
+        tracing::debug!(%error, "the threads of queries end by themselves");
+        runtime.shutdown_background();
     }
 }
 
