@@ -72,7 +72,11 @@ impl Disk {
             let space = Space {
                 at: now,
                 free: stat.f_bavail.saturating_mul(stat.f_frsize),
-                total: stat.f_blocks.saturating_mul(stat.f_frsize),
+                // What is kept back for root is neither free nor taken, as `df` counts.
+                total: stat
+                    .f_blocks
+                    .saturating_sub(stat.f_bfree.saturating_sub(stat.f_bavail))
+                    .saturating_mul(stat.f_frsize),
             };
             let full_in = self.measured(space);
             gauge!(names::DISK_FREE_BYTES).set(space.free as f64);
