@@ -99,10 +99,11 @@ impl RuleFile {
 
     /// A reason with the line that it concerns, as far as that can be told.
     pub(crate) fn located(&self, reason: &str, title: &str) -> String {
-        if reason.contains("| count") || reason.contains("|count") || reason.contains("| near") {
+        let aggregations = ["| count", "|count", "| near"];
+        if let Some(aggregation) = aggregations.iter().find(|of| reason.contains(**of)) {
             return format!(
                 "{}: aggregation in a condition is of old Sigma; write a correlation rule",
-                self.place(&["condition:".to_owned()])
+                self.place(&[(*aggregation).to_owned(), "condition:".to_owned()])
             );
         }
         if reason.starts_with("Condition parse error") {

@@ -162,7 +162,10 @@ fn rules_made_to_hurt_are_refused_and_hinder_no_other() {
     );
     write("no such name", "sel: {Image: /a}\n  condition: sel and other");
     write("no such pattern", "sel: {Image: /a}\n  condition: 1 of other_*");
-    write("aggregation", "sel: {Image: /a}\n  condition: sel | count() > 5");
+    write(
+        "aggregation",
+        "# its condition: of old\n  sel: {Image: /a}\n  condition: sel | count() > 5",
+    );
     write(
         "not a network",
         "sel: {CommandLine|cidr: 10.0.0.0/64}\n  condition: sel",
@@ -204,6 +207,8 @@ fn rules_made_to_hurt_are_refused_and_hinder_no_other() {
         "{}",
         reason("no such name")
     );
+    let of_old = |rule: &RuleListing| rule.state.reason().contains("line 6: aggregation in a condition");
+    assert!(sigma.listing().iter().any(of_old), "{:#?}", sigma.listing());
     assert!(
         reason("look-around").contains("look-around"),
         "{}",
