@@ -51,7 +51,7 @@ pub struct Detector {
     blinkered: bool,
     blinkered_at: Option<Instant>,
     /// How many facts of each table were seen since the last tick: a metric of each fact would cost as much as most looks.
-    seen: BTreeMap<&'static str, u64>,
+    seen: BTreeMap<u16, (&'static str, u64)>,
     next_tick: Instant,
     ticks: u64,
 }
@@ -102,7 +102,8 @@ impl Detector {
 
     /// Looks at one fact; returns the rows that follow from it. Never waits.
     pub fn observe(&mut self, fact: &Fact) -> Vec<Fact> {
-        *self.seen.entry(fact.table_name()).or_default() += 1;
+        let seen = self.seen.entry(fact.table_id());
+        seen.or_insert((fact.table_name(), 0)).1 += 1;
         let mut rows: Vec<Fact> = self
             .limits
             .observe(fact, &mut self.tracker)
@@ -237,7 +238,7 @@ impl Detector {
     }
 
     fn count_seen(&mut self) {
-        for (table, facts) in std::mem::take(&mut self.seen) {
+        for (table, facts) in std::mem::take(&mut self.seen).into_values() {
             metrics::facts(table, facts);
         }
     }

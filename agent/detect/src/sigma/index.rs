@@ -58,7 +58,7 @@ pub(crate) struct Index {
 
 #[derive(Debug, Default)]
 struct FieldIndex {
-    whole: HashMap<String, Vec<u32>>,
+    whole: foldhash::HashMap<String, Vec<u32>>,
     present: Vec<u32>,
     parts: Option<AhoCorasick>,
     /// By the automaton's pattern: where it has to stand, and whose it is.

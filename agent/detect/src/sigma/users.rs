@@ -1,7 +1,8 @@
 //! Names of users, read once each.
 
-use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
+
+use foldhash::HashMap;
 
 /// Most user names that are remembered.
 const USERS_MAX: usize = 1_024;
