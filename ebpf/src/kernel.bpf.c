@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Family `kernel`: what changes the kernel itself, its mounts, namespaces and clock, and what passes by the hooks of
- * system calls (io_uring, 32-bit programs).
+ * Family `kernel`: what changes the kernel itself, its mounts, namespaces, clock and names, and what passes by the hooks
+ * of system calls (io_uring, 32-bit programs).
  */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
@@ -23,6 +23,7 @@ enum duty {
 	DUTY_CLOCK = 6, /* and kexec */
 	DUTY_URING = 7,
 	DUTY_COMPAT = 8,
+	DUTY_HOST_NAME = 9,
 };
 
 /* CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. */
@@ -405,6 +406,33 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 	return TIMED(DUTY_COMPAT, exec_body(bprm));
 }
 
+/* A name is as long as the caller says, and nothing has to end it. A length that the kernel refuses names nothing. */
+static __always_inline void host_name_body(const struct pt_regs *regs, long ret)
+{
+	const void *text = (const void *)call_arg(regs, 0);
+	u64 length = (u32)call_arg(regs, 1);
+	u64 name[KERNEL_NAME_BYTES / sizeof(u64)] = {};
+	struct kernel_record *record;
+	u32 call = call_number(regs);
+	u64 what = 0;
+
+	if (own_act())
+		return;
+	count_seen();
+	if (length <= sizeof(name))
+		bpf_probe_read_user(name, length, text);
+#pragma unroll
+	for (int index = 0; index < KERNEL_NAME_BYTES / sizeof(u64); index++)
+		what = mixed(what, name[index]);
+	record = begin(KIND_HOST_NAME, ret,
+		       repeats_of(KIND_HOST_NAME, (u64)call << 32 | (ret < 0), what, REPEAT_NS));
+	if (!record)
+		return;
+	record->command = call;
+	__builtin_memcpy(record->name, name, sizeof(name));
+	record_submit(record);
+}
+
 SYSCALL_PROGRAMS(on_bpf, DUTY_BPF, bpf_body)
 SYSCALL_PROGRAMS(on_mount, DUTY_MOUNT, mount_body)
 SYSCALL_PROGRAMS(on_move_mount, DUTY_MOUNT, move_mount_body)
@@ -421,5 +449,7 @@ SYSCALL_PROGRAMS(on_set_time, DUTY_CLOCK, set_time_body)
 SYSCALL_PROGRAMS(on_clock_settime, DUTY_CLOCK, clock_settime_body)
 SYSCALL_PROGRAMS(on_adjtimex, DUTY_CLOCK, adjtimex_body)
 SYSCALL_PROGRAMS(on_clock_adjtime, DUTY_CLOCK, clock_adjtime_body)
+SYSCALL_PROGRAMS(on_host_name, DUTY_HOST_NAME, host_name_body)
+SYSCALL_PROGRAMS(on_domain_name, DUTY_HOST_NAME, host_name_body)
 
 char LICENSE[] SEC("license") = "GPL";

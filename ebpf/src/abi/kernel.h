@@ -18,6 +18,7 @@ enum kernel_kind {
 	KIND_CLOCK = 107,        /* `command` the call, `flags` the modes of adjtimex(2), `value` the clock */
 	KIND_URING = 108,        /* `value` the entries, `flags` those of the setup */
 	KIND_COMPAT = 109,       /* `path` of the program */
+	KIND_HOST_NAME = 110,    /* `name` that was asked for; `command` the call */
 };
 
 #define KERNEL_NAME_BYTES 64

@@ -31,6 +31,8 @@ pub const KIND_CLOCK: u16 = 107;
 pub const KIND_URING: u16 = 108;
 /// A 32-bit program executed.
 pub const KIND_COMPAT: u16 = 109;
+/// The host's name or its NIS domain's set.
+pub const KIND_HOST_NAME: u16 = 110;
 
 record! {
     /// `kernel_record`: something asked of the kernel.
@@ -66,7 +68,7 @@ const TEXTS: Layout = Layout {
 };
 
 impl KernelRecord {
-    /// Name of a module or program, source of a mount.
+    /// Name of a module or program, source of a mount, name that the host is given.
     ///
     /// # Errors
     /// When the bytes are too few.
@@ -100,7 +102,7 @@ pub const LAYOUTS: &[Layout] = &[KernelRecord::LAYOUT, TEXTS];
 /// When they are fewer than it has, or of a kind that is not known.
 pub fn read(bytes: &[u8]) -> Result<KernelRecord, AbiError> {
     match super::kind_of(bytes)? {
-        KIND_MODULE_LOAD..=KIND_COMPAT => KernelRecord::parse(bytes),
+        KIND_MODULE_LOAD..=KIND_HOST_NAME => KernelRecord::parse(bytes),
         other => Err(AbiError::Kind(other)),
     }
 }

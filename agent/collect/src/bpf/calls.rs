@@ -33,6 +33,8 @@ const CALLS: &[(c_long, &str)] = &[
     (libc::SYS_clock_settime, "clock_settime"),
     (libc::SYS_adjtimex, "adjtimex"),
     (libc::SYS_clock_adjtime, "clock_adjtime"),
+    (libc::SYS_sethostname, "sethostname"),
+    (libc::SYS_setdomainname, "setdomainname"),
 ];
 
 /// The name of a call that rows name.

@@ -1,5 +1,5 @@
-//! Family `kernel`: modules, BPF, mounts, namespaces, the root, other kernels, the clock, and what passes by the hooks
-//! of calls.
+//! Family `kernel`: modules, BPF, mounts, namespaces, the root, other kernels, the clock, the host's names, and what
+//! passes by the hooks of calls.
 
 mod duties;
 mod words;
@@ -88,6 +88,7 @@ fn kind_of(record: &KernelRecord) -> KernelEventKind {
         records::KIND_KEXEC => KernelEventKind::Kexec,
         records::KIND_CLOCK => KernelEventKind::ClockSet,
         records::KIND_URING => KernelEventKind::Uring,
+        records::KIND_HOST_NAME => KernelEventKind::HostNameSet,
         _ => KernelEventKind::Compat,
     }
 }
@@ -122,7 +123,9 @@ fn detail(record: &KernelRecord, given: String) -> Option<String> {
             let kinds = words::namespaces(record.act_flags).unwrap_or_default();
             Some(format!("{kinds} (clone of pid {})", record.value))
         }
-        records::KIND_CHROOT | records::KIND_PIVOT_ROOT | records::KIND_KEXEC => Some(call().to_owned()),
+        records::KIND_CHROOT | records::KIND_PIVOT_ROOT | records::KIND_KEXEC | records::KIND_HOST_NAME => {
+            Some(call().to_owned())
+        }
         records::KIND_CLOCK => Some(format!("{} {}", call(), words::clock(record.value))),
         records::KIND_URING => Some(format!("{} entries", record.value)),
         _ => None,

@@ -98,7 +98,19 @@ pub(super) fn kernel(row: &KernelEvent) -> Fields {
     let (category, kind) = match row.kind {
         KernelEventKind::ModuleLoad => ("driver", "start"),
         KernelEventKind::ModuleUnload => ("driver", "end"),
-        _ => ("configuration", "change"),
+        KernelEventKind::BpfLoad
+        | KernelEventKind::Bpf
+        | KernelEventKind::Mount
+        | KernelEventKind::Umount
+        | KernelEventKind::Setns
+        | KernelEventKind::Unshare
+        | KernelEventKind::ChangeRoot
+        | KernelEventKind::Kexec
+        | KernelEventKind::ClockSet
+        | KernelEventKind::Uring
+        | KernelEventKind::Compat
+        | KernelEventKind::Setting
+        | KernelEventKind::HostNameSet => ("configuration", "change"),
     };
     let event = event(category, kind, row.kind.as_str(), row.error);
     let file = row

@@ -338,13 +338,15 @@ words! {
         Compat = "compat",
         /// A setting of the kernel written.
         Setting = "setting",
+        /// The host's name or its NIS domain's set; `detail` is the call.
+        HostNameSet = "host_name_set",
     }
 }
 
 act_table! {
     /// A change of the kernel's own state.
     pub struct KernelEvent("kernel_events", id 19, version 1, Lane::Critical) by KernelEventKind {
-        /// Name of the module, of the BPF program, source of a mount.
+        /// Name of the module, of the BPF program, source of a mount, name given to the host or its domain.
         name: Option<String>,
         /// Path mounted at, or of the module's file.
         path: Option<String>,

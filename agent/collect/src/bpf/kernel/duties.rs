@@ -85,4 +85,8 @@ pub(super) const DUTIES: &[Duty] = &[
             hooks: &[Hook::new("on_exec", At::BtfTracepoint("sched_process_exec"))],
         }],
     },
+    Duty {
+        name: "host_name",
+        ways: returns!(new "on_host_name" at "sethostname", new "on_domain_name" at "setdomainname"),
+    },
 ];

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -163,6 +164,34 @@ pub(super) fn clone_into_a_namespace() -> u32 {
     // SAFETY: a null status is allowed.
     assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
     u32::try_from(child).unwrap()
+}
+
+/// A child that sets both names in a UTS namespace of its own, and asks for each once too long; returns its pid. More
+/// text follows the names than their lengths say.
+pub(super) fn set_names(host: &str, domain: &str) -> u32 {
+    const TOO_LONG: u64 = 65;
+    let length = |name: &str| u64::try_from(name.len()).unwrap();
+    let texts = [(host, libc::SYS_sethostname), (domain, libc::SYS_setdomainname)]
+        .map(|(name, number)| (number, format!("{name}{}", "-behind".repeat(10)), length(name)));
+    let mut child = Command::new("true");
+    let set = move || {
+        let new_names = u64::from(libc::CLONE_NEWUTS.unsigned_abs());
+        let failed = std::io::Error::from_raw_os_error;
+        // SAFETY: each text is longer than any length given, and lives until the calls return.
+        unsafe {
+            // Nothing is set where this fails.
+            call(libc::SYS_unshare, &[new_names]).map_err(failed)?;
+            for (number, text, length) in &texts {
+                let address = text.as_ptr().expose_provenance() as u64;
+                call(*number, &[address, *length]).map_err(failed)?;
+                call(*number, &[address, TOO_LONG]).unwrap_err();
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the child only makes calls, and allocates nothing.
+    unsafe { child.pre_exec(set) };
+    super::run(&mut child)
 }
 
 /// Sets no clock: there is none of this number. The error numbers of both calls.

@@ -170,3 +170,51 @@ fn clocks_programs_rings_and_other_calls_are_told() {
         rig.facts
     );
 }
+
+#[test]
+fn names_of_the_host_that_are_set_are_told() {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Kernel])) else {
+        return;
+    };
+    let own = std::process::id();
+    let (host, domain) = (format!("host-{own}"), "d".repeat(64));
+    let namer = deeds::set_names(&host, &domain);
+    for (call, name) in [("sethostname", &host), ("setdomainname", &domain)] {
+        let mut told = |what, error: Option<i32>| {
+            rig.kernel(&format!("{call} {what}"), |row| {
+                let is_call = row.detail.as_deref() == Some(call) && row.error == error;
+                by(namer, KernelEventKind::HostNameSet)(row) && is_call
+            })
+        };
+        let set = told("set", None);
+        assert_eq!(set.name.as_ref(), Some(name), "{set:?}");
+        assert_eq!(set.uid, nix::unistd::getuid().as_raw());
+        let refused = told("refused", Some(libc::EINVAL));
+        assert_eq!(refused.name, None, "{refused:?}");
+    }
+}
+
+#[test]
+fn names_of_the_host_that_are_read_are_silent() {
+    let Some(mut rig) = Rig::start(only(&[Family::Process, Family::Kernel])) else {
+        return;
+    };
+    let own = std::process::id();
+    nix::unistd::gethostname().unwrap();
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    std::fs::read_to_string("/proc/sys/kernel/domainname").unwrap();
+    let child = deeds::clone_into_a_namespace();
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    nix::unistd::chroot(&missing).unwrap_err();
+    rig.silent(
+        "reading names",
+        |fact| matches!(fact, Fact::KernelEvent(row) if row.path.as_deref() == missing.to_str()),
+        |fact| match fact {
+            Fact::KernelEvent(row) => {
+                row.kind == KernelEventKind::HostNameSet && [own, child].contains(&row.pid)
+            }
+            _ => false,
+        },
+    );
+}
