@@ -17,7 +17,7 @@
 enum duty {
 	DUTY_PTRACE = 0,
 	DUTY_PROCESS_VM = 1,
-	DUTY_PROC_FILES = 2,
+	DUTY_FILES_OF_PROC = 2,
 	DUTY_MEMFD = 3,
 	DUTY_FILELESS = 4,
 	DUTY_MAPPING = 5,
@@ -315,7 +315,7 @@ static __always_inline void open_body(const struct pt_regs *regs, long ret)
 SEC("fentry/security_file_open")
 int BPF_PROG(on_file_open, struct file___acts *file)
 {
-	return TIMED(DUTY_PROC_FILES, on_file(file));
+	return TIMED(DUTY_FILES_OF_PROC, on_file(file));
 }
 
 struct linux_binprm___memory {
@@ -382,7 +382,7 @@ static __always_inline void protect_body(const struct pt_regs *regs, long ret)
 SYSCALL_PROGRAMS(on_ptrace, DUTY_PTRACE, ptrace_body)
 SYSCALL_PROGRAMS(on_readv, DUTY_PROCESS_VM, readv_body)
 SYSCALL_PROGRAMS(on_writev, DUTY_PROCESS_VM, writev_body)
-SYSCALL_PROGRAMS(on_open, DUTY_PROC_FILES, open_body)
+SYSCALL_PROGRAMS(on_open, DUTY_FILES_OF_PROC, open_body)
 SYSCALL_PROGRAMS(on_memfd, DUTY_MEMFD, memfd_body)
 SYSCALL_PROGRAMS(on_mmap, DUTY_MAPPING, mmap_body)
 SYSCALL_PROGRAMS(on_protect, DUTY_MAPPING, protect_body)

@@ -30,7 +30,7 @@
 /* Bit of sk_flags that is set when the other side's FIN was received. */
 #define SOCK_DONE_BIT 2
 
-enum duty { DUTY_STATE };
+enum duty { DUTY_CONNECTION };
 
 /* Levels of shedding, the first to go first. */
 enum shed { SHED_CLOSE = 1, SHED_ACCEPT = 2 };
@@ -331,13 +331,13 @@ static __always_inline void changed(struct sock *sk, int oldstate, int newstate,
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state, struct sock *sk, const int oldstate, const int newstate)
 {
-	return TIMED(DUTY_STATE, changed(sk, oldstate, newstate, true));
+	return TIMED(DUTY_CONNECTION, changed(sk, oldstate, newstate, true));
 }
 
 SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(on_state_plain, struct sock *sk, const int oldstate, const int newstate)
 {
-	return TIMED(DUTY_STATE, changed(sk, oldstate, newstate, false));
+	return TIMED(DUTY_CONNECTION, changed(sk, oldstate, newstate, false));
 }
 
 char LICENSE[] SEC("license") = "GPL";

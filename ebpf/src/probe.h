@@ -270,12 +270,18 @@ static __always_inline const struct pt_regs *call_regs_by(u64 copy[REGS_WORDS])
 #define CALL_REGISTER_3 r10
 #define CALL_REGISTER_4 r8
 #define CALL_REGISTER_5 r9
-#define call_arg(of, n) ((u64)(of)->CALL_REGISTER_##n)
 #define call_number(of) ((u32)(of)->orig_ax)
 #else
-#define call_arg(of, n) ((u64)(of)->regs[n])
+/* The register of the first is that of the outcome by then. */
+#define CALL_REGISTER_0 orig_x0
+#define CALL_REGISTER_1 regs[1]
+#define CALL_REGISTER_2 regs[2]
+#define CALL_REGISTER_3 regs[3]
+#define CALL_REGISTER_4 regs[4]
+#define CALL_REGISTER_5 regs[5]
 #define call_number(of) ((u32)(of)->regs[8])
 #endif
+#define call_arg(of, n) ((u64)(of)->CALL_REGISTER_##n)
 
 /* One body for a call, `body(const struct pt_regs *regs, long outcome)`, in two programs: `NAME_exit` at the
  * tracepoint of its return, and `NAME_fexit` at the return of the kernel's function for the call. */

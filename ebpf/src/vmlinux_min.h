@@ -209,6 +209,7 @@ struct pt_regs {
 #else
 struct pt_regs {
 	u64 regs[31];
+	u64 orig_x0;
 };
 #endif
 

@@ -39,7 +39,7 @@ impl Handler for Kernel {
         let act = Act::parse(bytes)?;
         let by = KernelEvent::by(
             cx.actor(&act),
-            kind_of(&record),
+            kind_of(&record)?,
             cx.clock.time_of(act.time_ns),
             act.time_ns,
             Source::Ebpf,
@@ -73,9 +73,8 @@ impl Handler for Kernel {
     }
 }
 
-/// `read` lets no other kinds through.
-fn kind_of(record: &KernelRecord) -> KernelEventKind {
-    match record.kind {
+fn kind_of(record: &KernelRecord) -> Result<KernelEventKind, AbiError> {
+    Ok(match record.kind {
         records::KIND_MODULE_LOAD => KernelEventKind::ModuleLoad,
         records::KIND_MODULE_UNLOAD => KernelEventKind::ModuleUnload,
         records::KIND_BPF if record.command == 5 => KernelEventKind::BpfLoad,
@@ -89,8 +88,9 @@ fn kind_of(record: &KernelRecord) -> KernelEventKind {
         records::KIND_CLOCK => KernelEventKind::ClockSet,
         records::KIND_URING => KernelEventKind::Uring,
         records::KIND_HOST_NAME => KernelEventKind::HostNameSet,
-        _ => KernelEventKind::Compat,
-    }
+        records::KIND_COMPAT => KernelEventKind::Compat,
+        other => return Err(AbiError::Kind(other)),
+    })
 }
 
 const fn has_flags(kind: u16) -> bool {

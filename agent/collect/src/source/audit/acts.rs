@@ -183,7 +183,14 @@ impl Translator {
                 row.path = path;
                 row.flags = call.argument(3);
             }
-            KernelEventKind::Umount | KernelEventKind::ChangeRoot => row.path = path,
+            KernelEventKind::Umount => row.path = path,
+            KernelEventKind::ChangeRoot => {
+                row.path = path;
+                row.detail = Some(call.name.to_owned());
+            }
+            KernelEventKind::Kexec | KernelEventKind::ClockSet | KernelEventKind::HostNameSet => {
+                row.detail = Some(call.name.to_owned());
+            }
             KernelEventKind::Setns => row.flags = call.argument(1),
             KernelEventKind::Unshare => row.flags = call.argument(0),
             KernelEventKind::Bpf => {
@@ -220,6 +227,7 @@ pub(super) fn kernel_kind(name: &str, command: u64) -> Option<KernelEventKind> {
         "kexec_load" | "kexec_file_load" => KernelEventKind::Kexec,
         "clock_settime" | "settimeofday" | "stime" => KernelEventKind::ClockSet,
         "io_uring_setup" => KernelEventKind::Uring,
+        "sethostname" | "setdomainname" => KernelEventKind::HostNameSet,
         _ => return None,
     })
 }

@@ -47,6 +47,8 @@ macro_rules! one {
     }};
 }
 
+mod acts;
+
 #[test]
 fn execution_has_its_arguments_from_every_line() {
     let long = "61".repeat(40);
@@ -430,73 +432,5 @@ fn credentials_and_memory_are_told() {
     assert_eq!(
         (written.kind, written.error),
         (MemoryEventKind::ProcessVmWrite, Some(1))
-    );
-}
-
-#[test]
-fn kernel_and_signals_are_told() {
-    let module = one!(
-        call(
-            "finit_module",
-            X86,
-            "success=yes exit=0",
-            &[("KERN_MODULE", "name=\"rootkit\"")]
-        ),
-        KernelEvent
-    );
-    assert_eq!(
-        (module.kind, module.name.as_deref()),
-        (KernelEventKind::ModuleLoad, Some("rootkit"))
-    );
-    let mount = one!(
-        call(
-            "mount",
-            X86,
-            "success=yes exit=0 a3=1000",
-            &[("CWD", "cwd=\"/\""), ("PATH", "name=\"/mnt\" nametype=NORMAL")]
-        ),
-        KernelEvent
-    );
-    assert_eq!(
-        (mount.kind, mount.path.as_deref(), mount.flags),
-        (KernelEventKind::Mount, Some("/mnt"), Some(0x1000))
-    );
-    assert_eq!(
-        one!(call("bpf", ARM, "success=yes exit=4 a0=5", &[]), KernelEvent).kind,
-        KernelEventKind::BpfLoad
-    );
-    assert!(
-        call("bpf", X86, "success=yes exit=0 a0=1", &[]).is_empty(),
-        "a map that is read"
-    );
-
-    let killed = one!(
-        call(
-            "kill",
-            X86,
-            "success=yes exit=0 a0=3e8f51 a1=9",
-            &[("OBJ_PID", "opid=4099921 ocomm=\"nginx\"")]
-        ),
-        SignalEvent
-    );
-    assert_eq!(
-        (killed.kind, killed.signal, killed.target_pid),
-        (SignalEventKind::Signal, 9, 4_099_921)
-    );
-    let abend = line(
-        "ANOM_ABEND",
-        5,
-        0,
-        "auid=1000 uid=33 gid=33 ses=2 pid=4100000 comm=\"php\" exe=\"/usr/bin/php\" sig=11 res=1",
-    );
-    let translator = Translator::new(Inventory::new(ProcessConfig::default()));
-    let facts: Vec<Fact> = joined(&[abend])
-        .iter()
-        .flat_map(|event| translator.rows(event))
-        .collect();
-    let fault = one!(facts, SignalEvent);
-    assert_eq!(
-        (fault.kind, fault.signal, fault.uid),
-        (SignalEventKind::Fault, 11, 33)
     );
 }
