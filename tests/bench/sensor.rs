@@ -48,8 +48,8 @@ struct Times {
 
 const FULL: Times = Times {
     storm: Duration::from_secs(15),
-    pairs: 10,
-    peer_pairs: 4,
+    pairs: 16,
+    peer_pairs: 6,
     loop_time: Duration::from_millis(1_200),
     rest_within: Duration::from_secs(120),
 };

@@ -10,7 +10,7 @@ use super::storm::EVENTS_PER_CONNECT;
 use crate::instance::Instance;
 use crate::process::cpu_seconds;
 use crate::report::{Bar, Report, progress};
-use crate::statistics::{interval, median};
+use crate::statistics::{interval, median, quantile};
 use crate::work::{self, Kind};
 
 /// What an agent at rest takes at most, in percent of a core, over a window.
@@ -66,40 +66,82 @@ fn at_rest(instance: &Instance, within: Duration) -> Result<f64> {
     }
 }
 
-/// What came out of the pairs.
+/// What came out of the pairs: readings with the tracer and without it.
 #[derive(Debug, Default)]
 pub(super) struct Added {
-    calls: Vec<f64>,
-    connects: Vec<f64>,
-    opens: Vec<f64>,
-    victim: Vec<f64>,
+    pairs: Vec<(Loops, Loops)>,
 }
 
 impl Added {
     /// Takes a pair in.
     pub(super) fn pair(&mut self, with: Loops, without: Loops) {
-        self.calls.push(with.call_ns - without.call_ns);
-        self.connects
-            .push((with.connect_ns - without.connect_ns) / f64::from(EVENTS_PER_CONNECT));
-        self.opens.push(with.open_ns - without.open_ns);
-        self.victim
-            .push((with.compile_us / without.compile_us - 1.0) * 100.0);
+        self.pairs.push((with, without));
     }
 
-    /// Adds the figures, with the name of a peer before them; bars are the agent's only.
+    /// Adds the figures, with the name of a peer before them; bars are the agent's only. The conditions have every pair,
+    /// and what lies between the lower quartiles of both sides: a disturbance only ever slows a loop, and where half of
+    /// all readings are disturbed the median of their differences says little.
     pub(super) fn tell(&self, report: &mut Report, peer: &str, bars: bool) {
-        let figures: [(&str, &[f64], f64); 4] = [
-            ("untraced_syscall_added_ns", &self.calls, 50.0),
-            ("traced_added_ns_per_event", &self.connects, 1_000.0),
-            ("traced_added_ns_per_open", &self.opens, 1_000.0),
-            ("victim_slowdown_pct", &self.victim, 3.0),
-        ];
-        for (name, values, limit) in figures {
-            let name = format!("{peer}{name}");
-            let bar = if bars { Bar::AtMost(limit) } else { Bar::None };
-            report.figure(&name, median(values), bar);
-            report.condition(&name, interval(values));
-        }
+        let connect = |loops: &Loops| loops.connect_ns / f64::from(EVENTS_PER_CONNECT);
+        let more = |with: f64, without: f64| with - without;
+        let slower = |with: f64, without: f64| (with / without - 1.0) * 100.0;
+        self.tell_one(
+            report,
+            peer,
+            "untraced_syscall_added_ns",
+            bars.then_some(50.0),
+            |loops| loops.call_ns,
+            more,
+        );
+        self.tell_one(
+            report,
+            peer,
+            "traced_added_ns_per_event",
+            bars.then_some(1_000.0),
+            connect,
+            more,
+        );
+        self.tell_one(
+            report,
+            peer,
+            "traced_added_ns_per_open",
+            bars.then_some(1_000.0),
+            |loops| loops.open_ns,
+            more,
+        );
+        self.tell_one(
+            report,
+            peer,
+            "victim_slowdown_pct",
+            bars.then_some(3.0),
+            |loops| loops.compile_us,
+            slower,
+        );
+    }
+
+    fn tell_one(
+        &self,
+        report: &mut Report,
+        peer: &str,
+        name: &str,
+        limit: Option<f64>,
+        reading: impl Fn(&Loops) -> f64,
+        compare: impl Fn(f64, f64) -> f64,
+    ) {
+        let name = format!("{peer}{name}");
+        let with: Vec<f64> = self.pairs.iter().map(|(with, _)| reading(with)).collect();
+        let without: Vec<f64> = self.pairs.iter().map(|(_, without)| reading(without)).collect();
+        let added: Vec<f64> = with
+            .iter()
+            .zip(&without)
+            .map(|(with, without)| compare(*with, *without))
+            .collect();
+        report.figure(&name, median(&added), limit.map_or(Bar::None, Bar::AtMost));
+        let undisturbed = compare(quantile(&with, 0.25), quantile(&without, 0.25));
+        report.condition(
+            &name,
+            json!({"added": interval(&added), "undisturbed": undisturbed, "with": with, "without": without}),
+        );
     }
 }
 

@@ -18,6 +18,8 @@ const DRAIN_THREADS: &str = "sensor-";
 pub(super) const EVENTS_PER_CONNECT: u32 = 4;
 /// Opens a second of the fixed storm; it has an exec for every hundred and a connection for every fifty.
 const STORM_OPENS_PER_S: u32 = 50_000;
+/// Longest wait until nothing is shed any more.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
 /// Share of a rate that has to be reached for a figure to count.
 const REACHED: f64 = 0.9;
 
@@ -60,6 +62,24 @@ impl Bed<'_> {
     }
 }
 
+impl Bed<'_> {
+    /// A family that shed in the storm before tells less for some ten seconds more, and of that this storm is not.
+    fn wait_for_all(&self) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < RECOVERED_WITHIN {
+            let states = self.instance.probe_states()?;
+            let is_less =
+                |states: &serde_json::Map<String, Value>| states.values().any(|state| state == "DEGRADED");
+            if !states.as_object().is_some_and(is_less) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        progress("a family of the sensor still sheds");
+        Ok(())
+    }
+}
+
 impl Storm {
     fn sum(&self, count: fn(&Done) -> u32) -> f64 {
         self.done.iter().map(|done| f64::from(count(done))).sum()
@@ -94,6 +114,7 @@ pub(super) fn flat_out(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Res
 pub(super) fn paced(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Result<()> {
     progress(format!("{PACED_EVENTS_PER_S} events a second"));
     let rate = PACED_EVENTS_PER_S / EVENTS_PER_CONNECT / bed.workers.max(1);
+    bed.wait_for_all()?;
     let storm = bed.storm(Kind::Connects, times.storm, rate)?;
     let reached = storm.events.total().delivered / storm.seconds;
     report.condition("paced_storm", storm.condition());
