@@ -35,6 +35,9 @@ const BPF_CHANGING: &[(u64, &str)] = &[
     (34, "BPF_LINK_DETACH"),
 ];
 
+/// Records beside a call that changed the clock or how it runs.
+const CLOCK_CHANGED: [&str; 2] = ["TIME_ADJNTPVAL", "TIME_INJOFFSET"];
+
 impl Translator {
     pub(super) fn fault(&self, record: &AuditRecord) -> Option<SignalEvent> {
         let boot_ns = self.boot_ns(record.time);
@@ -170,6 +173,15 @@ impl Translator {
     pub(super) fn kernel(&self, call: &Call<'_>) -> Option<KernelEvent> {
         let command = call.argument(0).unwrap_or(0);
         let kind = kernel_kind(call.name, command)?;
+        // These read the clock, too, and what they were asked is behind a pointer.
+        let reads = matches!(call.name.trim_end_matches("64"), "adjtimex" | "clock_adjtime");
+        if reads
+            && !CLOCK_CHANGED
+                .iter()
+                .any(|change| call.event.record(change).is_some())
+        {
+            return None;
+        }
         let mut row = KernelEvent::by(self.actor(call), kind, call.time, call.boot_ns, Source::Audit);
         row.error = call.error;
         let path = files::first_path(call);
@@ -178,6 +190,11 @@ impl Translator {
                 let module = call.event.record("KERN_MODULE");
                 row.name = module.and_then(|module| module.field("name")).map(str::to_owned);
                 row.path = path;
+            }
+            // Its flags are beyond the arguments that are logged.
+            KernelEventKind::Mount if call.name == "move_mount" => {
+                row.path = files::last_path(call);
+                row.detail = Some(call.name.to_owned());
             }
             KernelEventKind::Mount => {
                 row.path = path;
@@ -225,7 +242,8 @@ pub(super) fn kernel_kind(name: &str, command: u64) -> Option<KernelEventKind> {
         "unshare" => KernelEventKind::Unshare,
         "pivot_root" | "chroot" => KernelEventKind::ChangeRoot,
         "kexec_load" | "kexec_file_load" => KernelEventKind::Kexec,
-        "clock_settime" | "settimeofday" | "stime" => KernelEventKind::ClockSet,
+        "clock_settime" | "clock_settime64" | "settimeofday" | "stime" | "adjtimex" | "clock_adjtime"
+        | "clock_adjtime64" => KernelEventKind::ClockSet,
         "io_uring_setup" => KernelEventKind::Uring,
         "sethostname" | "setdomainname" => KernelEventKind::HostNameSet,
         _ => return None,

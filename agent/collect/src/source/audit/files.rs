@@ -132,11 +132,17 @@ pub(super) fn row(call: &Call<'_>, actor: Actor) -> Option<FileEvent> {
 
 /// The path that an event names first, other than a folder of one.
 pub(super) fn first_path(call: &Call<'_>) -> Option<String> {
-    let named = call
-        .event
-        .all("PATH")
-        .find(|path| path.field("nametype") != Some("PARENT"))?;
-    absolute(call, named, None)
+    absolute(call, named(call).next()?, None)
+}
+
+/// The path that it names last.
+pub(super) fn last_path(call: &Call<'_>) -> Option<String> {
+    absolute(call, named(call).last()?, None)
+}
+
+fn named<'a>(call: &Call<'a>) -> impl Iterator<Item = &'a AuditRecord> {
+    let paths = call.event.all("PATH");
+    paths.filter(|path| path.field("nametype") != Some("PARENT"))
 }
 
 fn flags(call: &Call<'_>, value: Option<u32>) -> Option<u32> {

@@ -53,6 +53,38 @@ fn kernel_and_signals_are_told() {
         );
     }
 
+    let paths = [
+        ("CWD", "cwd=\"/\""),
+        ("PATH", "item=0 name=\"/proc/self/fd/4\" nametype=NORMAL"),
+        ("PATH", "item=1 name=\"/mnt\" nametype=NORMAL"),
+    ];
+    let moved = one!(
+        call("move_mount", X86, "success=yes exit=0 a3=7ffc01", &paths),
+        KernelEvent
+    );
+    assert_eq!(
+        (
+            moved.kind,
+            moved.path.as_deref(),
+            moved.flags,
+            moved.detail.as_deref()
+        ),
+        (KernelEventKind::Mount, Some("/mnt"), None, Some("move_mount"))
+    );
+    let value = [("TIME_ADJNTPVAL", "op=status old=64 new=8256")];
+    let set = one!(
+        call("adjtimex", X86, "success=yes exit=5 a0=7ffc01", &value),
+        KernelEvent
+    );
+    assert_eq!(
+        (set.kind, set.detail.as_deref()),
+        (KernelEventKind::ClockSet, Some("adjtimex"))
+    );
+    assert!(
+        call("adjtimex", X86, "success=yes exit=5 a0=7ffc01", &[]).is_empty(),
+        "a clock that is read"
+    );
+
     let killed = one!(
         call(
             "kill",
