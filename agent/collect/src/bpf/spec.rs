@@ -213,25 +213,35 @@ mod tests {
 
     /// A duty is a number to the object, and the place in the list here.
     #[test]
-    fn duties_are_in_the_order_of_their_objects() {
+    fn duties_have_the_numbers_of_their_objects() {
         let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ebpf/src");
         for spec in SPECS.iter().filter(|spec| spec.family.object().is_some()) {
             let family = spec.family.as_str();
             let source = std::fs::read_to_string(sources.join(format!("{family}.bpf.c"))).unwrap();
             let (_, rest) = source.split_once("enum duty {").expect(family);
             let (list, _) = rest.split_once('}').expect(family);
-            let numbered: Vec<String> = list
-                .split(|letter: char| !letter.is_ascii_uppercase() && letter != '_')
-                .filter_map(|word| word.strip_prefix("DUTY_"))
-                .map(str::to_ascii_lowercase)
+            let numbered: Vec<(String, usize)> = list
+                .split("DUTY_")
+                .skip(1)
+                .enumerate()
+                .map(|(place, entry)| {
+                    let (entry, _) = entry.split_once(',').unwrap_or((entry, ""));
+                    let (name, number) = entry.split_once('=').unwrap_or((entry, ""));
+                    (
+                        name.trim().to_ascii_lowercase(),
+                        number.trim().parse().unwrap_or(place),
+                    )
+                })
                 .collect();
-            let named: Vec<&str> = spec.duties.iter().map(|duty| duty.name).collect();
-            let are_alike = numbered.len() == named.len()
-                && numbered
-                    .iter()
-                    .zip(&named)
-                    .all(|(number, name)| name.starts_with(number));
-            assert!(are_alike, "{family}: {numbered:?}, {named:?}");
+            assert_eq!(numbered.len(), spec.duties.len(), "{family}: {numbered:?}");
+            for ((name, number), (place, duty)) in numbered.iter().zip(spec.duties.iter().enumerate()) {
+                assert!(
+                    duty.name.starts_with(name),
+                    "{family}: {name} is not {}",
+                    duty.name
+                );
+                assert_eq!(*number, place, "{family}: {name}");
+            }
         }
     }
 }
