@@ -99,11 +99,10 @@ impl RuleFile {
 
     /// A reason with the line that it concerns, as far as that can be told.
     pub(crate) fn located(&self, reason: &str, title: &str) -> String {
-        let aggregations = ["| count", "|count", "| near"];
-        if let Some(aggregation) = aggregations.iter().find(|of| reason.contains(**of)) {
+        if let Some(aggregation) = aggregation(reason) {
             return format!(
                 "{}: aggregation in a condition is of old Sigma; write a correlation rule",
-                self.place(&[(*aggregation).to_owned(), "condition:".to_owned()])
+                self.place_of_condition(aggregation)
             );
         }
         if reason.starts_with("Condition parse error") {
@@ -133,12 +132,39 @@ impl RuleFile {
         format!("{}: {}", self.place(&wanted), one_line(reason))
     }
 
+    /// The line of a condition with `part` in it.
+    fn place_of_condition(&self, part: &str) -> String {
+        let is_it = |line: &str| !line.trim_start().starts_with('#') && line.contains(part);
+        let lines: Vec<&str> = self.text.lines().filter(|line| is_it(line)).collect();
+        let whole = lines
+            .iter()
+            .find(|line| line.contains("condition:"))
+            .or(lines.first());
+        let wanted = whole.map_or("condition:", |line| *line);
+        self.place(&[wanted.to_owned()])
+    }
+
     fn place(&self, wanted: &[String]) -> String {
         let line = wanted
             .iter()
             .find_map(|wanted| self.text.lines().position(|line| line.contains(wanted.as_str())));
         format!("line {}", line.unwrap_or(0).saturating_add(1))
     }
+}
+
+/// How an aggregation is written in a condition that a reason shows. The parser shows it behind a number and a bar.
+fn aggregation(reason: &str) -> Option<&'static str> {
+    let shown = |line: &str| {
+        let number = line.trim_start().split_once(" | ");
+        number
+            .filter(|(number, _)| number.bytes().all(|digit| digit.is_ascii_digit()))
+            .map_or(line.to_owned(), |(_, rest)| rest.to_owned())
+    };
+    let lines: Vec<String> = reason.lines().map(shown).collect();
+    let written = ["| count", "|count", "| near"];
+    written
+        .into_iter()
+        .find(|aggregation| lines.iter().any(|line| line.contains(aggregation)))
 }
 
 /// What the parser complains of without leaving the rule out.

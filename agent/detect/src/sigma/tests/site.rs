@@ -164,7 +164,7 @@ fn rules_made_to_hurt_are_refused_and_hinder_no_other() {
     write("no such pattern", "sel: {Image: /a}\n  condition: 1 of other_*");
     write(
         "aggregation",
-        "# its condition: of old\n  sel: {Image: /a}\n  condition: sel | count() > 5",
+        "# its condition: sel | count() by x\n  sel: {Image: /a}\n  condition: sel | count() > 5",
     );
     write(
         "not a network",
