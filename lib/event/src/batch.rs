@@ -6,7 +6,7 @@
 //! reader believes them, and buffers that are compressed once more or that lie over each other are refused. So a
 //! body costs at most about twice [`plain_bytes_max`] while it is decoded, and once as much after.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -92,18 +92,25 @@ pub fn encode(batch: &RecordBatch) -> Result<Vec<u8>, BatchError> {
 
 /// The body whose bytes before compression are `plain`.
 pub(crate) fn compress(plain: &[u8]) -> Result<Vec<u8>, BatchError> {
-    let waiting = || COMPRESSORS.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = waiting().pop();
     let mut compressor = match kept {
         Some(compressor) => compressor,
         None => zstd::bulk::Compressor::with_prepared_dictionary(&ENCODER).map_err(BatchError::Zstd)?,
     };
     let compressed = compressor.compress(plain).map_err(BatchError::Zstd)?;
+    keep(compressor);
+    Ok(compressed)
+}
+
+fn waiting() -> MutexGuard<'static, Vec<zstd::bulk::Compressor<'static>>> {
+    COMPRESSORS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn keep(compressor: zstd::bulk::Compressor<'static>) {
     let mut waiting = waiting();
     if waiting.len() < COMPRESSORS_MAX {
         waiting.push(compressor);
     }
-    Ok(compressed)
 }
 
 /// The number of the dictionary that a body needs and this build does not have. Such a body is whole, but only a
@@ -237,7 +244,10 @@ mod tests {
                 });
             }
         });
-        assert!(COMPRESSORS.lock().unwrap().len() <= COMPRESSORS_MAX);
+        for _ in 0..2 * COMPRESSORS_MAX {
+            keep(zstd::bulk::Compressor::with_prepared_dictionary(&ENCODER).unwrap());
+        }
+        assert_eq!(waiting().len(), COMPRESSORS_MAX);
     }
 
     #[test]
