@@ -155,7 +155,7 @@ fn end(runtime: Runtime) {
     if let Err(error) = begun
         && let Some(runtime) = take(&held)
     {
-        tracing::debug!(%error, "the threads of queries end by themselves");
+        tracing::warn!(%error, "nobody waits for the threads of queries");
         runtime.shutdown_background();
     }
 }
