@@ -343,6 +343,21 @@ impl Instance {
         Ok(Value::Object(states.collect()))
     }
 
+    /// What the families of the sensor shed now, one line for each family that sheds.
+    pub(crate) fn shedding(&self) -> Result<Vec<String>> {
+        let status = self.status()?;
+        let families = status
+            .get("sensor")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let shed = families.filter_map(|row| {
+            let what = row.get("shedding")?.as_array().filter(|what| !what.is_empty())?;
+            Some(format!("{}: {}", row.get("family")?, Value::from(what.clone())))
+        });
+        Ok(shed.collect())
+    }
+
     /// Fails when a BPF probe does not run: a figure without it would flatter. Some families cannot keep all of their
     /// promise on every kernel, but none may be without any.
     pub(crate) fn require_probes(&self) -> Result<()> {

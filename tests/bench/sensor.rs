@@ -92,6 +92,7 @@ pub(crate) fn run(quick: bool, arguments: &SensorArguments) -> Result<Report> {
     let accounts = Accounts::settled(&instance)?;
     report.figure("lost_not_counted", accounts.unaccounted(), Bar::AtMost(0.0));
     report.condition("counters_at_the_end", accounts.total().condition());
+    bed.wait_for_all(&mut report)?;
     cost::agent(&mut report, &times, &mut instance)?;
     critical::critical(&mut report, &times, &mut instance, cores)?;
     instance.stop_agent();

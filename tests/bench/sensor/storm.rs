@@ -60,23 +60,21 @@ impl Bed<'_> {
             done,
         })
     }
-}
 
-impl Bed<'_> {
-    /// A family that shed in the storm before tells less for some ten seconds more, and of that this storm is not.
-    fn wait_for_all(&self) -> Result<()> {
+    /// A family that shed tells less for ten seconds more for each of its levels: what is measured then is not all of it.
+    pub(super) fn wait_for_all(&self, report: &mut Report) -> Result<()> {
         let begun = Instant::now();
-        while begun.elapsed() < RECOVERED_WITHIN {
-            let states = self.instance.probe_states()?;
-            let is_less =
-                |states: &serde_json::Map<String, Value>| states.values().any(|state| state == "DEGRADED");
-            if !states.as_object().is_some_and(is_less) {
+        loop {
+            let shedding = self.instance.shedding()?;
+            if shedding.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > RECOVERED_WITHIN {
+                report.condition("shed_before_a_measurement", json!(shedding));
                 return Ok(());
             }
             std::thread::sleep(Duration::from_secs(1));
         }
-        progress("a family of the sensor still sheds");
-        Ok(())
     }
 }
 
@@ -114,7 +112,7 @@ pub(super) fn flat_out(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Res
 pub(super) fn paced(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Result<()> {
     progress(format!("{PACED_EVENTS_PER_S} events a second"));
     let rate = PACED_EVENTS_PER_S / EVENTS_PER_CONNECT / bed.workers.max(1);
-    bed.wait_for_all()?;
+    bed.wait_for_all(report)?;
     let storm = bed.storm(Kind::Connects, times.storm, rate)?;
     let reached = storm.events.total().delivered / storm.seconds;
     report.condition("paced_storm", storm.condition());
@@ -139,6 +137,7 @@ pub(super) fn paced(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Result
 /// The fixed storm: 500 execs, 50,000 opens and 1,000 connections a second.
 pub(super) fn fixed(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Result<()> {
     progress("the fixed storm: 500 execs, 50,000 opens, 1,000 connections a second");
+    bed.wait_for_all(report)?;
     let storm = bed.storm(Kind::Storm, times.storm, STORM_OPENS_PER_S / bed.workers.max(1))?;
     let total = storm.events.total();
     let opens = storm.sum(|done| done.opens) / storm.seconds;
@@ -169,6 +168,7 @@ pub(super) fn fixed(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Result
 /// Execs, as many as all cores can make.
 pub(super) fn execs(report: &mut Report, times: &Times, bed: &Bed<'_>) -> Result<()> {
     progress("execs flat out");
+    bed.wait_for_all(report)?;
     let storm = bed.storm(Kind::Execs, times.storm / 2, 0)?;
     report.figure(
         "exec_storm_execs_per_s",
