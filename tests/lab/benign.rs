@@ -315,7 +315,9 @@ fn add_findings(text: &mut String, findings: &[Finding]) {
         text.push_str("Nothing.\n");
         return;
     }
-    text.push_str("| severity | kind | rule | title | subject | times |\n|---|---|---|---|---|---|\n");
+    text.push_str(
+        "| severity | kind | rule | title | subject | times, at least |\n|---|---|---|---|---|---|\n",
+    );
     for finding in findings {
         let cells = [
             &finding.severity,
