@@ -38,6 +38,8 @@ const JOINED: &[&str] = &[
     "BPRM_FCAPS",
     "CAPSET",
     "MMAP",
+    "TIME_ADJNTPVAL",
+    "TIME_INJOFFSET",
     "EOE",
 ];
 
