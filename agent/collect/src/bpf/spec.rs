@@ -226,11 +226,11 @@ mod tests {
                 .enumerate()
                 .map(|(place, entry)| {
                     let (entry, _) = entry.split_once(',').unwrap_or((entry, ""));
-                    let (name, number) = entry.split_once('=').unwrap_or((entry, ""));
-                    (
-                        name.trim().to_ascii_lowercase(),
-                        number.trim().parse().unwrap_or(place),
-                    )
+                    let (name, number) = match entry.split_once('=') {
+                        Some((name, number)) => (name, number.trim().parse().expect(entry)),
+                        None => (entry, place),
+                    };
+                    (name.trim().to_ascii_lowercase(), number)
                 })
                 .collect();
             assert_eq!(numbered.len(), spec.duties.len(), "{family}: {numbered:?}");

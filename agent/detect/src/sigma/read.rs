@@ -134,14 +134,15 @@ impl RuleFile {
 
     /// The line of a condition with `part` in it.
     fn place_of_condition(&self, part: &str) -> String {
-        let is_it = |line: &str| !line.trim_start().starts_with('#') && line.contains(part);
-        let lines: Vec<&str> = self.text.lines().filter(|line| is_it(line)).collect();
-        let whole = lines
-            .iter()
-            .find(|line| line.contains("condition:"))
-            .or(lines.first());
-        let wanted = whole.map_or("condition:", |line| *line);
-        self.place(&[wanted.to_owned()])
+        let first = |wanted: &[&str]| {
+            self.text.lines().position(|line| {
+                !line.trim_start().starts_with('#') && wanted.iter().all(|wanted| line.contains(wanted))
+            })
+        };
+        let line = first(&[part, "condition:"])
+            .or_else(|| first(&[part]))
+            .or_else(|| first(&["condition:"]));
+        format!("line {}", line.unwrap_or(0).saturating_add(1))
     }
 
     fn place(&self, wanted: &[String]) -> String {
