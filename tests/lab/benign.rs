@@ -5,7 +5,7 @@
 //! that cannot be done on this host is named with the reason.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::api::Instance;
+use crate::setting::{self, Setting};
 use crate::timeline::Timeline;
 
 /// Name of the lab.
@@ -107,9 +108,11 @@ struct Count {
 /// Runs the chores for so long.
 pub(crate) async fn run(
     instance: &Instance,
+    state: &Path,
     time: Duration,
     arguments: &BenignArguments,
 ) -> Result<(Timeline, Value)> {
+    let settings = setting::of_detection(state, instance.pid("agent")?)?;
     let before = open_before(instance).await?;
     let mut timeline = Timeline::new(NAME);
     let mut counts = vec![Count::default(); CHORES.len()];
@@ -162,8 +165,10 @@ pub(crate) async fn run(
         failed.is_empty(),
     );
     let seconds = begun.elapsed().as_secs();
+    let model = model_minutes(instance, &timeline).await?;
     if let Some(path) = &arguments.page {
-        let page = page(seconds, rounds, &counts, &impossible, (&before, &findings));
+        let mut page = page(seconds, rounds, &counts, &impossible, (&before, &findings));
+        add_settings(&mut page, &settings, &model);
         std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
     }
     let chores = CHORES.iter().zip(&counts).zip(&impossible).map(|((chore, count), cannot)| {
@@ -173,6 +178,8 @@ pub(crate) async fn run(
         "seconds": seconds, "rounds": rounds, "chores": chores.collect::<Vec<_>>(),
         "findings": findings.iter().map(Finding::json).collect::<Vec<_>>(),
         "before": before.iter().map(Finding::json).collect::<Vec<_>>(),
+        "settings": settings.iter().map(|setting| format!("{} = {}", setting.key, setting.value)).collect::<Vec<_>>(),
+        "model_minutes": model.iter().map(|(state, minutes)| (state.clone(), json!(minutes))).collect::<serde_json::Map<_, _>>(),
     });
     Ok((timeline, more))
 }
@@ -278,6 +285,23 @@ async fn raised(instance: &Instance, timeline: &Timeline) -> Result<Vec<Finding>
     Ok(instance.sql(&query).await?.iter().map(Finding::read).collect())
 }
 
+/// Minutes in which the model of the host was in each state: while it learns it raises nothing.
+async fn model_minutes(instance: &Instance, timeline: &Timeline) -> Result<Vec<(String, i64)>> {
+    let query = format!(
+        "select state, count(distinct date_trunc('minute', time)) as minutes from model_status \
+         where model = 'host-anomaly' and time >= '{}' group by state order by min(time)",
+        timeline.since_sql()
+    );
+    let rows = instance.sql(&query).await?;
+    let pair = |row: &Value| {
+        Some((
+            row.get("state")?.as_str()?.to_owned(),
+            row.get("minutes")?.as_i64()?,
+        ))
+    };
+    Ok(rows.iter().filter_map(pair).collect())
+}
+
 /// The page of the documentation.
 fn page(
     seconds: u64,
@@ -308,6 +332,28 @@ fn page(
         add_findings(&mut text, before);
     }
     text
+}
+
+fn add_settings(text: &mut String, settings: &[Setting], model: &[(String, i64)]) {
+    text.push_str("\n## What was set\n\n");
+    if settings.is_empty() {
+        text.push_str("Detection as it is shipped.\n");
+    } else {
+        text.push_str("| setting of detection | value | by |\n|---|---|---|\n");
+    }
+    for Setting { key, value, by } in settings {
+        writeln!(text, "| {key} | `{}` | {by} |", value.replace('|', "/")).ok();
+    }
+    text.push_str("\nThe model of the host, which raises nothing while it learns, was");
+    if model.is_empty() {
+        text.push_str(" not heard of.\n");
+        return;
+    }
+    for (index, (state, minutes)) in model.iter().enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        write!(text, "{comma} {state} in {minutes} minutes").ok();
+    }
+    text.push_str(".\n");
 }
 
 fn add_findings(text: &mut String, findings: &[Finding]) {
@@ -359,6 +405,23 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("| medium | sigma | a / b | t | s | 2 |"), "{page}");
+    }
+
+    #[test]
+    fn page_tells_what_was_set_and_whether_the_model_could_raise_anything() {
+        let setting = Setting {
+            key: "detect.limits.process_cpu_for_s".to_owned(),
+            value: "10".to_owned(),
+            by: "file",
+        };
+        let model = [("learning".to_owned(), 20), ("active".to_owned(), 41)];
+        let mut page = String::new();
+        add_settings(&mut page, &[setting], &model);
+        assert!(
+            page.contains("| detect.limits.process_cpu_for_s | `10` | file |"),
+            "{page}"
+        );
+        assert!(page.contains("was learning in 20 minutes, active in 41 minutes."), "{page}");
     }
 
     #[test]

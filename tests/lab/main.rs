@@ -12,6 +12,7 @@ mod benign;
 mod chaos;
 mod fault;
 mod scenario;
+mod setting;
 mod timeline;
 
 use std::io::Write as _;
@@ -102,7 +103,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 let instance = api::Instance::connect(&state).await?;
                 if name == benign::NAME {
                     let time = Duration::from_secs(chaos.seconds.unwrap_or(benign::SECONDS));
-                    benign::run(&instance, time, &benign).await?
+                    benign::run(&instance, &state, time, &benign).await?
                 } else {
                     (scenario::run(&name, &instance).await?, Value::Null)
                 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::layout::{self, Profile};
 use crate::step::{command, run, step};
-use crate::{fuzz, setup, sigma, vm, web};
+use crate::{fuzz, setup, sigma, times, vm, web};
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
@@ -78,7 +78,8 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
 pub(crate) fn prepare() -> Result<()> {
     setup::packages(setup::BUILD_PACKAGES)?;
     setup::onnxruntime()?;
-    web::build()
+    web::build()?;
+    times::keep()
 }
 
 fn announce_data() {

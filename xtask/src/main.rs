@@ -14,6 +14,7 @@ mod promql;
 mod setup;
 mod sigma;
 mod step;
+mod times;
 mod up;
 mod vm;
 mod web;

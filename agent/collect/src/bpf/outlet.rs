@@ -252,7 +252,10 @@ mod tests {
         });
         outlet.finish(Duration::from_secs(60));
         drop(outlet);
-        assert_eq!(reader.join().unwrap(), [1, 1, 1, 7]);
+        let mut counts = reader.join().unwrap();
+        // A gap may find room before a critical fact does.
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 1, 1, 7]);
     }
 
     #[test]

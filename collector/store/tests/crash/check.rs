@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use arrow::array::{Array, Int64Array};
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
 use collector_store::{HostGap, QueryLimits, Store};
 use fleetmend_event::table::GapStage;
-use fleetmend_event::{HostId, Lane};
+use fleetmend_event::{Frame, HostId, Lane};
 use fleetmend_shutdown::Tasks;
 use tokio::runtime::Runtime;
 
@@ -126,14 +129,12 @@ async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>, told: 
         if mark < *last {
             return Err(format!("{host} {lane:?}: mark {mark}, acknowledged {last}"));
         }
+    }
+    let held = rows(store).await?;
+    for ((host, lane), last) in acknowledged {
         // What expired is not there; its mark is.
         if *lane != Lane::Critical {
-            let rows = rows(store, *host, *lane, *last).await?;
-            if rows != *last {
-                return Err(format!(
-                    "{host} {lane:?}: {rows} of {last} acknowledged records are there"
-                ));
-            }
+            are_there(&held, *host, *lane, *last)?;
         }
     }
     no_other_gap(store, told).await?;
@@ -142,14 +143,19 @@ async fn look(store: &Store, acknowledged: &HashMap<(HostId, Lane), u64>, told: 
     no_other_gap(store, told).await
 }
 
+/// Every record of a host, made once for all points.
+static FRAMES: LazyLock<Vec<Frame>> = LazyLock::new(|| {
+    LANES
+        .iter()
+        .flat_map(|lane| (1..=RECORDS).map(|n| frame(*lane, n)))
+        .collect()
+});
+
 /// Sends everything again, as agents do that were told less than they know; all of it is there once then.
 async fn again(store: &Store) -> Result<(), String> {
     for host in hosts() {
-        let frames = LANES
-            .iter()
-            .flat_map(|lane| (1..=RECORDS).map(|n| frame(*lane, n)));
         let marks = store
-            .commit(host, frames.collect())
+            .commit(host, FRAMES.clone())
             .await
             .map_err(|error| error.to_string())?;
         for mark in &marks {
@@ -157,31 +163,67 @@ async fn again(store: &Store) -> Result<(), String> {
                 return Err(format!("{host} {:?}: mark {}", mark.lane, mark.sequence));
             }
         }
+    }
+    let held = rows(store).await?;
+    for host in hosts() {
         for lane in [Lane::Events, Lane::Metrics] {
-            let rows = rows(store, host, lane, RECORDS).await?;
-            if rows != RECORDS {
-                return Err(format!("{host} {lane:?}: {rows} of {RECORDS} records are there"));
-            }
+            are_there(&held, host, lane, RECORDS)?;
         }
     }
     Ok(())
 }
 
-/// How many of the records up to `last` are there; an error when one is there twice.
-async fn rows(store: &Store, host: HostId, lane: Lane, last: u64) -> Result<u64, String> {
-    let (table, number, each) = match lane {
-        Lane::Metrics => ("metrics", "value", 10),
-        _ => ("process_events", "pid", 1),
-    };
-    let query = format!(
-        "SELECT count(*) FILTER (WHERE n = {each}), count(*) FILTER (WHERE n > {each}), count(*) FILTER (WHERE n < {each}) \
-         FROM (SELECT {number}, count(*) AS n FROM {table} WHERE host_id = '{host}' AND {number} <= {last} GROUP BY {number})"
-    );
-    let counts = numbers(store, &query).await?;
-    match counts[..] {
-        [once, 0, 0] => Ok(u64::try_from(once).unwrap()),
-        _ => Err(format!("{host} {lane:?}: once, more, less: {counts:?}")),
+/// How often each record's number stands in the rows of a host and a lane.
+type Held = HashMap<(HostId, Lane), HashMap<u64, i64>>;
+
+/// What the store holds of every host; one question, for a crash is looked at many hundred times.
+async fn rows(store: &Store) -> Result<Held, String> {
+    let query = "SELECT CAST(host_id AS VARCHAR), 'events', CAST(pid AS BIGINT), count(*) \
+                 FROM process_events GROUP BY host_id, pid \
+                 UNION ALL SELECT CAST(host_id AS VARCHAR), 'metrics', CAST(value AS BIGINT), count(*) \
+                 FROM metrics GROUP BY host_id, value";
+    let answer = store
+        .sql(query, QueryLimits::default())
+        .await
+        .map_err(|error| format!("{query}: {error}"))?;
+    let mut held = Held::new();
+    for batch in &answer.batches {
+        let texts = |column| cast(batch.column(column), &DataType::Utf8).map_err(|error| error.to_string());
+        let (hosts, lanes) = (texts(0)?, texts(1)?);
+        let (hosts, lanes) = (hosts.as_string::<i32>(), lanes.as_string::<i32>());
+        let numbers = batch.column(2).as_primitive::<Int64Type>();
+        let counts = batch.column(3).as_primitive::<Int64Type>();
+        for row in 0..batch.num_rows() {
+            let host = hosts.value(row).parse().map_err(|error| format!("{error}"))?;
+            let lane = match lanes.value(row) {
+                "events" => Lane::Events,
+                _ => Lane::Metrics,
+            };
+            let number = u64::try_from(numbers.value(row)).map_err(|error| error.to_string())?;
+            let again = held
+                .entry((host, lane))
+                .or_default()
+                .insert(number, counts.value(row));
+            assert_eq!(again, None, "groups are distinct");
+        }
     }
+    Ok(held)
+}
+
+/// Whether the records up to `last` are there, each once.
+fn are_there(held: &Held, host: HostId, lane: Lane, last: u64) -> Result<(), String> {
+    let each = if lane == Lane::Metrics { 10 } else { 1 };
+    let of_lane = held.get(&(host, lane));
+    for number in 1..=last {
+        let count = of_lane.and_then(|counts| counts.get(&number)).copied();
+        if count != Some(each) {
+            return Err(format!(
+                "{host} {lane:?}: record {number} of {last} has {} rows instead of {each}",
+                count.unwrap_or_default()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// No gaps but those that are to be told.
@@ -210,19 +252,4 @@ async fn no_other_gap(store: &Store, told: Told) -> Result<(), String> {
     } else {
         Err(format!("gaps: {:?} {:?}", answer.gaps, answer.batches))
     }
-}
-
-async fn numbers(store: &Store, query: &str) -> Result<Vec<i64>, String> {
-    let answer = store
-        .sql(query, QueryLimits::default())
-        .await
-        .map_err(|error| format!("{query}: {error}"))?;
-    let batch = answer.batches.first().ok_or("no row")?;
-    let number = |column: &std::sync::Arc<dyn Array>| {
-        let numbers = column.as_any().downcast_ref::<Int64Array>();
-        numbers
-            .map(|numbers| numbers.value(0))
-            .ok_or_else(|| "no number".to_owned())
-    };
-    batch.columns().iter().map(number).collect()
 }
