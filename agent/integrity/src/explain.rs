@@ -61,22 +61,28 @@ const KNOWN: &[Known] = &[
     },
 ];
 
-/// Programs by which people change accounts on purpose.
-const ACCOUNT_TOOLS: &[&str] = &[
-    "/usr/bin/passwd",
-    "/usr/bin/chsh",
-    "/usr/bin/chfn",
-    "/usr/bin/chage",
-    "/usr/bin/gpasswd",
-    "/usr/sbin/useradd",
-    "/usr/sbin/usermod",
-    "/usr/sbin/userdel",
-    "/usr/sbin/groupadd",
-    "/usr/sbin/groupmod",
-    "/usr/sbin/groupdel",
-    "/usr/sbin/chpasswd",
-    "/usr/sbin/pwck",
-    "/usr/sbin/grpck",
+/// Programs by which people change such files on purpose.
+const TOOLS: &[(Class, &[&str])] = &[
+    (
+        Class::Account,
+        &[
+            "/usr/bin/passwd",
+            "/usr/bin/chsh",
+            "/usr/bin/chfn",
+            "/usr/bin/chage",
+            "/usr/bin/gpasswd",
+            "/usr/sbin/useradd",
+            "/usr/sbin/usermod",
+            "/usr/sbin/userdel",
+            "/usr/sbin/groupadd",
+            "/usr/sbin/groupmod",
+            "/usr/sbin/groupdel",
+            "/usr/sbin/chpasswd",
+            "/usr/sbin/pwck",
+            "/usr/sbin/grpck",
+        ],
+    ),
+    (Class::Cron, &["/usr/bin/crontab"]),
 ];
 
 /// What is known of a change.
@@ -265,11 +271,11 @@ pub(crate) fn severity(
 ) -> Severity {
     let (old, new) = states;
     let grave = class.severity(path, change);
-    let by_tool = writer
-        .and_then(|writer| writer.exe.as_deref())
-        .is_some_and(|exe| ACCOUNT_TOOLS.contains(&exe));
-    if class == Class::Account && by_tool {
-        return Severity::Low;
+    let tool = writer
+        .filter(|writer| !writer.in_container)
+        .and_then(|writer| writer.exe.as_deref());
+    if tool.is_some_and(|exe| is_tool(class, exe)) {
+        return grave.min(Severity::Low);
     }
     let is_folder = new.or(old).is_some_and(FileState::is_folder);
     if is_folder {
@@ -287,6 +293,13 @@ pub(crate) fn severity(
     } else {
         grave
     }
+}
+
+/// Whether people change files of this class by this program.
+fn is_tool(class: Class, exe: &str) -> bool {
+    TOOLS
+        .iter()
+        .any(|(of, programs)| *of == class && programs.contains(&exe))
 }
 
 /// Whether a program now runs with the rights of its owner or group, and did not before.

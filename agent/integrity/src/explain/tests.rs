@@ -236,7 +236,7 @@ fn configuration_and_the_system_name_expected_writers() {
 }
 
 #[test]
-fn gravity_rises_with_rights_and_falls_for_tools_of_accounts() {
+fn gravity_rises_with_rights_and_falls_for_the_tools_of_a_class() {
     let state = |mode| FileState {
         mode,
         uid: 0,
@@ -267,4 +267,10 @@ fn gravity_rises_with_rights_and_falls_for_tools_of_accounts() {
     let passwd = writer("/usr/bin/passwd", false);
     assert_eq!(of(Class::Account, &plain, &plain, Some(&passwd)), Severity::Low);
     assert_eq!(of(Class::Account, &plain, &plain, None), Severity::High);
+    assert_eq!(of(Class::Cron, &plain, &plain, Some(&passwd)), Severity::Medium);
+    let mut crontab = writer("/usr/bin/crontab", false);
+    assert_eq!(of(Class::Cron, &plain, &plain, Some(&crontab)), Severity::Low);
+    assert_eq!(of(Class::Sudoers, &plain, &plain, Some(&crontab)), Severity::High);
+    crontab.in_container = true;
+    assert_eq!(of(Class::Cron, &plain, &plain, Some(&crontab)), Severity::Medium);
 }
