@@ -14,7 +14,7 @@ use crate::explain::{Case, Explanation, gained_suid, severity};
 use crate::metrics;
 use crate::queue::Pending;
 use crate::report::{Told, source_word};
-use crate::state::{Depth, FileState, Observed, look, read};
+use crate::state::{Depth, Digest, FileState, Observed, look, read};
 use crate::watch::Kind;
 use crate::who::{Touch, last_before};
 
@@ -49,6 +49,19 @@ impl Before {
             (None, None) => true,
             _ => false,
         }
+    }
+
+    /// Whether only the time of change moved, as a new hard link does it: what was not read before is what its package
+    /// delivered.
+    fn is_only_touched(&self, now: Option<&FileState>, agrees: Option<bool>) -> bool {
+        let (Some(before), Some(now)) = (&self.baseline, now) else {
+            return false;
+        };
+        agrees == Some(true)
+            && self.last.is_none()
+            && before.digest == Digest::None
+            && before.same_rights(now)
+            && (before.size, before.identity()) == (now.size, now.identity())
     }
 }
 
@@ -87,6 +100,9 @@ impl Keeper {
             return;
         }
         match difference(before.baseline.as_ref(), new.as_ref()) {
+            Some(_) if before.is_only_touched(new.as_ref(), self.agrees(path, observed)) => {
+                self.as_it_should_be(path, class, &before, observed, &pending);
+            }
             None => self.as_it_should_be(path, class, &before, observed, &pending),
             Some(_)
                 if before
@@ -135,6 +151,12 @@ impl Keeper {
         };
         let token = self.token.clone();
         read(path, depth, &mut |_| !token.is_cancelled())
+    }
+
+    /// Whether the content is what the file's package delivered; none when no package says.
+    fn agrees(&self, path: &Path, observed: Option<Observed>) -> Option<bool> {
+        let md5 = observed?.md5?;
+        Some(self.packages.delivered(path)?.md5 == md5)
     }
 
     /// Whether what is there is simply written down: no baseline says what should be.
@@ -223,11 +245,7 @@ impl Keeper {
     ) {
         let new = observed.map(|observed| observed.state);
         let delivered = self.packages.delivered(path);
-        let md5 = observed.and_then(|observed| observed.md5);
-        let agrees = delivered
-            .as_ref()
-            .zip(md5)
-            .map(|(delivered, md5)| delivered.md5 == md5);
+        let agrees = self.agrees(path, observed);
         let (touches, unproven) = believed(&pending, before, new.as_ref());
         let now_ns = TimeMicros::now().0.saturating_mul(1_000);
         let settles = time_of(new.as_ref())
@@ -412,5 +430,63 @@ pub(crate) fn difference(old: Option<&FileState>, new: Option<&FileState>) -> Op
         (Some(old), Some(new)) if !old.same_content(new) => Some(IntegrityChange::Content),
         (Some(old), Some(new)) if !old.same_rights(new) => Some(IntegrityChange::Metadata),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_was_not_read_yet_is_only_touched_when_it_is_what_its_package_delivered() {
+        let unread = FileState {
+            mode: libc::S_IFREG | 0o755,
+            uid: 0,
+            gid: 0,
+            device: 1,
+            inode: 2,
+            size: 3,
+            changed_ns: 4,
+            capabilities: 0,
+            digest: Digest::None,
+        };
+        let linked = FileState {
+            changed_ns: 5,
+            digest: Digest::Whole([6; 32]),
+            ..unread
+        };
+        let before = Before {
+            baseline: Some(unread),
+            last: None,
+            class: Some(Class::Library),
+            racy: false,
+        };
+        assert!(before.is_only_touched(Some(&linked), Some(true)));
+        assert!(!before.is_only_touched(Some(&linked), None), "no package says");
+        assert!(!before.is_only_touched(Some(&linked), Some(false)));
+        assert!(!before.is_only_touched(None, Some(true)), "it is gone");
+        let others = [
+            FileState { inode: 9, ..linked },
+            FileState { size: 9, ..linked },
+            FileState {
+                mode: libc::S_IFREG | 0o4755,
+                ..linked
+            },
+        ];
+        for other in others {
+            assert!(!before.is_only_touched(Some(&other), Some(true)), "{other:?}");
+        }
+        let read = FileState {
+            digest: Digest::Whole([7; 32]),
+            ..unread
+        };
+        let before = Before {
+            baseline: Some(read),
+            ..before
+        };
+        assert!(
+            !before.is_only_touched(Some(&linked), Some(true)),
+            "it held something else"
+        );
     }
 }
