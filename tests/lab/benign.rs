@@ -421,7 +421,10 @@ mod tests {
             page.contains("| detect.limits.process_cpu_for_s | `10` | file |"),
             "{page}"
         );
-        assert!(page.contains("was learning in 20 minutes, active in 41 minutes."), "{page}");
+        assert!(
+            page.contains("was learning in 20 minutes, active in 41 minutes."),
+            "{page}"
+        );
     }
 
     #[test]

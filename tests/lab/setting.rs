@@ -36,7 +36,10 @@ fn merged(file: &str, environment: &str) -> Result<Vec<Setting>> {
         add("detect", detect, &mut settings);
     }
     for variable in environment.split('\0') {
-        let Some((name, value)) = variable.strip_prefix(PREFIX).and_then(|rest| rest.split_once('=')) else {
+        let Some((name, value)) = variable
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('='))
+        else {
             continue;
         };
         let key = name.to_lowercase().replace("__", ".");
@@ -80,7 +83,8 @@ mod tests {
     fn environment_counts_before_the_file_and_paths_are_left_out() {
         let file = "state_dir = \"/s\"\n[detect]\nrule_dirs = [\"/r\"]\n[detect.limits]\nprocess_cpu_for_s = 10\n\
                     [detect.anomaly]\nmodel_dir = \"/m\"\nwarmup_s = 120\n[spool]\nmetrics_flush = \"2s\"\n";
-        let environment = "PATH=/bin\0FLEETMEND_AGENT_DETECT__ANOMALY__WARMUP_S=900\0FLEETMEND_AGENT_SPOOL__X=1\0";
+        let environment =
+            "PATH=/bin\0FLEETMEND_AGENT_DETECT__ANOMALY__WARMUP_S=900\0FLEETMEND_AGENT_SPOOL__X=1\0";
         let settings = merged(file, environment).unwrap();
         let told: Vec<_> = settings
             .iter()
