@@ -86,7 +86,7 @@ static __always_inline bool is_chatter(int signal)
 	return signal == SIGCHLD || signal == SIGURG || signal == SIGWINCH;
 }
 
-/* Levels of shedding, the first to go first. Signals that end or stop their target, and OOM kills, are never shed. */
+/* Levels of shedding, the first to go first. SIGKILL, SIGTERM, SIGSTOP and OOM kills are never shed. */
 enum shed { SHED_SIGNAL = 1, SHED_FAULT = 2 };
 
 static __always_inline bool is_shed(u16 kind, int signal)

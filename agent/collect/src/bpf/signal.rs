@@ -42,7 +42,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
     limits: "SIGCHLD, SIGURG, SIGWINCH and signals that a process sends itself are not told; equal signals within ten \
              seconds are one row; a fault that the program handles itself is told like any other; before Linux 6.9 the \
              victim of an OOM kill is known by its pid alone",
-    shed: &["signals that neither end nor stop", "faults"],
+    shed: &["signals but for KILL, TERM and STOP", "faults"],
     prepare: |_, _| {},
     handler: |_| Box::new(Acts::new(Signals, ACT_SETS)),
 };

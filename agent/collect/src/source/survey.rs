@@ -84,7 +84,7 @@ fn audit_log(survey: &mut Survey, config: &SourcesConfig) {
             },
             Ok(kinds) if kinds.contains(&kind) => Can::Partly {
                 reason: "what auditd's rules do not ask for is not told".to_owned(),
-                hint: "docs/sources.md names the rules that make it whole".to_owned(),
+                hint: "docs/sources.md has the rules for it".to_owned(),
             },
             Ok(_) => Can::Perhaps {
                 reason: format!("the end of {log} holds no call of this kind"),
