@@ -338,9 +338,11 @@ impl Sigma {
             let Some(fired) = loaded.rule.add(window, *position, met.time.0, field) else {
                 continue;
             };
-            self.matched = self.matched.saturating_add(1);
-            if !loaded.silent {
-                notices.push(correlated(&loaded.rule.meta, (met.scene)(), &fired));
+            if !fired.again {
+                self.matched = self.matched.saturating_add(1);
+                if !loaded.silent {
+                    notices.push(correlated(&loaded.rule.meta, (met.scene)(), &fired));
+                }
             }
             let of_group = |name: &str| {
                 let found = fired.group.iter().find(|(group, _)| group == name);
@@ -350,7 +352,16 @@ impl Sigma {
                 depth: met.depth.saturating_add(1),
                 ..*met
             };
-            self.correlate(set, &loaded.feeds, &of_group, &above, notices);
+            if !fired.again {
+                self.correlate(set, &loaded.feeds, &of_group, &above, notices);
+                continue;
+            }
+            let is_temporal = |(number, _): &&(usize, usize)| {
+                let fed = set.correlations.get(*number);
+                fed.is_some_and(|fed| fed.rule.is_temporal())
+            };
+            let feeds: Vec<_> = loaded.feeds.iter().filter(is_temporal).copied().collect();
+            self.correlate(set, &feeds, &of_group, &above, notices);
         }
     }
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rsigma_parser::{CorrelationRule, FilterRule, FilterRuleTarget, SigmaRule};
+use rsigma_parser::{CorrelationRule, FilterRule, FilterRuleTarget, SigmaRule, Status};
 
-use super::compile::{Compiler, Refusal, source};
-use super::correlate::Correlation;
+use super::compile::{Compiler, Refusal, source, usable};
+use super::correlate::{Correlation, NamesOfRules};
 use super::index::Index;
 use super::read::RuleFile;
 use super::rule::{LogSource, Names};
@@ -24,6 +24,7 @@ pub(super) struct Builder<'a> {
     options: &'a RuleOptions,
     before: Option<&'a RuleSet>,
     compiler: Compiler,
+    names: NamesOfRules,
     listing: Vec<RuleListing>,
     rules: Vec<Loaded>,
     correlations: Vec<LoadedCorrelation>,
@@ -37,6 +38,7 @@ impl<'a> Builder<'a> {
             options,
             before,
             compiler: Compiler::new(names, options.placeholders.clone()),
+            names: NamesOfRules::new(),
             listing: Vec::new(),
             rules: Vec::new(),
             correlations: Vec::new(),
@@ -54,6 +56,7 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn build(mut self, files: &[RuleFile]) -> RuleSet {
+        self.names = names_of(files);
         let filters = self.filters(files);
         let mut said = Vec::new();
         for file in files {
@@ -177,6 +180,9 @@ impl<'a> Builder<'a> {
         if let Some(state) = self.disabled(key, &rule.title) {
             return Outcome::Left(state);
         }
+        if let Err(refusal) = usable(rule.status == Some(Status::Unsupported), rule.taxonomy.as_deref()) {
+            return refused(file, refusal, &rule.title);
+        }
         if let Err(reason) = feeds(&source(&rule.logsource)) {
             return Outcome::Left(RuleState::Unsupported(reason));
         }
@@ -203,7 +209,7 @@ impl<'a> Builder<'a> {
         if let Some(state) = self.disabled(key, &rule.title) {
             return Outcome::Left(state);
         }
-        match Correlation::new(rule) {
+        match Correlation::new(rule, &self.names) {
             Ok(rule) => Outcome::Sound(Sound::Correlation(Arc::new(rule))),
             Err(refusal) => refused(file, refusal, &rule.title),
         }
@@ -373,6 +379,12 @@ impl<'a> Builder<'a> {
                 break;
             }
             for loaded in ready {
+                if let Some(reason) = self.wants_too_much(&loaded.rule) {
+                    let meta = &loaded.rule.meta;
+                    let state = RuleState::Unsupported(reason);
+                    self.list(&loaded.path, &meta.key, &meta.title, state);
+                    continue;
+                }
                 let meta = &loaded.rule.meta;
                 known.extend([meta.key.clone(), meta.title.clone()]);
                 known.extend(meta.name.clone());
@@ -394,6 +406,42 @@ impl<'a> Builder<'a> {
             );
         }
     }
+}
+
+impl Builder<'_> {
+    /// Why a correlation over others could never fire: what these fire has the fields of their groups only.
+    fn wants_too_much(&self, rule: &Correlation) -> Option<String> {
+        rule.rules.iter().enumerate().find_map(|(position, reference)| {
+            let inner = self.correlations.iter().find(|inner| {
+                let meta = &inner.rule.meta;
+                meta.key == *reference || meta.name.as_ref() == Some(reference) || meta.title == *reference
+            })?;
+            let field = rule.wants_more_than(position, &inner.rule)?;
+            Some(format!(
+                "it looks at '{field}' of the correlation '{reference}', which does not group by it: add it to the \
+                 group-by there"
+            ))
+        })
+    }
+}
+
+/// The names of the rules of all files.
+fn names_of(files: &[RuleFile]) -> NamesOfRules {
+    let mut all = NamesOfRules::new();
+    for file in files {
+        let rules = file.rules.iter().map(|rule| (&rule.id, &rule.name, &rule.title));
+        let correlations = file
+            .correlations
+            .iter()
+            .map(|rule| (&rule.id, &rule.name, &rule.title));
+        for (id, name, title) in rules.chain(correlations) {
+            let names: Vec<String> = id.iter().chain(name).chain([title]).cloned().collect();
+            for name in &names {
+                all.entry(name.clone()).or_default().extend(names.iter().cloned());
+            }
+        }
+    }
+    all
 }
 
 /// What a file says of one rule.

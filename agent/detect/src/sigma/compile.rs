@@ -12,7 +12,7 @@ use rsigma_parser::{
 
 use super::dialect;
 use super::rule::{Expr, FieldId, Joint, LogSource, Matcher, Meta, Names, Network, Rule, Test};
-use super::text::{Pattern, Piece, Shape, pieces, placeholder};
+use super::text::{Pattern, Piece, Shape, pieces, placeholder, plain_percents};
 use super::value::{Expression, Value, apply, legible, value};
 
 /// Tests of one rule; more would be a rule that was made to hurt.
@@ -136,6 +136,12 @@ impl Compiler {
                     Quantifier::Any | Quantifier::Count(1) => one_or(chosen, Expr::Or),
                     Quantifier::All => one_or(chosen, Expr::And),
                     Quantifier::Count(0) => return broken("'0 of' in the condition always holds"),
+                    Quantifier::Count(count) if *count > chosen.len() as u64 => {
+                        return broken(format!(
+                            "'{quantifier} of {pattern}' in the condition fits only {} names",
+                            chosen.len()
+                        ));
+                    }
                     Quantifier::Count(count) => Expr::AtLeast(*count, chosen),
                 })
             }
@@ -244,8 +250,9 @@ impl Compiler {
     /// Every text that comes of filling the placeholders in.
     fn filled(&self, text: &str, is_regex: bool) -> Compiled<Vec<String>> {
         let Some((before, name, after)) = placeholder(text) else {
-            return Ok(vec![text.to_owned()]);
+            return Ok(vec![plain_percents(text)]);
         };
+        let before = plain_percents(before);
         let Some(values) = self.placeholders.get(name) else {
             return Err(Refusal::Unsupported(format!(
                 "the placeholder %{name}% stands for nothing here; set detect.placeholders.{name}"
@@ -366,9 +373,16 @@ impl Compiler {
                 // The message shows the expression over several lines; its last says what is wrong.
                 let words = error.to_string();
                 let last = words.lines().last().unwrap_or_default().trim();
+                let why = if ["look-around", "backreferences"]
+                    .iter()
+                    .any(|word| last.contains(word))
+                {
+                    " (they would let a rule take for ever)"
+                } else {
+                    ""
+                };
                 return broken(format!(
-                    "the expression '{shown}' cannot be compiled: {last} (look-around and back-references would \
-                     let a rule take for ever)"
+                    "the expression '{shown}' cannot be compiled: {last}{why}"
                 ));
             }
         };
@@ -437,6 +451,21 @@ pub(crate) fn source(source: &rsigma_parser::LogSource) -> LogSource {
     }
 }
 
+/// Whether a rule is meant to be used, with the names of fields that are used here.
+pub(crate) fn usable(is_unsupported: bool, taxonomy: Option<&str>) -> Compiled<()> {
+    if is_unsupported {
+        return Err(Refusal::Unsupported(
+            "its status says that it cannot be used as it is".to_owned(),
+        ));
+    }
+    match taxonomy.map(str::trim) {
+        None | Some("" | "sigma") => Ok(()),
+        Some(other) => Err(Refusal::Unsupported(format!(
+            "its fields are named by the taxonomy '{other}'; those of 'sigma' are known here"
+        ))),
+    }
+}
+
 fn meta(rule: &SigmaRule) -> Meta {
     Meta {
         key: rule.id.clone().unwrap_or_else(|| rule.title.clone()),
@@ -472,7 +501,7 @@ pub(crate) fn techniques(tags: &[String]) -> Vec<String> {
 
 /// ATT&CK tactics among a rule's tags: `attack.command-and-control`.
 pub(crate) fn tactics(tags: &[String]) -> Vec<String> {
-    let is_tactic = |name: &&str| name.len() > 6 && !name.chars().any(|letter| letter.is_ascii_digit());
+    let is_tactic = |name: &&str| !name.is_empty() && !name.chars().any(|letter| letter.is_ascii_digit());
     tags.iter()
         .filter_map(|tag| tag.strip_prefix("attack."))
         .filter(is_tactic)

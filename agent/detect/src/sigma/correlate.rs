@@ -1,34 +1,32 @@
 //! Correlation rules: several matches that mean more together.
 //!
 //! Each correlation keeps, per group of values, the matches of its timespan, and judges them whenever one is added.
-//! The window slides. Its clock is that of the group's events: one that comes late within the timespan counts as now;
-//! one from before it says that the clock was put back, and the group begins anew. While its condition holds a
-//! correlation fires once per timespan and group, and what it fires may feed another correlation.
+//! The window slides over the times of the events, in whichever order they come: one that comes late is put where it
+//! belongs, and those from before the timespan are judged among themselves. While its condition holds a correlation
+//! fires once per timespan and group. What it fires may feed another correlation, and each match for which it holds
+//! feeds temporal ones: they ask whether and when, not how often.
 //!
-//! Bounded: [`GROUPS_MAX`] groups and [`KEPT_MAX`] matches per correlation, and [`ENTRIES_MAX`] matches per group; the
-//! groups that were quiet longest, and the oldest match, make room, and each is counted.
+//! Bounded: 4,096 groups and 65,536 matches per correlation, and 4,096 matches per group; the groups that were quiet
+//! longest, and the oldest match, make room, and each is counted.
 
 mod form;
+mod over;
+mod window;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use rsigma_parser::{
-    ConditionExpr, ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, Quantifier,
-    WindowMode,
+    ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, Status, WindowMode,
 };
 
 use self::form::well_formed;
+use self::over::{Looked, Over, in_order};
+pub(crate) use self::window::Window;
+use self::window::{ENTRIES_MAX, Entry};
 use super::compile::{severity, tactics, techniques};
 use super::rule::Meta;
 use super::text::fold;
-use crate::metrics;
 
-/// Groups of one correlation.
-const GROUPS_MAX: usize = 4_096;
-/// Matches that one group keeps.
-const ENTRIES_MAX: usize = 4_096;
-/// Matches that all groups of one correlation keep: with the longest values some 64 MiB.
-const KEPT_MAX: usize = 65_536;
 /// Longest value that is kept.
 const VALUE_BYTES_MAX: usize = 1_024;
 /// Longest timespan; state is in memory.
@@ -47,6 +45,8 @@ pub(crate) struct Correlation {
     kind: CorrelationType,
     span_us: i64,
     condition: CorrelationCondition,
+    /// The condition where it is one over names of rules.
+    over: Option<Over>,
     /// For each rule the fields that its group is made of.
     group_by: Vec<Vec<String>>,
     /// The names of the group's fields.
@@ -55,27 +55,8 @@ pub(crate) struct Correlation {
     values: Vec<Vec<String>>,
 }
 
-/// What is kept of the matches of one correlation.
-#[derive(Debug, Default)]
-pub(crate) struct Window {
-    groups: HashMap<Vec<String>, Group>,
-    /// Matches of all groups.
-    kept: usize,
-}
-
-#[derive(Debug, Default)]
-struct Group {
-    entries: VecDeque<Entry>,
-    last: i64,
-    fired: Option<i64>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    time: i64,
-    rule: usize,
-    value: Option<String>,
-}
+/// The names of every rule, by each of them: its id, its name, its title.
+pub(crate) type NamesOfRules = HashMap<String, Vec<String>>;
 
 /// A correlation that holds.
 #[derive(Debug, Clone)]
@@ -86,6 +67,8 @@ pub(crate) struct Fired {
     pub(crate) matches: usize,
     /// What was compared with the condition.
     pub(crate) figure: f64,
+    /// Whether it fired within the timespan already: nobody is told again.
+    pub(crate) again: bool,
 }
 
 impl Correlation {
@@ -93,8 +76,9 @@ impl Correlation {
     ///
     /// # Errors
     /// What it asks for that is not kept here, with whether the rule itself is at fault.
-    pub(crate) fn new(rule: &CorrelationRule) -> Result<Self, super::compile::Refusal> {
+    pub(crate) fn new(rule: &CorrelationRule, names: &NamesOfRules) -> Result<Self, super::compile::Refusal> {
         use super::compile::Refusal::{Broken, Unsupported};
+        super::compile::usable(rule.status == Some(Status::Unsupported), rule.taxonomy.as_deref())?;
         if rule.rules.is_empty() {
             return Err(Broken("it names no rules".to_owned()));
         }
@@ -131,7 +115,12 @@ impl Correlation {
                 )));
             }
         }
-        well_formed(rule).map_err(Broken)?;
+        let looked = |written: &String| Looked {
+            written: written.clone(),
+            names: names.get(written).cloned().unwrap_or_default(),
+        };
+        let rules: Vec<Looked> = rule.rules.iter().map(looked).collect();
+        let over = well_formed(rule, &rules).map_err(Broken)?;
         let needs_value = !matches!(
             rule.correlation_type,
             CorrelationType::EventCount | CorrelationType::Temporal | CorrelationType::TemporalOrdered
@@ -143,17 +132,18 @@ impl Correlation {
             )));
         }
         let of_rules = |names: &[String]| -> Vec<Vec<String>> {
-            let of_rule = |reference: &String| {
+            let of_rule = |looked: &Looked| {
                 let field = |name: &String| {
                     let alias = rule.aliases.iter().find(|alias| alias.alias == *name);
-                    alias
-                        .and_then(|alias| alias.mapping.get(reference))
-                        .unwrap_or(name)
-                        .clone()
+                    let own = alias.and_then(|alias| {
+                        let mut mapping = alias.mapping.iter();
+                        mapping.find(|(rule, _)| looked.is(rule)).map(|(_, field)| field)
+                    });
+                    own.unwrap_or(name).clone()
                 };
                 names.iter().map(field).collect()
             };
-            rule.rules.iter().map(of_rule).collect()
+            rules.iter().map(of_rule).collect()
         };
         let (group_by, values) = (of_rules(&rule.group_by), of_rules(&values));
         // Nothing of a map is in it: the order of those differs from one reading to the next.
@@ -162,7 +152,7 @@ impl Correlation {
             (
                 (&rule.id, &rule.name, &rule.title, &rule.rules, rule.generate),
                 (rule.correlation_type, rule.timespan.seconds, &rule.condition),
-                (&rule.group_by, &group_by, &values),
+                (&rule.group_by, &group_by, &values, &over),
             )
         );
         Ok(Self {
@@ -179,6 +169,7 @@ impl Correlation {
             kind: rule.correlation_type,
             span_us: i64::try_from(rule.timespan.seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX),
             condition: rule.condition.clone(),
+            over,
             group_by,
             group_names: rule.group_by.clone(),
             values,
@@ -209,60 +200,59 @@ impl Correlation {
                     .join("\u{1f}"),
             ),
         };
-        window.make_room(time, self.span_us);
         let key: Vec<String> = values
             .iter()
             .map(|value| fold(&short(value)).into_owned())
             .collect();
-        let Window { groups, kept } = window;
-        let group = groups.entry(key).or_default();
-        let before = group.entries.len();
-        if time < group.last.saturating_sub(self.span_us) {
-            *group = Group::default();
-        }
-        let now = if group.entries.is_empty() {
-            time
-        } else {
-            group.last.max(time)
-        };
-        group.last = now;
-        let from = now.saturating_sub(self.span_us);
-        while group.entries.front().is_some_and(|entry| entry.time < from) {
-            group.entries.pop_front();
-        }
-        if group.entries.len() >= ENTRIES_MAX {
-            group.entries.pop_front();
-            metrics::correlation_evicted("match", 1);
-        }
-        group.entries.push_back(Entry {
-            time: now,
+        let entry = Entry {
+            time,
             rule: position,
             value,
-        });
-        *kept = kept.saturating_sub(before).saturating_add(group.entries.len());
-        let figure = self.holds(&group.entries)?;
-        let Some(figure) = figure else {
-            group.fired = None;
+        };
+        let run = window.add(key, entry, self.span_us);
+        let Some(figure) = self.holds(&run.entries)? else {
+            run.fired = None;
             return None;
         };
-        if group
+        let again = run
             .fired
-            .is_some_and(|fired| now.saturating_sub(fired) < self.span_us)
-        {
-            return None;
+            .is_some_and(|fired| run.last.saturating_sub(fired) < self.span_us);
+        if !again {
+            run.fired = Some(run.last);
         }
-        group.fired = Some(now);
         Some(Fired {
             group: self.group_names.iter().cloned().zip(values).collect(),
-            matches: group.entries.len(),
+            matches: run.entries.len(),
             figure,
+            again,
         })
+    }
+
+    /// Whether it asks only whether and when its rules matched.
+    pub(crate) fn is_temporal(&self) -> bool {
+        matches!(
+            self.kind,
+            CorrelationType::Temporal | CorrelationType::TemporalOrdered
+        )
+    }
+
+    /// A field that it wants of the rule at `position`, and that `other` does not group by.
+    pub(crate) fn wants_more_than<'a>(&'a self, position: usize, other: &Self) -> Option<&'a str> {
+        let of = |fields: &'a [Vec<String>]| fields.get(position).map_or(&[][..], Vec::as_slice);
+        let mut wanted = of(&self.group_by).iter().chain(of(&self.values));
+        let missing = wanted.find(|field| !other.group_names.contains(field));
+        missing.map(String::as_str)
     }
 
     /// When it fires, in words.
     pub(crate) fn in_words(&self) -> String {
         let condition = match &self.condition {
             CorrelationCondition::Extended(condition) => condition.to_string(),
+            CorrelationCondition::Threshold { predicates, .. }
+                if self.is_temporal() && is_default(predicates) =>
+            {
+                "of all its rules".to_owned()
+            }
             CorrelationCondition::Threshold {
                 predicates, field, ..
             } => {
@@ -291,9 +281,12 @@ impl Correlation {
     /// `Some(Some(figure))` when the condition holds; `None` when it cannot be judged.
     #[expect(clippy::option_option, reason = "unknown, false and true with its figure")]
     fn holds(&self, entries: &VecDeque<Entry>) -> Option<Option<f64>> {
-        if let CorrelationCondition::Extended(condition) = &self.condition {
-            let holds = self.extended(condition, entries)
-                && (self.kind != CorrelationType::TemporalOrdered || self.in_order(entries));
+        if let Some(over) = &self.over {
+            let holds = if self.kind == CorrelationType::TemporalOrdered {
+                over.holds_in_order(entries)
+            } else {
+                over.holds(entries)
+            };
             return Some(holds.then_some(entries.len() as f64));
         }
         let CorrelationCondition::Threshold {
@@ -316,10 +309,9 @@ impl Correlation {
             }
             CorrelationType::Temporal | CorrelationType::TemporalOrdered => {
                 let seen: HashSet<usize> = entries.iter().map(|entry| entry.rule).collect();
-                let ordered = self.kind == CorrelationType::Temporal || self.in_order(entries);
-                // The parser's default, at least one, stands for all of them.
-                let all = matches!(predicates.as_slice(), [(ConditionOperator::Gte, 1)]);
-                if all {
+                let ordered =
+                    self.kind == CorrelationType::Temporal || in_order(0..self.rules.len(), entries);
+                if is_default(predicates) {
                     let every = seen.len() == self.rules.len() && ordered;
                     return Some(every.then_some(seen.len() as f64));
                 }
@@ -338,95 +330,11 @@ impl Correlation {
             .all(|(operator, number)| compares(*operator, figure, *number as f64));
         Some(holds.then_some(figure))
     }
-
-    /// Whether the rules matched one after the other, in their order.
-    fn in_order(&self, entries: &VecDeque<Entry>) -> bool {
-        let mut next = 0_usize;
-        for entry in entries {
-            if entry.rule == next {
-                next = next.saturating_add(1);
-            }
-        }
-        next >= self.rules.len()
-    }
-
-    fn extended(&self, condition: &ConditionExpr, entries: &VecDeque<Entry>) -> bool {
-        let seen = |name: &str| {
-            let position = self.rules.iter().position(|rule| rule == name);
-            entries.iter().any(|entry| Some(entry.rule) == position)
-        };
-        match condition {
-            ConditionExpr::And(parts) => parts.iter().all(|part| self.extended(part, entries)),
-            ConditionExpr::Or(parts) => parts.iter().any(|part| self.extended(part, entries)),
-            ConditionExpr::Not(part) => !self.extended(part, entries),
-            ConditionExpr::Identifier(name) => seen(name),
-            ConditionExpr::Selector { quantifier, pattern } => {
-                let mut chosen = self
-                    .rules
-                    .iter()
-                    .filter(|rule| pattern.matches_detection_name(rule));
-                match quantifier {
-                    Quantifier::All => chosen.all(|rule| seen(rule)),
-                    Quantifier::Any => chosen.any(|rule| seen(rule)),
-                    Quantifier::Count(count) => chosen.filter(|rule| seen(rule)).count() as u64 >= *count,
-                }
-            }
-        }
-    }
 }
 
-impl Window {
-    /// Forgets groups whose timespan is over, and when they or their matches are too many, those that were quiet
-    /// longest.
-    fn make_room(&mut self, now: i64, span_us: i64) {
-        if self.has_room() {
-            return;
-        }
-        // A group of the time to come is of a clock that was put back since.
-        let (from, until) = (now.saturating_sub(span_us), now.saturating_add(span_us));
-        self.groups
-            .retain(|_, group| group.last >= from && group.last <= until);
-        self.count();
-        if self.has_room() {
-            return;
-        }
-        let mut times: Vec<i64> = self.groups.values().map(|group| group.last).collect();
-        times.sort_unstable();
-        // An eighth at once, so that this is not done for every event.
-        let wanted = (times.len() / 8).max(1);
-        let until = times.get(wanted).copied().unwrap_or(i64::MAX);
-        let mut left = wanted;
-        let before = self.groups.len();
-        self.groups.retain(|_, group| {
-            let goes = left > 0 && group.last <= until;
-            left = left.saturating_sub(usize::from(goes));
-            !goes
-        });
-        metrics::correlation_evicted("group", before.saturating_sub(self.groups.len()));
-        self.count();
-    }
-
-    fn has_room(&self) -> bool {
-        self.groups.len() < GROUPS_MAX && self.kept < KEPT_MAX
-    }
-
-    fn count(&mut self) {
-        self.kept = self.groups.values().map(|group| group.entries.len()).sum();
-    }
-
-    /// Matches that are kept.
-    #[cfg(test)]
-    pub(crate) fn kept(&self) -> usize {
-        let counted: usize = self.groups.values().map(|group| group.entries.len()).sum();
-        assert_eq!(counted, self.kept);
-        counted
-    }
-
-    /// Groups that are kept.
-    #[cfg(test)]
-    pub(crate) fn groups(&self) -> usize {
-        self.groups.len()
-    }
+/// Whether this is the parser's default of temporal correlations, at least one: it stands for all of their rules.
+fn is_default(predicates: &[(ConditionOperator, u64)]) -> bool {
+    matches!(predicates, [(ConditionOperator::Gte, 1)])
 }
 
 fn short(text: &str) -> String {

@@ -39,6 +39,13 @@ pub(super) fn look_through(text: &str) -> Result<usize, String> {
             Value::Null => {}
             Value::Mapping(mapping) => {
                 log_source(mapping)?;
+                level(mapping)?;
+                if let Some(Value::Mapping(filter)) = mapping.get("filter") {
+                    self::filter(mapping, filter)?;
+                }
+                if let Some(Value::Mapping(correlation)) = mapping.get("correlation") {
+                    self::correlation(correlation)?;
+                }
                 conditions(&document)?;
             }
             _ => others = others.saturating_add(1),
@@ -64,6 +71,110 @@ fn log_source(document: &Mapping) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+const LEVELS: [&str; 5] = ["informational", "low", "medium", "high", "critical"];
+
+/// The parser takes any other level for none.
+fn level(document: &Mapping) -> Result<(), String> {
+    let level = match document.get("level") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(level) => level.as_str().unwrap_or("which is no text"),
+    };
+    if LEVELS.contains(&level) {
+        return Ok(());
+    }
+    Err(format!(
+        "the level '{level}' is none of {}, which are written small",
+        LEVELS.join(", ")
+    ))
+}
+
+/// A filter that does not say of which rules it is would be one of all, and silence them.
+fn filter(document: &Mapping, filter: &Mapping) -> Result<(), String> {
+    let rules = match filter.get("rules") {
+        Some(Value::Sequence(rules)) => !rules.is_empty() && rules.iter().all(Value::is_string),
+        Some(rules) => rules.as_str().is_some_and(|rules| !rules.is_empty()),
+        None => false,
+    };
+    if !rules {
+        return Err("a filter needs 'rules': a list of ids or names, or any".to_owned());
+    }
+    let source = document.get("logsource").and_then(Value::as_mapping);
+    if source.is_none_or(Mapping::is_empty) {
+        return Err("a filter needs a 'logsource'".to_owned());
+    }
+    Ok(())
+}
+
+const OF_CORRELATION: [&str; 10] = [
+    "type",
+    "rules",
+    "group-by",
+    "timespan",
+    "timeframe",
+    "condition",
+    "aliases",
+    "generate",
+    "window",
+    "gap",
+];
+const OF_BOUNDS: [&str; 8] = ["lt", "lte", "gt", "gte", "eq", "neq", "field", "percentile"];
+
+/// The parser leaves out of a correlation what it does not know.
+fn correlation(correlation: &Mapping) -> Result<(), String> {
+    known(correlation, &OF_CORRELATION, "a correlation")?;
+    for list in ["rules", "group-by"] {
+        let fits = match correlation.get(list) {
+            None | Some(Value::Null) => true,
+            Some(Value::Sequence(values)) => values.iter().all(Value::is_string),
+            Some(value) => value.is_string(),
+        };
+        if !fits {
+            return Err(format!("'{list}' of a correlation is a list of texts"));
+        }
+    }
+    if let Some(Value::Mapping(bounds)) = correlation.get("condition") {
+        known(bounds, &OF_BOUNDS, "a correlation's condition")?;
+        let is_text = |field: &Value| field.as_str().is_some();
+        let fits = bounds.get("field").is_none_or(|field| {
+            is_text(field)
+                || field
+                    .as_sequence()
+                    .is_some_and(|fields| fields.iter().all(is_text))
+        });
+        if !fits {
+            return Err("'field' of a correlation's condition is a text, or a list of them".to_owned());
+        }
+    }
+    let aliases = match correlation.get("aliases") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(aliases) => aliases.as_mapping(),
+    };
+    let fits = aliases.is_some_and(|aliases| {
+        aliases.values().all(|fields| {
+            let fields = fields.as_mapping();
+            fields.is_some_and(|fields| fields.values().all(Value::is_string))
+        })
+    });
+    if fits {
+        return Ok(());
+    }
+    Err("'aliases' of a correlation has, for each name, the field of each rule".to_owned())
+}
+
+fn known(mapping: &Mapping, names: &[&str], of: &str) -> Result<(), String> {
+    let other = mapping
+        .keys()
+        .map(|name| name.as_str().unwrap_or_default())
+        .find(|name| !names.contains(name));
+    match other {
+        None => Ok(()),
+        Some(other) => Err(format!(
+            "'{other}' is nothing that {of} has; there are {}",
+            names.join(", ")
+        )),
+    }
 }
 
 /// Every condition within a value. YAML itself is read 128 deep at most.
@@ -132,6 +243,51 @@ mod tests {
         assert_eq!(look_through("- a\n- b\n"), Ok(1));
         let brackets = format!("{}x: [{}]\n", rule("sel"), "'[', ".repeat(1_000));
         assert_eq!(look_through(&brackets), Ok(0));
+    }
+
+    #[test]
+    fn what_the_parser_would_leave_out_is_refused() {
+        let of = |text: &str| look_through(text).err().unwrap_or_default();
+        assert!(of("title: x\nlevel: High\n").contains("'High'"));
+        assert_eq!(of("title: x\nlevel: high\n"), "");
+        let filter = |filter: &str| {
+            of(&format!(
+                "title: x\nlogsource: {{product: linux}}\nfilter: {{{filter}}}\n"
+            ))
+        };
+        assert_eq!(filter("rules: any, sel: {a: b}, condition: sel"), "");
+        assert_eq!(filter("rules: [one, two], sel: {a: b}, condition: sel"), "");
+        for rules in ["", "rules: ,", "rules: [],", "rules: [12345],", "rule: [base],"] {
+            let reason = filter(&format!("{rules} sel: {{a: b}}, condition: sel"));
+            assert!(reason.contains("'rules'"), "{rules}: {reason}");
+        }
+        let bare = of("title: x\nfilter: {rules: any, sel: {a: b}, condition: sel}\n");
+        assert!(bare.contains("'logsource'"), "{bare}");
+        let correlation = |more: &str| {
+            of(&format!(
+                "title: x\ncorrelation: {{type: event_count, timespan: 1m, {more}}}\n"
+            ))
+        };
+        assert_eq!(
+            correlation(
+                "rules: [a], group-by: [b], condition: {gte: 1, field: c}, aliases: {b: {a: c}}, generate: true"
+            ),
+            ""
+        );
+        for (more, wanted) in [
+            ("group_by: [b]", "'group_by'"),
+            ("rules: [a, 5]", "'rules'"),
+            ("group-by: {a: b}", "'group-by'"),
+            ("condition: {gte: 2, ltee: 5}", "'ltee'"),
+            ("condition: {gte: 2, field: {a: b}}", "'field'"),
+            ("aliases: {b: c}", "'aliases'"),
+        ] {
+            assert!(
+                correlation(more).contains(wanted),
+                "{more}: {}",
+                correlation(more)
+            );
+        }
     }
 
     #[test]

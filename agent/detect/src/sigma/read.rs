@@ -115,6 +115,15 @@ impl RuleFile {
         if reason.contains(" line ") || reason.starts_with("line ") {
             return one_line(reason);
         }
+        if reason.contains("ondition") {
+            let quoted = reason.split('\'').skip(1).step_by(2);
+            let line = quoted
+                .filter(|quoted| !quoted.is_empty())
+                .find_map(|quoted| self.line_of_condition(quoted));
+            if let Some(line) = line {
+                return format!("line {}: {}", line.saturating_add(1), one_line(reason));
+            }
+        }
         // What the reason quotes stands in the text; else the rule begins with its title.
         let mut wanted: Vec<String> = reason
             .split('\'')
@@ -134,21 +143,37 @@ impl RuleFile {
 
     /// The line of a condition with `part` in it.
     fn place_of_condition(&self, part: &str) -> String {
-        let first = |wanted: &[&str]| {
-            self.text.lines().position(|line| {
-                !line.trim_start().starts_with('#') && wanted.iter().all(|wanted| line.contains(wanted))
-            })
-        };
-        let line = first(&[part, "condition:"])
-            .or_else(|| first(&[part]))
-            .or_else(|| first(&["condition:"]));
+        let line = self
+            .line_of_condition(part)
+            .or_else(|| self.line_with(&[part]))
+            .or_else(|| self.line_with(&["condition:"]));
         format!("line {}", line.unwrap_or(0).saturating_add(1))
     }
 
+    fn line_of_condition(&self, part: &str) -> Option<usize> {
+        self.line_with(&[part, "condition:"])
+    }
+
+    /// The first line with all of these that is no comment.
+    fn line_with(&self, wanted: &[&str]) -> Option<usize> {
+        self.text.lines().position(|line| {
+            !line.trim_start().starts_with('#') && wanted.iter().all(|wanted| line.contains(wanted))
+        })
+    }
+
     fn place(&self, wanted: &[String]) -> String {
-        let line = wanted
-            .iter()
-            .find_map(|wanted| self.text.lines().position(|line| line.contains(wanted.as_str())));
+        // A field with modifiers, then a key, then wherever it stands.
+        let begins = |line: &str, wanted: &str, next: &[char]| {
+            let line = line.trim_start_matches([' ', '-', '{', '\'', '"']);
+            let rest = line.strip_prefix(wanted);
+            rest.is_some_and(|rest| rest.starts_with(next))
+        };
+        let line = wanted.iter().find_map(|wanted| {
+            let find = |next: &[char]| self.text.lines().position(|line| begins(line, wanted, next));
+            find(&['|'])
+                .or_else(|| find(&[':']))
+                .or_else(|| self.text.lines().position(|line| line.contains(wanted.as_str())))
+        });
         format!("line {}", line.unwrap_or(0).saturating_add(1))
     }
 }

@@ -207,9 +207,15 @@ impl Network {
 
     /// Whether a text is an address of it.
     pub(crate) fn holds(&self, text: &str) -> bool {
-        let Ok(address) = text.parse::<IpAddr>() else {
+        // An address of a link is written with the link's name.
+        let address = text.split_once('%').map_or(text, |(address, _link)| address);
+        let Ok(mut address) = address.parse::<IpAddr>() else {
             return false;
         };
+        if !self.is_v6 {
+            // One of version 4 as a socket of version 6 has it.
+            address = address.to_canonical();
+        }
         address.is_ipv6() == self.is_v6 && number(address) & self.mask == self.address
     }
 

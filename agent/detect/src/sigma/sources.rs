@@ -119,8 +119,8 @@ impl Origin<'_> {
 
 /// Categories of raw records, with what feeds them.
 const RECORDS: &[(&str, &str)] = &[("webserver", "requests of web servers' access logs")];
-/// Products whose logs are read here.
-const PRODUCTS: &[&str] = &["linux", "apache", "nginx", "fleetmend"];
+/// What rules take for products, and is a service here.
+const SERVICES: &[&str] = &["apache", "nginx", "fleetmend"];
 
 /// What feeds a log source.
 ///
@@ -130,11 +130,12 @@ pub(crate) fn feeds(source: &LogSource) -> Result<Vec<&'static str>, String> {
     if *source == LogSource::default() {
         return Err("it names no log source".to_owned());
     }
-    if let Some(product) = source
-        .product
-        .as_deref()
-        .filter(|product| !PRODUCTS.contains(product))
-    {
+    if let Some(product) = source.product.as_deref().filter(|product| *product != "linux") {
+        if SERVICES.contains(&product) {
+            return Err(format!(
+                "no source here feeds the product '{product}'; write service: {product}"
+            ));
+        }
         return Err(format!(
             "no source here feeds the product '{product}'; there is Linux only"
         ));

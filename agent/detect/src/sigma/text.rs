@@ -28,9 +28,17 @@ pub(crate) fn pieces(value: &SigmaString) -> Vec<Piece> {
     value.parts.iter().map(piece).collect()
 }
 
-/// The first `%name%` of a text, with what stands around it. What lies between two other percent signs is text.
+/// The first `%name%` of a text, with what stands around it. What lies between two other percent signs is text, and so
+/// is a sign behind a backslash.
 pub(crate) fn placeholder(text: &str) -> Option<(&str, &str, &str)> {
-    let signs: Vec<usize> = text.match_indices('%').map(|(at, _)| at).collect();
+    let mut escaped = false;
+    let mut signs = Vec::new();
+    for (at, letter) in text.char_indices() {
+        if letter == '%' && !escaped {
+            signs.push(at);
+        }
+        escaped = letter == '\\' && !escaped;
+    }
     signs.windows(2).find_map(|pair| {
         let [begin, end] = pair else { return None };
         let name = text.get(begin.saturating_add(1)..*end)?;
@@ -41,6 +49,20 @@ pub(crate) fn placeholder(text: &str) -> Option<(&str, &str, &str)> {
         let after = text.get(end.saturating_add(1)..)?;
         is_name.then_some((text.get(..*begin)?, name, after))
     })
+}
+
+/// A text whose escaped percent signs are percent signs.
+pub(crate) fn plain_percents(text: &str) -> String {
+    let mut plain = String::new();
+    let mut escaped = false;
+    for letter in text.chars() {
+        if letter == '%' && escaped {
+            plain.pop();
+        }
+        plain.push(letter);
+        escaped = letter == '\\' && !escaped;
+    }
+    plain
 }
 
 /// Small letters for large ones, one by one.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::event::{Fields, RawEvent};
 use super::set::RuleSet;
+use super::sources::services_of;
 use super::{LogSource, Matched, RuleListing, RuleOptions, Scene, Sigma};
 use crate::tracker::Subject;
 
@@ -68,7 +69,10 @@ impl Trial {
             ..RawEvent::default()
         };
         let mut several = Vec::new();
-        for (name, value) in members.iter().filter(|(name, _)| !name.starts_with('_')) {
+        for (name, value) in members
+            .iter()
+            .filter(|(name, _)| !["_time", "_log_source", "_expect"].contains(&name.as_str()))
+        {
             match value {
                 Value::Null => {}
                 Value::Array(values) => {
@@ -97,9 +101,15 @@ impl Trial {
         let groups: Vec<usize> = match &source {
             None => (0..set.groups.len()).collect(),
             Some(source) => {
-                let services: Vec<&str> = source.service.as_deref().into_iter().collect();
+                // A line of sshd's is of auth and of syslog too; records that are no lines are of their own only.
+                let services = match source.service.as_deref() {
+                    None => Vec::new(),
+                    Some(own @ ("auditd" | "sysmon" | "fleetmend")) => vec![own],
+                    Some(own) => services_of(own),
+                };
                 set.route_of(&super::Origin {
-                    product: source.product.as_deref(),
+                    // Whatever happens here happens on Linux.
+                    product: source.product.as_deref().or(Some("linux")),
                     category: source.category.as_deref(),
                     services: &services,
                     again: false,

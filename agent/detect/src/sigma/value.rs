@@ -101,7 +101,8 @@ pub(super) fn value(written: &SigmaValue, modifiers: &[Modifier]) -> Value {
             cased: false,
         },
         SigmaValue::Integer(number) if !is_number => text(number.to_string()),
-        SigmaValue::Float(number) if !is_number => text(number.to_string()),
+        // With the point that makes it one.
+        SigmaValue::Float(number) if !is_number => text(format!("{number:?}")),
         SigmaValue::Integer(number) => Value::Number(*number as f64),
         SigmaValue::Float(number) => Value::Number(*number),
         SigmaValue::Bool(truth) => Value::Bool(*truth),
@@ -199,20 +200,28 @@ fn typed(modifier: Modifier, value: &Value) -> Result<Value, String> {
     let compare = |comparison| Ok(Value::Compare(comparison, number));
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "parts of a time are small whole numbers; a larger one never matches"
+        reason = "parts of a time are small whole numbers"
     )]
-    let time = |part| Ok(Value::Time(part, number as i64));
+    let time = |part, least: f64, most: f64| {
+        if (least..=most).contains(&number) && number.fract() == 0.0 {
+            return Ok(Value::Time(part, number as i64));
+        }
+        Err(format!(
+            "{} takes a whole number from {least} to {most}, not {number}",
+            word(modifier)
+        ))
+    };
     match modifier {
         Modifier::Lt => compare(Comparison::Less),
         Modifier::Lte => compare(Comparison::LessOrEqual),
         Modifier::Gt => compare(Comparison::Greater),
         Modifier::Gte => compare(Comparison::GreaterOrEqual),
-        Modifier::Minute => time(TimePart::Minute),
-        Modifier::Hour => time(TimePart::Hour),
-        Modifier::Day => time(TimePart::Day),
-        Modifier::Week => time(TimePart::Week),
-        Modifier::Month => time(TimePart::Month),
-        Modifier::Year => time(TimePart::Year),
+        Modifier::Minute => time(TimePart::Minute, 0.0, 59.0),
+        Modifier::Hour => time(TimePart::Hour, 0.0, 23.0),
+        Modifier::Day => time(TimePart::Day, 1.0, 31.0),
+        Modifier::Week => time(TimePart::Week, 0.0, 53.0),
+        Modifier::Month => time(TimePart::Month, 1.0, 12.0),
+        Modifier::Year => time(TimePart::Year, 0.0, 9999.0),
         _ => Err(wrong()),
     }
 }

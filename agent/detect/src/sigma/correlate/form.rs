@@ -1,29 +1,43 @@
 //! What a correlation may say.
 
-use rsigma_parser::{ConditionExpr, CorrelationCondition, CorrelationRule, CorrelationType};
+use rsigma_parser::{CorrelationCondition, CorrelationRule, CorrelationType};
 
-/// What the parser lets through and no event could meet.
-pub(super) fn well_formed(rule: &CorrelationRule) -> Result<(), String> {
+use super::over::{Looked, ORDERED_MAX, Over};
+
+/// What the parser lets through and no event could meet. Gives the condition over names of rules, where there is one.
+pub(super) fn well_formed(rule: &CorrelationRule, rules: &[Looked]) -> Result<Option<Over>, String> {
+    for (number, looked) in rules.iter().enumerate() {
+        if rules.iter().take(number).any(|other| other.is(&looked.written)) {
+            return Err(format!("it looks at '{}' twice", looked.written));
+        }
+    }
     for alias in &rule.aliases {
-        if let Some(other) = alias.mapping.keys().find(|name| !rule.rules.contains(name)) {
+        let is_known = |name: &str| rules.iter().any(|rule| rule.is(name));
+        if let Some(other) = alias.mapping.keys().find(|name| !is_known(name)) {
             return Err(format!(
-                "the alias '{}' is for '{other}', which is none of its rules; write it as in 'rules'",
+                "the alias '{}' is for '{other}', which is none of its rules",
                 alias.alias
             ));
         }
     }
     match &rule.condition {
         CorrelationCondition::Extended(condition) => {
-            if !matches!(
-                rule.correlation_type,
-                CorrelationType::Temporal | CorrelationType::TemporalOrdered
-            ) {
+            let is_ordered = match rule.correlation_type {
+                CorrelationType::Temporal => false,
+                CorrelationType::TemporalOrdered => true,
+                other => {
+                    return Err(format!(
+                        "a condition over names of rules is for temporal; {} needs a bound, such as gte: 10",
+                        other.as_str()
+                    ));
+                }
+            };
+            if is_ordered && rules.len() > ORDERED_MAX {
                 return Err(format!(
-                    "a condition over names of rules is for temporal; {} needs a bound, such as gte: 10",
-                    rule.correlation_type.as_str()
+                    "a condition over names of rules whose order counts has at most {ORDERED_MAX} rules"
                 ));
             }
-            named(condition, &rule.rules)
+            Over::new(condition, rules).map(Some)
         }
         CorrelationCondition::Threshold { percentile, .. } => {
             let is_percentile = rule.correlation_type == CorrelationType::ValuePercentile;
@@ -32,29 +46,7 @@ pub(super) fn well_formed(rule: &CorrelationRule) -> Result<(), String> {
                     "value_percentile needs condition.percentile, a whole number from 0 to 100".to_owned(),
                 );
             }
-            Ok(())
-        }
-    }
-}
-
-/// Whether a condition over names of rules names only these.
-fn named(condition: &ConditionExpr, rules: &[String]) -> Result<(), String> {
-    match condition {
-        ConditionExpr::And(parts) | ConditionExpr::Or(parts) => {
-            parts.iter().try_for_each(|part| named(part, rules))
-        }
-        ConditionExpr::Not(part) => named(part, rules),
-        ConditionExpr::Identifier(name) if rules.contains(name) => Ok(()),
-        ConditionExpr::Identifier(name) => Err(format!(
-            "the condition names '{name}', which is none of its rules; write it as in 'rules'"
-        )),
-        ConditionExpr::Selector { quantifier, pattern } => {
-            if rules.iter().any(|rule| pattern.matches_detection_name(rule)) {
-                return Ok(());
-            }
-            Err(format!(
-                "'{quantifier} of {pattern}' in the condition fits none of its rules"
-            ))
+            Ok(None)
         }
     }
 }

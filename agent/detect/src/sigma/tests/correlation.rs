@@ -220,6 +220,153 @@ fn correlation_looks_at_correlations() {
 }
 
 #[test]
+fn chain_goes_on_while_its_first_part_holds() {
+    let text = with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [user]\n  timespan: 1h\n  condition: {gte: 10}\n",
+    );
+    let text = format!(
+        "{text}---\ntitle: Then in\ncorrelation:\n  type: temporal_ordered\n  rules: [many, accepted]\n  group-by: [user]\n  timespan: 10m\n\
+         ---\ntitle: Often\ncorrelation:\n  type: event_count\n  rules: [many]\n  group-by: [user]\n  timespan: 2h\n  condition: {{gte: 2}}\n"
+    );
+    let mut sigma = sigma(&text);
+    let event = |second, outcome| line(second, &[("outcome", outcome), ("user", "a")]);
+    for minute in 0..30 {
+        assert_eq!(
+            fired(&mut sigma, &event(minute * 60, "failed")),
+            Vec::<String>::new(),
+            "within an hour it fires once, and is counted once"
+        );
+    }
+    assert_eq!(
+        fired(&mut sigma, &event(30 * 60 + 10, "accepted")),
+        ["Then in"],
+        "it held a minute ago, though it fired twenty minutes ago"
+    );
+}
+
+#[test]
+fn chain_over_a_field_that_its_first_part_does_not_group_by_is_listed() {
+    let text = with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 60s\n  condition: {gte: 2}\n",
+    );
+    let sigma = sigma(&format!(
+        "{text}---\ntitle: Then in\ncorrelation:\n  type: temporal\n  rules: [many, accepted]\n  group-by: [user]\n  timespan: 5m\n"
+    ));
+    let listed = sigma
+        .listing()
+        .iter()
+        .find(|rule| rule.title == "Then in")
+        .unwrap();
+    assert!(
+        matches!(&listed.state, RuleState::Unsupported(reason) if reason.contains("'user'") && reason.contains("'many'")),
+        "{:?}",
+        listed.state
+    );
+}
+
+#[test]
+fn events_count_where_they_belong_in_whatever_order_they_come() {
+    let ordered =
+        "  type: temporal_ordered\n  rules: [failed, accepted]\n  group-by: [user]\n  timespan: 1m\n";
+    let event = |second, outcome| line(second, &[("outcome", outcome), ("user", "a")]);
+    let mut late = sigma(&with(ordered));
+    assert_eq!(fired(&mut late, &event(10, "failed")), Vec::<String>::new());
+    assert_eq!(
+        fired(&mut late, &event(5, "accepted")),
+        Vec::<String>::new(),
+        "it was before"
+    );
+    let mut early = sigma(&with(ordered));
+    assert_eq!(fired(&mut early, &event(10, "accepted")), Vec::<String>::new());
+    assert_eq!(fired(&mut early, &event(5, "failed")), ["Many"]);
+
+    let counted =
+        "  type: event_count\n  rules: [failed]\n  group-by: [user]\n  timespan: 1m\n  condition: {gte: 3}\n";
+    for (seconds, last) in [
+        ([100, 45, 155], Vec::<&str>::new()),
+        ([100, 60, 110], vec!["Many"]),
+        // One of long ago between two.
+        ([100, 101, 30], vec![]),
+    ] {
+        let mut sigma = sigma(&with(counted));
+        let all: Vec<_> = seconds
+            .iter()
+            .map(|second| fired(&mut sigma, &event(*second, "failed")))
+            .collect();
+        assert_eq!(all[2], last, "{seconds:?}");
+        if seconds[2] == 30 {
+            assert_eq!(
+                fired(&mut sigma, &event(102, "failed")),
+                ["Many"],
+                "it spoils nothing of what is there"
+            );
+        }
+    }
+    // What was read late counts among itself.
+    let mut sigma = sigma(&with(counted));
+    assert_eq!(fired(&mut sigma, &event(9_000, "failed")), Vec::<String>::new());
+    assert_eq!(fired(&mut sigma, &event(10, "failed")), Vec::<String>::new());
+    assert_eq!(fired(&mut sigma, &event(20, "failed")), Vec::<String>::new());
+    assert_eq!(fired(&mut sigma, &event(30, "failed")), ["Many"]);
+}
+
+#[test]
+fn order_is_that_of_the_rules_that_a_condition_needs() {
+    const THIRD: &str = "title: Locked\nname: locked\nlogsource: {product: linux, service: sshd}\n\
+        detection:\n  sel: {outcome: locked}\n  condition: sel\n---\n";
+    for (condition, outcomes, fires) in [
+        (
+            "failed and (accepted or locked)",
+            &["failed", "accepted"][..],
+            true,
+        ),
+        ("failed and (accepted or locked)", &["failed", "locked"], true),
+        ("failed and (accepted or locked)", &["accepted", "failed"], false),
+        (
+            "failed and accepted and not locked",
+            &["locked", "failed", "accepted"],
+            false,
+        ),
+        ("all of *e*", &["failed", "accepted", "locked"], true),
+        ("2 of *e*", &["failed", "locked"], true),
+        ("2 of *e*", &["locked", "failed"], false),
+    ] {
+        let mut sigma = sigma(&format!(
+            "{THIRD}{}",
+            with(&format!(
+                "  type: temporal_ordered\n  rules: [failed, accepted, locked]\n  group-by: [user]\n  timespan: 1m\n  condition: {condition}\n"
+            ))
+        ));
+        let mut told = Vec::new();
+        for (second, outcome) in (0..).zip(outcomes) {
+            told.extend(fired(
+                &mut sigma,
+                &line(second, &[("outcome", outcome), ("user", "a")]),
+            ));
+        }
+        assert_eq!(!told.is_empty(), fires, "{condition} {outcomes:?}");
+    }
+}
+
+#[test]
+fn aliases_may_call_a_rule_by_another_of_its_names() {
+    let id = "11111111-1111-4111-8111-111111111111";
+    let text = with(&format!(
+        "  type: temporal\n  rules: [{id}, accepted]\n  group-by: [who]\n  timespan: 1m\n  condition: failed and accepted\n  \
+         aliases: {{who: {{failed: user, accepted: account}}}}\n"
+    ));
+    let mut sigma = sigma(&text.replacen("name: failed\n", &format!("name: failed\nid: {id}\n"), 1));
+    assert_eq!(
+        fired(&mut sigma, &line(0, &[("outcome", "failed"), ("user", "a")])),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        fired(&mut sigma, &line(1, &[("outcome", "accepted"), ("account", "a")])),
+        ["Many"]
+    );
+}
+
+#[test]
 fn correlations_that_cannot_be_kept_are_listed_with_the_reason() {
     for (correlation, wanted) in [
         (
@@ -279,6 +426,14 @@ fn correlations_that_say_what_cannot_be_are_broken() {
         (
             "  type: value_percentile\n  rules: [failed]\n  timespan: 1m\n  condition: {field: bytes, gte: 1, percentile: 99.5}\n",
             "whole number",
+        ),
+        (
+            "  type: temporal\n  rules: [failed, failed]\n  timespan: 1m\n",
+            "twice",
+        ),
+        (
+            "  type: temporal\n  rules: [failed, accepted]\n  timespan: 1m\n  condition: 3 of *e*\n",
+            "fits 2",
         ),
         (
             "  type: value_sum\n  rules: [failed]\n  timespan: 1m\n  condition: {field: bytes, lt: -5}\n",

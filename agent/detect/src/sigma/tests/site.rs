@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fleetmend_shutdown::Tasks;
 
 use super::*;
-use crate::sigma::{DisabledRule, RuleOptions, Sigma, explain};
+use crate::sigma::{DisabledRule, RuleOptions, Sigma, Trial, explain};
 
 fn rule(id: u32, title: &str, image: &str) -> String {
     format!(
@@ -82,6 +82,113 @@ fn placeholders_stand_for_what_the_site_says() {
         Vec::<String>::new()
     );
     assert_eq!(titles(&mut sigma, &exec("/x", &["7%", "of", "ann"])), ["Percent"]);
+}
+
+#[test]
+fn escaped_percent_signs_are_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "title: Percent\nlogsource: {product: linux, category: process_creation}\n\
+        detection: {sel: {CommandLine|expand: '\\%plain%admins%'}, condition: sel}\n";
+    std::fs::write(folder.path().join("a.yml"), text).unwrap();
+    let none = text.replace("Percent", "None").replace("%admins%", "\\%");
+    std::fs::write(folder.path().join("b.yml"), none).unwrap();
+    let mut sigma = Sigma::with(&RuleOptions {
+        folders: vec![folder.path().to_owned()],
+        placeholders: [("admins".to_owned(), vec!["ann".to_owned()])].into(),
+        ..RuleOptions::default()
+    });
+    assert_eq!(titles(&mut sigma, &exec("/x", &["%plainann"])), ["Percent"]);
+    assert_eq!(titles(&mut sigma, &exec("/x", &["%plain%"])), ["None"]);
+}
+
+#[test]
+fn faults_are_told_with_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "title: No filter here\nfields: [CommandLine]\n\
+        logsource: {product: linux, category: process_creation}\ndetection:\n  sel:\n    CommandLine|MODIFIER: a\n  \
+        condition: sel and not filter\n";
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+    write("a.yml", text.replace("|MODIFIER", ""));
+    write(
+        "b.yml",
+        text.replace("MODIFIER", "hour")
+            .replace(" and not filter", "")
+            .replace("No filter here", "No hour"),
+    );
+    let sigma = Sigma::load(&[folder.path().to_owned()]);
+    let reason = |title: &str| {
+        let listed = sigma.listing().iter().find(|rule| rule.title == title).unwrap();
+        listed.state.reason().to_owned()
+    };
+    assert!(
+        reason("No filter here").starts_with("line 7: "),
+        "{}",
+        reason("No filter here")
+    );
+    assert!(reason("No hour").starts_with("line 6: "), "{}", reason("No hour"));
+}
+
+#[test]
+fn rules_that_are_not_to_be_used_here_are_listed_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, more: &str| {
+        let text = rule(1, name, "/a");
+        let text = text.replace("id: 40000000-0000-4000-8000-000000000001\n", more);
+        std::fs::write(folder.path().join(format!("{name}.yml")), text).unwrap();
+    };
+    write("Retired", "status: unsupported\n");
+    write("Foreign", "taxonomy: ecs\n");
+    write("Old", "status: deprecated\ntaxonomy: sigma\n");
+    let nginx =
+        rule(2, "Nginx", "/a").replace("{product: linux, category: process_creation}", "{product: nginx}");
+    std::fs::write(folder.path().join("nginx.yml"), nginx).unwrap();
+    let sigma = Sigma::load(&[folder.path().to_owned()]);
+    for (title, wanted) in [
+        ("Retired", "status"),
+        ("Foreign", "'ecs'"),
+        ("Nginx", "service: nginx"),
+        ("Old", ""),
+    ] {
+        let listed = sigma.listing().iter().find(|rule| rule.title == title).unwrap();
+        assert!(listed.state.reason().contains(wanted), "{listed:?}");
+        assert_eq!(
+            matches!(listed.state, RuleState::Unsupported(_)),
+            !wanted.is_empty(),
+            "{listed:?}"
+        );
+    }
+}
+
+#[test]
+fn rules_are_tried_on_what_would_reach_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, source: &str| {
+        let text = format!(
+            "title: {name}\nlogsource: {{{source}}}\ndetection: {{sel: {{_COMM: x, v: 1.0}}, condition: sel}}\n"
+        );
+        std::fs::write(folder.path().join(format!("{name}.yml")), text).unwrap();
+    };
+    write("auth", "product: linux, service: auth");
+    write("syslog", "service: syslog");
+    write("sshd", "product: linux, service: sshd");
+    write("cron", "product: linux, service: cron");
+    write("exec", "product: linux, category: process_creation");
+    let mut trial = Trial::new(folder.path().to_owned(), [].into());
+    for (source, wanted) in [
+        (
+            "\"product\":\"linux\",\"service\":\"sshd\"",
+            &["auth", "sshd", "syslog"][..],
+        ),
+        ("\"service\":\"crond\"", &["auth", "cron", "syslog"]),
+        ("\"category\":\"process_creation\"", &["exec"]),
+        ("\"service\":\"auditd\"", &[]),
+    ] {
+        let event = format!("{{\"_log_source\":{{{source}}},\"_COMM\":\"x\",\"v\":1.0}}");
+        let verdicts = trial.event(&serde_json::from_str(&event).unwrap()).unwrap();
+        let mut titles: Vec<_> = verdicts.into_iter().map(|verdict| verdict.title).collect();
+        titles.sort();
+        assert_eq!(titles, wanted, "{source}");
+    }
 }
 
 #[test]
@@ -167,6 +274,12 @@ fn rules_made_to_hurt_are_refused_and_hinder_no_other() {
         "# its condition: sel | count() by x\n  sel: {Image: /a}\n  condition: sel | count() > 5",
     );
     write(
+        "three of two",
+        "a1: {Image: /a}\n  a2: {Image: /b}\n  condition: 3 of a*",
+    );
+    write("no hour", "sel: {CommandLine|hour: 24}\n  condition: sel");
+    write("half an hour", "sel: {CommandLine|hour: 1.5}\n  condition: sel");
+    write(
         "not a network",
         "sel: {CommandLine|cidr: 10.0.0.0/64}\n  condition: sel",
     );
@@ -191,7 +304,7 @@ fn rules_made_to_hurt_are_refused_and_hinder_no_other() {
         assert_eq!(listed.state == RuleState::Loaded, is_good, "{listed:?}");
         assert!(is_good || !listed.state.reason().is_empty(), "{listed:?}");
     }
-    assert_eq!(sigma.listing().len(), 12, "{:#?}", sigma.listing());
+    assert_eq!(sigma.listing().len(), 15, "{:#?}", sigma.listing());
     let reason = |title: &str| {
         sigma
             .listing()
@@ -282,4 +395,34 @@ fn rule_is_explained_in_words() {
         assert!(text.contains(wanted), "{wanted} is not in\n{text}");
     }
     assert_eq!(explained[0].json["fields"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn address_is_found_in_each_of_its_forms() {
+    use crate::sigma::rule::Network;
+
+    let holds = |network: &str, address| Network::parse(network).unwrap().holds(address);
+    assert!(holds("10.0.0.0/8", "10.1.2.3"));
+    assert!(
+        holds("10.0.0.0/8", "::ffff:10.1.2.3"),
+        "as a socket of version 6 has it"
+    );
+    assert!(!holds("10.0.0.0/8", "::ffff:11.1.2.3"));
+    assert!(holds("::ffff:0:0/96", "::ffff:10.1.2.3"));
+    assert!(holds("fe80::/10", "fe80::1%eth0"), "with its link");
+    assert!(!holds("fe80::/10", "fd00::1%eth0"));
+}
+
+#[test]
+fn tactics_are_kept_whatever_their_length() {
+    use crate::sigma::compile::tactics;
+
+    let tags = [
+        "attack.impact",
+        "attack.t1059",
+        "attack.command-and-control",
+        "car.2013",
+    ];
+    let tags = tags.map(str::to_owned);
+    assert_eq!(tactics(&tags), ["impact", "command-and-control"]);
 }
