@@ -34,6 +34,8 @@ struct Chore {
     name: &'static str,
     about: &'static str,
     script: &'static str,
+    /// It is done in one round of so many.
+    every: u32,
 }
 
 const CHORES: [Chore; 10] = [
@@ -41,51 +43,62 @@ const CHORES: [Chore; 10] = [
         name: "package",
         about: "a package installed, upgraded, reinstalled and purged with dpkg; one of Debian's installed again with apt",
         script: include_str!("benign/package.sh"),
+        every: 1,
     },
     Chore {
         name: "make",
         about: "a C project of forty files built with make -j16, run and installed",
         script: include_str!("benign/make.sh"),
+        every: 1,
     },
     Chore {
         name: "cargo",
         about: "a Rust project built and tested, its repository committed and cloned",
         script: include_str!("benign/cargo.sh"),
+        every: 1,
     },
     Chore {
         name: "rotate",
         about: "logs rotated and compressed by logrotate",
         script: include_str!("benign/rotate.sh"),
+        every: 1,
     },
     Chore {
         name: "backup",
         about: "/etc and documents packed with tar, copied with rsync, restored and compared",
         script: include_str!("benign/backup.sh"),
+        every: 1,
     },
     Chore {
         name: "ssh",
         about: "a login by key, a command and a copy through an ssh server on loopback",
         script: include_str!("benign/ssh.sh"),
+        every: 1,
     },
     Chore {
         name: "debug",
         about: "gdb on a program by the one who built it",
         script: include_str!("benign/debug.sh"),
+        every: 1,
     },
     Chore {
         name: "sudo",
         about: "commands as another user by runuser, su and sudo",
         script: include_str!("benign/sudo.sh"),
+        every: 1,
     },
     Chore {
         name: "admin",
         about: "ps, ss, df, du, find, grep, ldconfig, a virtual environment, a small web server and its client",
         script: include_str!("benign/admin.sh"),
+        every: 1,
     },
     Chore {
         name: "cron",
+        // It waits for the next minute.
         about: "a job of a crontab run by cron",
         script: include_str!("benign/cron.sh"),
+        every: 10,
     },
 ];
 
@@ -122,7 +135,8 @@ pub(crate) async fn run(
     // Every chore is done once, however short the time is.
     while rounds == 0 || begun.elapsed() < time {
         for ((chore, count), cannot) in CHORES.iter().zip(&mut counts).zip(&mut impossible) {
-            if rounds > 0 && (begun.elapsed() >= time || cannot.is_some()) {
+            let is_due = rounds % chore.every == 0 && begun.elapsed() < time && cannot.is_none();
+            if rounds > 0 && !is_due {
                 continue;
             }
             let (status, said) = one(chore).await?;
