@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::build;
 use crate::layout::{self, Profile};
 use crate::setup;
-use crate::step::{command, run, step};
 
 /// The lab that needs no running instance.
 const CARRY_CHAOS: &str = "carry-chaos";
@@ -110,14 +110,10 @@ pub(crate) struct EvalArguments {
 /// Runs a benchmark with everything built in release.
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
     crate::checks::prepare()?;
-    let packages = [
-        "fleetmend-agent",
-        "fleetmend-healer",
-        "fleetmend-collector",
-        "fleetmend-cli",
-        "fleetmend-tests",
-    ];
-    build(Profile::Release, &packages)?;
+    build::programs(
+        Profile::Release,
+        &[&build::INSTANCE[..], &["fleetmend-tests"]].concat(),
+    )?;
     let mut program = Command::new(layout::binary(Profile::Release, "fleetmend-bench"));
     program
         .arg(&arguments.name)
@@ -132,7 +128,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
 
 /// Runs a lab against the running instance, or the one that has an instance of its own.
 pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
-    build(Profile::Quick, &["fleetmend-tests"])?;
+    build::programs(Profile::Quick, &["fleetmend-tests"])?;
     if let LabCommand::Run {
         name, json, chaos, ..
     } = &arguments.command
@@ -184,7 +180,7 @@ pub(crate) fn lab(arguments: &LabArguments) -> Result<()> {
 }
 
 fn carry_chaos(json: bool, chaos: &ChaosArguments) -> Result<()> {
-    build(Profile::Quick, &["fleetmend-collector"])?;
+    build::programs(Profile::Quick, &["fleetmend-collector"])?;
     let mut program = Command::new(layout::binary(Profile::Quick, "fleetmend-lab"));
     program
         .args(["run", CARRY_CHAOS])
@@ -209,7 +205,7 @@ pub(crate) fn eval(arguments: &EvalArguments) -> Result<()> {
         bail!("unknown model {:?}; there is host-anomaly", arguments.model);
     }
     setup::packages(setup::BUILD_PACKAGES)?;
-    build(Profile::Release, &["fleetmend-eval"])?;
+    build::programs(Profile::Release, &["fleetmend-eval"])?;
     let mut program = Command::new(layout::binary(Profile::Release, "fleetmend-eval"));
     program
         .arg(&arguments.model)
@@ -218,17 +214,6 @@ pub(crate) fn eval(arguments: &EvalArguments) -> Result<()> {
         program.arg("--data").arg(folder);
     }
     hand_over(&mut program, Profile::Release)
-}
-
-fn build(profile: Profile, packages: &[&str]) -> Result<()> {
-    step(&format!("build {}", packages.join(", ")), || {
-        let mut cargo = command("cargo", &["build", "--quiet"]);
-        cargo.args(profile.flags()).current_dir(layout::root());
-        for package in packages {
-            cargo.args(["--package", package]);
-        }
-        run(&mut cargo)
-    })
 }
 
 fn hand_over(program: &mut Command, profile: Profile) -> Result<()> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use crate::build;
 use crate::layout::{self, Profile};
 use crate::step::{self, command, output, step};
 use crate::{setup, web};
@@ -45,19 +46,7 @@ pub(crate) fn run(arguments: &DebArguments) -> Result<()> {
     };
     if !arguments.no_build {
         web::build()?;
-        step("build the programs", || {
-            let mut cargo = command(env!("CARGO"), &["build", "--locked"]);
-            cargo.args(profile.flags()).current_dir(layout::root());
-            for package in [
-                "fleetmend-agent",
-                "fleetmend-healer",
-                "fleetmend-collector",
-                "fleetmend-cli",
-            ] {
-                cargo.args(["--package", package]);
-            }
-            step::run(&mut cargo)
-        })?;
+        build::programs(profile, &build::INSTANCE)?;
     }
     let out = arguments
         .out

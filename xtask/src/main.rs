@@ -5,6 +5,7 @@
 //! prints how long each step took. It links none of our rooms, so that it is built in seconds.
 
 mod bench;
+mod build;
 mod checks;
 mod deb;
 mod fuzz;

@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 
 use self::children::Children;
 use self::configure::{AGENT_UID, Instance};
+use crate::build;
 use crate::layout::{self, Profile};
-use crate::step::{command, run as run_command, step};
+use crate::step::step;
 
 /// How long the programs have to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -54,19 +55,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Result<()> {
     } else {
         Profile::Quick
     };
-    step("build the programs", || {
-        let mut cargo = command("cargo", &["build", "--quiet"]);
-        cargo.args(profile.flags()).current_dir(layout::root());
-        for package in [
-            "fleetmend-agent",
-            "fleetmend-healer",
-            "fleetmend-collector",
-            "fleetmend-cli",
-        ] {
-            cargo.args(["--package", package]);
-        }
-        run_command(&mut cargo)
-    })?;
+    build::programs(profile, &build::INSTANCE)?;
     let state = arguments.state.clone().map_or_else(layout::up_state, Ok)?;
     let _alone = lock(&state)?;
     let mut children = Children::default();
