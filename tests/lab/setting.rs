@@ -43,7 +43,7 @@ fn merged(file: &str, environment: &str) -> Result<Vec<Setting>> {
             continue;
         };
         let key = name.to_lowercase().replace("__", ".");
-        if key.starts_with("detect.") {
+        if key.starts_with("detect.") && !value.starts_with('/') {
             settings.insert(key, (value.to_owned(), "environment"));
         }
     }

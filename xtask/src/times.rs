@@ -2,12 +2,18 @@
 //!
 //! Cargo builds again what is newer than its build, and in a fresh clone everything is newer. A record in the build
 //! folder says what every file held and when it was changed, as of the last run; a file that holds the same gets that
-//! time back. That is right only where nothing but these runs builds the clone: a file that was changed, built by hand
-//! and changed back would count as built. So it is done where [`KEEP`] asks for it, as `.ci/run` does.
+//! time back.
+//!
+//! # Invariants
+//! - A file keeps its time only while the build folder holds what was built of it: the record knows the last compilation
+//!   there ([`built`]), and counts for nothing after any other, of another clone or by hand.
+//! - One record for each build folder: clones share what is built there, wherever they lie.
+//!
+//! Done where [`KEEP`] asks for it, as `.ci/run` does.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,8 +24,9 @@ use crate::layout;
 
 /// Set to anything: keep the times.
 const KEEP: &str = "FLEETMEND_KEEP_TIMES";
-/// Folders that nothing of ours is compiled from.
-const LEFT_OUT: [&str; 3] = [".git", "node_modules", "target"];
+/// Folders that nothing of ours is compiled from; and this program, which every run builds before it can look.
+const LEFT_OUT: [&str; 4] = [".git", "node_modules", "target", OWN];
+const OWN: &str = "xtask";
 
 /// What a file held, and when it was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,34 +38,52 @@ struct Seen {
 }
 
 /// By path below the root.
-type Record = BTreeMap<PathBuf, Seen>;
+type Files = BTreeMap<PathBuf, Seen>;
+
+/// What was seen at the last run.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    files: Files,
+    /// When something was last compiled, as far as that run knows.
+    compiled: Option<Duration>,
+}
 
 /// Gives files of the source tree that hold what they held at the last run the time that they had then.
 pub(crate) fn keep() -> Result<()> {
     if std::env::var_os(KEEP).is_none() {
         return Ok(());
     }
-    let root = layout::root();
-    let mut name = DefaultHasher::new();
-    root.hash(&mut name);
-    let record = layout::target().join(format!("times-{:016x}.json", name.finish()));
-    let (kept, all) = keep_in(&root, &record)?;
+    let (kept, all) = keep_in(&layout::root(), &layout::target())?;
     eprintln!("    {kept} of {all} files and folders are as they were at the last run");
     Ok(())
 }
 
+/// Says that everything that was compiled until now was compiled of the files of this run.
+pub(crate) fn built() -> Result<()> {
+    if std::env::var_os(KEEP).is_none() {
+        return Ok(());
+    }
+    built_in(&layout::target())
+}
+
+fn built_in(target: &Path) -> Result<()> {
+    let mut record = read(target);
+    record.compiled = last_compilation(target);
+    write(target, &record)
+}
+
 /// Gives how many are as they were, and how many there are.
-fn keep_in(root: &Path, record: &Path) -> Result<(usize, usize)> {
-    // A record that cannot be read is one of a run that had none.
-    let before: Record = std::fs::read(record)
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default();
-    let mut now = Record::new();
-    look(root, Path::new(""), &mut now)?;
+fn keep_in(root: &Path, target: &Path) -> Result<(usize, usize)> {
+    let mut before = read(target);
+    if before.compiled != last_compilation(target) {
+        before.files.clear();
+    }
+    let mut files = Files::new();
+    look(root, Path::new(""), &mut files)?;
     let mut kept = 0;
-    for (path, seen) in &mut now {
+    for (path, seen) in &mut files {
         let Some(earlier) = before
+            .files
             .get(path)
             .filter(|earlier| earlier.content == seen.content && earlier.changed <= seen.changed)
         else {
@@ -71,14 +96,49 @@ fn keep_in(root: &Path, record: &Path) -> Result<(usize, usize)> {
         seen.changed = earlier.changed;
         kept += 1;
     }
-    let fresh = record.with_extension("new");
-    std::fs::write(&fresh, serde_json::to_vec(&now)?)
-        .and_then(|()| std::fs::rename(&fresh, record))
-        .with_context(|| format!("write {}", record.display()))?;
-    Ok((kept, now.len()))
+    let all = files.len();
+    let compiled = before.compiled;
+    write(target, &Record { files, compiled })?;
+    Ok((kept, all))
 }
 
-fn look(root: &Path, below: &Path, record: &mut Record) -> Result<()> {
+/// When the compiler was last started for anything of the quick profile; cargo marks it.
+fn last_compilation(target: &Path) -> Option<Duration> {
+    let units = std::fs::read_dir(target.join("debug/.fingerprint")).ok()?;
+    let time = |unit: std::io::Result<std::fs::DirEntry>| {
+        let unit = unit.ok()?;
+        let is_own = unit.file_name().to_string_lossy().starts_with("xtask-");
+        let mark = unit.path().join("invoked.timestamp");
+        if is_own {
+            return None;
+        }
+        let changed = mark.metadata().ok()?.modified().ok()?;
+        changed.duration_since(UNIX_EPOCH).ok()
+    };
+    units.filter_map(time).max()
+}
+
+fn path(target: &Path) -> PathBuf {
+    target.join("times.json")
+}
+
+/// A record that cannot be read is one of a run that had none.
+fn read(target: &Path) -> Record {
+    std::fs::read(path(target))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
+}
+
+fn write(target: &Path, record: &Record) -> Result<()> {
+    let path = path(target);
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, serde_json::to_vec(record)?)
+        .and_then(|()| std::fs::rename(&fresh, &path))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+fn look(root: &Path, below: &Path, files: &mut Files) -> Result<()> {
     let folder = root.join(below);
     let what = || format!("read {}", folder.display());
     let mut names = Vec::new();
@@ -93,23 +153,23 @@ fn look(root: &Path, below: &Path, record: &mut Record) -> Result<()> {
     for (name, _) in &names {
         name.hash(&mut content);
     }
-    add(root, below, (content.finish(), names.len() as u64), record)?;
+    add(root, below, (content.finish(), names.len() as u64), files)?;
     for (name, kind) in names {
         let path = below.join(name);
         if kind.is_dir() {
-            look(root, &path, record)?;
+            look(root, &path, files)?;
         } else if kind.is_file() {
             let whole = root.join(&path);
             let bytes = std::fs::read(&whole).with_context(|| format!("read {}", whole.display()))?;
             let mut content = DefaultHasher::new();
             bytes.hash(&mut content);
-            add(root, &path, (content.finish(), bytes.len() as u64), record)?;
+            add(root, &path, (content.finish(), bytes.len() as u64), files)?;
         }
     }
     Ok(())
 }
 
-fn add(root: &Path, path: &Path, content: (u64, u64), record: &mut Record) -> Result<()> {
+fn add(root: &Path, path: &Path, content: (u64, u64), files: &mut Files) -> Result<()> {
     let whole = root.join(path);
     let changed: SystemTime = whole
         .metadata()
@@ -118,7 +178,7 @@ fn add(root: &Path, path: &Path, content: (u64, u64), record: &mut Record) -> Re
     let changed = changed
         .duration_since(UNIX_EPOCH)
         .with_context(|| format!("{} is of before 1970", whole.display()))?;
-    record.insert(path.to_owned(), Seen { content, changed });
+    files.insert(path.to_owned(), Seen { content, changed });
     Ok(())
 }
 
@@ -138,10 +198,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_as_it_was_at_the_last_run_keeps_its_time() {
+    fn only_what_is_as_it_was_when_it_was_built_keeps_its_time() {
         let folder = std::env::temp_dir().join(format!("fleetmend-times-{}", std::process::id()));
-        let (root, record) = (folder.join("root"), folder.join("record"));
+        let (root, target) = (folder.join("root"), folder.join("target"));
         let (same, other) = (root.join("in/same"), root.join("in/other"));
+        let mark = target.join("debug/.fingerprint/unit/invoked.timestamp");
+        std::fs::create_dir_all(mark.parent().unwrap()).unwrap();
+        let compile = |seconds| {
+            std::fs::write(&mark, "").unwrap();
+            set(&mark, seconds);
+        };
         let run = |others: &str, seconds| {
             // As a clone does it.
             std::fs::remove_dir_all(&root).ok();
@@ -151,7 +217,10 @@ mod tests {
             for path in [&same, &other, &root.join("in"), &root] {
                 set(path, seconds);
             }
-            keep_in(&root, &record).unwrap()
+            let counts = keep_in(&root, &target).unwrap();
+            compile(seconds + 1);
+            built_in(&target).unwrap();
+            counts
         };
         assert_eq!(run("b", 100), (0, 4));
         assert_eq!(run("c", 200), (3, 4));
@@ -160,9 +229,13 @@ mod tests {
         // What it held before the last run does not count: in between something else was built.
         assert_eq!(run("b", 300), (3, 4));
         assert_eq!((time(&same), time(&other)), (100, 300));
-        std::fs::write(&record, "no record").unwrap();
+        // Another clone, or somebody by hand.
+        compile(350);
         assert_eq!(run("b", 400), (0, 4));
         assert_eq!((time(&same), time(&other)), (400, 400));
+        assert_eq!(run("b", 500), (4, 4));
+        std::fs::write(path(&target), "no record").unwrap();
+        assert_eq!(run("b", 600), (0, 4));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -61,10 +61,12 @@ const KNOWN: &[Known] = &[
     },
 ];
 
-/// Programs by which people change such files on purpose.
-const TOOLS: &[(Class, &[&str])] = &[
+/// Programs by which people change such files on purpose, and where they lie. What the one who calls them is, is for
+/// the detections by behaviour to judge.
+const TOOLS: &[(Class, &str, &[&str])] = &[
     (
         Class::Account,
+        "/etc",
         &[
             "/usr/bin/passwd",
             "/usr/bin/chsh",
@@ -82,7 +84,7 @@ const TOOLS: &[(Class, &[&str])] = &[
             "/usr/sbin/grpck",
         ],
     ),
-    (Class::Cron, &["/usr/bin/crontab"]),
+    (Class::Cron, "/var/spool/cron", &["/usr/bin/crontab"]),
 ];
 
 /// What is known of a change.
@@ -274,7 +276,7 @@ pub(crate) fn severity(
     let tool = writer
         .filter(|writer| !writer.in_container)
         .and_then(|writer| writer.exe.as_deref());
-    if tool.is_some_and(|exe| is_tool(class, exe)) {
+    if tool.is_some_and(|exe| is_tool(class, exe, path)) {
         return grave.min(Severity::Low);
     }
     let is_folder = new.or(old).is_some_and(FileState::is_folder);
@@ -296,10 +298,10 @@ pub(crate) fn severity(
 }
 
 /// Whether people change files of this class by this program.
-fn is_tool(class: Class, exe: &str) -> bool {
+fn is_tool(class: Class, exe: &str, path: &Path) -> bool {
     TOOLS
         .iter()
-        .any(|(of, programs)| *of == class && programs.contains(&exe))
+        .any(|(of, below, programs)| *of == class && path.starts_with(below) && programs.contains(&exe))
 }
 
 /// Whether a program now runs with the rights of its owner or group, and did not before.

@@ -99,6 +99,11 @@ impl<'a> Builder<'a> {
         if let Some(state) = self.disabled(&filter_id(filter), &filter.title) {
             return state;
         }
+        let wanted = filter.logsource.as_ref().map(source).unwrap_or_default();
+        if wanted == LogSource::default() {
+            let reason = "a filter needs a 'logsource' with product, category or service: without, it would be one of all rules";
+            return RuleState::Broken(file.located(reason, &filter.title));
+        }
         match self.compiler.filter(&filter.detection) {
             Ok(()) => {}
             Err(Refusal::Unsupported(reason)) => return RuleState::Unsupported(reason),

@@ -30,6 +30,8 @@ pub(super) fn look_through(text: &str) -> Result<usize, String> {
         ));
     }
     let mut others = 0_usize;
+    // What documents before it say of a filter's rules: `global` for all that follow, any for one that repeats it.
+    let (mut of_all, mut of_last) = (false, false);
     for document in Deserializer::from_str(text) {
         // The parser comes to the same place and says what is wrong there.
         let Ok(document) = Value::deserialize(document) else {
@@ -40,8 +42,18 @@ pub(super) fn look_through(text: &str) -> Result<usize, String> {
             Value::Mapping(mapping) => {
                 log_source(mapping)?;
                 level(mapping)?;
+                let action = mapping.get("action").and_then(Value::as_str).unwrap_or_default();
+                if action == "reset" {
+                    of_all = false;
+                }
                 if let Some(Value::Mapping(filter)) = mapping.get("filter") {
-                    self::filter(mapping, filter)?;
+                    let own = names_rules(filter)?;
+                    let known = own || of_all || (action == "repeat" && of_last);
+                    if !known && action != "global" {
+                        return Err("a filter needs 'rules': a list of ids or names, or any".to_owned());
+                    }
+                    of_all |= own && action == "global";
+                    of_last = known;
                 }
                 if let Some(Value::Mapping(correlation)) = mapping.get("correlation") {
                     self::correlation(correlation)?;
@@ -90,21 +102,17 @@ fn level(document: &Mapping) -> Result<(), String> {
     ))
 }
 
-/// A filter that does not say of which rules it is would be one of all, and silence them.
-fn filter(document: &Mapping, filter: &Mapping) -> Result<(), String> {
-    let rules = match filter.get("rules") {
+/// Whether a filter says of which rules it is: one that does not would be one of all, and silence them.
+fn names_rules(filter: &Mapping) -> Result<bool, String> {
+    let sound = match filter.get("rules") {
+        None => return Ok(false),
         Some(Value::Sequence(rules)) => !rules.is_empty() && rules.iter().all(Value::is_string),
         Some(rules) => rules.as_str().is_some_and(|rules| !rules.is_empty()),
-        None => false,
     };
-    if !rules {
-        return Err("a filter needs 'rules': a list of ids or names, or any".to_owned());
+    if sound {
+        return Ok(true);
     }
-    let source = document.get("logsource").and_then(Value::as_mapping);
-    if source.is_none_or(Mapping::is_empty) {
-        return Err("a filter needs a 'logsource'".to_owned());
-    }
-    Ok(())
+    Err("'rules' of a filter is a list of ids or names, or any".to_owned())
 }
 
 const OF_CORRELATION: [&str; 10] = [
@@ -261,8 +269,19 @@ mod tests {
             let reason = filter(&format!("{rules} sel: {{a: b}}, condition: sel"));
             assert!(reason.contains("'rules'"), "{rules}: {reason}");
         }
-        let bare = of("title: x\nfilter: {rules: any, sel: {a: b}, condition: sel}\n");
-        assert!(bare.contains("'logsource'"), "{bare}");
+        let shared = |action: &str| {
+            of(&format!(
+                "action: {action}\nlogsource: {{product: linux}}\nfilter: {{rules: [one]}}\n---\n\
+                 title: x\nfilter: {{sel: {{a: b}}, condition: sel}}\n"
+            ))
+        };
+        assert_eq!(shared("global"), "");
+        assert!(shared("other").contains("'rules'"));
+        let repeated = of(
+            "title: x\nfilter: {rules: [one], sel: {a: b}, condition: sel}\n---\n\
+                           action: repeat\nfilter: {sel: {a: c}}\n",
+        );
+        assert_eq!(repeated, "");
         let correlation = |more: &str| {
             of(&format!(
                 "title: x\ncorrelation: {{type: event_count, timespan: 1m, {more}}}\n"

@@ -249,8 +249,12 @@ fn gravity_rises_with_rights_and_falls_for_the_tools_of_a_class() {
         digest: Digest::None,
     };
     let (plain, suid) = (state(libc::S_IFREG | 0o755), state(libc::S_IFREG | 0o4755));
-    let path = Path::new("/var/www/a.cgi");
     let of = |class, old: &FileState, new: &FileState, writer: Option<&Writer>| {
+        let path = Path::new(match class {
+            Class::Account => "/etc/passwd",
+            Class::Cron => "/var/spool/cron/crontabs/root",
+            _ => "/var/www/a.cgi",
+        });
         severity(
             class,
             path,
@@ -271,6 +275,14 @@ fn gravity_rises_with_rights_and_falls_for_the_tools_of_a_class() {
     let mut crontab = writer("/usr/bin/crontab", false);
     assert_eq!(of(Class::Cron, &plain, &plain, Some(&crontab)), Severity::Low);
     assert_eq!(of(Class::Sudoers, &plain, &plain, Some(&crontab)), Severity::High);
+    let elsewhere = severity(
+        Class::Cron,
+        Path::new("/etc/cron.d/job"),
+        IntegrityChange::Content,
+        (Some(&plain), Some(&plain)),
+        Some(&crontab),
+    );
+    assert_eq!(elsewhere, Severity::Medium, "it writes nothing there");
     crontab.in_container = true;
     assert_eq!(of(Class::Cron, &plain, &plain, Some(&crontab)), Severity::Medium);
 }

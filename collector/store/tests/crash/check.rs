@@ -168,6 +168,10 @@ async fn again(store: &Store) -> Result<(), String> {
     for host in hosts() {
         for lane in [Lane::Events, Lane::Metrics] {
             are_there(&held, host, lane, RECORDS)?;
+            let others = held.get(&(host, lane)).map_or(0, HashMap::len) as u64 - RECORDS;
+            if others > 0 {
+                return Err(format!("{host} {lane:?}: {others} records that nobody sent"));
+            }
         }
     }
     Ok(())

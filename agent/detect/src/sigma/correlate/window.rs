@@ -10,15 +10,14 @@ const GROUPS_MAX: usize = 4_096;
 pub(super) const ENTRIES_MAX: usize = 4_096;
 /// Matches that all groups of one correlation keep: with the longest values some 64 MiB.
 const KEPT_MAX: usize = 65_536;
-/// Matches in a row that are from before a group's timespan, and its clock was put back.
-const BEHIND_MAX: usize = 3;
-
 /// What is kept of the matches of one correlation.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     groups: HashMap<Vec<String>, Group>,
     /// Matches of all groups.
     kept: usize,
+    /// Matches that came, ever.
+    came: u64,
 }
 
 /// The matches of one group. Those from before its timespan are kept apart: a log that was read late, or a clock that
@@ -27,10 +26,8 @@ pub(crate) struct Window {
 struct Group {
     run: Run,
     behind: Run,
-    /// Matches that went behind since the last one that did not.
-    in_a_row: usize,
-    /// The time of the run that took the last match.
-    touched: i64,
+    /// The number of its last match.
+    came: u64,
 }
 
 /// Matches within one timespan.
@@ -79,83 +76,55 @@ impl Group {
     fn len(&self) -> usize {
         self.run.entries.len().saturating_add(self.behind.entries.len())
     }
-
-    /// Adds a match.
-    fn add(&mut self, entry: Entry, span_us: i64) {
-        if self.run.takes(entry.time, span_us) {
-            self.in_a_row = 0;
-        } else {
-            self.in_a_row = self.in_a_row.saturating_add(1);
-            if !self.behind.takes(entry.time, span_us) {
-                self.behind = Run::default();
-            }
-            if self.in_a_row > BEHIND_MAX {
-                self.run = std::mem::take(&mut self.behind);
-                self.in_a_row = 0;
-            }
-        }
-        let run = self.latest();
-        run.add(entry, span_us);
-        self.touched = run.last;
-    }
-
-    /// The run that took the last match.
-    fn latest(&mut self) -> &mut Run {
-        if self.in_a_row == 0 {
-            &mut self.run
-        } else {
-            &mut self.behind
-        }
-    }
 }
 
 impl Window {
     /// Adds a match to its group; the run that it is of.
     pub(super) fn add(&mut self, key: Vec<String>, entry: Entry, span_us: i64) -> &mut Run {
-        self.make_room(entry.time, span_us);
-        let group = self.groups.entry(key).or_default();
-        let before = group.len();
-        group.add(entry, span_us);
-        self.kept = self.kept.saturating_sub(before).saturating_add(group.len());
-        group.latest()
+        self.make_room(entry.time.saturating_sub(span_us));
+        self.came = self.came.wrapping_add(1);
+        let Self { groups, kept, came } = self;
+        let group = groups.entry(key).or_default();
+        group.came = *came;
+        *kept = kept.saturating_sub(group.len());
+        let Group { run, behind, .. } = group;
+        let (taken, other) = if run.takes(entry.time, span_us) {
+            (run, behind)
+        } else {
+            if !behind.takes(entry.time, span_us) {
+                *behind = Run::default();
+            }
+            (behind, run)
+        };
+        taken.add(entry, span_us);
+        *kept = kept
+            .saturating_add(taken.entries.len())
+            .saturating_add(other.entries.len());
+        taken
     }
 
-    /// Forgets groups whose timespan is over, and when they or their matches are too many, those that were quiet
-    /// longest.
-    fn make_room(&mut self, now: i64, span_us: i64) {
-        if self.has_room() {
-            return;
+    /// Forgets the groups that were quiet longest when they or their matches are too many. Those whose last match is
+    /// from before `from` are over; the others are counted.
+    fn make_room(&mut self, from: i64) {
+        while !self.has_room() {
+            let mut came: Vec<u64> = self.groups.values().map(|group| group.came).collect();
+            came.sort_unstable();
+            // An eighth at once, so that this is not done for every event.
+            let until = came.get(came.len() / 8).copied().unwrap_or(u64::MAX);
+            let mut forgotten = 0_usize;
+            self.groups.retain(|_, group| {
+                let goes = group.came <= until;
+                let is_over = group.run.last < from && group.behind.last < from;
+                forgotten = forgotten.saturating_add(usize::from(goes && !is_over));
+                !goes
+            });
+            metrics::correlation_evicted("group", forgotten);
+            self.kept = self.groups.values().map(Group::len).sum();
         }
-        // A group of the time to come is of a clock that was put back since.
-        let (from, until) = (now.saturating_sub(span_us), now.saturating_add(span_us));
-        self.groups
-            .retain(|_, group| group.touched >= from && group.touched <= until);
-        self.count();
-        if self.has_room() {
-            return;
-        }
-        let mut times: Vec<i64> = self.groups.values().map(|group| group.touched).collect();
-        times.sort_unstable();
-        // An eighth at once, so that this is not done for every event.
-        let wanted = (times.len() / 8).max(1);
-        let until = times.get(wanted).copied().unwrap_or(i64::MAX);
-        let mut left = wanted;
-        let before = self.groups.len();
-        self.groups.retain(|_, group| {
-            let goes = left > 0 && group.touched <= until;
-            left = left.saturating_sub(usize::from(goes));
-            !goes
-        });
-        metrics::correlation_evicted("group", before.saturating_sub(self.groups.len()));
-        self.count();
     }
 
     fn has_room(&self) -> bool {
         self.groups.len() < GROUPS_MAX && self.kept < KEPT_MAX
-    }
-
-    fn count(&mut self) {
-        self.kept = self.groups.values().map(Group::len).sum();
     }
 
     /// Matches that are kept.

@@ -606,6 +606,57 @@ fn filter_takes_from_the_rules_it_names() {
 }
 
 #[test]
+fn filter_without_a_log_source_silences_nothing() {
+    for source in [
+        "",
+        "logsource: {catgory: process_creation}\n",
+        "logsource: {product: }\n",
+    ] {
+        let filter = format!(
+            "---\ntitle: Everything\n{source}filter:\n  rules: any\n  sel: {{ip: 192.0.2.9}}\n  condition: not sel\n"
+        );
+        let mut sigma = sigma(&format!("{}{filter}", FAILED.trim_end_matches("---\n")));
+        assert_eq!(fired(&mut sigma, &failed(0, "a", "192.0.2.9")), ["Failed"]);
+        let listed = sigma.listing().iter().find(|rule| rule.title == "Everything");
+        assert!(
+            matches!(&listed.unwrap().state, RuleState::Broken(reason) if reason.contains("'logsource'")),
+            "{listed:?}"
+        );
+    }
+}
+
+#[test]
+fn late_matches_spoil_no_group() {
+    let mut sigma = sigma(&with(
+        "  type: event_count\n  rules: [failed]\n  group-by: [ip]\n  timespan: 60s\n  condition: {gte: 10}\n",
+    ));
+    for second in 0..9 {
+        assert_eq!(
+            fired(&mut sigma, &failed(10_000 + second, "a", "192.0.2.1")),
+            Vec::<String>::new()
+        );
+    }
+    for minute in 0..8 {
+        assert_eq!(
+            fired(&mut sigma, &failed(minute * 300, "a", "192.0.2.1")),
+            Vec::<String>::new()
+        );
+    }
+    assert_eq!(fired(&mut sigma, &failed(10_010, "a", "192.0.2.1")), ["Many"]);
+    // With all places taken one late match makes room for itself, and no more than that.
+    for number in 0..5_000 {
+        fired(&mut sigma, &failed(20_000, "a", &format!("host-{number}")));
+    }
+    let before = sigma.windows[0].groups();
+    fired(&mut sigma, &failed(0, "a", "late"));
+    assert!(
+        sigma.windows[0].groups() + 600 > before,
+        "{before} {}",
+        sigma.windows[0].groups()
+    );
+}
+
+#[test]
 fn collection_shares_what_is_global() {
     let text = "action: global\nlogsource: {product: linux, service: sshd}\nlevel: low\n---\n\
         title: One\ndetection: {sel: {outcome: one}, condition: sel}\n---\n\
