@@ -66,7 +66,7 @@ const KNOWN: &[Known] = &[
 const TOOLS: &[(Class, &str, &[&str])] = &[
     (
         Class::Account,
-        "/etc",
+        "etc",
         &[
             "/usr/bin/passwd",
             "/usr/bin/chsh",
@@ -84,7 +84,7 @@ const TOOLS: &[(Class, &str, &[&str])] = &[
             "/usr/sbin/grpck",
         ],
     ),
-    (Class::Cron, "/var/spool/cron", &["/usr/bin/crontab"]),
+    (Class::Cron, "var/spool/cron", &["/usr/bin/crontab"]),
 ];
 
 /// What is known of a change.
@@ -299,9 +299,11 @@ pub(crate) fn severity(
 
 /// Whether people change files of this class by this program.
 fn is_tool(class: Class, exe: &str, path: &Path) -> bool {
+    // Below whichever root is watched.
+    let lies = |below: &str| path.ancestors().any(|folder| folder.ends_with(below));
     TOOLS
         .iter()
-        .any(|(of, below, programs)| *of == class && path.starts_with(below) && programs.contains(&exe))
+        .any(|(of, below, programs)| *of == class && programs.contains(&exe) && lies(below))
 }
 
 /// Whether a program now runs with the rights of its owner or group, and did not before.

@@ -283,6 +283,14 @@ fn gravity_rises_with_rights_and_falls_for_the_tools_of_a_class() {
         Some(&crontab),
     );
     assert_eq!(elsewhere, Severity::Medium, "it writes nothing there");
+    let below_a_root = severity(
+        Class::Account,
+        Path::new("/host/etc/passwd"),
+        IntegrityChange::Content,
+        (Some(&plain), Some(&plain)),
+        Some(&passwd),
+    );
+    assert_eq!(below_a_root, Severity::Low);
     crontab.in_container = true;
     assert_eq!(of(Class::Cron, &plain, &plain, Some(&crontab)), Severity::Medium);
 }

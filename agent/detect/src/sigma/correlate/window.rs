@@ -92,6 +92,7 @@ impl Window {
             (run, behind)
         } else {
             if !behind.takes(entry.time, span_us) {
+                metrics::correlation_evicted("match", behind.entries.len());
                 *behind = Run::default();
             }
             (behind, run)
