@@ -279,6 +279,10 @@ fn load(config: &AnomalyConfig, tasks: &Tasks, model: &mut HostModel) -> Result<
     })
 }
 
+/// What is said of an unusual window.
+///
+/// Its severity is low whatever the score: `alerts_per_day` asks for such findings on a healthy host too, and a score says
+/// how unlike itself a host is, not that anything fails for it. What does fail has a limit, a site check or a rule of its own.
 fn notice(scored: &Scored, subject: Subject) -> Notice {
     let top = scored.top.iter().take(FACTORS_MAX);
     let factors = top.map(|part| {
@@ -298,7 +302,7 @@ fn notice(scored: &Scored, subject: Subject) -> Notice {
         kind: FindingKind::Anomaly,
         rule: HOST_ANOMALY.to_owned(),
         title: format!("this host behaves unlike itself, most of all {first}"),
-        severity: Severity::Medium,
+        severity: Severity::Low,
         score: Some(scored.score),
         subject,
         techniques: Vec::new(),

@@ -39,6 +39,8 @@ pub(crate) struct Told<'a> {
     pub(crate) touches: &'a [&'a Touch],
     /// Who may have.
     pub(crate) unproven: &'a [&'a Touch],
+    /// Which SUID program of this host it is a copy of, with the same rights.
+    pub(crate) copy_of: Option<&'a Path>,
     /// How it was noticed.
     pub(crate) source: &'static str,
 }
@@ -169,6 +171,7 @@ impl Told<'_> {
             "verdict": self.verdict.as_str(), "why": self.why, "source": self.source,
             "baseline": state(self.baseline), "before": state(self.old), "after": state(self.new),
             "package": self.package, "package_agrees": self.agrees,
+            "copy_of": self.copy_of.map(Path::to_string_lossy),
             "writers": writers(self.touches), "unproven_writers": writers(self.unproven),
         })
     }

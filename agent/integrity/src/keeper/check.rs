@@ -7,7 +7,7 @@ use fleetmend_event::table::{Finding, IntegrityChange, IntegrityVerdict, Severit
 use fleetmend_event::{Fact, TimeMicros};
 
 use super::{Keeper, Phase};
-use crate::books::Flags;
+use crate::books::{Flags, Record};
 use crate::changed::Changed;
 use crate::class::{Class, is_suid};
 use crate::explain::{Case, Explanation, gained_suid, severity};
@@ -211,6 +211,22 @@ impl Keeper {
         self.resolve(path, time);
     }
 
+    /// A SUID program of the baseline that holds the same and has the same owner and rights, byte by byte: a copy of it
+    /// lets nobody do what the first does not let him do already. An unpacked system has such.
+    fn twin_of(&self, path: &Path, new: &FileState) -> Option<Box<Path>> {
+        let Digest::Whole(_) = new.digest else {
+            return None;
+        };
+        let is_twin = |record: &&Record| {
+            *record.path != *path
+                && record.state.digest == new.digest
+                && record.state.same_rights(new)
+                && self.changed.get(&record.path).is_none()
+        };
+        let twin = self.books.iter().find(is_twin)?;
+        Some(twin.path.clone())
+    }
+
     fn told<'a>(
         &self,
         path: &'a Path,
@@ -239,6 +255,7 @@ impl Keeper {
             writer,
             touches: &[],
             unproven: &[],
+            copy_of: None,
             source,
         }
     }
@@ -288,12 +305,20 @@ impl Keeper {
         } else {
             class
         };
+        let twin = new.filter(|_| shown == Class::Suid && change == IntegrityChange::Added);
+        let copy_of = twin.and_then(|new| self.twin_of(path, &new));
+        let grave = severity(shown, path, change, states, writer.map(|touch| &*touch.writer));
         // The row tells the step from what was known last, the finding the way from the baseline.
         let step = difference(states.0, states.1).unwrap_or(change);
         let told = Told {
             verdict,
             why,
-            severity: severity(shown, path, change, states, writer.map(|touch| &*touch.writer)),
+            severity: if copy_of.is_some() {
+                grave.min(Severity::Low)
+            } else {
+                grave
+            },
+            copy_of: copy_of.as_deref(),
             package: delivered.map(|delivered| delivered.package),
             agrees,
             touches: &touches,
