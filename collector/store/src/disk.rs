@@ -1,9 +1,9 @@
 //! The disk: how full it is, when it will be full, and the alarm well before that.
 //!
 //! Once a minute the file system of the store's folder is measured. From the growth between the oldest measurement
-//! kept (six hours at most) and the newest follows when it will be full, once there are ten minutes to tell by; nobody is
-//! alarmed for what lies further ahead than eight times as long as was watched. Below
-//! a share of free space, or close before the end, the store writes a finding about itself under [`crate::OWN_HOST`], which
+//! kept (six hours at most) and the newest follows when it will be full, once there is an hour to tell by, and only while it
+//! grows on: what was written in the first part of that time and is over fills nothing. Nobody is alarmed for what lies
+//! further ahead than eight times as long as was watched. Below a share of free space, or close before the end, the store writes a finding about itself under [`crate::OWN_HOST`], which
 //! alerting pages for like any other; when there is room again, it is resolved. Both limits are configured
 //! ([`crate::config::DiskAlarmConfig`]). A full disk itself is no loss: the writer refuses before it is quite full, and
 //! agents keep what they have.
@@ -26,10 +26,11 @@ use crate::store::Store;
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// Growth is told from measurements of so long at most.
 const GROWTH_OVER: Duration = Duration::from_secs(6 * 3600);
-/// And of so long at least: a compaction makes a disk look as if it filled in an hour.
-const GROWTH_LEAST: Duration = Duration::from_secs(600);
-/// How far ahead an alarm may look, in times of what was watched: six hours tell of two days. A build or a copy fills a
-/// disk as fast, for as long as it takes.
+/// And of so long at least: a compaction, a build or a copy makes a disk look as if it filled in an hour.
+const GROWTH_LEAST: Duration = Duration::from_secs(3600);
+/// The share of that time, the last, in which it has to have grown as fast for the growth to count as going on.
+const LATELY: u32 = 4;
+/// How far ahead an alarm may look, in times of what was watched: six hours tell of two days.
 const AHEAD: u32 = 8;
 /// The alarm ends when there is this much more room than would raise it.
 const ROOM_TO_END: f64 = 1.2;
@@ -41,6 +42,14 @@ struct Space {
     at: Instant,
     free: u64,
     total: u64,
+}
+
+impl Space {
+    /// Bytes a second by which less is free than at an earlier measurement.
+    fn filled_since(&self, earlier: &Self) -> f64 {
+        let grown = earlier.free.saturating_sub(self.free) as f64;
+        grown / self.at.duration_since(earlier.at).as_secs_f64()
+    }
 }
 
 /// What the measurements say.
@@ -122,11 +131,16 @@ impl Disk {
         self.held.push_back(space);
         let first = self.held.front()?;
         let over = space.at.duration_since(first.at);
-        let grown = first.free.saturating_sub(space.free);
-        if over < GROWTH_LEAST || grown == 0 {
+        if over < GROWTH_LEAST {
             return None;
         }
-        let seconds = space.free as f64 / (grown as f64 / over.as_secs_f64());
+        let is_late = |held: &&Space| space.at.duration_since(held.at) >= over / LATELY;
+        let lately = self.held.iter().rev().find(is_late).unwrap_or(first);
+        let pace = space.filled_since(first).min(space.filled_since(lately));
+        if pace <= 0.0 {
+            return None;
+        }
+        let seconds = space.free as f64 / pace;
         // Beyond a century nobody asks.
         Some(Duration::from_secs_f64(seconds.min(3.2e9)))
     }
@@ -320,8 +334,8 @@ mod tests {
                 .map(|finding| finding.state)
         };
         assert_eq!((judged(0, 500), judged(1, 500)), (None, None));
-        assert_eq!(judged(20, 490), None, "it fills, in seventeen hours");
-        assert_eq!(judged(21, 600), Some(FindingState::Resolved));
+        assert_eq!(judged(80, 485), None, "it fills, in two days");
+        assert_eq!(judged(81, 600), Some(FindingState::Resolved));
     }
 
     #[test]
@@ -340,6 +354,22 @@ mod tests {
             said(&config, &[(0, 600), (1, 550), (2, 550), (3, 550), (4, 550)]),
             []
         );
+    }
+
+    #[test]
+    fn what_was_written_and_is_over_fills_nothing() {
+        let config = DiskAlarmConfig {
+            free_percent_min: 0.0,
+            full_within_hours: 48,
+        };
+        let burst = [(0, 900), (1, 800), (2, 500), (3, 500), (4, 500)];
+        assert_eq!(said(&config, &burst[..2]), [], "eight hours ahead, of one");
+        assert_eq!(
+            said(&config, &burst[1..]),
+            [FindingState::Open, FindingState::Resolved]
+        );
+        let late = [(0, 600), (1, 600), (2, 600), (3, 600), (4, 500)];
+        assert_eq!(said(&config, &late), [FindingState::Open], "it goes on");
     }
 
     #[tokio::test]
@@ -386,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_from_less_than_ten_minutes() {
+    fn nothing_is_told_from_less_than_an_hour() {
         let (mut disk, start) = (Disk::default(), Instant::now());
         let space = |seconds, free| Space {
             at: start + Duration::from_secs(seconds),
@@ -394,7 +424,7 @@ mod tests {
             total: 1_000,
         };
         assert_eq!(disk.measured(space(0, 900)), None);
-        assert_eq!(disk.measured(space(500, 100)), None);
-        assert!(disk.measured(space(700, 90)).is_some());
+        assert_eq!(disk.measured(space(3_500, 100)), None);
+        assert!(disk.measured(space(3_700, 90)).is_some());
     }
 }
