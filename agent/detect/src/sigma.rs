@@ -27,6 +27,7 @@ mod explain;
 mod index;
 mod mapping;
 mod matching;
+mod meta;
 mod read;
 mod reload;
 mod rule;

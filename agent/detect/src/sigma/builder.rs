@@ -10,7 +10,7 @@ use rsigma_parser::{CorrelationRule, FilterRule, FilterRuleTarget, SigmaRule, St
 use super::compile::{Compiler, Refusal, source, usable};
 use super::correlate::{Correlation, NamesOfRules};
 use super::index::Index;
-use super::read::RuleFile;
+use super::read::{RuleFile, names_of};
 use super::rule::{LogSource, Names};
 use super::set::{Group, Loaded, LoadedCorrelation, RuleSet, Sound};
 use super::sources::{Kind, feeds};
@@ -428,25 +428,6 @@ impl Builder<'_> {
             ))
         })
     }
-}
-
-/// The names of the rules of all files.
-fn names_of(files: &[RuleFile]) -> NamesOfRules {
-    let mut all = NamesOfRules::new();
-    for file in files {
-        let rules = file.rules.iter().map(|rule| (&rule.id, &rule.name, &rule.title));
-        let correlations = file
-            .correlations
-            .iter()
-            .map(|rule| (&rule.id, &rule.name, &rule.title));
-        for (id, name, title) in rules.chain(correlations) {
-            let names: Vec<String> = id.iter().chain(name).chain([title]).cloned().collect();
-            for name in &names {
-                all.entry(name.clone()).or_default().extend(names.iter().cloned());
-            }
-        }
-    }
-    all
 }
 
 /// What a file says of one rule.

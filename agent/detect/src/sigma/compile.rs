@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use fleetmend_event::table::Severity;
 use regex::{Regex, RegexBuilder};
 use rsigma_parser::{
-    ConditionExpr, Detection, DetectionItem, Detections, Level, Modifier, Quantifier, SelectorPattern,
-    SigmaRule, SigmaValue,
+    ConditionExpr, Detection, DetectionItem, Detections, Modifier, Quantifier, SelectorPattern, SigmaRule,
+    SigmaValue,
 };
 
 use super::dialect;
-use super::rule::{Expr, FieldId, Joint, LogSource, Matcher, Meta, Names, Network, Rule, Test};
+use super::meta::Meta;
+use super::rule::{Expr, FieldId, Joint, LogSource, Matcher, Names, Network, Rule, Test};
 use super::text::{Pattern, Piece, Shape, pieces, placeholder, plain_percents};
 use super::value::{Expression, Value, apply, legible, value};
 
@@ -78,7 +78,7 @@ impl Compiler {
             all.push(self.detections(filter)?);
         }
         Ok(Rule {
-            meta: meta(rule),
+            meta: Meta::of_rule(rule),
             source: source(&rule.logsource),
             condition: one_or(all, Expr::And),
             written: written(&rule.detection, filters),
@@ -464,47 +464,4 @@ pub(crate) fn usable(is_unsupported: bool, taxonomy: Option<&str>) -> Compiled<(
             "its fields are named by the taxonomy '{other}'; those of 'sigma' are known here"
         ))),
     }
-}
-
-fn meta(rule: &SigmaRule) -> Meta {
-    Meta {
-        key: rule.id.clone().unwrap_or_else(|| rule.title.clone()),
-        name: rule.name.clone(),
-        title: rule.title.clone(),
-        severity: severity(rule.level),
-        techniques: techniques(&rule.tags),
-        tactics: tactics(&rule.tags),
-    }
-}
-
-pub(crate) fn severity(level: Option<Level>) -> Severity {
-    match level {
-        Some(Level::Informational) => Severity::Info,
-        Some(Level::Low) => Severity::Low,
-        Some(Level::Medium) | None => Severity::Medium,
-        Some(Level::High) => Severity::High,
-        Some(Level::Critical) => Severity::Critical,
-    }
-}
-
-/// ATT&CK techniques among a rule's tags: `attack.t1059.004` is `T1059.004`.
-pub(crate) fn techniques(tags: &[String]) -> Vec<String> {
-    let technique = |tag: &String| {
-        let name = tag.strip_prefix("attack.")?;
-        let number = name.strip_prefix(['t', 'T'])?;
-        number
-            .starts_with(|first: char| first.is_ascii_digit())
-            .then(|| name.to_ascii_uppercase())
-    };
-    tags.iter().filter_map(technique).collect()
-}
-
-/// ATT&CK tactics among a rule's tags: `attack.command-and-control`.
-pub(crate) fn tactics(tags: &[String]) -> Vec<String> {
-    let is_tactic = |name: &&str| !name.is_empty() && !name.chars().any(|letter| letter.is_ascii_digit());
-    tags.iter()
-        .filter_map(|tag| tag.strip_prefix("attack."))
-        .filter(is_tactic)
-        .map(str::to_owned)
-        .collect()
 }

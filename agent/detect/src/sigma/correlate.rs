@@ -23,8 +23,7 @@ use self::form::well_formed;
 use self::over::{Looked, Over, in_order};
 pub(crate) use self::window::Window;
 use self::window::{ENTRIES_MAX, Entry};
-use super::compile::{severity, tactics, techniques};
-use super::rule::Meta;
+use super::meta::Meta;
 use super::text::fold;
 
 /// Longest value that is kept.
@@ -156,14 +155,7 @@ impl Correlation {
             )
         );
         Ok(Self {
-            meta: Meta {
-                key: rule.id.clone().unwrap_or_else(|| rule.title.clone()),
-                name: rule.name.clone(),
-                title: rule.title.clone(),
-                severity: severity(rule.level),
-                techniques: techniques(&rule.tags),
-                tactics: tactics(&rule.tags),
-            },
+            meta: Meta::of_correlation(rule),
             generate: rule.generate,
             digest,
             kind: rule.correlation_type,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rsigma_parser::{CorrelationRule, FilterRule, SigmaRule, parse_sigma_yaml};
 
+use super::correlate::NamesOfRules;
 use super::document::look_through;
 
 /// Most rule files of one folder that are read.
@@ -308,4 +309,23 @@ fn walk(folder: &Path, depth: usize, below: &mut Below) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names of the rules of all files.
+pub(super) fn names_of(files: &[RuleFile]) -> NamesOfRules {
+    let mut all = NamesOfRules::new();
+    for file in files {
+        let rules = file.rules.iter().map(|rule| (&rule.id, &rule.name, &rule.title));
+        let correlations = file
+            .correlations
+            .iter()
+            .map(|rule| (&rule.id, &rule.name, &rule.title));
+        for (id, name, title) in rules.chain(correlations) {
+            let names: Vec<String> = id.iter().chain(name).chain([title]).cloned().collect();
+            for name in &names {
+                all.entry(name.clone()).or_default().extend(names.iter().cloned());
+            }
+        }
+    }
+    all
 }

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fleetmend_event::table::Severity;
 use regex::Regex;
 
+use super::meta::Meta;
 use super::text::Pattern;
 
 /// Number of a field's name within a [`Names`].
@@ -62,18 +62,6 @@ impl std::fmt::Display for LogSource {
         let words: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
         formatter.write_str(&words.join("/"))
     }
-}
-
-/// What a finding of a rule says of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Meta {
-    /// Its id, or its title where it has none.
-    pub(crate) key: String,
-    pub(crate) name: Option<String>,
-    pub(crate) title: String,
-    pub(crate) severity: Severity,
-    pub(crate) techniques: Vec<String>,
-    pub(crate) tactics: Vec<String>,
 }
 
 /// A compiled rule.

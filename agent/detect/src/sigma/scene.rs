@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::correlate::Fired;
 use super::event::RawEvent;
 use super::matching::Matched;
-use super::rule::Meta;
+use super::meta::Meta;
 use crate::tracker::{Notice, Subject};
 
 /// What a notice is about.

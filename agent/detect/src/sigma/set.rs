@@ -10,8 +10,9 @@ use rsigma_parser::FilterRule;
 use super::builder::Builder;
 use super::correlate::Correlation;
 use super::index::Index;
+use super::meta::Meta;
 use super::read::{Below, RuleFile, below};
-use super::rule::{LogSource, Meta, Names, Rule};
+use super::rule::{LogSource, Names, Rule};
 use super::sources::{Kind, Origin};
 use super::{RuleListing, RuleOptions, RuleState};
 

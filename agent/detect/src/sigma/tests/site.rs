@@ -415,7 +415,7 @@ fn address_is_found_in_each_of_its_forms() {
 
 #[test]
 fn tactics_are_kept_whatever_their_length() {
-    use crate::sigma::compile::tactics;
+    use crate::sigma::meta::tactics;
 
     let tags = [
         "attack.impact",
