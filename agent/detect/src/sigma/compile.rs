@@ -193,6 +193,16 @@ impl Compiler {
         if field.is_none() && modifiers.is_empty() {
             return broken("the name of a field is no text; write it in quotes");
         }
+        if field.is_none()
+            && modifiers
+                .iter()
+                .any(|modifier| matches!(modifier, Modifier::StartsWith | Modifier::EndsWith))
+        {
+            return Err(Refusal::Unsupported(
+                "startswith and endswith say nothing of a keyword, which is looked for anywhere in an event; name a field"
+                    .to_owned(),
+            ));
+        }
         let mut tests = Vec::new();
         for written in self.expanded(&item.values, modifiers)? {
             legible(&written, item.field.name.as_deref().unwrap_or("|")).map_err(Refusal::Broken)?;

@@ -369,3 +369,23 @@ fn sources_that_nothing_feeds_are_listed_with_the_reason() {
         );
     }
 }
+
+#[test]
+fn keyword_has_neither_beginning_nor_end() {
+    let folder = tempfile::tempdir().unwrap();
+    for modifier in ["startswith", "endswith", "contains"] {
+        let text = format!(
+            "title: {modifier}\nlogsource: {{product: linux, service: sshd}}\ndetection: {{words: {{'|{modifier}': abc}}, condition: words}}\n"
+        );
+        std::fs::write(folder.path().join(format!("{modifier}.yml")), text).unwrap();
+    }
+    let sigma = Sigma::load(&[folder.path().to_owned()]);
+    for rule in sigma.listing() {
+        match &rule.state {
+            RuleState::Loaded => assert_eq!(rule.title, "contains"),
+            RuleState::Unsupported(reason) => assert!(reason.contains("name a field"), "{reason}"),
+            other => panic!("{}: {other:?}", rule.title),
+        }
+    }
+    assert_eq!(sigma.listing().len(), 3);
+}
