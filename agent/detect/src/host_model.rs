@@ -317,7 +317,10 @@ fn notice(scored: &Scored, subject: Subject) -> Notice {
 
 #[cfg(test)]
 mod tests {
+    use fleetmend_event::table::FindingState;
+
     use super::*;
+    use crate::anomaly::{Layer, LayerScore};
 
     fn active(queue: worker::Handle) -> (HostModel, mpsc::Sender<Scored>) {
         let disabled = AnomalyConfig {
@@ -334,6 +337,47 @@ mod tests {
         });
         (model.state, model.reason) = (ModelState::Active, "scoring".to_owned());
         (model, sender)
+    }
+
+    #[test]
+    fn window_never_seen_before_is_a_low_finding_that_ends_when_it_is_calm() {
+        let (mut model, scores) = active(worker::Handle::ended(0));
+        let mut tracker = FindingTracker::default();
+        let score = |second: i64, unusual: bool| Scored {
+            time: TimeMicros(second * 1_000_000),
+            score: 1.0 - 1e-12,
+            p: 1e-12,
+            surprise: 27.0,
+            per_day: 1e-8,
+            unusual,
+            layers: [
+                Layer::Temporal,
+                Layer::TemporalBroad,
+                Layer::Level,
+                Layer::Subspace,
+            ]
+            .map(|layer| LayerScore {
+                layer,
+                score: 90.0,
+                p: 1e-12,
+                per_day: 1e-8,
+            }),
+            top: Vec::new(),
+            regime_accepted: false,
+        };
+        let mut told = |second, unusual| {
+            scores.blocking_send(score(second, unusual)).unwrap();
+            let findings = model.findings(&mut tracker);
+            findings
+                .into_iter()
+                .map(|finding| (finding.state, finding.severity))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(0, true), [(FindingState::Open, Severity::Low)]);
+        let calm: Vec<_> = (1..=i64::from(CALM_WINDOWS))
+            .flat_map(|window| told(window * 5, false))
+            .collect();
+        assert_eq!(calm, [(FindingState::Resolved, Severity::Low)]);
     }
 
     #[test]

@@ -154,7 +154,7 @@ pub struct DiskAlarmConfig {
     /// Below this share of free space, in percent. 0 for never.
     pub free_percent_min: f64,
     /// When it will be full in less than this, if it grows on as in the last hours. 0 for never. Looked ahead is eight
-    /// times as long as was watched, and watched are six hours: more than 48 is as 48.
+    /// times as long as was watched, once in the first hour, and watched are six hours: more than 48 is as 48.
     pub full_within_hours: u32,
 }
 

@@ -1,12 +1,13 @@
 //! The disk: how full it is, when it will be full, and the alarm well before that.
 //!
 //! Once a minute the file system of the store's folder is measured. From the growth between the oldest measurement
-//! kept (six hours at most) and the newest follows when it will be full, once there is an hour to tell by, and only while it
-//! grows on: what was written in the first part of that time and is over fills nothing. Nobody is alarmed for what lies
-//! further ahead than eight times as long as was watched. Below a share of free space, or close before the end, the store writes a finding about itself under [`crate::OWN_HOST`], which
-//! alerting pages for like any other; when there is room again, it is resolved. Both limits are configured
-//! ([`crate::config::DiskAlarmConfig`]). A full disk itself is no loss: the writer refuses before it is quite full, and
-//! agents keep what they have.
+//! kept (six hours at most) and the newest follows when it will be full, once there are ten minutes to tell by. It is
+//! told while it grows on: what was written in the first part of that time and is over fills nothing. Nobody is alarmed
+//! for what lies further ahead than eight times as long as was watched, or once as long while that is less than an hour.
+//! Below a share of free space, or close before the end, the store writes a finding about itself under
+//! [`crate::OWN_HOST`], which alerting pages for like any other; when there is room again, it is resolved. Both limits are
+//! configured ([`crate::config::DiskAlarmConfig`]). A full disk itself is no loss: the writer refuses before it is quite
+//! full, and agents keep what they have.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -26,8 +27,10 @@ use crate::store::Store;
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// Growth is told from measurements of so long at most.
 const GROWTH_OVER: Duration = Duration::from_secs(6 * 3600);
-/// And of so long at least: a compaction, a build or a copy makes a disk look as if it filled in an hour.
-const GROWTH_LEAST: Duration = Duration::from_secs(3600);
+/// And of so long at least: a compaction makes a disk look as if it filled in an hour.
+const GROWTH_LEAST: Duration = Duration::from_secs(600);
+/// Until so long was watched, growth tells no further ahead than once that time: a build or a copy may last so long.
+const BURST: Duration = Duration::from_secs(3600);
 /// The share of that time, the last, in which it has to have grown as fast for the growth to count as going on.
 const LATELY: u32 = 4;
 /// How far ahead an alarm may look, in times of what was watched: six hours tell of two days.
@@ -50,12 +53,20 @@ impl Space {
         let grown = earlier.free.saturating_sub(self.free) as f64;
         grown / self.at.duration_since(earlier.at).as_secs_f64()
     }
+
+    /// How long until nothing is free, at so many bytes a second.
+    fn full_in(&self, pace: f64) -> Option<Duration> {
+        // Beyond a century nobody asks.
+        (pace > 0.0).then(|| Duration::from_secs_f64((self.free as f64 / pace).min(3.2e9)))
+    }
 }
 
 /// What the measurements say.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     held: VecDeque<Space>,
+    /// When it is full by the growth of all that was watched, as the last measurement has it.
+    overall: Option<Duration>,
     raised: Option<Finding>,
     /// A row that is not stored yet.
     unsaid: Option<Finding>,
@@ -131,18 +142,15 @@ impl Disk {
         self.held.push_back(space);
         let first = self.held.front()?;
         let over = space.at.duration_since(first.at);
+        self.overall = None;
         if over < GROWTH_LEAST {
             return None;
         }
         let is_late = |held: &&Space| space.at.duration_since(held.at) >= over / LATELY;
         let lately = self.held.iter().rev().find(is_late).unwrap_or(first);
-        let pace = space.filled_since(first).min(space.filled_since(lately));
-        if pace <= 0.0 {
-            return None;
-        }
-        let seconds = space.free as f64 / pace;
-        // Beyond a century nobody asks.
-        Some(Duration::from_secs_f64(seconds.min(3.2e9)))
+        let overall = space.filled_since(first);
+        self.overall = space.full_in(overall);
+        space.full_in(overall.min(space.filled_since(lately)))
     }
 
     /// The row to write, when the alarm begins or ends.
@@ -159,11 +167,15 @@ impl Disk {
             .front()
             .map_or(Duration::ZERO, |first| space.at.duration_since(first.at));
         let wanted = Duration::from_secs(u64::from(config.full_within_hours) * 3600);
-        let within = wanted.min(watched * AHEAD);
+        let ahead = if watched < BURST { 1 } else { AHEAD };
+        let within = wanted.min(watched * ahead);
         let is_low = |room: f64| percent < config.free_percent_min * room;
         // What was not watched long enough to be told ends nothing.
         let is_known = wanted.is_zero() || watched >= GROWTH_LEAST;
-        let may_be_soon = full_in.is_some_and(|left| left < wanted.mul_f64(ROOM_TO_END));
+        // A pause ends no alarm: that takes the growth of all of the time that was watched.
+        let may_be_soon = self
+            .overall
+            .is_some_and(|left| left < wanted.mul_f64(ROOM_TO_END));
         match &self.raised {
             None if is_low(1.0) || full_in.is_some_and(|left| left < within) => {
                 let finding = finding(space, percent, full_in, folder);
@@ -334,8 +346,8 @@ mod tests {
                 .map(|finding| finding.state)
         };
         assert_eq!((judged(0, 500), judged(1, 500)), (None, None));
-        assert_eq!(judged(80, 485), None, "it fills, in two days");
-        assert_eq!(judged(81, 600), Some(FindingState::Resolved));
+        assert_eq!(judged(20, 490), None, "it fills, in seventeen hours");
+        assert_eq!(judged(21, 600), Some(FindingState::Resolved));
     }
 
     #[test]
@@ -357,16 +369,44 @@ mod tests {
     }
 
     #[test]
+    fn copy_of_some_minutes_alarms_only_when_the_disk_is_full_as_soon_again() {
+        let config = DiskAlarmConfig {
+            free_percent_min: 0.0,
+            full_within_hours: 48,
+        };
+        for (left, alarms) in [(300, false), (150, true)] {
+            let (mut disk, start) = (Disk::default(), Instant::now());
+            // Ten a minute, for twenty minutes.
+            let judged = (0..=20).filter_map(|minutes: u32| {
+                let space = Space {
+                    at: start + HOUR / 60 * minutes,
+                    free: left + u64::from(20 - minutes) * 10,
+                    total: 1_000,
+                };
+                let full_in = disk.measured(space);
+                disk.judge(&config, space, full_in, "/store")
+            });
+            assert_eq!(judged.count() == 1, alarms, "{left} left");
+        }
+    }
+
+    #[test]
     fn what_was_written_and_is_over_fills_nothing() {
         let config = DiskAlarmConfig {
             free_percent_min: 0.0,
             full_within_hours: 48,
         };
-        let burst = [(0, 900), (1, 800), (2, 500), (3, 500), (4, 500)];
-        assert_eq!(said(&config, &burst[..2]), [], "eight hours ahead, of one");
+        let over = [(0, 900), (1, 800), (2, 790), (3, 789)];
         assert_eq!(
-            said(&config, &burst[1..]),
-            [FindingState::Open, FindingState::Resolved]
+            said(&config, &over),
+            [],
+            "eight hours ahead, of one; then it is over"
+        );
+        let pause = [(0, 800), (1, 500), (2, 500), (3, 450)];
+        assert_eq!(
+            said(&config, &pause),
+            [FindingState::Open],
+            "a pause ends nothing"
         );
         let late = [(0, 600), (1, 600), (2, 600), (3, 600), (4, 500)];
         assert_eq!(said(&config, &late), [FindingState::Open], "it goes on");
@@ -416,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_from_less_than_an_hour() {
+    fn nothing_is_told_from_less_than_ten_minutes() {
         let (mut disk, start) = (Disk::default(), Instant::now());
         let space = |seconds, free| Space {
             at: start + Duration::from_secs(seconds),
@@ -424,7 +464,7 @@ mod tests {
             total: 1_000,
         };
         assert_eq!(disk.measured(space(0, 900)), None);
-        assert_eq!(disk.measured(space(3_500, 100)), None);
-        assert!(disk.measured(space(3_700, 90)).is_some());
+        assert_eq!(disk.measured(space(500, 100)), None);
+        assert!(disk.measured(space(700, 90)).is_some());
     }
 }

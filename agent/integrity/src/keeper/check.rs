@@ -211,19 +211,30 @@ impl Keeper {
         self.resolve(path, time);
     }
 
-    /// A SUID program of the baseline that holds the same and has the same owner and rights, byte by byte: a copy of it
-    /// lets nobody do what the first does not let him do already. An unpacked system has such.
+    /// Which SUID program, of a package and as it was delivered, a new one is a copy of, with the same owner and rights:
+    /// everybody may run that one, and the copy does the same for him. An unpacked system has such.
     fn twin_of(&self, path: &Path, new: &FileState) -> Option<Box<Path>> {
         let Digest::Whole(_) = new.digest else {
             return None;
         };
         let is_twin = |record: &&Record| {
-            *record.path != *path
-                && record.state.digest == new.digest
+            record.state.digest == new.digest
                 && record.state.same_rights(new)
+                // By another name of the same file that one lives on when its package replaces it.
+                && record.state.identity() != new.identity()
+                && record.flags & (Flags::DISAGREES | Flags::RACY | Flags::UNREADABLE) == 0
+                && self.packages.delivered(&record.path).is_some()
                 && self.changed.get(&record.path).is_none()
         };
-        let twin = self.books.iter().find(is_twin)?;
+        // Where only some may run it, who they are is not in its rights alone.
+        let by_everybody = new.mode & libc::S_IXOTH != 0;
+        // Where another rule watches too, it is more than one program more.
+        let elsewhere = self.watch.class_of(path, Kind::File).is_none();
+        let twin = self
+            .books
+            .iter()
+            .find(is_twin)
+            .filter(|_| by_everybody && elsewhere)?;
         Some(twin.path.clone())
     }
 

@@ -157,48 +157,6 @@ fn every_way_to_change_a_file_is_told_with_who_did_it() {
 }
 
 #[test]
-fn copy_of_a_suid_program_is_low_only_with_the_same_bytes_and_rights() {
-    let host = Host::new();
-    let program = host.write("usr/bin/su", "switch user");
-    host.write("usr/bin/plain", "a shell");
-    mode(&program, 0o4755);
-    let mut room = Room::start(&host);
-    let mut add = |below: &str, text: &str, rights: u32| {
-        let path = host.write(below, text);
-        mode(&path, rights);
-        room.see(event(own_actor(), FileEventKind::Chmod, &path).into());
-        let finding = room.finding(&path, FindingState::Open);
-        let evidence: serde_json::Value = serde_json::from_str(&finding.evidence).unwrap();
-        (finding.severity, evidence["copy_of"].clone())
-    };
-    let first = program.display().to_string();
-    assert_eq!(
-        add("tmp/su", "switch user", 0o4755),
-        (Severity::Low, first.into())
-    );
-    let none = serde_json::Value::Null;
-    assert_eq!(
-        add("tmp/group", "switch user", 0o6755),
-        (Severity::High, none.clone())
-    );
-    assert_eq!(
-        add("tmp/other", "switch user, always", 0o4755),
-        (Severity::High, none.clone())
-    );
-    assert_eq!(
-        add("tmp/plain", "a shell", 0o4755),
-        (Severity::High, none.clone()),
-        "what it is a copy of has no such rights"
-    );
-    // What is told of itself vouches for nothing.
-    assert_eq!(
-        add("tmp/again", "switch user, always", 0o4755),
-        (Severity::High, none)
-    );
-    room.stop();
-}
-
-#[test]
 fn same_bytes_are_no_change_and_what_is_as_before_is_resolved() {
     let host = Host::new();
     let path = host.write("etc/ld.so.preload", "/lib/one.so");

@@ -1,8 +1,9 @@
 //! A real dpkg on a real database, below the temporary root.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use fleetmend_event::table::{IntegrityChange, IntegrityVerdict, ProcessEvent, ProcessEventKind};
+use fleetmend_event::table::{IntegrityChange, IntegrityVerdict, ProcessEvent, ProcessEventKind, Severity};
 
 use super::*;
 
@@ -232,4 +233,89 @@ fn upgrade_while_the_agent_was_off_is_silent_and_an_edit_is_not() {
     let edited = edited.to_string_lossy().into_owned();
     let of_package = |fact: &&Fact| matches!(fact, Fact::Finding(finding) if finding.subject != edited);
     assert_eq!(told.iter().filter(of_package).count(), 0, "{told:#?}");
+}
+
+#[test]
+fn copy_of_a_packaged_suid_program_is_low_only_with_the_same_bytes_and_rights() {
+    let host = Host::new();
+    database(&host);
+    let with = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let program = host.write("usr/bin/su", "switch user");
+    with(&program, 0o4755);
+    with(&host.write("usr/bin/plain", "a shell"), 0o755);
+    with(&host.write("usr/bin/some", "for a group"), 0o4750);
+    with(&host.write("opt/own", "of no package"), 0o4755);
+    with(&host.write("usr/bin/trojan", "not as delivered"), 0o4755);
+    let sum = |text: &str| hex::encode(<md5::Md5 as md5::Digest>::digest(text));
+    let sums = [
+        ("su", "switch user"),
+        ("plain", "a shell"),
+        ("some", "for a group"),
+        ("trojan", "as delivered"),
+    ];
+    let sums = sums.map(|(name, text)| format!("{}  usr/bin/{name}\n", sum(text)));
+    host.write("var/lib/dpkg/info/login.list", "/usr/bin/su\n");
+    host.write("var/lib/dpkg/info/login.md5sums", &sums.concat());
+    let mut room = Room::start(&host);
+    let mut told = |path: &Path| {
+        room.see(event(own_actor(), FileEventKind::Chmod, path).into());
+        let finding = room.finding(path, FindingState::Open);
+        let evidence: serde_json::Value = serde_json::from_str(&finding.evidence).unwrap();
+        (finding.severity, evidence["copy_of"].as_str().map(str::to_owned))
+    };
+
+    let copy = host.write("tmp/su", "switch user");
+    with(&copy, 0o4755);
+    assert_eq!(told(&copy), (Severity::Low, Some(program.display().to_string())));
+    for (below, text, rights, why) in [
+        ("tmp/group", "switch user", 0o6755, "it has other rights"),
+        (
+            "tmp/other",
+            "switch user, always",
+            0o4755,
+            "it holds something else",
+        ),
+        (
+            "tmp/plain",
+            "a shell",
+            0o4755,
+            "the delivered one has no such rights",
+        ),
+        (
+            "tmp/some",
+            "for a group",
+            0o4750,
+            "not everybody may run that one",
+        ),
+        (
+            "tmp/own",
+            "of no package",
+            0o4755,
+            "no package vouches for that one",
+        ),
+        (
+            "tmp/trojan",
+            "not as delivered",
+            0o4755,
+            "that one is not as delivered",
+        ),
+        (
+            "usr/local/bin/ls",
+            "switch user",
+            0o4755,
+            "it goes before a program",
+        ),
+    ] {
+        let path = host.write(below, text);
+        with(&path, rights);
+        assert_eq!(told(&path), (Severity::High, None), "{below}: {why}");
+    }
+    let link = host.path("tmp/link");
+    std::fs::hard_link(&program, &link).unwrap();
+    assert_eq!(told(&link), (Severity::High, None), "it outlives an update");
+    std::fs::write(&copy, "a shell").unwrap();
+    assert_eq!(told(&copy).0, Severity::High, "it was a copy");
+    room.stop();
 }
