@@ -222,7 +222,7 @@ impl Keeper {
                 && record.state.same_rights(new)
                 // By another name of the same file that one lives on when its package replaces it.
                 && record.state.identity() != new.identity()
-                && record.flags & (Flags::DISAGREES | Flags::RACY | Flags::UNREADABLE) == 0
+                && record.flags & (Flags::DISAGREES | Flags::UNREADABLE) == 0
                 && self.packages.delivered(&record.path).is_some()
                 && self.changed.get(&record.path).is_none()
         };
