@@ -21,10 +21,6 @@ pub(crate) struct TestArguments {
     no_vm: bool,
 }
 
-/// Tests at once, at the least: they wait for programs, disks and timeouts more than they compute.
-const TESTS_AT_ONCE_MIN: usize = 4;
-/// How many tests nextest runs at once; what somebody sets counts.
-const TEST_THREADS: &str = "NEXTEST_TEST_THREADS";
 /// What property tests make their inputs from.
 const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 
@@ -46,10 +42,6 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
         tests
             .args(["nextest", "run", "--workspace", "--no-fail-fast"])
             .current_dir(layout::root());
-        if std::env::var_os(TEST_THREADS).is_none() {
-            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            tests.env(TEST_THREADS, cores.max(TESTS_AT_ONCE_MIN).to_string());
-        }
         tests.env(
             "FLEETMEND_BIN_DIR",
             layout::target().join(Profile::Quick.folder()),
