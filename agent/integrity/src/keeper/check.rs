@@ -214,9 +214,14 @@ impl Keeper {
     /// Which SUID program, of a package and as it was delivered, a new one is a copy of, with the same owner and rights:
     /// everybody may run that one, and the copy does the same for him. An unpacked system has such.
     fn twin_of(&self, path: &Path, new: &FileState) -> Option<Box<Path>> {
-        let Digest::Whole(_) = new.digest else {
+        let is_whole = matches!(new.digest, Digest::Whole(_));
+        // Where only some may run it, who they are is not in its rights alone.
+        let by_everybody = new.mode & libc::S_IXOTH != 0;
+        // Where another class watches too, it is more than one program more.
+        let elsewhere = self.watch.class_of(path, Kind::File).is_none();
+        if !(is_whole && by_everybody && elsewhere) {
             return None;
-        };
+        }
         let is_twin = |record: &&Record| {
             record.state.digest == new.digest
                 && record.state.same_rights(new)
@@ -226,16 +231,7 @@ impl Keeper {
                 && self.packages.delivered(&record.path).is_some()
                 && self.changed.get(&record.path).is_none()
         };
-        // Where only some may run it, who they are is not in its rights alone.
-        let by_everybody = new.mode & libc::S_IXOTH != 0;
-        // Where another rule watches too, it is more than one program more.
-        let elsewhere = self.watch.class_of(path, Kind::File).is_none();
-        let twin = self
-            .books
-            .iter()
-            .find(is_twin)
-            .filter(|_| by_everybody && elsewhere)?;
-        Some(twin.path.clone())
+        Some(self.books.iter().find(is_twin)?.path.clone())
     }
 
     fn told<'a>(
