@@ -61,12 +61,19 @@ impl Space {
     }
 }
 
+/// How long until the disk is full.
+#[derive(Debug, Clone, Copy, Default)]
+struct FullIn {
+    /// If it fills, and goes on to.
+    going_on: Option<Duration>,
+    /// By the growth of all that was watched, over or not.
+    overall: Option<Duration>,
+}
+
 /// What the measurements say.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     held: VecDeque<Space>,
-    /// When it is full by the growth of all that was watched, as the last measurement has it.
-    overall: Option<Duration>,
     raised: Option<Finding>,
     /// A row that is not stored yet.
     unsaid: Option<Finding>,
@@ -100,7 +107,8 @@ impl Disk {
             };
             let full_in = self.measured(space);
             gauge!(names::DISK_FREE_BYTES).set(space.free as f64);
-            gauge!(names::DISK_FULL_IN_SECONDS).set(full_in.map_or(f64::INFINITY, |left| left.as_secs_f64()));
+            gauge!(names::DISK_FULL_IN_SECONDS)
+                .set(full_in.going_on.map_or(f64::INFINITY, |left| left.as_secs_f64()));
             // One measurement may be of a moment: a start, or a copy that is being made.
             if self.held.len() > 1 {
                 let folder = inner.config.folder.display().to_string();
@@ -130,8 +138,8 @@ impl Disk {
         }
     }
 
-    /// Keeps a measurement; how long until the disk is full, if it fills.
-    fn measured(&mut self, space: Space) -> Option<Duration> {
+    /// Keeps a measurement; how long until the disk is full by it and those before.
+    fn measured(&mut self, space: Space) -> FullIn {
         while self
             .held
             .front()
@@ -140,17 +148,20 @@ impl Disk {
             self.held.pop_front();
         }
         self.held.push_back(space);
-        let first = self.held.front()?;
+        let Some(first) = self.held.front() else {
+            return FullIn::default();
+        };
         let over = space.at.duration_since(first.at);
-        self.overall = None;
         if over < GROWTH_LEAST {
-            return None;
+            return FullIn::default();
         }
         let is_late = |held: &&Space| space.at.duration_since(held.at) >= over / LATELY;
         let lately = self.held.iter().rev().find(is_late).unwrap_or(first);
         let overall = space.filled_since(first);
-        self.overall = space.full_in(overall);
-        space.full_in(overall.min(space.filled_since(lately)))
+        FullIn {
+            going_on: space.full_in(overall.min(space.filled_since(lately))),
+            overall: space.full_in(overall),
+        }
     }
 
     /// The row to write, when the alarm begins or ends.
@@ -158,7 +169,7 @@ impl Disk {
         &mut self,
         config: &DiskAlarmConfig,
         space: Space,
-        full_in: Option<Duration>,
+        full_in: FullIn,
         folder: &str,
     ) -> Option<Finding> {
         let percent = space.free as f64 * 100.0 / (space.total.max(1) as f64);
@@ -173,12 +184,12 @@ impl Disk {
         // What was not watched long enough to be told ends nothing.
         let is_known = wanted.is_zero() || watched >= GROWTH_LEAST;
         // A pause ends no alarm: that takes the growth of all of the time that was watched.
-        let may_be_soon = self
+        let may_be_soon = full_in
             .overall
             .is_some_and(|left| left < wanted.mul_f64(ROOM_TO_END));
         match &self.raised {
-            None if is_low(1.0) || full_in.is_some_and(|left| left < within) => {
-                let finding = finding(space, percent, full_in, folder);
+            None if is_low(1.0) || full_in.going_on.is_some_and(|left| left < within) => {
+                let finding = finding(space, percent, full_in.going_on, folder);
                 tracing::warn!(
                     folder,
                     percent,
@@ -436,8 +447,12 @@ mod tests {
         };
         let mut disk = Disk::default();
         disk.look_back(&store).await;
-        assert_eq!(disk.judge(&config, at(20), None, "/store"), None, "it goes on");
-        let ended = disk.judge(&config, at(900), None, "/store").unwrap();
+        assert_eq!(
+            disk.judge(&config, at(20), FullIn::default(), "/store"),
+            None,
+            "it goes on"
+        );
+        let ended = disk.judge(&config, at(900), FullIn::default(), "/store").unwrap();
         assert_eq!(
             (ended.finding_id, ended.state, ended.first_time, &ended.title),
             (
@@ -451,7 +466,11 @@ mod tests {
         stored.await.unwrap();
         let mut next = Disk::default();
         next.look_back(&store).await;
-        assert_eq!(next.judge(&config, at(900), None, "/store"), None, "it is over");
+        assert_eq!(
+            next.judge(&config, at(900), FullIn::default(), "/store"),
+            None,
+            "it is over"
+        );
         assert!(tasks.drain(Duration::from_secs(20)).await.is_clean());
     }
 
@@ -463,8 +482,8 @@ mod tests {
             free,
             total: 1_000,
         };
-        assert_eq!(disk.measured(space(0, 900)), None);
-        assert_eq!(disk.measured(space(500, 100)), None);
-        assert!(disk.measured(space(700, 90)).is_some());
+        assert_eq!(disk.measured(space(0, 900)).going_on, None);
+        assert_eq!(disk.measured(space(500, 100)).going_on, None);
+        assert!(disk.measured(space(700, 90)).going_on.is_some());
     }
 }
